@@ -1,0 +1,1 @@
+"""Routing policies to compare with, one small module each."""

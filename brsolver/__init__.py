@@ -1,0 +1,1 @@
+"""Optimisation-backed routing for data-parallel LLM decode."""

@@ -1,0 +1,224 @@
+"""Kernels over the cluster state's arrays; `brsolver.state` gives them their meaning.
+
+A request's load is kept as an offset to its worker's clock, so that a decode step of a whole
+worker moves one number instead of one per request. Predicted ends lie in a ring per worker,
+indexed by the worker's clock, that holds the count and the offsets of the requests ending there.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from brsolver._jit import kernel
+
+IntArray = NDArray[np.int64]
+
+# Rows of the per-worker array.
+(
+    W_LOAD,
+    W_ACTIVE,
+    W_SLOTS,
+    W_CAPACITY,
+    W_QUEUED,
+    W_QUEUED_TOKENS,
+    W_ALIVE,
+    W_CLOCK,
+    W_HEAD,
+    W_TAIL,
+    W_LATE_COUNT,
+    W_LATE_OFFSET,
+    W_PROMPTS,
+) = range(13)
+WORKER_ROWS = 13
+
+# Rows of the per-request array.
+R_WORKER, R_ID, R_PROMPT, R_OFFSET, R_END, R_PREV, R_NEXT = range(7)
+REQUEST_ROWS = 7
+
+# Entries of the meta array.
+FREE_HEAD, ACTIVE_TOTAL = range(2)
+META_SIZE = 2
+
+NONE = -1
+NEVER = np.int64(1 << 60)
+
+
+@kernel
+def ring_shift(workers: IntArray, ring: IntArray, g: int, end: int, offset: int, sign: int) -> None:
+    """Add (sign 1) or remove (sign -1) a request from where its predicted end is counted."""
+    if end == NEVER:
+        return
+    if end <= workers[W_CLOCK, g]:
+        workers[W_LATE_COUNT, g] += sign
+        workers[W_LATE_OFFSET, g] += sign * offset
+    else:
+        slot = end & (ring.shape[2] - 1)
+        ring[0, g, slot] += sign
+        ring[1, g, slot] += sign * offset
+
+
+@kernel
+def admit(
+    workers: IntArray,
+    requests: IntArray,
+    meta: IntArray,
+    g: int,
+    ident: int,
+    prompt: int,
+    kv_tokens: int,
+) -> int:
+    """Start a request on worker g; return its handle, or NONE if the request array is full."""
+    handle = meta[FREE_HEAD]
+    if handle == NONE:
+        return NONE
+    meta[FREE_HEAD] = requests[R_NEXT, handle]
+    meta[ACTIVE_TOTAL] += 1
+    requests[R_WORKER, handle] = g
+    requests[R_ID, handle] = ident
+    requests[R_PROMPT, handle] = prompt
+    requests[R_OFFSET, handle] = kv_tokens - workers[W_CLOCK, g]
+    requests[R_END, handle] = NEVER
+    tail = workers[W_TAIL, g]
+    requests[R_PREV, handle] = tail
+    requests[R_NEXT, handle] = NONE
+    if tail == NONE:
+        workers[W_HEAD, g] = handle
+    else:
+        requests[R_NEXT, tail] = handle
+    workers[W_TAIL, g] = handle
+    workers[W_LOAD, g] += kv_tokens
+    workers[W_ACTIVE, g] += 1
+    workers[W_PROMPTS, g] += prompt
+    return handle
+
+
+@kernel
+def finish(
+    workers: IntArray, requests: IntArray, meta: IntArray, ring: IntArray, handle: int
+) -> None:
+    """Take a request off its worker."""
+    g = requests[R_WORKER, handle]
+    offset = requests[R_OFFSET, handle]
+    ring_shift(workers, ring, g, requests[R_END, handle], offset, -1)
+    before, after = requests[R_PREV, handle], requests[R_NEXT, handle]
+    if before == NONE:
+        workers[W_HEAD, g] = after
+    else:
+        requests[R_NEXT, before] = after
+    if after == NONE:
+        workers[W_TAIL, g] = before
+    else:
+        requests[R_PREV, after] = before
+    workers[W_LOAD, g] -= offset + workers[W_CLOCK, g]
+    workers[W_ACTIVE, g] -= 1
+    workers[W_PROMPTS, g] -= requests[R_PROMPT, handle]
+    requests[R_WORKER, handle] = NONE
+    requests[R_NEXT, handle] = meta[FREE_HEAD]
+    meta[FREE_HEAD] = handle
+    meta[ACTIVE_TOTAL] -= 1
+
+
+@kernel
+def generate(workers: IntArray, requests: IntArray, ring: IntArray, handle: int, tokens: int) -> None:
+    """Let one request generate tokens, its worker's clock standing still."""
+    g = requests[R_WORKER, handle]
+    end = requests[R_END, handle]
+    ring_shift(workers, ring, g, end, requests[R_OFFSET, handle], -1)
+    requests[R_OFFSET, handle] += tokens
+    if end != NEVER:
+        end = max(end - tokens, workers[W_CLOCK, g])
+        requests[R_END, handle] = end
+    ring_shift(workers, ring, g, end, requests[R_OFFSET, handle], 1)
+    workers[W_LOAD, g] += tokens
+
+
+@kernel
+def advance_worker(workers: IntArray, ring: IntArray, g: int) -> None:
+    """Let every request of worker g generate one token."""
+    workers[W_LOAD, g] += workers[W_ACTIVE, g]
+    clock = workers[W_CLOCK, g] + 1
+    workers[W_CLOCK, g] = clock
+    slot = clock & (ring.shape[2] - 1)
+    if ring[0, g, slot] != 0:
+        workers[W_LATE_COUNT, g] += ring[0, g, slot]
+        workers[W_LATE_OFFSET, g] += ring[1, g, slot]
+        ring[0, g, slot] = 0
+        ring[1, g, slot] = 0
+
+
+@kernel
+def advance_all(workers: IntArray, ring: IntArray) -> None:
+    """One lockstep decode step: every running request generates one token."""
+    for g in range(workers.shape[1]):
+        if workers[W_ACTIVE, g] > 0:
+            advance_worker(workers, ring, g)
+
+
+@kernel
+def predict(
+    workers: IntArray, requests: IntArray, ring: IntArray, handles: IntArray, remaining: IntArray
+) -> None:
+    """Set the predicted remaining steps of requests; ends beyond the ring count as never."""
+    window = ring.shape[2] - 1
+    for i in range(handles.shape[0]):
+        handle = handles[i]
+        g = requests[R_WORKER, handle]
+        offset = requests[R_OFFSET, handle]
+        ring_shift(workers, ring, g, requests[R_END, handle], offset, -1)
+        steps = max(remaining[i], 1)
+        end = NEVER if steps > window else workers[W_CLOCK, g] + steps
+        requests[R_END, handle] = end
+        ring_shift(workers, ring, g, end, offset, 1)
+
+
+@kernel
+def project(workers: IntArray, ring: IntArray, horizon: int, growth: bool) -> IntArray:
+    """Return projected loads, shape (G, horizon + 1); see `ClusterState.projection`."""
+    count = workers.shape[1]
+    mask = ring.shape[2] - 1
+    out = np.empty((count, horizon + 1), np.int64)
+    grow = 1 if growth else 0
+    for g in range(count):
+        clock = workers[W_CLOCK, g]
+        queued = workers[W_QUEUED_TOKENS, g]
+        out[g, 0] = workers[W_LOAD, g] + queued
+        left = workers[W_ACTIVE, g] - workers[W_LATE_COUNT, g]
+        tokens = out[g, 0] - workers[W_LATE_OFFSET, g] - workers[W_LATE_COUNT, g] * clock
+        for h in range(1, horizon + 1):
+            slot = (clock + h) & mask
+            ending = ring[0, g, slot]
+            tokens -= ring[1, g, slot] + ending * clock
+            left -= ending
+            out[g, h] = tokens + grow * h * left
+    return out
+
+
+@kernel
+def gather_active(workers: IntArray, requests: IntArray, meta: IntArray) -> IntArray:
+    """Return handles of all running requests, by worker and order of admission."""
+    handles = np.empty(meta[ACTIVE_TOTAL], np.int64)
+    count = 0
+    for g in range(workers.shape[1]):
+        handle = workers[W_HEAD, g]
+        while handle != NONE:
+            handles[count] = handle
+            count += 1
+            handle = requests[R_NEXT, handle]
+    return handles
+
+
+@kernel
+def describe(workers: IntArray, requests: IntArray, handles: IntArray) -> IntArray:
+    """Return rows worker, identity, prompt tokens, KV tokens, age of the given requests."""
+    out = np.empty((5, handles.shape[0]), np.int64)
+    for i in range(handles.shape[0]):
+        handle = handles[i]
+        g = requests[R_WORKER, handle]
+        kv_tokens = requests[R_OFFSET, handle] + workers[W_CLOCK, g]
+        out[0, i] = g
+        out[1, i] = requests[R_ID, handle]
+        out[2, i] = requests[R_PROMPT, handle]
+        out[3, i] = kv_tokens
+        out[4, i] = kv_tokens - requests[R_PROMPT, handle]
+    return out

@@ -1,0 +1,196 @@
+"""``brsolver trace``: look at traces, convert them, take samples.
+
+Everything heavy is imported inside the commands: ``brsolver --help`` imports this module.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from brsolver.traces import Trace, TraceStats
+
+app = typer.Typer(help="Look at traces, convert them, take samples.", no_args_is_help=True)
+
+TraceArgument = Annotated[
+    str, typer.Argument(metavar="TRACE", help="Trace file, or preset:NAME[:key=value,...].")
+]
+TargetArgument = Annotated[
+    str, typer.Argument(metavar="DST", help="File to write: .csv, .jsonl or .parquet.")
+]
+FormatOption = Annotated[
+    str | None, typer.Option("--format", help="Format of the file; its content decides otherwise.")
+]
+SkipOption = Annotated[
+    bool, typer.Option("--skip-bad-rows", help="Leave bad rows out and count them.")
+]
+LimitOption = Annotated[
+    int | None, typer.Option("--limit", metavar="N", help="Read the first N requests only.")
+]
+SeedOption = Annotated[
+    int, typer.Option("--seed", help="Seed for whatever is drawn; seed= in a preset goes first.")
+]
+DropOption = Annotated[
+    bool, typer.Option("--drop-hashes", help="Leave out prefix hashes, which CSV cannot hold.")
+]
+
+
+@app.command()
+def info(
+    trace: TraceArgument,
+    *,
+    format: FormatOption = None,  # noqa: A002
+    skip_bad_rows: SkipOption = False,
+    limit: LimitOption = None,
+    seed: SeedOption = 0,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    png: Annotated[
+        str | None,
+        typer.Option("--png", metavar="FILE", help="Also draw histograms: .png, .svg or .pdf."),
+    ] = None,
+) -> None:
+    """Print length and arrival statistics of a trace."""
+    from brsolver.traces import trace_stats
+
+    loaded = _load(trace, format, skip_bad_rows=skip_bad_rows, limit=limit, seed=seed)
+    stats = trace_stats(loaded)
+    if png is not None:
+        from brsolver.traces.plots import plot_trace
+
+        plot_trace(loaded, png)
+        typer.echo(f"wrote {png}", err=True)
+    if json:
+        _print_json(stats)
+    else:
+        _print_tables(loaded, stats)
+
+
+@app.command()
+def convert(
+    source: Annotated[str, typer.Argument(metavar="SRC", help="Trace file or preset:NAME.")],
+    target: TargetArgument,
+    *,
+    format: FormatOption = None,  # noqa: A002
+    skip_bad_rows: SkipOption = False,
+    limit: LimitOption = None,
+    seed: SeedOption = 0,
+    drop_hashes: DropOption = False,
+) -> None:
+    """Write a trace in brsolver's own columns."""
+    loaded = _load(source, format, skip_bad_rows=skip_bad_rows, limit=limit, seed=seed)
+    _write(loaded, target, drop_hashes=drop_hashes)
+
+
+@app.command()
+def sample(
+    source: Annotated[str, typer.Argument(metavar="SRC", help="Trace file or preset:NAME.")],
+    target: TargetArgument,
+    *,
+    n: Annotated[int, typer.Option("--n", help="Requests to take.")],
+    seed: SeedOption = 0,
+    contiguous: Annotated[
+        bool,
+        typer.Option(
+            "--contiguous/--random",
+            help="Consecutive requests, which keeps the arrival rate, or any.",
+        ),
+    ] = False,
+    format: FormatOption = None,  # noqa: A002
+    skip_bad_rows: SkipOption = False,
+    drop_hashes: DropOption = False,
+) -> None:
+    """Write N requests of a trace, in order of arrival."""
+    from brsolver.traces import sample_trace
+
+    loaded = _load(source, format, skip_bad_rows=skip_bad_rows, limit=None, seed=seed)
+    _write(
+        sample_trace(loaded, n, seed=seed, contiguous=contiguous), target, drop_hashes=drop_hashes
+    )
+
+
+def _load(
+    source: str, form: str | None, *, skip_bad_rows: bool, limit: int | None, seed: int
+) -> Trace:
+    from brsolver.traces import load_trace
+
+    trace = load_trace(source, format=form, limit=limit, skip_bad_rows=skip_bad_rows, seed=seed)
+    if trace.skipped_rows:
+        typer.echo(f"{trace.name}: left out {trace.skipped_rows:,} bad rows", err=True)
+    return trace
+
+
+def _write(trace: Trace, target: str, *, drop_hashes: bool) -> None:
+    from brsolver.traces import write_trace
+
+    write_trace(trace, target, drop_hashes=drop_hashes)
+    note = " (surrogate)" if trace.surrogate else ""
+    typer.echo(f"wrote {len(trace):,} requests{note} to {target}", err=True)
+
+
+def _print_json(stats: TraceStats) -> None:
+    import json
+
+    typer.echo(json.dumps(stats.to_dict(), indent=2))
+
+
+def _print_tables(trace: Trace, stats: TraceStats) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    console.print(_summary_table(stats))
+    console.print(_length_table(stats))
+    _print_histogram(console, "prompt length (tokens)", trace.prompt_tokens)
+    _print_histogram(console, "output length (tokens)", trace.output_tokens)
+    if trace.arrival_s is not None:
+        _print_histogram(console, "arrivals over time (s)", trace.arrival_s)
+
+
+def _summary_table(stats: TraceStats) -> Any:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(show_header=False, title=Text(stats.name))
+    table.add_column()
+    table.add_column(justify="right")
+    for label, value in _summary_rows(stats):
+        table.add_row(label, Text(value))
+    return table
+
+
+def _summary_rows(stats: TraceStats) -> list[tuple[str, str]]:
+    optional = (
+        ("duration (s)", stats.duration_s),
+        ("arrivals per second", stats.rate),
+        ("burstiness (CV of gaps)", stats.burstiness),
+        ("correlation of lengths", stats.correlation),
+        ("repeated prefix blocks", stats.repeated_prefix),
+    )
+    return [
+        ("format", stats.source_format),
+        ("surrogate of a published trace", "yes" if stats.surrogate else "no"),
+        ("requests", f"{stats.n:,}"),
+        ("bad rows left out", f"{stats.skipped_rows:,}"),
+        *((label, f"{value:,.3f}") for label, value in optional if value is not None),
+    ]
+
+
+def _length_table(stats: TraceStats) -> Any:
+    from rich.table import Table
+
+    table = Table("tokens", "mean", "std", "min", "p50", "p95", "p99", "max")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name, lengths in (("prompt", stats.prompt), ("output", stats.output)):
+        values = (getattr(lengths, str(column.header)) for column in table.columns[1:])
+        table.add_row(name, *(f"{value:,.0f}" for value in values))
+    return table
+
+
+def _print_histogram(console: Any, title: str, values: Any) -> None:
+    from brsolver.traces.plots import text_histogram
+
+    console.print(f"\n{title}")
+    for line in text_histogram(values):
+        console.print(line, markup=False, overflow="crop", no_wrap=True)

@@ -1,0 +1,338 @@
+"""Run a grid of policies × workers × seeds in parallel processes and collect what came out."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from brsolver.errors import BrsolverError, ParameterError, UnknownNameError
+from brsolver.report.model import Comparison, Estimate, Run
+
+if TYPE_CHECKING:
+    from brsolver.simulator.params import SimulationParams
+    from brsolver.traces.model import Trace
+
+__all__ = ["Comparison", "Estimate", "Run", "TraceSource", "compare", "split_policies"]
+
+Progress = Callable[[int, int], None]
+
+_THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "NUMBA_NUM_THREADS",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TraceSource:
+    """Where a trace comes from; a preset draws a new one for every seed.
+
+    Attributes
+    ----------
+    source : str
+        Path or ``preset:NAME``.
+    reader : str or None
+        Name of the file format; None finds it out.
+    limit : int or None
+        Requests to take from the start.
+    skip_bad_rows : bool
+    """
+
+    source: str
+    reader: str | None = None
+    limit: int | None = None
+    skip_bad_rows: bool = False
+
+    def load(self, seed: int) -> Trace:
+        """Load the trace for `seed`."""
+        from brsolver.traces import load_trace
+
+        return load_trace(
+            self.source,
+            format=self.reader,
+            limit=self.limit,
+            skip_bad_rows=self.skip_bad_rows,
+            seed=seed,
+        )
+
+    def load_all(self, seeds: Sequence[int]) -> dict[int, Trace]:
+        """Load the trace of every seed: a file once, a preset anew for each."""
+        if self.source.startswith("preset:"):
+            return {seed: self.load(seed) for seed in seeds}
+        return dict.fromkeys(seeds, self.load(seeds[0]))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Task:
+    trace: Trace
+    policy: str
+    params: SimulationParams
+    predictor: str | None
+    keep_curves: bool
+
+    def __str__(self) -> str:
+        return f"{self.policy} on {self.params.workers} workers, seed {self.params.seed}"
+
+
+def split_policies(text: str) -> tuple[str, ...]:
+    """Take a comma-separated list of policy specifications apart.
+
+    A comma separates policies, except that a piece ``key=value`` belongs to the policy before
+    it: ``"br-0,br-h:horizon=40,gamma=0.9,jsq"`` names three policies.
+    """
+    specs: list[str] = []
+    for piece in (piece.strip() for piece in text.split(",")):
+        head, equals, _ = piece.partition("=")
+        if not piece:
+            raise ParameterError(f"policies {text!r}: a name is missing beside a comma")
+        if equals and ":" not in head:
+            if not specs:
+                raise ParameterError(f"policies {text!r}: {piece!r} follows no policy")
+            specs[-1] += ("," if ":" in specs[-1] else ":") + piece
+        else:
+            specs.append(piece)
+    return tuple(specs)
+
+
+def compare(
+    trace: str | Path | TraceSource | Trace,
+    policies: str | Sequence[str],
+    *,
+    workers: Sequence[int] = (8,),
+    seeds: int | Sequence[int] = 1,
+    params: SimulationParams | None = None,
+    predictor: str | None = None,
+    baseline: str | None = None,
+    jobs: int | None = None,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Simulate every policy on every number of workers with every seed.
+
+    With more than one job the runs are spread over fresh processes, so a script that calls
+    this must keep its top level behind ``if __name__ == "__main__":``.
+
+    Parameters
+    ----------
+    trace : str, Path, TraceSource or Trace
+        A preset draws its own trace for every seed; otherwise the seed drives the random
+        streams and Poisson arrivals only.
+    policies : str or sequence of str
+        Policy specifications; a string is taken apart by `split_policies`.
+    workers : sequence of int
+        Values of G.
+    seeds : int or sequence of int
+        How many, counted from ``params.seed``, or the seeds themselves.
+    params : SimulationParams, optional
+        Everything else about the runs.
+    predictor : str, optional
+        Predictor specification for all policies that use one.
+    baseline : str, optional
+        Policy that ratios refer to, by specification or name; default the first.
+    jobs : int, optional
+        Processes, each limited to one thread; default the number of processors. 1 runs
+        everything in this process.
+    progress : callable, optional
+        Called with (finished runs, all runs).
+
+    Raises
+    ------
+    BrsolverError
+        Any input is bad, or a run failed.
+    """
+    from brsolver._version import __version__
+    from brsolver.simulator.params import SimulationParams
+
+    started = time.perf_counter()
+    params = params or SimulationParams()
+    specs = check_policies(split_policies(policies) if isinstance(policies, str) else policies)
+    chosen = _find_baseline(baseline, specs)
+    seeds_used = _check_seeds(seeds, params.seed)
+    tasks = list(_grid(_load(trace, seeds_used), specs, _check_workers(workers), params, predictor))
+    runs = _run_all(tasks, jobs, progress or _silent)
+    return Comparison(
+        runs=runs,
+        policies=specs,
+        workers=tuple(workers),
+        seeds=seeds_used,
+        baseline=chosen,
+        params=params,
+        trace_name=runs[0].trace_name,
+        predictor=predictor,
+        version=__version__,
+        wall_s=time.perf_counter() - started,
+    )
+
+
+def check_policies(specs: Sequence[str]) -> tuple[str, ...]:
+    """Return the specifications if every policy exists and takes its parameters.
+
+    Raises
+    ------
+    BrsolverError
+        Naming the first that is unknown, given twice, or has a parameter it cannot have.
+    """
+    from brsolver.registry import policy_class
+    from brsolver.specs import build_params, parse_spec
+
+    if not specs:
+        raise ParameterError("no policy was given; name at least one")
+    for index, spec in enumerate(specs):
+        name, values = parse_spec(spec)
+        params_class = getattr(policy_class(name), "Params", None)
+        if params_class is not None:
+            build_params(params_class, values, name)
+        elif values:
+            raise UnknownNameError.suggest(f"parameter of {name}", next(iter(values)), ())
+        if spec in specs[:index]:
+            raise ParameterError(f"policy {spec!r} is given twice")
+    return tuple(specs)
+
+
+def _find_baseline(baseline: str | None, specs: Sequence[str]) -> str:
+    if baseline is None:
+        return specs[0]
+    named = [s for s in specs if s == baseline] or [s for s in specs if _name(s) == baseline]
+    if not named:
+        raise UnknownNameError.suggest("baseline", baseline, specs)
+    if len(named) > 1:
+        raise ParameterError(f"baseline {baseline!r} could be any of: {'; '.join(named)}")
+    return named[0]
+
+
+def _name(spec: str) -> str:
+    return spec.partition(":")[0].strip()
+
+
+def _check_seeds(seeds: int | Sequence[int], first: int) -> tuple[int, ...]:
+    if isinstance(seeds, int):
+        if seeds < 1:
+            raise ParameterError(f"seeds is {seeds}, must be at least 1")
+        return tuple(range(first, first + seeds))
+    return _distinct("seeds", seeds)
+
+
+def _check_workers(workers: Sequence[int]) -> tuple[int, ...]:
+    for count in workers:
+        if count < 1:
+            raise ParameterError(f"workers is {count}, must be at least 1")
+    return _distinct("workers", workers)
+
+
+def _distinct(name: str, values: Sequence[int]) -> tuple[int, ...]:
+    if not values:
+        raise ParameterError(f"{name} is empty, must name at least one value")
+    if len(set(values)) < len(values):
+        raise ParameterError(f"{name} names a value twice: {', '.join(map(str, values))}")
+    return tuple(values)
+
+
+def _load(trace: str | Path | TraceSource | Trace, seeds: Sequence[int]) -> dict[int, Trace]:
+    if isinstance(trace, str | Path):
+        trace = TraceSource(source=str(trace))
+    if isinstance(trace, TraceSource):
+        return trace.load_all(seeds)
+    return dict.fromkeys(seeds, trace)
+
+
+def _grid(
+    traces: dict[int, Trace],
+    specs: Sequence[str],
+    workers: Sequence[int],
+    params: SimulationParams,
+    predictor: str | None,
+) -> Iterator[_Task]:
+    for count in workers:
+        for policy in specs:
+            for index, (seed, trace) in enumerate(traces.items()):
+                yield _Task(
+                    trace=trace,
+                    policy=policy,
+                    params=replace(params, workers=count, seed=seed),
+                    predictor=predictor,
+                    keep_curves=index == 0,
+                )
+
+
+def _run_all(tasks: Sequence[_Task], jobs: int | None, progress: Progress) -> tuple[Run, ...]:
+    jobs = min(len(tasks), (os.cpu_count() or 1) if jobs is None else jobs)
+    if jobs < 1:
+        raise ParameterError(f"jobs is {jobs}, must be at least 1")
+    progress(0, len(tasks))
+    if jobs > 1:
+        return _run_in_processes(tasks, jobs, progress)
+    return tuple(_counted(map(_execute, tasks), len(tasks), progress))
+
+
+def _counted(runs: Iterable[Run], total: int, progress: Progress) -> Iterator[Run]:
+    for done, run in enumerate(runs, start=1):
+        progress(done, total)
+        yield run
+
+
+def _run_in_processes(tasks: Sequence[_Task], jobs: int, progress: Progress) -> tuple[Run, ...]:
+    with _pool(jobs) as pool:
+        futures = [pool.submit(_execute, task) for task in tasks]
+        for done, future in enumerate(as_completed(futures), start=1):
+            _result(future)
+            progress(done, len(tasks))
+        return tuple(_result(future) for future in futures)
+
+
+def _result(future: Future[Run]) -> Run:
+    try:
+        return future.result()
+    except BrokenProcessPool as error:
+        raise BrsolverError(
+            "a worker process ended abruptly, perhaps for lack of memory; try fewer jobs"
+        ) from error
+
+
+@contextmanager
+def _pool(jobs: int) -> Iterator[ProcessPoolExecutor]:
+    before = set(multiprocessing.active_children())
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_start_worker)
+    try:
+        yield pool
+    except BaseException:
+        # Without this, an interrupted or failed grid would go on computing for minutes.
+        pool.shutdown(wait=False, cancel_futures=True)
+        for child in set(multiprocessing.active_children()) - before:
+            child.terminate()
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _start_worker() -> None:
+    # The terminal sends Ctrl-C to the whole group; the parent alone is to speak about it.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # Runs before numpy is imported: this module and its imports leave it to the functions.
+    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, "1"))
+
+
+def _execute(task: _Task) -> Run:
+    from brsolver.simulator import simulate
+
+    try:
+        result = simulate(task.trace, task.policy, task.params, predictor=task.predictor)
+    except BrsolverError:
+        raise
+    except Exception as error:
+        cause = str(error).partition("\n")[0]
+        raise BrsolverError(f"{task}: {type(error).__name__}: {cause}") from error
+    return Run.of(result, task.trace, policy=task.policy, keep_curves=task.keep_curves)
+
+
+def _silent(done: int, total: int) -> None:
+    del done, total

@@ -1,0 +1,83 @@
+"""Keeps the forecasts of a cluster state up to date: in batches, never per token."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from brsolver.predictors import ForecastQuery, Predictor
+from brsolver.state import ClusterState
+
+IntArray = NDArray[np.int64]
+
+BEYOND = 1 << 60
+
+
+class Forecaster:
+    """Asks a predictor about new requests at once and about all of them every ΔT steps.
+
+    Between refreshes forecasts age exactly: the state keeps predicted *ends*, not remainders. A
+    request whose expected contribution ``ĉ`` ([BR] §3) reaches the horizon counts as running
+    throughout it.
+
+    Parameters
+    ----------
+    predictor : Predictor
+        Where forecasts come from.
+    horizon : int
+        Steps H of the projection.
+    refresh_steps : int
+        Decode steps ΔT between refreshes.
+    max_tokens : ndarray of int64, shape (n,), optional
+        Limits on generated tokens, by request identity.
+    """
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        *,
+        horizon: int,
+        refresh_steps: int,
+        max_tokens: IntArray | None = None,
+    ) -> None:
+        self.predictor = predictor
+        self.horizon = horizon
+        self.refresh_steps = refresh_steps
+        self._max_tokens = max_tokens
+        self._next_refresh = 0
+        self._exact = getattr(predictor, "remaining", None)
+
+    def update(self, state: ClusterState, handles: IntArray, step: int) -> None:
+        """Forecast the newly admitted `handles`, or everything if a refresh is due."""
+        if step >= self._next_refresh:
+            self._next_refresh = step + self.refresh_steps
+            handles = state.handles()
+            self._report_running(state, handles)
+        if self.horizon > 0 and handles.shape[0] > 0:
+            state.predict(handles, self.remaining(state, handles))
+
+    def remaining(self, state: ClusterState, handles: IntArray) -> IntArray:
+        """Return predicted remaining steps of running requests, shape (n,)."""
+        rows = state.describe(handles)
+        query = ForecastQuery(
+            request=rows[1],
+            prompt_tokens=rows[2],
+            age=rows[4],
+            max_tokens=None if self._max_tokens is None else self._max_tokens[rows[1]],
+        )
+        if self._exact is not None:
+            exact: IntArray = self._exact(query)
+            return exact
+        expected = self.predictor.predict(query, self.horizon).contribution
+        return np.where(expected >= self.horizon, BEYOND, np.ceil(expected)).astype(np.int64)
+
+    def observe(self, prompt_tokens: IntArray, output_tokens: IntArray) -> None:
+        """Hand finished requests to a predictor that learns online."""
+        observe = getattr(self.predictor, "observe", None)
+        if observe is not None and prompt_tokens.shape[0] > 0:
+            observe(prompt_tokens, output_tokens)
+
+    def _report_running(self, state: ClusterState, handles: IntArray) -> None:
+        set_running = getattr(self.predictor, "set_running", None)
+        if set_running is not None:
+            set_running(state.describe(handles)[4])

@@ -1,0 +1,139 @@
+"""Policies and predictors by name, found through entry points."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, cast
+
+from brsolver.errors import ParameterError, UnknownNameError
+from brsolver.policy import Policy
+from brsolver.predictors import Predictor
+from brsolver.specs import build_params
+
+POLICY_GROUP = "brsolver.policies"
+PREDICTOR_GROUP = "brsolver.predictors"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyInfo:
+    """What `brsolver policies` prints about one policy.
+
+    Attributes
+    ----------
+    name : str
+        The name it is asked for by.
+    summary : str
+        First line of its docstring.
+    source : str
+        Where it comes from: its `source` attribute (a paper or project) and its module.
+    params : mapping of str to object
+        Parameters and their defaults.
+    """
+
+    name: str
+    summary: str
+    source: str
+    params: Mapping[str, object]
+
+
+def policy_names() -> list[str]:
+    """Return the names of all installed policies, sorted."""
+    return sorted(_entries(POLICY_GROUP))
+
+
+def predictor_names() -> list[str]:
+    """Return the names of all installed predictors, sorted."""
+    return sorted(_entries(PREDICTOR_GROUP))
+
+
+def make_policy(name: str, params: Mapping[str, object] | None = None, **context: object) -> Policy:
+    """Make the policy called `name`.
+
+    Parameters
+    ----------
+    name : str
+        Name of a `brsolver.policies` entry point.
+    params : mapping of str to object, optional
+        Values for its `Params`, as strings or as what they stand for.
+    **context
+        ``rng``, ``predictor``: handed on if the constructor takes them.
+
+    Raises
+    ------
+    UnknownNameError
+        No such policy or parameter.
+    ParameterError
+        A parameter has a value it cannot have.
+    """
+    return cast(Policy, _make(_load(POLICY_GROUP, "policy", name), name, params or {}, context))
+
+
+def make_predictor(
+    name: str, params: Mapping[str, object] | None = None, **context: object
+) -> Predictor:
+    """Make the predictor called `name`; see `make_policy`.
+
+    An oracle takes ``output_tokens`` from the context.
+    """
+    made = _make(_load(PREDICTOR_GROUP, "predictor", name), name, params or {}, context)
+    return cast(Predictor, made)
+
+
+def describe_policy(name: str) -> PolicyInfo:
+    """Describe the policy called `name`."""
+    factory = _load(POLICY_GROUP, "policy", name)
+    params = getattr(factory, "Params", None)
+    defaults = {} if params is None else {k: getattr(params(), k) for k in _fields(params)}
+    doc = (inspect.getdoc(factory) or "").strip().splitlines()
+    return PolicyInfo(
+        name=name,
+        summary=doc[0] if doc else "",
+        source=str(getattr(factory, "source", None) or factory.__module__),
+        params=defaults,
+    )
+
+
+def wants(factory: type, keyword: str) -> bool:
+    """Tell whether the constructor of `factory` takes `keyword`."""
+    return keyword in inspect.signature(factory).parameters
+
+
+def policy_class(name: str) -> type:
+    """Return the class registered as the policy `name`."""
+    return _load(POLICY_GROUP, "policy", name)
+
+
+@cache
+def _entries(group: str) -> dict[str, EntryPoint]:
+    return {entry.name: entry for entry in entry_points(group=group)}
+
+
+def _load(group: str, kind: str, name: str) -> type:
+    entries = _entries(group)
+    if name not in entries:
+        raise UnknownNameError.suggest(kind, name, entries)
+    try:
+        return cast(type, entries[name].load())
+    except (ImportError, AttributeError) as error:
+        raise ParameterError(f"{kind} {name!r} ({entries[name].value}) cannot be loaded: {error}") from error
+
+
+def _make(
+    factory: type, name: str, params: Mapping[str, object], context: Mapping[str, object]
+) -> object:
+    arguments: list[Any] = []
+    params_class = getattr(factory, "Params", None)
+    if params_class is not None:
+        arguments.append(build_params(params_class, params, name))
+    elif params:
+        raise UnknownNameError.suggest(f"parameter of {name}", next(iter(params)), ())
+    keywords = {key: value for key, value in context.items() if wants(factory, key)}
+    return factory(*arguments, **keywords)
+
+
+def _fields(params: type) -> list[str]:
+    return list(params.__dataclass_fields__)  # type: ignore[attr-defined] # a dataclass by contract

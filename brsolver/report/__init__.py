@@ -1,0 +1,1 @@
+"""Reports: tables, figures, HTML and the files they go to."""

@@ -1,0 +1,261 @@
+"""The report as one HTML page that needs nothing else."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from dataclasses import dataclass
+from functools import partial
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+from brsolver.report import figures
+from brsolver.report.metrics import METRICS, MetricInfo, format_number
+from brsolver.report.style import styled
+from brsolver.report.tables import interval_note, ratio_text, spread_text, verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from matplotlib.figure import Figure
+
+    from brsolver.report.curves import Curves
+    from brsolver.report.model import Comparison, Run
+
+_PER_WORKERS: tuple[tuple[str, str, str, Callable[[Mapping[str, Curves]], Figure]], ...] = (
+    (
+        "load",
+        "Load per worker over time",
+        "Each thin line is one worker and the dark line the heaviest, which every other worker "
+        "waits for: the closer the lines run together, the less time is lost at the barrier.",
+        figures.load_over_time,
+    ),
+    (
+        "heatmap",
+        "Load per worker as a heat map",
+        "One row per worker, brighter means more KV tokens: a column of one colour is a balanced "
+        "moment, a lasting bright row is a worker that holds the others up.",
+        figures.worker_heat_map,
+    ),
+    (
+        "imbalance",
+        "Imbalance over time",
+        "G times the heaviest load minus the sum of all loads; lower is better. The axis is "
+        "logarithmic and long runs are averaged over consecutive steps.",
+        figures.imbalance_over_time,
+    ),
+    (
+        "imbalance_ecdf",
+        "Distribution of the imbalance",
+        "The height of a curve is the share of steps with at most that imbalance, over the steps "
+        "that averages cover: further left is better.",
+        figures.imbalance_distribution,
+    ),
+    (
+        "tpot_ecdf",
+        "Time per output token (TPOT)",
+        "The share of requests with at most that TPOT, from admission to the last token: further "
+        "left is better, and the dotted line marks the 95th percentile.",
+        figures.tpot_distribution,
+    ),
+    (
+        "ttft_ecdf",
+        "Time to first token (TTFT)",
+        "The share of requests whose first decode step ended at most that long after they "
+        "arrived: further left is better.",
+        figures.ttft_distribution,
+    ),
+    (
+        "dispatch_ecdf",
+        "Dispatch latency",
+        "The share of routing calls that took at most that long on the machine that ran the "
+        "simulation; it must stay well below the duration of a decode step.",
+        figures.dispatch_latency,
+    ),
+)
+_THROUGHPUT_HELP = (
+    "Left, tokens per second over all workers; right, the same divided by the baseline's, paired "
+    "by seed, where above 1 is faster. Whiskers are 95 % confidence intervals over the seeds."
+)
+_GANTT_HELP = (
+    "Each bar is a request on one slot of its worker, darker means a shorter prompt. White gaps "
+    "are empty slots. The window is cut from the middle of the run; requests that were preempted "
+    "or lost their worker are left out."
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """One figure in both formats.
+
+    Attributes
+    ----------
+    name : str
+        Name of its files.
+    title, reading : str
+        What it shows, and how to read it.
+    workers : int or None
+        Number of workers it is about; None if about all.
+    png, svg : bytes
+    """
+
+    name: str
+    title: str
+    reading: str
+    workers: int | None
+    png: bytes
+    svg: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    name: str
+    title: str
+    reading: str
+    workers: int | None
+    draw: Callable[[], Figure]
+
+
+def draw_pictures(comparison: Comparison, *, dpi: int) -> Iterator[tuple[int, int, Picture]]:
+    """Draw every figure of the report; yields its number, how many there are, and itself."""
+    plans = list(_plans(comparison))
+    for done, plan in enumerate(plans, start=1):
+        with styled():
+            drawn = plan.draw()
+            picture = Picture(
+                name=plan.name,
+                title=plan.title,
+                reading=plan.reading,
+                workers=plan.workers,
+                png=_save(drawn, "png", dpi),
+                svg=_save(drawn, "svg", dpi),
+            )
+        yield done, len(plans), picture
+
+
+def _plans(comparison: Comparison) -> Iterator[_Plan]:
+    yield _Plan(
+        name="throughput",
+        title="Throughput against the number of workers",
+        reading=_THROUGHPUT_HELP,
+        workers=None,
+        draw=partial(figures.throughput_against_workers, comparison),
+    )
+    for workers in comparison.workers:
+        curves = comparison.pictured(workers)
+        if curves:
+            yield from _plans_for(workers, curves)
+
+
+def _plans_for(workers: int, curves: Mapping[str, Curves]) -> Iterator[_Plan]:
+    for name, title, reading, draw in _PER_WORKERS:
+        yield _Plan(
+            name=f"{name}_G{workers}",
+            title=title,
+            reading=reading,
+            workers=workers,
+            draw=partial(draw, curves),
+        )
+    for number, (policy, kept) in enumerate(curves.items(), start=1):
+        yield _Plan(
+            name=f"gantt_G{workers}_{number:02d}_{_slug(policy)}",
+            title=f"Requests on workers: {policy}",
+            reading=_GANTT_HELP,
+            workers=workers,
+            draw=partial(figures.gantt_chart, policy, kept.gantt),
+        )
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-")[:60]
+
+
+def _save(drawn: Figure, kind: str, dpi: int) -> bytes:
+    stream = io.BytesIO()
+    # No date, so that the same results give the same files.
+    metadata = {"Date": None} if kind == "svg" else None
+    drawn.savefig(stream, format=kind, dpi=dpi, metadata=metadata)
+    return stream.getvalue()
+
+
+def render_html(comparison: Comparison, pictures: Sequence[Picture]) -> str:
+    """Fill the page template; pictures are embedded, nothing is fetched when it is opened."""
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    text = files("brsolver.report").joinpath("templates/report.html.jinja").read_text("utf-8")
+    return environment.from_string(text).render(
+        comparison=comparison,
+        interval_note=interval_note(comparison),
+        general=[_embed(picture) for picture in pictures if picture.workers is None],
+        sections=[_section(comparison, workers, pictures) for workers in comparison.workers],
+        facts=_facts(comparison),
+        parameters=list(_flatten(comparison.params.to_dict())),
+        policies=[_policy_row(comparison, policy) for policy in comparison.policies],
+    )
+
+
+def _section(comparison: Comparison, workers: int, pictures: Sequence[Picture]) -> dict[str, Any]:
+    return {
+        "workers": workers,
+        "rows": [_table_row(comparison, workers, info) for info in METRICS],
+        "pictures": [_embed(picture) for picture in pictures if picture.workers == workers],
+    }
+
+
+def _table_row(comparison: Comparison, workers: int, info: MetricInfo) -> dict[str, Any]:
+    estimates = [comparison.estimate(p, workers, info.name) for p in comparison.policies]
+    cells = [
+        {
+            "mean": format_number(estimate.mean * info.scale),
+            "spread": spread_text(estimate, info),
+            "ratio": ratio_text(estimate),
+            "verdict": verdict(estimate, info),
+        }
+        for estimate in estimates
+    ]
+    return {"info": info, "cells": cells}
+
+
+def _embed(picture: Picture) -> dict[str, str]:
+    # As an image of its own, so that identifiers of different figures cannot clash.
+    data = base64.b64encode(picture.svg).decode("ascii")
+    return {
+        "name": picture.name,
+        "title": picture.title,
+        "reading": picture.reading,
+        "source": f"data:image/svg+xml;base64,{data}",
+    }
+
+
+def _facts(comparison: Comparison) -> list[tuple[str, str]]:
+    fingerprints = dict.fromkeys(run.trace_fingerprint for run in comparison.runs)
+    return [
+        ("trace", comparison.trace_name),
+        ("trace fingerprint", ", ".join(fingerprints)),
+        ("requests", ", ".join(dict.fromkeys(f"{r.metrics.requests:,}" for r in comparison.runs))),
+        ("workers G", ", ".join(map(str, comparison.workers))),
+        ("seeds", ", ".join(map(str, comparison.seeds))),
+        ("predictor asked for", comparison.predictor or "each policy's default"),
+        ("ratios refer to", comparison.baseline),
+        ("brsolver version", comparison.version),
+        ("time for all runs", f"{comparison.wall_s:.1f} s"),
+    ]
+
+
+def _policy_row(comparison: Comparison, policy: str) -> dict[str, str]:
+    run: Run = comparison.cell(policy, comparison.workers[0])[0]
+    params = ", ".join(f"{key} = {value}" for key, value in run.policy_params.items())
+    future = " (oracle: sees the future)" if run.sees_future else ""
+    return {"spec": policy, "params": params or "none", "predictor": f"{run.predictor}{future}"}
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{prefix}{key}.")
+        elif not (prefix == "" and key in {"workers", "seed"}):
+            yield f"{prefix}{key}", "none" if value is None or value == () else str(value)

@@ -1,0 +1,135 @@
+"""Tables for the terminal, and flat rows for files."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+from rich.text import Text
+
+from brsolver.report.metrics import METRICS, MetricInfo, format_half_width, format_number
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from brsolver.report.model import Comparison, Estimate, Run
+    from brsolver.simulator.result import Metrics
+
+LABEL_WIDTH = 40
+CELL_WIDTH = 32
+NOTICEABLE = 0.0005
+
+
+def metrics_table(metrics: Metrics, *, title: str) -> Table:
+    """Make the table of one run's metrics with their units."""
+    table = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
+    table.add_column("metric")
+    table.add_column("value", justify="right")
+    table.add_column("unit", style="dim")
+    for info in METRICS:
+        value = float(getattr(metrics, info.name)) * info.scale
+        table.add_row(info.label, format_number(value), info.unit)
+    return table
+
+
+def comparison_tables(comparison: Comparison, *, width: int) -> Iterator[Table]:
+    """Make one table per number of workers, split by policies where they exceed `width`."""
+    per_table = max(1, (width - LABEL_WIDTH) // CELL_WIDTH)
+    for workers in comparison.workers:
+        for first in range(0, len(comparison.policies), per_table):
+            policies = comparison.policies[first : first + per_table]
+            yield _comparison_table(comparison, workers, policies)
+
+
+def _comparison_table(comparison: Comparison, workers: int, policies: Sequence[str]) -> Table:
+    table = Table(
+        title=f"G = {workers} workers", title_justify="left", header_style="bold", pad_edge=False
+    )
+    table.add_column("metric", no_wrap=True)
+    for policy in policies:
+        table.add_column(_heading(comparison, policy), justify="right")
+    for info in METRICS:
+        estimates = (comparison.estimate(policy, workers, info.name) for policy in policies)
+        label = f"{info.label} ({info.unit})" if info.unit else info.label
+        table.add_row(label, *(_cell(estimate, info) for estimate in estimates))
+    return table
+
+
+def _heading(comparison: Comparison, policy: str) -> Text:
+    baseline = policy == comparison.baseline
+    return Text(f"{policy}\n(baseline)" if baseline else policy, overflow="fold")
+
+
+def _cell(estimate: Estimate, info: MetricInfo) -> Text:
+    text = Text(no_wrap=True)
+    text.append(f"{format_number(estimate.mean * info.scale)} ")
+    text.append(f"{spread_text(estimate, info):<8}", style="dim")
+    text.append(f"{ratio_text(estimate):>8}", style=_verdict_style(estimate, info))
+    return text
+
+
+def spread_text(estimate: Estimate, info: MetricInfo) -> str:
+    """Write the interval's half width, nothing for one seed, ``±0`` if nothing was random."""
+    if estimate.seeds < 2:
+        return ""
+    if estimate.deterministic:
+        return "±0"
+    return "±" + format_half_width(estimate.half_width * info.scale, estimate.mean * info.scale)
+
+
+def ratio_text(estimate: Estimate) -> str:
+    """Write the ratio to the baseline as ``×0.93``; – where the baseline is 0."""
+    return "–" if estimate.ratio != estimate.ratio else f"×{estimate.ratio:.3f}"
+
+
+def verdict(estimate: Estimate, info: MetricInfo) -> str:
+    """Tell whether the ratio is ``"better"`` or ``"worse"`` than the baseline, or neither."""
+    change = estimate.ratio - 1
+    if not info.better or not abs(change) >= NOTICEABLE:
+        return ""
+    return "better" if (change > 0) == (info.better == "higher") else "worse"
+
+
+def _verdict_style(estimate: Estimate, info: MetricInfo) -> str:
+    return {"better": "green", "worse": "red"}.get(verdict(estimate, info), "")
+
+
+def interval_note(comparison: Comparison) -> str:
+    """Say what the intervals mean for this comparison."""
+    seeds = len(comparison.seeds)
+    if seeds < 2:
+        return "One seed: no intervals. Give more seeds for 95 % confidence intervals."
+    fixed = [policy for policy in comparison.policies if _is_deterministic(comparison, policy)]
+    note = f"Mean ± half of the 95 % confidence interval (Student t) over {seeds} seeds."
+    if len(fixed) == len(comparison.policies):
+        return f"{note} Nothing in these runs is random (deterministic): every seed gave the same."
+    if fixed:
+        return f"{note} Deterministic, the same with every seed: {', '.join(fixed)}."
+    return note
+
+
+def _is_deterministic(comparison: Comparison, policy: str) -> bool:
+    simulated = (info.name for info in METRICS if not info.measured)
+    return all(
+        estimate.deterministic or estimate.seeds == 0
+        for name in simulated
+        for estimate in (comparison.estimate(policy, g, name) for g in comparison.workers)
+    )
+
+
+def flat_rows(comparison: Comparison) -> list[dict[str, Any]]:
+    """Return one row per run: what was run, every metric in its base unit, and the notes."""
+    return [_flat_row(run) for run in comparison.runs]
+
+
+def _flat_row(run: Run) -> dict[str, Any]:
+    asked: Mapping[str, Any] = {
+        "spec": run.policy,
+        "trace": run.trace_name,
+        "trace_fingerprint": run.trace_fingerprint,
+        "predictor": run.predictor,
+        "sees_future": run.sees_future,
+        "policy_params": json.dumps(dict(run.policy_params), sort_keys=True, default=str),
+    }
+    return {**asked, **run.metrics.to_dict(), "notes": "; ".join(run.notes)}

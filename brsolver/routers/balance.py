@@ -1,0 +1,180 @@
+"""BR-0 and BR-H, the two-stage routers of [BR] (arXiv:2605.06113)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from brsolver.errors import ParameterError
+from brsolver.policy import LOAD, SLOTS, ClusterView, IntArray, Waiting
+from brsolver.routers._br_kernels import BY_SCORE, route_immediate, route_pooled
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BR0Params:
+    """Parameters of BR-0.
+
+    Attributes
+    ----------
+    s_greedy : int
+        Free slots, over all workers, above which requests are placed one by one on the
+        emptiest worker; at or below it subsets are chosen for one worker at a time.
+    r_max : int
+        Waiting requests, first come first, among which a subset is chosen. Up to 8 all subsets
+        are enumerated, beyond that reachable sums.
+    """
+
+    s_greedy: int = 7
+    r_max: int = 4
+
+    def __post_init__(self) -> None:
+        check_stages(self.s_greedy, self.r_max)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BRHParams:
+    """Parameters of BR-H.
+
+    Attributes
+    ----------
+    alpha : float
+        Weight of filling margins.
+    beta : float or None
+        Weight of overflow; None is ``alpha·G``, with which F is the exact fall of the
+        discounted imbalance of the projection.
+    gamma : float
+        Discount per step, in (0, 1].
+    horizon : int
+        Steps H of the projection; 0 looks at current loads only.
+    r_max, s_greedy : int
+        As in `BR0Params`.
+    growth : bool
+        Project a token of growth per request and step ([DPR]); [BR] leaves it out.
+    """
+
+    alpha: float = 1.0
+    beta: float | None = None
+    gamma: float = 0.9
+    horizon: int = 80
+    r_max: int = 4
+    s_greedy: int = 7
+    growth: bool = False
+
+    def __post_init__(self) -> None:
+        check_stages(self.s_greedy, self.r_max)
+        check_weights(self.alpha, self.beta, self.gamma, self.horizon)
+
+
+def check_stages(s_greedy: int, r_max: int) -> None:
+    """Raise `ParameterError` unless the stages' parameters make sense."""
+    if s_greedy < 0:
+        raise ParameterError(f"s_greedy is {s_greedy}, must be at least 0 free slots")
+    if not 1 <= r_max <= 32767:
+        raise ParameterError(f"r_max is {r_max}, must be between 1 and 32767 requests")
+
+
+def check_weights(alpha: float, beta: float | None, gamma: float, horizon: int) -> None:
+    """Raise `ParameterError` unless the F-score's weights make sense."""
+    if not (math.isfinite(alpha) and alpha > 0):
+        raise ParameterError(f"alpha is {alpha}, must be a positive number")
+    if beta is not None and not (math.isfinite(beta) and beta >= 0):
+        raise ParameterError(f"beta is {beta}, must be at least 0")
+    if not 0 < gamma <= 1:
+        raise ParameterError(f"gamma is {gamma}, must be in (0, 1]")
+    if not 0 <= horizon <= 100_000:
+        raise ParameterError(f"horizon is {horizon}, must be between 0 and 100000 steps")
+
+
+def discounts(gamma: float, horizon: int) -> FloatArray:
+    """Return ``d_h = γ^h`` by repeated multiplication, the same bits on any machine."""
+    factors = np.full(horizon + 1, gamma)
+    factors[0] = 1.0
+    return np.cumprod(factors)
+
+
+class BR0:
+    """Two-stage routing by the F-score of current loads.
+
+    ``F_g(Q) = S - G·(S - m_g)_+`` with ``m_g = max_j L_j - L_g``: slope +1 while the margin is
+    being filled, ``-(G - 1)`` beyond ([BR] §2). While more than `s_greedy` slots are free, the
+    worker with the most of them takes the waiting request with the largest F. Otherwise each
+    worker takes the best subset of the first `r_max` waiting requests, or the best single one
+    if no subset has positive F, so that nobody starves. Ties go to the lowest load.
+    """
+
+    Params: ClassVar[type] = BR0Params
+    source = "[BR] arXiv:2605.06113"
+    horizon = 0
+
+    def __init__(self, params: BR0Params | None = None) -> None:
+        self.params = params or BR0Params()
+        self._discounts = np.ones(1)
+
+    def route(self, cluster: ClusterView, waiting: Waiting) -> IntArray:
+        """Choose subsets by current loads; see `brsolver.Policy`."""
+        table = cluster.table
+        weights = np.array([1.0, 0.0, float(np.count_nonzero(table[SLOTS]))])
+        projected = table[LOAD].reshape(-1, 1)
+        if cluster.immediate:
+            tokens = waiting.prompt_tokens[0]
+            return route_immediate(table, projected, tokens, self._discounts, weights, 0)
+        return route_pooled(
+            table,
+            projected.copy(),
+            waiting.prompt_tokens,
+            self._discounts,
+            weights,
+            self.params.s_greedy,
+            self.params.r_max,
+            0,
+            BY_SCORE,
+        )
+
+
+class BRH:
+    """Two-stage routing by the F-score of loads projected over a short horizon.
+
+    ``F_g(Q) = α·(Σ_h d_h)·S - β·Σ_h d_h·(S - m_{g,h})_+`` with ``d_h = γ^h`` and margins
+    ``m_{g,h} = max_j L_{j,h} - L_{g,h}`` of loads projected from the forecast ends of running
+    requests ([BR] §2). ``horizon=0, alpha=1, beta=G`` is BR-0. The stages are BR-0's.
+    """
+
+    Params: ClassVar[type] = BRHParams
+    source = "[BR] arXiv:2605.06113"
+
+    def __init__(self, params: BRHParams | None = None) -> None:
+        self.params = params or BRHParams()
+        self.horizon = self.params.horizon
+        steps = np.arange(self.horizon + 1)
+        self._discounts: FloatArray = discounts(self.params.gamma, self.horizon)
+        self._sum = self.params.alpha * float(self._discounts.sum())
+        self._ramp = self.params.alpha * float(self._discounts @ steps)
+
+    def route(self, cluster: ClusterView, waiting: Waiting) -> IntArray:
+        """Choose subsets by projected loads; see `brsolver.Policy`."""
+        p = self.params
+        table = cluster.table
+        beta = p.alpha * np.count_nonzero(table[SLOTS]) if p.beta is None else p.beta
+        weights = np.array([self._sum, self._ramp, float(beta)])
+        projected = cluster.projection(self.horizon, growth=p.growth)
+        growth = int(p.growth)
+        if cluster.immediate:
+            tokens = waiting.prompt_tokens[0]
+            return route_immediate(table, projected, tokens, self._discounts, weights, growth)
+        return route_pooled(
+            table,
+            projected,
+            waiting.prompt_tokens,
+            self._discounts,
+            weights,
+            p.s_greedy,
+            p.r_max,
+            growth,
+            BY_SCORE,
+        )

@@ -1,0 +1,86 @@
+"""When requests arrive and when their prefill is done."""
+
+from __future__ import annotations
+
+import heapq
+
+import numpy as np
+from numpy.typing import NDArray
+
+from brsolver.errors import ParameterError
+from brsolver.simulator.params import Prefill, SimulationParams, StepTime
+from brsolver.simulator.streams import stream
+from brsolver.traces.model import Trace
+
+FloatArray = NDArray[np.float64]
+
+
+def arrival_times(trace: Trace, params: SimulationParams) -> FloatArray:
+    """Return the arrival time of every request in seconds, shape (n,).
+
+    Raises
+    ------
+    ParameterError
+        The trace has no timestamps to replay.
+    """
+    arrivals = params.arrivals
+    if arrivals.mode == "timestamps":
+        if trace.arrival_s is None:
+            raise ParameterError(
+                f"{trace.name} has no timestamps to replay; choose a pool, a rate or a utilization"
+            )
+        return trace.arrival_s
+    if arrivals.mode == "rate":
+        assert arrivals.rate is not None  # noqa: S101 # held by Arrivals
+        return _at_rate(trace, arrivals.rate, params.seed)
+    assert arrivals.utilization is not None  # noqa: S101 # held by Arrivals
+    return _at_rate(trace, utilization_rate(trace, params, arrivals.utilization), params.seed)
+
+
+def utilization_rate(trace: Trace, params: SimulationParams, utilization: float) -> float:
+    """Return the request rate that keeps about `utilization` of all slots busy.
+
+    By Little's law ``U·slots = rate·E[o]·Δ``, with the step time Δ of a perfectly balanced
+    cluster at that occupancy; imbalance makes steps longer and the true occupancy higher.
+    """
+    prompt = trace.prompt_tokens.astype(np.float64)
+    output = trace.output_tokens.astype(np.float64)
+    kv_per_request = float((output * (prompt + (output - 1) / 2)).sum() / output.sum())
+    slots = float(sum(params.slots_each()))
+    load = min(utilization, 1.0) * slots / params.workers * kv_per_request
+    return utilization * slots / (float(output.mean()) * _step_seconds(params.step_time, load))
+
+
+def ready_times(trace: Trace, arrival: FloatArray, prefill: Prefill) -> FloatArray:
+    """Return when each request's prefill is done and it can be routed, in seconds, shape (n,)."""
+    if prefill.mode == "none":
+        return arrival
+    work = trace.prompt_tokens / prefill.tokens_per_s
+    if prefill.mode == "delay":
+        return arrival + prefill.delay_s + work
+    return _tier(arrival, prefill.delay_s + work, prefill.workers)
+
+
+def _at_rate(trace: Trace, rate: float, seed: int) -> FloatArray:
+    count = len(trace)
+    if trace.arrival_s is None or trace.arrival_s[-1] <= 0:
+        gaps = stream(seed, "arrivals").exponential(1.0 / rate, count)
+        gaps[0] = 0.0
+        return np.cumsum(gaps)
+    return trace.arrival_s * ((count - 1) / (rate * trace.arrival_s[-1]))
+
+
+def _tier(arrival: FloatArray, work: FloatArray, workers: int) -> FloatArray:
+    free = [0.0] * workers
+    ready = np.empty_like(arrival)
+    for i, (at, seconds) in enumerate(zip(arrival.tolist(), work.tolist(), strict=True)):
+        done = max(at, free[0]) + seconds
+        heapq.heapreplace(free, done)
+        ready[i] = done
+    return ready
+
+
+def _step_seconds(step_time: StepTime, load: float) -> float:
+    if step_time.model == "table":
+        return float(np.interp(load, step_time.loads, step_time.seconds))
+    return step_time.base + (step_time.per_token + step_time.per_mean_token) * load

@@ -1,0 +1,443 @@
+"""The engine: kernels from event to event, the policy in between."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable
+from time import perf_counter_ns
+
+import numpy as np
+from numpy.typing import NDArray
+
+from brsolver.errors import CapacityError, ParameterError, PolicyError
+from brsolver.forecasting import Forecaster
+from brsolver.policy import (
+    NO_LIMIT,
+    ROOM,
+    TOKEN_ROOM,
+    VIEW_ROWS,
+    ClusterView,
+    Decision,
+    Policy,
+    Waiting,
+)
+from brsolver.simulator import _kernels as sk
+from brsolver.simulator.arrivals import arrival_times, ready_times
+from brsolver.simulator.params import SimulationParams, StepTime, WorkerEvent
+from brsolver.simulator.staleness import StaleInformation
+from brsolver.state import ClusterState
+from brsolver.traces.model import Trace
+
+IntArray = NDArray[np.int64]
+FloatArray = NDArray[np.float64]
+Progress = Callable[[int, int], None]
+
+LOAD_SAMPLES = 4096
+FIRST_LOG = 4096
+PROGRESS_EVERY = 256
+UNREACHED = 1 << 60
+
+
+class Engine:
+    """One run of one policy over one trace.
+
+    Parameters
+    ----------
+    trace : Trace
+        Requests in order of arrival.
+    policy : Policy
+        Asked whenever requests wait and some worker has room.
+    params : SimulationParams
+        The cluster and the regime.
+    forecaster : Forecaster or None
+        Keeps the state's forecasts, for policies that look ahead.
+
+    Raises
+    ------
+    CapacityError
+        A request fits no worker.
+    ParameterError
+        The trace lacks the timestamps that the regime asks for.
+    """
+
+    def __init__(
+        self,
+        trace: Trace,
+        policy: Policy,
+        params: SimulationParams,
+        forecaster: Forecaster | None = None,
+    ) -> None:
+        check_capacity(trace, params)
+        self.trace = trace
+        self.policy = policy
+        self.params = params
+        self.forecaster = forecaster
+        self.immediate = params.routing == "immediate"
+        self.stale: StaleInformation | None = None
+        if params.staleness.active:
+            self.stale = StaleInformation(params.staleness, immediate=self.immediate)
+        self.state = ClusterState(
+            params.slots_each(),
+            capacity=params.capacity_each(),
+            horizon=forecaster.horizon if forecaster else 0,
+            refresh_steps=params.refresh_steps,
+        )
+        self._events = deque(sorted(params.events, key=_when))
+        self._dispatch: list[int] = []
+        self._observed = 0
+        self._make_books()
+        self._make_logs()
+        self._make_clock()
+
+    @property
+    def step(self) -> int:
+        """Decode steps done so far."""
+        return int(self.control[sk.C_STEP])
+
+    @property
+    def clock_s(self) -> float:
+        """Time in seconds since the start."""
+        return float(self.clock[sk.CLOCK])
+
+    @property
+    def finished(self) -> int:
+        """Requests that have finished."""
+        return int(self.control[sk.C_FINISHED])
+
+    @property
+    def dispatch_us(self) -> FloatArray:
+        """Latency of every routing call in microseconds, shape (decisions,)."""
+        return np.array(self._dispatch, np.float64) / 1000.0
+
+    def run(self, progress: Progress | None = None) -> None:
+        """Run to the end: all requests finished, or nothing more can happen."""
+        calls = 0
+        while True:
+            why = self._advance()
+            if why == sk.ROUTE:
+                self._route()
+                calls += 1
+                if progress is not None and calls % PROGRESS_EVERY == 0:
+                    progress(self.finished, len(self.trace))
+            elif why == sk.LOG_FULL:
+                self._grow_logs()
+            elif why == sk.EVENT:
+                self._boundary()
+            elif why == sk.STALLED and self._events:
+                self._fire(self._events.popleft())
+            else:
+                break
+        if why == sk.STALLED:
+            self._explain_stall()
+
+    def _make_books(self) -> None:
+        count = len(self.trace)
+        self.book: IntArray = np.full((sk.BOOK_ROWS, count), -1, np.int64)
+        self.book[sk.B_PROMPT] = self.trace.prompt_tokens
+        self.book[sk.B_OUTPUT] = self.trace.output_tokens
+        self.book[[sk.B_PREEMPTIONS, sk.B_STATUS, sk.B_GENERATED]] = 0
+        self.times: FloatArray = np.full((sk.TIME_ROWS, count), np.nan)
+        if self.params.arrivals.mode == "pool":
+            self.book[sk.B_ORDER] = np.arange(count)
+        else:
+            arrival = arrival_times(self.trace, self.params)
+            self.times[sk.T_ARRIVAL] = arrival
+            self.times[sk.T_READY] = ready_times(self.trace, arrival, self.params.prefill)
+            self.book[sk.B_ORDER] = np.argsort(self.times[sk.T_READY], kind="stable")
+
+    def _make_logs(self) -> None:
+        self.log_f: FloatArray = np.empty((sk.FLOAT_LOG_ROWS, FIRST_LOG))
+        self.log_i: IntArray = np.empty((sk.INT_LOG_ROWS, FIRST_LOG), np.int64)
+        self.sampled_at: FloatArray = np.empty((2, LOAD_SAMPLES))
+        self._resize_for_workers()
+
+    def _resize_for_workers(self) -> None:
+        count = self.state.workers.shape[1]
+        samples = np.zeros((2, LOAD_SAMPLES, count), np.int64)
+        queues = np.full((2, count), -1, np.int64)
+        if hasattr(self, "samples"):
+            samples[:, :, : self.samples.shape[2]] = self.samples
+            queues[:, : self.queues.shape[1]] = self.queues
+        self.samples: IntArray = samples
+        self.queues: IntArray = queues
+        self.table: IntArray = np.zeros((VIEW_ROWS, count), np.int64)
+        buffers = np.empty((2, self.state.requests.shape[1]), np.int64)
+        if hasattr(self, "buffers"):
+            buffers[:, : self.buffers.shape[1]] = self.buffers
+        self.buffers: IntArray = buffers
+
+    def _make_clock(self) -> None:
+        longest = int(self.trace.output_tokens.max())
+        self.heads: IntArray = np.full(1 << longest.bit_length(), -1, np.int64)
+        self.control: IntArray = np.zeros(sk.CONTROL_SIZE, np.int64)
+        self.control[sk.C_SAMPLE_STRIDE] = 1
+        self.control[sk.C_IMMEDIATE] = int(self.immediate)
+        if self.params.arrivals.mode == "pool":
+            self.control[sk.C_POOL] = self.params.arrivals.pool or 4 * self.params.workers
+        self.clock: FloatArray = np.zeros(2)
+        self._model, self._xs, self._ys = step_time_arrays(self.params.step_time)
+        self._max_steps = self.params.max_steps or UNREACHED
+        self._fault: IntArray = np.zeros(2, np.int64)
+        self._set_stops(first=True)
+
+    def _advance(self) -> int:
+        return sk.advance(
+            self.state.workers,
+            self.state.requests,
+            self.state.meta,
+            self.state.ring,
+            self.book,
+            self.times,
+            self.control,
+            self.clock,
+            self.heads,
+            self.queues,
+            self.log_f,
+            self.log_i,
+            self.samples,
+            self.sampled_at,
+            self.buffers,
+            self.table,
+            self._model,
+            self._xs,
+            self._ys,
+            self._max_steps,
+        )
+
+    def _route(self) -> None:
+        self._forecast()
+        waiting = self._waiting()
+        cluster = self._view()
+        began = perf_counter_ns()
+        decision = self.policy.route(cluster, waiting)
+        self._dispatch.append(perf_counter_ns() - began)
+        self._apply(decision, waiting)
+
+    def _waiting(self) -> Waiting:
+        head = self.control[sk.C_WAIT_HEAD]
+        tail = head + 1 if self.immediate else self.control[sk.C_WAIT_TAIL]
+        return Waiting(
+            self.book[sk.B_WAITING_TOKENS, head:tail], self.book[sk.B_WAITING, head:tail]
+        )
+
+    def _view(self) -> ClusterView:
+        if self.stale is not None:
+            view = self.stale.view(self.table, self.step, self.clock_s)
+        else:
+            view = ClusterView(
+                self.table,
+                projection=self._project,
+                active=self.state.active_requests,
+                immediate=self.immediate,
+                step=self.step,
+                clock_s=self.clock_s,
+            )
+        view.clients = self.params.clients
+        return view
+
+    def _project(self, horizon: int, growth: bool) -> IntArray:
+        return self.state.projection(horizon, growth=growth)
+
+    def _forecast(self) -> None:
+        if self.forecaster is None:
+            return
+        finished = self.finished
+        if finished > self._observed:
+            rows = self.book[sk.B_FINISHED, self._observed : finished]
+            self.forecaster.observe(self.book[sk.B_PROMPT, rows], self.book[sk.B_OUTPUT, rows])
+            self._observed = finished
+        handles = self.buffers[sk.ADMITTED, : self.control[sk.C_ADMITTED]]
+        if self.control[sk.C_ADMITTED_LOST]:
+            handles = self.state.handles()
+        self.forecaster.update(self.state, self._running(handles), self.step)
+        self.control[sk.C_ADMITTED] = 0
+        self.control[sk.C_ADMITTED_LOST] = 0
+
+    def _running(self, handles: IntArray) -> IntArray:
+        return handles[self.state.requests[0, handles] >= 0]
+
+    def _apply(self, decision: Decision, waiting: Waiting) -> None:
+        pairs = as_pairs(decision, self.policy)
+        if self.stale is not None and self.params.staleness.local_correction:
+            self._remember(pairs, waiting)
+        found = sk.apply(
+            self.state.workers,
+            self.state.requests,
+            self.state.meta,
+            self.book,
+            self.times,
+            self.control,
+            self.clock,
+            self.heads,
+            self.queues,
+            self.buffers,
+            pairs,
+            self._fault,
+        )
+        if found != sk.OK:
+            raise PolicyError(self._explain_fault(found))
+        if self.immediate:
+            if pairs.shape[0] == 0:
+                raise PolicyError(
+                    f"{_name(self.policy)} placed nothing at step {self.step}; immediate routing "
+                    "asks for a worker at every arrival"
+                )
+
+    def _remember(self, pairs: IntArray, waiting: Waiting) -> None:
+        assert self.stale is not None  # noqa: S101 # asked by the caller
+        known = (pairs[:, 0] >= 0) & (pairs[:, 0] < len(waiting))
+        for at, worker in pairs[known].tolist():
+            self.stale.placed(self.step, worker, int(waiting.prompt_tokens[at]))
+
+    def _boundary(self) -> None:
+        while self._events and self._due(self._events[0]):
+            self._fire(self._events.popleft())
+        if self.stale is not None and self.stale.due(self.step, self.clock_s):
+            self._forecast()
+            self.stale.take(self.state, self.step, self.clock_s)
+        self._set_stops()
+
+    def _set_stops(self, *, first: bool = False) -> None:
+        next_step, next_s = UNREACHED, math.inf
+        if self.stale is not None:
+            next_step = self.step if first else self.step + 1
+        for event in self._events:
+            if event.at_step is not None:
+                next_step = min(next_step, event.at_step)
+            if event.at_s is not None:
+                next_s = min(next_s, event.at_s)
+        self.control[sk.C_STOP_STEP] = next_step
+        self.clock[sk.STOP_S] = next_s
+
+    def _due(self, event: WorkerEvent) -> bool:
+        if event.at_step is not None:
+            return self.step >= event.at_step
+        return self.clock_s >= (event.at_s or 0.0)
+
+    def _fire(self, event: WorkerEvent) -> None:
+        if event.kind == "fail":
+            self._fail(event.worker)
+        else:
+            self._join(event)
+        self._set_stops()
+
+    def _fail(self, worker: int) -> None:
+        if not (worker < self.state.workers.shape[1] and self.state.alive[worker]):
+            raise ParameterError(f"worker {worker} cannot fail: it is not there")
+        lost = sk.evict_worker(
+            self.state.workers,
+            self.state.requests,
+            self.state.meta,
+            self.state.ring,
+            self.book,
+            self.control,
+            self.heads,
+            self.queues,
+            worker,
+        )
+        self.state.remove_worker(worker)
+        head, tail = self.control[sk.C_WAIT_HEAD], self.control[sk.C_WAIT_TAIL]
+        queue = np.concatenate((lost, self.book[sk.B_WAITING, head:tail]))
+        self.control[sk.C_WAIT_HEAD], self.control[sk.C_WAIT_TAIL] = 0, queue.size
+        self.book[sk.B_WAITING, : queue.size] = queue
+        tokens = self.book[sk.B_PROMPT, queue] + self.book[sk.B_GENERATED, queue]
+        self.book[sk.B_WAITING_TOKENS, : queue.size] = tokens
+
+    def _join(self, event: WorkerEvent) -> None:
+        slots = event.slots or self.params.slots_each()[0]
+        capacity = event.capacity or self.params.capacity_each()[0]
+        count = self.state.workers.shape[1]
+        if event.worker < count:
+            self.state.restore_worker(event.worker, slots, capacity)
+        elif event.worker == count:
+            self.state.add_worker(slots, capacity)
+        else:
+            raise ParameterError(
+                f"worker {event.worker} cannot join: the next new worker is number {count}"
+            )
+        self._resize_for_workers()
+
+    def _grow_logs(self) -> None:
+        self.log_f = np.concatenate((self.log_f, np.empty_like(self.log_f)), axis=1)
+        self.log_i = np.concatenate((self.log_i, np.empty_like(self.log_i)), axis=1)
+
+    def _explain_fault(self, found: int) -> str:
+        at, worker = self._fault.tolist()
+        where = f"{_name(self.policy)} at step {self.step}"
+        waiting = int(self.control[sk.C_WAIT_TAIL] - self.control[sk.C_WAIT_HEAD])
+        return {
+            sk.BAD_INDEX: f"{where} named waiting request {at}, there are {waiting}",
+            sk.TWICE: f"{where} placed waiting request {at} twice",
+            sk.BAD_WORKER: f"{where} chose worker {worker}, which is not there",
+            sk.NO_SLOT: f"{where} gave worker {worker} more requests than it has free slots",
+            sk.NO_TOKENS: f"{where} gave worker {worker} more KV tokens than its capacity",
+        }[found]
+
+    def _explain_stall(self) -> None:
+        head, tail = self.control[sk.C_WAIT_HEAD], self.control[sk.C_WAIT_TAIL]
+        if head == tail:
+            return
+        room = self.state.view_table()
+        tokens = self.book[sk.B_WAITING_TOKENS, head]
+        fits = (room[ROOM] > 0) & (room[TOKEN_ROOM] >= tokens)
+        if bool(fits.any()):
+            raise PolicyError(
+                f"{_name(self.policy)} leaves {tail - head} requests waiting on an idle cluster "
+                f"at step {self.step}, though worker {int(np.flatnonzero(fits)[0])} has room"
+            )
+
+
+def check_capacity(trace: Trace, params: SimulationParams) -> None:
+    """Raise `CapacityError` if a request can never be finished by any worker."""
+    largest = max((NO_LIMIT if c is None else c) for c in params.capacity_each())
+    needed = trace.prompt_tokens + trace.output_tokens - 1
+    bad = np.flatnonzero(needed > largest)
+    if bad.size:
+        row = int(bad[0])
+        raise CapacityError(
+            f"{trace.name}: request {row} grows to {needed[row]} KV tokens "
+            f"({trace.prompt_tokens[row]} prompt + {trace.output_tokens[row]} output), "
+            f"more than the KV capacity {largest} of any worker"
+        )
+
+
+def step_time_arrays(step_time: StepTime) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Return the step-time model as arrays for kernels."""
+    kind = sk.MODEL_TABLE if step_time.model == "table" else sk.MODEL_LINEAR
+    per_mean = step_time.per_mean_token if step_time.model == "max-mean" else 0.0
+    model = np.array([kind, step_time.base, step_time.per_token, per_mean])
+    return model, np.array(step_time.loads, np.float64), np.array(step_time.seconds, np.float64)
+
+
+def as_pairs(decision: Decision, policy: Policy) -> IntArray:
+    """Return a decision as an array of shape (k, 2).
+
+    Raises
+    ------
+    PolicyError
+        It is not made of pairs of integers.
+    """
+    if (
+        isinstance(decision, np.ndarray)
+        and decision.dtype == np.int64
+        and decision.ndim == 2
+        and decision.shape[1] == 2
+        and decision.flags.c_contiguous
+    ):
+        return decision
+    pairs = np.asarray(decision if len(decision) else np.empty((0, 2), np.int64))
+    if pairs.ndim != 2 or pairs.shape[1] != 2 or pairs.dtype.kind not in "iu":
+        raise PolicyError(
+            f"{_name(policy)} returned {pairs.dtype} of shape {pairs.shape}; a decision is pairs "
+            "(index into waiting, worker)"
+        )
+    return np.ascontiguousarray(pairs, np.int64)
+
+
+def _when(event: WorkerEvent) -> float:
+    return float(event.at_step) if event.at_step is not None else float(event.at_s or 0.0)
+
+
+def _name(policy: Policy) -> str:
+    return f"policy {type(policy).__name__}"

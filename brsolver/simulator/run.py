@@ -1,0 +1,276 @@
+"""`simulate`: wires trace, policy, forecasts and engine, and returns a result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, is_dataclass
+from time import perf_counter
+
+import numpy as np
+from numpy.typing import NDArray
+
+from brsolver.errors import ParameterError
+from brsolver.forecasting import Forecaster
+from brsolver.policy import Policy
+from brsolver.predictors import Predictor
+from brsolver.registry import make_policy, make_predictor, policy_class, wants
+from brsolver.simulator import _kernels as sk
+from brsolver.simulator.engine import Engine, Progress
+from brsolver.simulator.metrics import compute_metrics
+from brsolver.simulator.params import SimulationParams
+from brsolver.simulator.result import (
+    LoadSamples,
+    RequestLog,
+    RequestStatus,
+    SimulationResult,
+    StepLog,
+)
+from brsolver.simulator.streams import stream
+from brsolver.specs import parse_spec
+from brsolver.traces.model import Trace
+
+DEFAULT_PREDICTOR = "survival"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Prepared:
+    policy: Policy
+    name: str
+    predictor: Predictor | None
+    predictor_name: str
+
+
+def simulate(
+    trace: Trace,
+    policy: str | Policy,
+    params: SimulationParams | None = None,
+    *,
+    predictor: str | Predictor | None = None,
+    policy_name: str | None = None,
+    progress: Progress | None = None,
+) -> SimulationResult:
+    """Replay `trace` through a cluster under `policy`.
+
+    Parameters
+    ----------
+    trace : Trace
+        Requests in order of arrival.
+    policy : str or Policy
+        A name with parameters (``"br-h:horizon=40,gamma=0.9"``) or an object with ``route``.
+    params : SimulationParams, optional
+        The cluster and the regime.
+    predictor : str or Predictor, optional
+        Where forecasts come from, for policies that use any. ``"survival"`` (the default)
+        learns online from requests that have finished, ``"oracle"`` sees true lengths,
+        ``"none"`` forecasts nothing.
+    policy_name : str, optional
+        What to call the policy in results.
+    progress : callable, optional
+        Called now and then with (finished, total) requests.
+
+    Returns
+    -------
+    SimulationResult
+
+    Raises
+    ------
+    BrsolverError
+        Bad parameters, names, capacities or decisions; see `brsolver.errors`.
+
+    Examples
+    --------
+    >>> from brsolver import SimulationParams, load_trace, simulate
+    >>> trace = load_trace("preset:uniform:n=200,s_high=500,o_high=50")
+    >>> result = simulate(trace, "br-0", SimulationParams(workers=4, slots=8))
+    >>> result.metrics.finished
+    200
+    """
+    params = params or SimulationParams()
+    prepared = _prepare(trace, policy, params, predictor, policy_name)
+    engine = Engine(trace, prepared.policy, params, _forecaster(prepared, trace, params))
+    began = perf_counter()
+    engine.run(progress)
+    return _result(engine, prepared, trace, params, perf_counter() - began)
+
+
+def _prepare(
+    trace: Trace,
+    policy: str | Policy,
+    params: SimulationParams,
+    predictor: str | Predictor | None,
+    policy_name: str | None,
+) -> _Prepared:
+    if isinstance(policy, str):
+        name, values = parse_spec(policy)
+        needed = wants(policy_class(name), "predictor")
+        rng = stream(params.seed, "policy")
+        source, label = _make_predictor(predictor, trace, params)
+        if not needed:
+            made = make_policy(name, values, rng=rng)
+        else:
+            made = make_policy(name, values, rng=rng, predictor=source)
+        looks_ahead = needed or getattr(made, "horizon", 0) > 0
+        return _Prepared(
+            policy=made,
+            name=policy_name or policy,
+            predictor=source if looks_ahead else None,
+            predictor_name=label if looks_ahead else "none",
+        )
+    if not isinstance(policy, Policy):
+        raise ParameterError(
+            f"policy is {type(policy).__name__}, must be a name or an object with route()"
+        )
+    source, label = _make_predictor(predictor, trace, params)
+    looks_ahead = getattr(policy, "horizon", 0) > 0
+    return _Prepared(
+        policy=policy,
+        name=policy_name or type(policy).__name__,
+        predictor=source if looks_ahead else None,
+        predictor_name=label if looks_ahead else "none",
+    )
+
+
+def _make_predictor(
+    predictor: str | Predictor | None, trace: Trace, params: SimulationParams
+) -> tuple[Predictor | None, str]:
+    if predictor is None:
+        predictor = DEFAULT_PREDICTOR
+    if not isinstance(predictor, str):
+        return predictor, type(predictor).__name__
+    name, values = parse_spec(predictor)
+    if name == "none":
+        return None, "none"
+    rng = stream(params.seed, "predictor")
+    made = make_predictor(name, values, rng=rng, output_tokens=trace.output_tokens)
+    return made, predictor
+
+
+def _forecaster(
+    prepared: _Prepared, trace: Trace, params: SimulationParams
+) -> Forecaster | None:
+    horizon = int(getattr(prepared.policy, "horizon", 0))
+    if prepared.predictor is None:
+        return _NoForecast(horizon) if horizon > 0 else None
+    limits = trace.columns.get("max_tokens")
+    return Forecaster(
+        prepared.predictor,
+        horizon=horizon,
+        refresh_steps=params.refresh_steps,
+        max_tokens=None if limits is None else limits.astype(np.int64),
+    )
+
+
+class _NoForecast(Forecaster):
+    """Forecasts nothing: every request counts as running throughout the horizon."""
+
+    def __init__(self, horizon: int) -> None:
+        self.horizon = horizon
+
+    def update(self, *_: object) -> None:
+        """Leave the state's forecasts as they are: beyond the horizon."""
+
+    def observe(self, *_: object) -> None:
+        """Learn nothing."""
+
+
+def _result(
+    engine: Engine, prepared: _Prepared, trace: Trace, params: SimulationParams, wall_s: float
+) -> SimulationResult:
+    requests, steps, samples = _requests(engine), _steps(engine), _samples(engine)
+    metrics = compute_metrics(
+        policy=prepared.name,
+        params=params,
+        output_tokens=trace.output_tokens,
+        requests=requests,
+        steps=steps,
+        samples=samples,
+        last_admission=int(engine.control[sk.C_LAST_ADMISSION]),
+        dispatch_us=engine.dispatch_us,
+        wall_s=wall_s,
+    )
+    return SimulationResult(
+        policy=prepared.name,
+        policy_params=_policy_params(prepared.policy),
+        predictor=prepared.predictor_name,
+        sees_future=bool(getattr(prepared.predictor, "sees_future", False)),
+        trace_name=trace.name,
+        trace_fingerprint=trace.fingerprint(),
+        params=params,
+        metrics=metrics,
+        requests=requests,
+        steps=steps,
+        samples=samples,
+        dispatch_us=engine.dispatch_us,
+        notes=_notes(trace, prepared, requests),
+    )
+
+
+def _policy_params(policy: Policy) -> Mapping[str, object]:
+    params = getattr(policy, "params", None)
+    if is_dataclass(params) and not isinstance(params, type):
+        return asdict(params)
+    return {}
+
+
+def _requests(engine: Engine) -> RequestLog:
+    book, times = engine.book, engine.times
+    status = book[sk.B_STATUS].copy()
+    return RequestLog(
+        arrival_s=times[sk.T_ARRIVAL],
+        ready_s=times[sk.T_READY],
+        start_s=times[sk.T_START],
+        first_token_s=times[sk.T_FIRST],
+        finish_s=times[sk.T_FINISH],
+        worker=book[sk.B_WORKER].copy(),
+        start_step=book[sk.B_START_STEP].copy(),
+        finish_step=book[sk.B_FINISH_STEP].copy(),
+        preemptions=book[sk.B_PREEMPTIONS].copy(),
+        status=status,
+    )
+
+
+def _steps(engine: Engine) -> StepLog:
+    f: NDArray[np.float64] = engine.log_f[:, : engine.step].copy()
+    i: NDArray[np.int64] = engine.log_i[:, : engine.step].copy()
+    return StepLog(
+        start_s=f[sk.F_START],
+        duration_s=f[sk.F_DURATION],
+        active=i[sk.I_ACTIVE],
+        alive=i[sk.I_ALIVE],
+        load_max=i[sk.I_MAX],
+        load_min=i[sk.I_MIN],
+        load_sum=i[sk.I_SUM],
+        post_max=i[sk.I_POST_MAX],
+        post_min=i[sk.I_POST_MIN],
+        post_sum=i[sk.I_POST_SUM],
+        energy_j=f[sk.F_ENERGY],
+        post_energy_j=f[sk.F_POST_ENERGY],
+    )
+
+
+def _samples(engine: Engine) -> LoadSamples:
+    count = int(engine.control[sk.C_SAMPLES])
+    return LoadSamples(
+        step=engine.sampled_at[0, :count].astype(np.int64),
+        time_s=engine.sampled_at[1, :count].copy(),
+        load=engine.samples[0, :count].copy(),
+        running=engine.samples[1, :count].copy(),
+    )
+
+
+def _notes(trace: Trace, prepared: _Prepared, requests: RequestLog) -> tuple[str, ...]:
+    notes = []
+    if trace.surrogate:
+        notes.append(f"{trace.name} is a synthetic surrogate, not the published trace")
+    if getattr(prepared.predictor, "sees_future", False):
+        notes.append(f"{prepared.name} is given true output lengths (oracle)")
+    if trace.skipped_rows:
+        notes.append(f"{trace.skipped_rows} bad rows of {trace.name} were skipped")
+    unfinished = requests.unfinished()
+    if unfinished:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in unfinished.items())
+        notes.append(f"{sum(unfinished.values())} requests did not finish: {reasons}")
+    return tuple(notes)
+
+
+__all__ = ["RequestStatus", "simulate"]

@@ -1,0 +1,244 @@
+"""From batches of rows to a trace: the checks every format shares."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from brsolver.errors import ParameterError, TraceError
+from brsolver.traces.fields import Field, show
+from brsolver.traces.model import Trace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from brsolver.traces.batches import Batch
+    from brsolver.traces.source import Source
+
+_COUNTED = {"line": "line of the file", "index": "index from 0"}
+
+Columns = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadOptions:
+    """How a file is read.
+
+    Attributes
+    ----------
+    limit : int or None
+        Requests to read at most; the rest of the file is not looked at.
+    skip_bad_rows : bool
+        Leave bad rows out and count them, instead of refusing the file.
+    seed : int
+        For formats that hold distributions from which requests are drawn.
+    """
+
+    limit: int | None = None
+    skip_bad_rows: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.limit is not None and self.limit < 1:
+            raise ParameterError(f"limit is {self.limit}, must be at least 1 request")
+        if self.seed < 0:
+            raise ParameterError(f"seed is {self.seed}, must be at least 0")
+
+
+class Collector:
+    """Checks batches, keeps the good rows, and makes the trace of them.
+
+    Parameters
+    ----------
+    source : Source
+        The file, for messages and the trace's name.
+    fields : sequence of Field
+        Columns that the batches hold.
+    options : ReadOptions
+        Limit and treatment of bad rows.
+    ticks_per_s : float
+        Units of the arrival column in one second.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        fields: Sequence[Field],
+        options: ReadOptions,
+        *,
+        ticks_per_s: float = 1.0,
+    ) -> None:
+        self._source = source
+        self._fields = fields
+        self._options = options
+        self._ticks_per_s = ticks_per_s
+        self._chunks: dict[str, list[Any]] = {field.target: [] for field in fields}
+        self._size = 0
+        self._skipped = 0
+        self._latest: float | None = None
+
+    def add(self, batch: Batch) -> bool:
+        """Take a batch in; return True once `limit` requests are there.
+
+        Raises
+        ------
+        TraceError
+            For the first bad row that precedes the limit, unless bad rows are skipped.
+        """
+        parsed = {f.target: f.parser.parse(batch.columns[f.source]) for f in self._fields}
+        sound = np.ones(batch.rows.size, dtype=np.bool_)
+        for _, good in parsed.values():
+            sound &= good
+        late = np.zeros(sound.size, dtype=np.bool_)
+        if "arrival" in parsed:
+            late = self._out_of_order(parsed["arrival"][0], sound)
+        keep = np.flatnonzero(sound & ~late)[: self._room()]
+        full = self._options.limit is not None and keep.size == self._room()
+        end = int(batch.rows[keep[-1]]) if full else np.iinfo(np.int64).max
+        self._account(batch, parsed, sound, late, end)
+        self._keep(parsed, keep)
+        return full
+
+    def trace(
+        self,
+        *,
+        source_format: str,
+        derive: Callable[[Columns], Columns] | None = None,
+    ) -> Trace:
+        """Return what was collected.
+
+        Parameters
+        ----------
+        source_format : str
+            Name of the reader.
+        derive : callable, optional
+            Turns the optional columns as read into those of the trace.
+        """
+        if not self._size:
+            raise TraceError(f"{self._source.label}: {self._why_empty()}")
+        prompt, output = self._take("prompt_tokens"), self._take("output_tokens")
+        arrival = self._take("arrival") if "arrival" in self._chunks else None
+        columns: Columns = {}
+        for target in list(self._chunks):
+            columns.update(self._optional(target))
+        surrogate = columns.pop("surrogate", None)
+        return Trace(
+            prompt_tokens=prompt,
+            output_tokens=output,
+            arrival_s=None if arrival is None else (arrival - arrival[0]) / self._ticks_per_s,
+            name=self._source.path.name,
+            source_format=source_format,
+            surrogate=surrogate is not None and bool(surrogate.any()),
+            columns=derive(columns) if derive else columns,
+            skipped_rows=self._skipped,
+        )
+
+    def _room(self) -> int | None:
+        return None if self._options.limit is None else self._options.limit - self._size
+
+    def _out_of_order(self, ticks: NDArray[Any], sound: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        late = np.zeros(sound.size, dtype=np.bool_)
+        times = ticks[sound]
+        if times.size:
+            start = times[:1] if self._latest is None else np.array([self._latest], times.dtype)
+            # Skipping a late row leaves the running maximum as it was.
+            before = np.maximum.accumulate(np.concatenate((start, times)))[:-1]
+            late[sound] = times < before
+        return late
+
+    def _account(
+        self,
+        batch: Batch,
+        parsed: Mapping[str, tuple[Any, NDArray[np.bool_]]],
+        sound: NDArray[np.bool_],
+        late: NDArray[np.bool_],
+        end: int,
+    ) -> None:
+        """Count or report the bad rows that come before row number `end`."""
+        bad = np.flatnonzero((~sound | late) & (batch.rows < end))
+        broken = [item for item in batch.broken if item.row < end]
+        if not self._options.skip_bad_rows and (bad.size or broken):
+            found = [(item.row, item.problem) for item in broken]
+            if bad.size:
+                found.append((int(batch.rows[bad[0]]), self._problem(batch, parsed, int(bad[0]))))
+            row, problem = min(found)
+            counted = _COUNTED[batch.counted]
+            raise TraceError(f"{self._source.label}: row {row} ({counted}): {problem}")
+        self._skipped += int(bad.size) + len(broken)
+
+    def _problem(
+        self, batch: Batch, parsed: Mapping[str, tuple[Any, NDArray[np.bool_]]], place: int
+    ) -> str:
+        for field in self._fields:
+            if not parsed[field.target][1][place]:
+                return _value_problem(batch, field, place)
+        field = next(field for field in self._fields if field.target == "arrival")
+        value = _value(batch, field, place)
+        return f"{field.source} is {show(value)}, must be no earlier than in the rows before it"
+
+    def _keep(self, parsed: Mapping[str, tuple[Any, Any]], keep: NDArray[np.intp]) -> None:
+        if not keep.size:
+            return
+        for target, (values, _) in parsed.items():
+            whole = keep.size == len(values)
+            self._chunks[target].append(
+                values if whole else values.take(pa.array(keep) if _is_list(values) else keep)
+            )
+        if "arrival" in parsed:
+            self._latest = self._chunks["arrival"][-1][-1]
+        self._size += keep.size
+
+    def _take(self, target: str) -> NDArray[Any]:
+        return np.concatenate(self._chunks.pop(target))
+
+    def _optional(self, target: str) -> Columns:
+        if _is_list(self._chunks[target][0]):
+            return _ragged(self._chunks.pop(target))
+        if any(chunk.dtype.kind == "U" for chunk in self._chunks[target]):
+            self._chunks[target] = [chunk.astype(np.str_) for chunk in self._chunks[target]]
+        column = self._take(target)
+        return {target: _as_numbers(column) if self._source.container == "csv" else column}
+
+    def _why_empty(self) -> str:
+        if self._skipped:
+            return f"no good rows: all {self._skipped} rows are bad"
+        return "the file holds no requests, only a header or nothing"
+
+
+def _is_list(values: object) -> bool:
+    return isinstance(values, pa.Array)
+
+
+def _value(batch: Batch, field: Field, place: int) -> object:
+    value = batch.columns[field.source][place]
+    return value.as_py() if isinstance(value, pa.Scalar) else value
+
+
+def _value_problem(batch: Batch, field: Field, place: int) -> str:
+    value = _value(batch, field, place)
+    state = "missing" if value is None or value == "" else show(value)
+    return f"{field.source} is {state}, must be {field.parser.must_be}"
+
+
+def _as_numbers(column: NDArray[Any]) -> NDArray[Any]:
+    """Read a text column as numbers if that loses nothing: CSV does not tell them apart."""
+    if column.dtype.kind != "U":
+        return column
+    try:
+        numbers = column.astype(np.int64)
+    except (ValueError, OverflowError):
+        return column
+    return numbers if np.array_equal(numbers.astype(np.str_), column) else column
+
+
+def _ragged(chunks: Sequence[pa.ListArray]) -> Columns:
+    lengths = [np.diff(chunk.offsets.to_numpy(zero_copy_only=False)) for chunk in chunks]
+    offsets = np.concatenate(([0], np.cumsum(np.concatenate(lengths)))).astype(np.int64)
+    values = np.concatenate(
+        [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in chunks]
+    ).astype(np.int64)
+    return {"hash_offsets": offsets, "hash_values": values}

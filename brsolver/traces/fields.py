@@ -1,0 +1,254 @@
+"""Columns of a trace file: what each must hold, and its conversion to arrays.
+
+A block of a column is converted at once; only if that fails is it looked at value by value, to
+find which row is bad and to accept spellings such as ``12.0``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Values: TypeAlias = "pa.Array | Sequence[object]"
+Flags: TypeAlias = NDArray[np.bool_]
+
+_INT64_MAX = 2**63 - 1
+_ZONE = re.compile(r":\d.*(Z|[+-]\d\d:?(\d\d)?)\s*$")
+
+
+class Parser(ABC):
+    """Conversion of one column, and the words for what it accepts."""
+
+    must_be: str
+    arrow_type: pa.DataType | None = None
+
+    def parse(self, values: Values) -> tuple[Any, Flags]:
+        """Convert a column.
+
+        Returns
+        -------
+        converted : ndarray or pyarrow.ListArray
+            Of the column's length; the content of bad rows is arbitrary.
+        good : ndarray of bool
+            False where the value is missing or not acceptable.
+        """
+        if isinstance(values, pa.Array):
+            try:
+                return self._at_once(values)
+            except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+                values = values.to_pylist()
+        return self._one_by_one(values)
+
+    @abstractmethod
+    def _at_once(self, values: pa.Array) -> tuple[Any, Flags]: ...
+
+    @abstractmethod
+    def _one_by_one(self, values: Sequence[object]) -> tuple[Any, Flags]: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Whole(Parser):
+    """Whole numbers of at least `minimum`, as int64."""
+
+    minimum: int = 1
+    unit: str = " of tokens"
+    arrow_type = pa.int64()
+
+    @property
+    def must_be(self) -> str:  # type: ignore[override]
+        """What a value must be, in words."""
+        return f"a whole number{self.unit}, at least {self.minimum}"
+
+    def _at_once(self, values: pa.Array) -> tuple[Any, Flags]:
+        present = _valid(values)
+        numbers = _to_numpy(values.cast(pa.int64()), 0)
+        return numbers, present & (numbers >= self.minimum)
+
+    def _one_by_one(self, values: Sequence[object]) -> tuple[Any, Flags]:
+        parsed = [_whole(value) for value in values]
+        numbers = np.array([self.minimum - 1 if p is None else p for p in parsed], dtype=np.int64)
+        return numbers, np.array([p is not None for p in parsed]) & (numbers >= self.minimum)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Number(Parser):
+    """Finite numbers, as float64."""
+
+    must_be = "a finite number"
+    arrow_type = pa.float64()
+
+    def _at_once(self, values: pa.Array) -> tuple[Any, Flags]:
+        numbers = _to_numpy(values.cast(pa.float64()), math.nan)
+        return numbers, np.isfinite(numbers)
+
+    def _one_by_one(self, values: Sequence[object]) -> tuple[Any, Flags]:
+        numbers = np.array([_number(value) for value in values], dtype=np.float64)
+        return numbers, np.isfinite(numbers)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clock(Parser):
+    """Dates with times of day, with or without a zone, as int64 nanoseconds since 1970."""
+
+    must_be = "a time such as 2023-11-16 18:15:46.6805900 or 2024-05-10 00:00:00.009930+00:00"
+
+    def _at_once(self, values: pa.Array) -> tuple[Any, Flags]:
+        if pa.types.is_timestamp(values.type):
+            stamps = values.cast(pa.timestamp("ns", values.type.tz))
+        else:
+            stamps = self._from_text(values)
+        return _to_numpy(stamps.cast(pa.int64()), 0), _valid(values)
+
+    @staticmethod
+    def _from_text(values: pa.Array) -> pa.Array:
+        # Arrow wants to know about zones beforehand; a file that mixes both is read one by one.
+        first = values[0].as_py() if len(values) else None
+        zoned = first is not None and _ZONE.search(first) is not None
+        return values.cast(pa.timestamp("ns", "UTC" if zoned else None))
+
+    def _one_by_one(self, values: Sequence[object]) -> tuple[Any, Flags]:
+        stamps = np.zeros(len(values), dtype=np.int64)
+        good = np.zeros(len(values), dtype=np.bool_)
+        for row, value in enumerate(values):
+            try:
+                single = self._from_text(pa.array([value], type=pa.string()))
+            except (pa.ArrowInvalid, pa.ArrowTypeError):
+                continue
+            good[row] = value is not None
+            stamps[row] = single.cast(pa.int64())[0].as_py() or 0
+        return stamps, good
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Label(Parser):
+    """Names or numbers that tell things apart, as int64 if all are whole numbers, else as text.
+
+    A missing label is the empty text.
+    """
+
+    must_be = "a text or a whole number"
+
+    def _at_once(self, values: pa.Array) -> tuple[Any, Flags]:
+        if pa.types.is_dictionary(values.type):
+            values = values.dictionary_decode()
+        if pa.types.is_integer(values.type) and not values.null_count:
+            return _to_numpy(values.cast(pa.int64()), 0), _valid(values)
+        return self._one_by_one(values.to_pylist())
+
+    def _one_by_one(self, values: Sequence[object]) -> tuple[Any, Flags]:
+        good = [value is None or type(value) in (str, int) for value in values]
+        if values and all(type(value) is int and abs(value) <= _INT64_MAX for value in values):
+            return np.array(values, dtype=np.int64), np.array(good)
+        texts = ["" if value is None else str(value) for value in values]
+        return np.array(texts, dtype=np.str_), np.array(good)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IntList(Parser):
+    """Lists of 64-bit integers, as an Arrow list array."""
+
+    must_be = "a list of whole numbers below 2^63"
+    arrow_type = pa.list_(pa.int64())
+
+    def _at_once(self, values: pa.Array) -> tuple[Any, Flags]:
+        lists = values.cast(pa.list_(pa.int64()))
+        if lists.flatten().null_count:
+            return self._one_by_one(values.to_pylist())
+        return lists, _valid(values)
+
+    def _one_by_one(self, values: Sequence[object]) -> tuple[Any, Flags]:
+        good = np.array([_is_int_list(value) for value in values], dtype=np.bool_)
+        kept = [value if fine else [] for value, fine in zip(values, good, strict=True)]
+        return pa.array(kept, type=pa.list_(pa.int64())), good
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Field:
+    """One column of a format.
+
+    Attributes
+    ----------
+    source : str
+        Its name in the file.
+    target : str
+        ``prompt_tokens``, ``output_tokens``, ``arrival`` or the name of an optional column of
+        `Trace`; ``hash_ids`` becomes the ragged pair.
+    parser : Parser
+        What it holds.
+    required : bool
+        Whether the format always has it.
+    """
+
+    source: str
+    target: str
+    parser: Parser
+    required: bool = True
+
+
+def show(value: object) -> str:
+    """Quote a value as messages do: on one line, and short."""
+    text = value if isinstance(value, str) else _plain(value)
+    text = " ".join(text.split())
+    return repr(text if len(text) <= 60 else text[:57] + "...")
+
+
+def _plain(value: object) -> str:
+    try:
+        return json.dumps(value)
+    except (TypeError, ValueError):
+        return str(value)
+
+
+def _valid(values: pa.Array) -> Flags:
+    flags: Flags = values.is_valid().to_numpy(zero_copy_only=False)
+    return flags
+
+
+def _to_numpy(values: pa.Array, missing: float) -> NDArray[Any]:
+    filled = values.fill_null(missing) if values.null_count else values
+    array: NDArray[Any] = filled.to_numpy(zero_copy_only=False)
+    return array
+
+
+def _whole(value: object) -> int | None:
+    if type(value) is int:
+        return value if abs(value) <= _INT64_MAX else None
+    number = _number(value)
+    if not number.is_integer() or abs(number) >= 2**53:
+        return _int_text(value)
+    return int(number)
+
+
+def _int_text(value: object) -> int | None:
+    """Read integers above 2^53, which floating point would round."""
+    try:
+        number = int(value) if isinstance(value, str) else None
+    except ValueError:
+        return None
+    return number if number is not None and abs(number) <= _INT64_MAX else None
+
+
+def _number(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        return math.nan
+    try:
+        return float(value)
+    except (ValueError, OverflowError):
+        return math.nan
+
+
+def _is_int_list(value: object) -> bool:
+    return isinstance(value, list) and all(
+        type(item) is int and abs(item) <= _INT64_MAX for item in value
+    )

@@ -1,0 +1,17 @@
+"""Azure LLM inference traces of 2023, 2024 and 2025: CSV with a clock time per request."""
+
+from __future__ import annotations
+
+from brsolver.traces.fields import Clock, Field, Whole
+from brsolver.traces.readers.seam import TableReader
+
+READER = TableReader(
+    name="azure",
+    summary="Azure LLM inference traces 2023, 2024, 2025 (CSV)",
+    fields=(
+        Field(source="TIMESTAMP", target="arrival", parser=Clock()),
+        Field(source="ContextTokens", target="prompt_tokens", parser=Whole()),
+        Field(source="GeneratedTokens", target="output_tokens", parser=Whole()),
+    ),
+    ticks_per_s=1e9,
+)

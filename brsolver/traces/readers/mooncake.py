@@ -1,0 +1,19 @@
+"""Mooncake (FAST'25): JSON lines with milliseconds and a chain of prefix-block hashes."""
+
+from __future__ import annotations
+
+from brsolver.traces.fields import Field, IntList, Number, Whole
+from brsolver.traces.readers.seam import TableReader
+
+READER = TableReader(
+    name="mooncake",
+    summary="Mooncake traces with prefix-hash chains (JSON lines)",
+    fields=(
+        Field(source="timestamp", target="arrival", parser=Number()),
+        Field(source="input_length", target="prompt_tokens", parser=Whole()),
+        Field(source="output_length", target="output_tokens", parser=Whole()),
+        Field(source="hash_ids", target="hash_ids", parser=IntList(), required=False),
+    ),
+    ticks_per_s=1e3,
+    distinct_from=frozenset({"chat_id"}),
+)
