@@ -209,6 +209,18 @@ def gather_active(workers: IntArray, requests: IntArray, meta: IntArray) -> IntA
 
 
 @kernel
+def still_running(requests: IntArray, handles: IntArray) -> IntArray:
+    """Return those of the handles whose requests have not ended."""
+    out = np.empty(handles.shape[0], np.int64)
+    count = 0
+    for i in range(handles.shape[0]):
+        if requests[R_WORKER, handles[i]] != NONE:
+            out[count] = handles[i]
+            count += 1
+    return out[:count]
+
+
+@kernel
 def describe(workers: IntArray, requests: IntArray, handles: IntArray) -> IntArray:
     """Return rows worker, identity, prompt tokens, KV tokens, age of the given requests."""
     out = np.empty((5, handles.shape[0]), np.int64)

@@ -46,13 +46,21 @@ class Forecaster:
         self._max_tokens = max_tokens
         self._next_refresh = 0
         self._exact = getattr(predictor, "remaining", None)
+        self._observe = getattr(predictor, "observe", None)
+        self._set_running = getattr(predictor, "set_running", None)
+
+    @property
+    def learns(self) -> bool:
+        """Whether finished requests should be handed to `observe`."""
+        return self._observe is not None
 
     def update(self, state: ClusterState, handles: IntArray, step: int) -> None:
         """Forecast the newly admitted `handles`, or everything if a refresh is due."""
         if step >= self._next_refresh:
             self._next_refresh = step + self.refresh_steps
             handles = state.handles()
-            self._report_running(state, handles)
+            if self._set_running is not None:
+                self._set_running(state.describe(handles)[4])
         if self.horizon > 0 and handles.shape[0] > 0:
             state.predict(handles, self.remaining(state, handles))
 
@@ -73,11 +81,5 @@ class Forecaster:
 
     def observe(self, prompt_tokens: IntArray, output_tokens: IntArray) -> None:
         """Hand finished requests to a predictor that learns online."""
-        observe = getattr(self.predictor, "observe", None)
-        if observe is not None and prompt_tokens.shape[0] > 0:
-            observe(prompt_tokens, output_tokens)
-
-    def _report_running(self, state: ClusterState, handles: IntArray) -> None:
-        set_running = getattr(self.predictor, "set_running", None)
-        if set_running is not None:
-            set_running(state.describe(handles)[4])
+        if self._observe is not None and prompt_tokens.shape[0] > 0:
+            self._observe(prompt_tokens, output_tokens)

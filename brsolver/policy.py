@@ -170,13 +170,18 @@ class Waiting:
         worker's failure also what it had generated.
     request : ndarray of int64, shape (n,)
         Identity of each request: in simulations its row in the trace.
+    since : ndarray of int64, shape (n,)
+        Decode step from which each could have been routed; zeros unless given.
     """
 
-    __slots__ = ("prompt_tokens", "request")
+    __slots__ = ("prompt_tokens", "request", "since")
 
-    def __init__(self, prompt_tokens: IntArray, request: IntArray) -> None:
+    def __init__(
+        self, prompt_tokens: IntArray, request: IntArray, since: IntArray | None = None
+    ) -> None:
         self.prompt_tokens = prompt_tokens
         self.request = request
+        self.since = np.zeros_like(prompt_tokens) if since is None else since
 
     def __len__(self) -> int:
         return self.prompt_tokens.shape[0]

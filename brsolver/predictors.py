@@ -77,6 +77,10 @@ class Predictor(Protocol):
         Probability that each request is still running h steps from now.
     ``table -> ndarray of float64``
         ``P(O > a)`` for a = 0, 1, …, of a fresh request, for predictors that only use age.
+    ``remaining(query) -> ndarray of int64, shape (n,)``
+        Exact remaining steps, asked for instead of `predict`; oracles only.
+    ``set_running(ages)``
+        Called at refreshes with the ages of all running requests, which are censored.
     ``sees_future : bool``
         True for oracles; printed with every result.
     """

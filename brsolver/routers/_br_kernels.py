@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brsolver._jit import kernel
-from brsolver.policy import LOAD, NO_LIMIT, ROOM, TOKEN_ROOM
+from brsolver.policy import NO_LIMIT, ROOM, TOKEN_ROOM
 from brsolver.routers._score_kernels import (
     EXHAUSTIVE,
     MAX_CELLS,
@@ -70,6 +70,43 @@ def roomiest(room: IntArray, projected: IntArray) -> int:
         ):
             best = g
     return best
+
+
+@kernel
+def best_worker(
+    room: IntArray,
+    tokens_left: IntArray,
+    projected: IntArray,
+    top: IntArray,
+    margins: IntArray,
+    tokens: int,
+    discounts: FloatArray,
+    weights: FloatArray,
+    growth: int,
+) -> int:
+    """Return the worker on which one request has the largest F, ties to the lowest load."""
+    best, best_value = -1, 0.0
+    for g in range(projected.shape[0]):
+        if room[g] <= 0 or tokens_left[g] < tokens:
+            continue
+        set_margins(projected, top, g, growth, margins)
+        value = score(margins, discounts, weights[0], weights[2], tokens)
+        if (
+            best < 0
+            or value > best_value
+            or (value == best_value and projected[g, 0] < projected[best, 0])
+        ):
+            best, best_value = g, value
+    return best
+
+
+@kernel
+def count_overdue(since: IntArray, latest: int) -> int:
+    """Count the leading requests that could have been routed at step `latest` or before."""
+    count = 0
+    while count < since.shape[0] and since[count] <= latest:
+        count += 1
+    return count
 
 
 @kernel
@@ -196,8 +233,15 @@ def route_pooled(
     r_max: int,
     growth: int,
     rule: int,
+    overdue: int,
 ) -> IntArray:
-    """Run both stages; return pairs (waiting index, worker), shape (k, 2)."""
+    """Place the first `overdue` requests, then run both stages.
+
+    Returns
+    -------
+    ndarray of int64, shape (k, 2)
+        Pairs (waiting index, worker).
+    """
     alpha_sum, beta = weights[0], weights[2]
     count = prompts.shape[0]
     room = table[ROOM].copy()
@@ -212,6 +256,22 @@ def route_pooled(
     window = np.empty(count, np.int64)
     made = 0
     start = 0
+    for i in range(min(overdue, free)):
+        g = best_worker(
+            room, tokens_left, projected, top, margins, prompts[i], discounts, weights, growth
+        )
+        if g < 0:
+            break
+        taken[i] = True
+        start = i + 1
+        out[made, 0] = i
+        out[made, 1] = g
+        made += 1
+        free -= 1
+        room[g] -= 1
+        if tokens_left[g] < NO_LIMIT:
+            tokens_left[g] -= prompts[i]
+        place(projected, top, g, prompts[i], growth)
     while free > s_greedy and made < count:
         g = roomiest(room, projected)
         size = fill_window(taken, start, count, window)
@@ -292,18 +352,9 @@ def route_immediate(
     """Place one request where F is largest, ties to the lowest load."""
     top = envelope(projected)
     margins = np.empty(top.shape[0], np.int64)
-    best, best_value = -1, 0.0
-    for g in range(projected.shape[0]):
-        if table[ROOM, g] <= 0 or table[TOKEN_ROOM, g] < tokens:
-            continue
-        set_margins(projected, top, g, growth, margins)
-        value = score(margins, discounts, weights[0], weights[2], tokens)
-        if (
-            best < 0
-            or value > best_value
-            or (value == best_value and table[LOAD, g] < table[LOAD, best])
-        ):
-            best, best_value = g, value
+    best = best_worker(
+        table[ROOM], table[TOKEN_ROOM], projected, top, margins, tokens, discounts, weights, growth
+    )
     out = np.empty((1 if best >= 0 else 0, 2), np.int64)
     if best >= 0:
         out[0, 0] = 0

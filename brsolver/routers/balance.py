@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from brsolver.errors import ParameterError
 from brsolver.policy import LOAD, SLOTS, ClusterView, IntArray, Waiting
-from brsolver.routers._br_kernels import BY_SCORE, route_immediate, route_pooled
+from brsolver.routers._br_kernels import BY_SCORE, count_overdue, route_immediate, route_pooled
 
 FloatArray = NDArray[np.float64]
 
@@ -28,13 +28,19 @@ class BR0Params:
     r_max : int
         Waiting requests, first come first, among which a subset is chosen. Up to 8 all subsets
         are enumerated, beyond that reachable sums.
+    patience : int
+        Decode steps after which a waiting request is placed before all others, on the worker
+        where its F is largest; 0 is no limit. Bounds the wait that wide windows inflict on
+        requests that never fit well.
     """
 
     s_greedy: int = 7
     r_max: int = 4
+    patience: int = 0
 
     def __post_init__(self) -> None:
         check_stages(self.s_greedy, self.r_max)
+        check_patience(self.patience)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +58,7 @@ class BRHParams:
         Discount per step, in (0, 1].
     horizon : int
         Steps H of the projection; 0 looks at current loads only.
-    r_max, s_greedy : int
+    r_max, s_greedy, patience : int
         As in `BR0Params`.
     growth : bool
         Project a token of growth per request and step ([DPR]); [BR] leaves it out.
@@ -64,10 +70,12 @@ class BRHParams:
     horizon: int = 80
     r_max: int = 4
     s_greedy: int = 7
+    patience: int = 0
     growth: bool = False
 
     def __post_init__(self) -> None:
         check_stages(self.s_greedy, self.r_max)
+        check_patience(self.patience)
         check_weights(self.alpha, self.beta, self.gamma, self.horizon)
 
 
@@ -77,6 +85,12 @@ def check_stages(s_greedy: int, r_max: int) -> None:
         raise ParameterError(f"s_greedy is {s_greedy}, must be at least 0 free slots")
     if not 1 <= r_max <= 32767:
         raise ParameterError(f"r_max is {r_max}, must be between 1 and 32767 requests")
+
+
+def check_patience(patience: int) -> None:
+    """Raise `ParameterError` unless `patience` makes sense."""
+    if patience < 0:
+        raise ParameterError(f"patience is {patience}, must be at least 0 steps (0: no limit)")
 
 
 def check_weights(alpha: float, beta: float | None, gamma: float, horizon: int) -> None:
@@ -96,6 +110,13 @@ def discounts(gamma: float, horizon: int) -> FloatArray:
     factors = np.full(horizon + 1, gamma)
     factors[0] = 1.0
     return np.cumprod(factors)
+
+
+def overdue(cluster: ClusterView, waiting: Waiting, patience: int) -> int:
+    """Count the leading requests that have waited `patience` steps (0: no limit)."""
+    if patience == 0:
+        return 0
+    return count_overdue(waiting.since, cluster.step - patience)
 
 
 class BR0:
@@ -134,6 +155,7 @@ class BR0:
             self.params.r_max,
             0,
             BY_SCORE,
+            overdue(cluster, waiting, self.params.patience),
         )
 
 
@@ -177,4 +199,5 @@ class BRH:
             p.r_max,
             growth,
             BY_SCORE,
+            overdue(cluster, waiting, p.patience),
         )

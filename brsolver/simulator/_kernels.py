@@ -58,8 +58,9 @@ FloatArray = NDArray[np.float64]
     B_FINISHED,
     B_WAITING,
     B_WAITING_TOKENS,
-) = range(16)
-BOOK_ROWS = 16
+    B_WAITING_SINCE,
+) = range(17)
+BOOK_ROWS = 17
 
 # Rows of the times, one column per request.
 T_ARRIVAL, T_READY, T_START, T_FIRST, T_FINISH = range(5)
@@ -123,10 +124,12 @@ def push_waiting(book: IntArray, control: IntArray, i: int) -> None:
         head, tail = control[C_WAIT_HEAD], control[C_WAIT_TAIL]
         book[B_WAITING, : tail - head] = book[B_WAITING, head:tail].copy()
         book[B_WAITING_TOKENS, : tail - head] = book[B_WAITING_TOKENS, head:tail].copy()
+        book[B_WAITING_SINCE, : tail - head] = book[B_WAITING_SINCE, head:tail].copy()
         control[C_WAIT_HEAD], control[C_WAIT_TAIL] = 0, tail - head
     at = control[C_WAIT_TAIL]
     book[B_WAITING, at] = i
     book[B_WAITING_TOKENS, at] = book[B_PROMPT, i] + book[B_GENERATED, i]
+    book[B_WAITING_SINCE, at] = control[C_STEP]
     book[B_STATUS, i] = WAITING
     control[C_WAIT_TAIL] = at + 1
 
@@ -657,6 +660,7 @@ def apply(
         if book[B_WAITING, at] != NONE:
             book[B_WAITING, keep] = book[B_WAITING, at]
             book[B_WAITING_TOKENS, keep] = book[B_WAITING_TOKENS, at]
+            book[B_WAITING_SINCE, keep] = book[B_WAITING_SINCE, at]
             keep -= 1
     control[C_WAIT_HEAD] = keep + 1
     return OK

@@ -10,6 +10,7 @@ from time import perf_counter_ns
 import numpy as np
 from numpy.typing import NDArray
 
+from brsolver._state_kernels import still_running
 from brsolver.errors import CapacityError, ParameterError, PolicyError
 from brsolver.forecasting import Forecaster
 from brsolver.policy import (
@@ -218,7 +219,9 @@ class Engine:
         head = self.control[sk.C_WAIT_HEAD]
         tail = head + 1 if self.immediate else self.control[sk.C_WAIT_TAIL]
         return Waiting(
-            self.book[sk.B_WAITING_TOKENS, head:tail], self.book[sk.B_WAITING, head:tail]
+            self.book[sk.B_WAITING_TOKENS, head:tail],
+            self.book[sk.B_WAITING, head:tail],
+            self.book[sk.B_WAITING_SINCE, head:tail],
         )
 
     def _view(self) -> ClusterView:
@@ -243,19 +246,17 @@ class Engine:
         if self.forecaster is None:
             return
         finished = self.finished
-        if finished > self._observed:
+        if self.forecaster.learns and finished > self._observed:
             rows = self.book[sk.B_FINISHED, self._observed : finished]
             self.forecaster.observe(self.book[sk.B_PROMPT, rows], self.book[sk.B_OUTPUT, rows])
             self._observed = finished
         handles = self.buffers[sk.ADMITTED, : self.control[sk.C_ADMITTED]]
         if self.control[sk.C_ADMITTED_LOST]:
             handles = self.state.handles()
-        self.forecaster.update(self.state, self._running(handles), self.step)
+        handles = still_running(self.state.requests, handles)
+        self.forecaster.update(self.state, handles, self.step)
         self.control[sk.C_ADMITTED] = 0
         self.control[sk.C_ADMITTED_LOST] = 0
-
-    def _running(self, handles: IntArray) -> IntArray:
-        return handles[self.state.requests[0, handles] >= 0]
 
     def _apply(self, decision: Decision, waiting: Waiting) -> None:
         pairs = as_pairs(decision, self.policy)
@@ -343,6 +344,9 @@ class Engine:
         self.book[sk.B_WAITING, : queue.size] = queue
         tokens = self.book[sk.B_PROMPT, queue] + self.book[sk.B_GENERATED, queue]
         self.book[sk.B_WAITING_TOKENS, : queue.size] = tokens
+        waited = self.book[sk.B_WAITING_SINCE, head:tail].copy()
+        self.book[sk.B_WAITING_SINCE, : lost.size] = self.step
+        self.book[sk.B_WAITING_SINCE, lost.size : queue.size] = waited
 
     def _join(self, event: WorkerEvent) -> None:
         slots = event.slots or self.params.slots_each()[0]

@@ -163,6 +163,8 @@ def _forecaster(
 class _NoForecast(Forecaster):
     """Forecasts nothing: every request counts as running throughout the horizon."""
 
+    learns = False
+
     def __init__(self, horizon: int) -> None:
         self.horizon = horizon
 

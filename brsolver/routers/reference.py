@@ -1,0 +1,121 @@
+"""BR-0 and BR-H in plain Python, to be read next to the formulae; tests hold the kernels to it.
+
+Slow on purpose: every subset is scored over the whole horizon.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+Pair = tuple[int, int]
+
+
+@dataclass
+class Worker:
+    """What the two stages know about one worker.
+
+    Attributes
+    ----------
+    projected : list of int
+        ``L_{g,h}`` for h = 0..H, in KV tokens.
+    room : int
+        Free slots.
+    token_room : int
+        KV tokens it may still be given.
+    """
+
+    projected: list[int]
+    room: int
+    token_room: int
+
+    def give(self, tokens: int, requests: int, growth: int) -> None:
+        """Add `requests` new requests of `tokens` in all."""
+        self.room -= requests
+        self.token_room -= tokens
+        for h in range(len(self.projected)):
+            self.projected[h] += tokens + growth * requests * h
+
+
+@dataclass(frozen=True)
+class Weights:
+    """``α``, ``β``, ``d_h = γ^h`` and whether loads grow."""
+
+    alpha: float
+    beta: float
+    discounts: Sequence[float]
+    growth: int = 0
+
+
+def f_score(
+    total: int, requests: int, worker: Worker, workers: Sequence[Worker], weights: Weights
+) -> float:
+    """Return ``F_g(Q) = Σ_h d_h·(α·S_h - β·(S_h - m_{g,h})_+)`` ([BR] §2).
+
+    ``S_h`` is the sum of prompt tokens, and under growth h more per request.
+    """
+    value = 0.0
+    for h, discount in enumerate(weights.discounts):
+        margin = max(w.projected[h] for w in workers) - worker.projected[h]
+        load = total + weights.growth * requests * h
+        value += discount * (weights.alpha * load - weights.beta * max(load - margin, 0))
+    return value
+
+
+def route(
+    workers: list[Worker], prompts: Sequence[int], weights: Weights, s_greedy: int, r_max: int
+) -> list[Pair]:
+    """Run both stages of [BR] §2; return pairs (waiting index, worker)."""
+    waiting = list(range(len(prompts)))
+    pairs: list[Pair] = []
+    while waiting and sum(w.room for w in workers) > 0:
+        plentiful = sum(w.room for w in workers) > s_greedy
+        g = _roomiest(workers)
+        window = waiting if plentiful else waiting[:r_max]
+        most = 1 if plentiful else workers[g].room
+        chosen = _choose(window, prompts, workers, g, most, weights)
+        if not chosen:
+            workers[g].room = 0
+            continue
+        workers[g].give(sum(prompts[i] for i in chosen), len(chosen), weights.growth)
+        for i in chosen:
+            waiting.remove(i)
+            pairs.append((i, g))
+    return pairs
+
+
+def _roomiest(workers: Sequence[Worker]) -> int:
+    return min(range(len(workers)), key=lambda g: (-workers[g].room, workers[g].projected[0], g))
+
+
+def _choose(
+    window: Sequence[int],
+    prompts: Sequence[int],
+    workers: Sequence[Worker],
+    g: int,
+    most: int,
+    weights: Weights,
+) -> tuple[int, ...]:
+    """Return the subset with the largest F, or the best single if that is not positive."""
+
+    def value(subset: tuple[int, ...]) -> float:
+        total = sum(prompts[i] for i in subset)
+        return f_score(total, len(subset), workers[g], workers, weights)
+
+    fitting = [
+        subset
+        for subset in _subsets(window, most)
+        if sum(prompts[i] for i in subset) <= workers[g].token_room
+    ]
+    if not fitting:
+        return ()
+    best = max(fitting, key=value)
+    if value(best) > 0:
+        return best
+    return max((subset for subset in fitting if len(subset) == 1), key=value)
+
+
+def _subsets(window: Sequence[int], most: int) -> Iterator[tuple[int, ...]]:
+    for size in range(1, min(most, len(window)) + 1):
+        yield from combinations(window, size)
