@@ -21,7 +21,7 @@ LOAD_POINTS = 2000
 IMBALANCE_POINTS = 400
 GANTT_REQUESTS = 3000
 GANTT_LANES = 512
-GANTT_MEDIAN_STAYS = 4.0
+GANTT_MEAN_STAYS = 4.0
 PROBABILITIES: FloatArray = np.linspace(0.0, 1.0, 1001)
 
 
@@ -109,7 +109,7 @@ def curves_of(result: SimulationResult, prompt_tokens: IntArray, output_tokens: 
 def gantt_of(result: SimulationResult, prompt_tokens: IntArray) -> Gantt:
     """Choose a readable window in the middle of the run and lay its requests on lanes.
 
-    The window spans about four median stays, fewer if that were more than 3000 requests.
+    The window spans four mean stays, less if that were more than 3000 requests.
     Requests that were preempted or lost their worker are left out, since a single bar would
     claim slots they did not hold all the time.
     """
@@ -193,9 +193,10 @@ def _end_times(result: SimulationResult) -> FloatArray:
 def _window(start_s: FloatArray, end_s: FloatArray) -> tuple[float, float]:
     if not start_s.size:
         return 0.0, 1.0
+    # Of the time in which requests are admitted: after it there is nothing left to route.
     begin, over = float(start_s.min()), float(end_s.max())
-    first = begin + 0.4 * (over - begin)
-    last = min(over, first + GANTT_MEDIAN_STAYS * float(np.median(end_s - start_s)))
+    first = begin + 0.4 * (float(start_s.max()) - begin)
+    last = min(over, first + GANTT_MEAN_STAYS * float(np.mean(end_s - start_s)))
     entering = np.sort(start_s[(end_s > first) & (start_s < last)])
     if entering.size > GANTT_REQUESTS:
         last = float(entering[GANTT_REQUESTS])

@@ -88,6 +88,7 @@ def imbalance_over_time(curves: Mapping[str, Curves]) -> Figure:
     if any((kept.imbalance > 0).any() for kept in curves.values()):
         axes.set_yscale("log")
         token_axis(axes)
+    axes.margins(x=0)
     axes.set(xlabel="time (s)", ylabel="imbalance, sum form (KV tokens)")
     legend_beside(axes, list(curves))
     return drawn
@@ -114,8 +115,12 @@ def ttft_distribution(curves: Mapping[str, Curves]) -> Figure:
 
 
 def dispatch_latency(curves: Mapping[str, Curves]) -> Figure:
-    """Draw which share of the routing calls took at most that long, on a logarithmic scale."""
-    quantiles = {policy: kept.dispatch_q_us for policy, kept in curves.items()}
+    """Draw which share of the routing calls took at most that long, on a logarithmic scale.
+
+    The slowest tenth of a percent is left out: one call that found the machine busy would
+    squeeze all others to the edge.
+    """
+    quantiles = {policy: kept.dispatch_q_us[:-1] for policy, kept in curves.items()}
     drawn = _distribution(quantiles, "duration of a routing call (µs)", "routing calls")
     if any(q.size and q[0] > 0 for q in quantiles.values()):
         drawn.axes[0].set_xscale("log")
@@ -201,7 +206,7 @@ def _distribution(quantiles: Mapping[str, FloatArray], label: str, what: str) ->
     for index, (policy, values) in enumerate(quantiles.items()):
         colour, dash = line_style(index)
         if values.size:
-            axes.plot(values, PROBABILITIES, dash, color=colour, label=policy)
+            axes.plot(values, PROBABILITIES[: values.size], dash, color=colour, label=policy)
         else:
             axes.plot([], [], dash, color=colour, label=f"{policy} (nothing measured)")
     axes.set(xlabel=label, ylabel=f"share of {what}", ylim=(0, 1.005))

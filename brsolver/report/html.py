@@ -11,9 +11,15 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from brsolver.report import figures
-from brsolver.report.metrics import METRICS, MetricInfo, format_number
+from brsolver.report.metrics import METRICS, MetricInfo, format_half_width, format_number
 from brsolver.report.style import styled
-from brsolver.report.tables import interval_note, ratio_text, spread_text, verdict
+from brsolver.report.tables import (
+    interval_note,
+    policy_remarks,
+    ratio_text,
+    spread_text,
+    verdict,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -70,7 +76,7 @@ _PER_WORKERS: tuple[tuple[str, str, str, Callable[[Mapping[str, Curves]], Figure
         "dispatch_ecdf",
         "Dispatch latency",
         "The share of routing calls that took at most that long on the machine that ran the "
-        "simulation; it must stay well below the duration of a decode step.",
+        "simulation, without the slowest 0.1 %; it must stay well below the duration of a step.",
         figures.dispatch_latency,
     ),
 )
@@ -83,6 +89,7 @@ _GANTT_HELP = (
     "are empty slots. The window is cut from the middle of the run; requests that were preempted "
     "or lost their worker are left out."
 )
+_UNSET = {"arrivals.pool": "4·G", "capacity": "unlimited", "max_steps": "no limit"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,6 +201,7 @@ def render_html(comparison: Comparison, pictures: Sequence[Picture]) -> str:
         sections=[_section(comparison, workers, pictures) for workers in comparison.workers],
         facts=_facts(comparison),
         parameters=list(_flatten(comparison.params.to_dict())),
+        headings=[(policy, policy_remarks(comparison, policy)) for policy in comparison.policies],
         policies=[_policy_row(comparison, policy) for policy in comparison.policies],
     )
 
@@ -207,15 +215,16 @@ def _section(comparison: Comparison, workers: int, pictures: Sequence[Picture]) 
 
 
 def _table_row(comparison: Comparison, workers: int, info: MetricInfo) -> dict[str, Any]:
-    estimates = [comparison.estimate(p, workers, info.name) for p in comparison.policies]
+    estimates = {p: comparison.estimate(p, workers, info.name) for p in comparison.policies}
     cells = [
         {
             "mean": format_number(estimate.mean * info.scale),
             "spread": spread_text(estimate, info),
-            "ratio": ratio_text(estimate),
+            "ratio": "" if policy == comparison.baseline else ratio_text(estimate),
+            "doubt": format_half_width(estimate.ratio_half_width, estimate.ratio),
             "verdict": verdict(estimate, info),
         }
-        for estimate in estimates
+        for policy, estimate in estimates.items()
     ]
     return {"info": info, "cells": cells}
 
@@ -258,4 +267,5 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
         if isinstance(value, dict):
             yield from _flatten(value, f"{prefix}{key}.")
         elif not (prefix == "" and key in {"workers", "seed"}):
-            yield f"{prefix}{key}", "none" if value is None or value == () else str(value)
+            name = f"{prefix}{key}"
+            yield name, _UNSET.get(name, "none") if value in (None, ()) else str(value)

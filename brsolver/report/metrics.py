@@ -38,7 +38,9 @@ class MetricInfo:
 METRICS: tuple[MetricInfo, ...] = (
     MetricInfo(name="throughput_tok_s", label="Throughput", unit="tok/s", better="higher"),
     MetricInfo(name="makespan_s", label="Makespan", unit="s"),
-    MetricInfo(name="barrier_time", label="Barrier time", unit="s"),
+    MetricInfo(
+        name="barrier_time", label="Heaviest load, summed over steps", unit="Mtokens", scale=1e-6
+    ),
     MetricInfo(name="avg_imbalance_sum", label="Imbalance, sum form", unit="tokens"),
     MetricInfo(name="avg_imbalance_range", label="Imbalance, range form", unit="tokens"),
     MetricInfo(name="idle_rate", label="Idle rate", unit="%", scale=100.0),

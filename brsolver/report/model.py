@@ -189,7 +189,8 @@ class Comparison:
         if len(runs) == len(self.runs):
             return note
         policies = [p for p in self.policies if any(run.policy == p for run in runs)]
-        where = "" if len(policies) == len(self.policies) else ", ".join(policies)
+        everywhere = len(policies) == len(self.policies)
+        where = "" if everywhere or note.startswith(policies[0]) else ", ".join(policies)
         workers = [g for g in self.workers if any(run.workers == g for run in runs)]
         if len(workers) < len(self.workers):
             where += f"{' ' if where else ''}at G = {', '.join(map(str, workers))}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
@@ -57,8 +58,16 @@ def _comparison_table(comparison: Comparison, workers: int, policies: Sequence[s
 
 
 def _heading(comparison: Comparison, policy: str) -> Text:
-    baseline = policy == comparison.baseline
-    return Text(f"{policy}\n(baseline)" if baseline else policy, overflow="fold")
+    remarks = policy_remarks(comparison, policy)
+    return Text(f"{policy}\n({remarks})" if remarks else policy, overflow="fold")
+
+
+def policy_remarks(comparison: Comparison, policy: str) -> str:
+    """Say whether a policy is the baseline, and whether it gave the same with every seed."""
+    remarks = ["baseline"] if policy == comparison.baseline else []
+    if len(comparison.seeds) > 1 and is_deterministic(comparison, policy):
+        remarks.append("deterministic")
+    return ", ".join(remarks)
 
 
 def _cell(estimate: Estimate, info: MetricInfo) -> Text:
@@ -79,14 +88,20 @@ def spread_text(estimate: Estimate, info: MetricInfo) -> str:
 
 
 def ratio_text(estimate: Estimate) -> str:
-    """Write the ratio to the baseline as ``×0.93``; – where the baseline is 0."""
-    return "–" if estimate.ratio != estimate.ratio else f"×{estimate.ratio:.3f}"
+    """Write the ratio to the baseline as ``×0.931``; – where the baseline is 0."""
+    if math.isnan(estimate.ratio):
+        return "–"
+    return f"×{estimate.ratio:.3f}" if estimate.ratio < 10 else f"×{estimate.ratio:,.0f}"
 
 
 def verdict(estimate: Estimate, info: MetricInfo) -> str:
-    """Tell whether the ratio is ``"better"`` or ``"worse"`` than the baseline, or neither."""
+    """Tell whether a policy is ``"better"`` or ``"worse"`` than the baseline.
+
+    It is neither where the interval of the ratio holds 1.
+    """
     change = estimate.ratio - 1
-    if not info.better or not abs(change) >= NOTICEABLE:
+    doubt = estimate.ratio_half_width
+    if not info.better or not abs(change) >= max(NOTICEABLE, 0.0 if math.isnan(doubt) else doubt):
         return ""
     return "better" if (change > 0) == (info.better == "higher") else "worse"
 
@@ -100,16 +115,17 @@ def interval_note(comparison: Comparison) -> str:
     seeds = len(comparison.seeds)
     if seeds < 2:
         return "One seed: no intervals. Give more seeds for 95 % confidence intervals."
-    fixed = [policy for policy in comparison.policies if _is_deterministic(comparison, policy)]
+    fixed = [policy for policy in comparison.policies if is_deterministic(comparison, policy)]
     note = f"Mean ± half of the 95 % confidence interval (Student t) over {seeds} seeds."
     if len(fixed) == len(comparison.policies):
         return f"{note} Nothing in these runs is random (deterministic): every seed gave the same."
     if fixed:
-        return f"{note} Deterministic, the same with every seed: {', '.join(fixed)}."
+        return f"{note} Policies marked deterministic gave the same with every seed."
     return note
 
 
-def _is_deterministic(comparison: Comparison, policy: str) -> bool:
+def is_deterministic(comparison: Comparison, policy: str) -> bool:
+    """Tell whether all that was simulated, not timed, came out the same with every seed."""
     simulated = (info.name for info in METRICS if not info.measured)
     return all(
         estimate.deterministic or estimate.seeds == 0

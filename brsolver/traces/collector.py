@@ -120,8 +120,8 @@ class Collector:
         """
         if not self._size:
             raise TraceError(f"{self._source.label}: {self._why_empty()}")
+        arrival = self._seconds() if "arrival" in self._chunks else None
         prompt, output = self._take("prompt_tokens"), self._take("output_tokens")
-        arrival = self._take("arrival") if "arrival" in self._chunks else None
         columns: Columns = {}
         for target in list(self._chunks):
             columns.update(self._optional(target))
@@ -129,7 +129,7 @@ class Collector:
         return Trace(
             prompt_tokens=prompt,
             output_tokens=output,
-            arrival_s=None if arrival is None else (arrival - arrival[0]) / self._ticks_per_s,
+            arrival_s=arrival,
             name=self._source.path.name,
             source_format=source_format,
             surrogate=surrogate is not None and bool(surrogate.any()),
@@ -194,6 +194,14 @@ class Collector:
 
     def _take(self, target: str) -> NDArray[Any]:
         return np.concatenate(self._chunks.pop(target))
+
+    def _seconds(self) -> NDArray[np.float64]:
+        """Return times since the first request; traces may be large, so nearly in place."""
+        ticks = self._take("arrival")
+        ticks -= ticks[0].copy()
+        seconds: NDArray[np.float64] = ticks.astype(np.float64, copy=False)
+        seconds /= self._ticks_per_s
+        return seconds
 
     def _optional(self, target: str) -> Columns:
         if _is_list(self._chunks[target][0]):

@@ -78,7 +78,9 @@ class Whole(Parser):
     def _one_by_one(self, values: Sequence[object]) -> tuple[Any, Flags]:
         parsed = [_whole(value) for value in values]
         numbers = np.array([self.minimum - 1 if p is None else p for p in parsed], dtype=np.int64)
-        return numbers, np.array([p is not None for p in parsed]) & (numbers >= self.minimum)
+        return numbers, np.array([p is not None for p in parsed], dtype=np.bool_) & (
+            numbers >= self.minimum
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,11 +149,11 @@ class Label(Parser):
         return self._one_by_one(values.to_pylist())
 
     def _one_by_one(self, values: Sequence[object]) -> tuple[Any, Flags]:
-        good = [value is None or type(value) in (str, int) for value in values]
+        good = np.array([value is None or type(value) in (str, int) for value in values], np.bool_)
         if values and all(type(value) is int and abs(value) <= _INT64_MAX for value in values):
-            return np.array(values, dtype=np.int64), np.array(good)
+            return np.array(values, dtype=np.int64), good
         texts = ["" if value is None else str(value) for value in values]
-        return np.array(texts, dtype=np.str_), np.array(good)
+        return np.array(texts, dtype=np.str_), good
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

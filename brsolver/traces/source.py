@@ -76,10 +76,17 @@ class Source:
             return tuple(self.parquet().schema_arrow.names)
         if self.container == "csv":
             return self._csv_names
-        record = self._first_line_json if self.container == "jsonl" else self.document
+        record = self.first_value
         if isinstance(record, list) and record:
             record = record[0]
         return tuple(record) if isinstance(record, dict) else ()
+
+    @property
+    def first_value(self) -> Any:
+        """The first JSON value; None if the file is not JSON."""
+        if self.container == "jsonl":
+            return self._first_line_json
+        return self.document if self.container == "json" else None
 
     @cached_property
     def document(self) -> Any:
@@ -101,6 +108,11 @@ class Source:
         """Lines up to and including the CSV header: blank lines may precede it."""
         blank = self.head[: len(self.head) - len(self.head.lstrip())]
         return blank.count(b"\n") + 1
+
+    def require_file(self) -> None:
+        """Refuse folders."""
+        if self.path.is_dir():
+            raise TraceError(f"{self.label}: is a folder, must be a trace file")
 
     def parquet(self) -> pq.ParquetFile:
         """Open the file as Parquet."""
@@ -137,8 +149,7 @@ class Source:
             raise TraceError(f"{self.label}: cannot be read: {reason}") from error
 
     def _open(self) -> Any:
-        if self.path.is_dir():
-            raise TraceError(f"{self.label}: is a folder, must be a trace file")
+        self.require_file()
         if self.path.exists() and not self.path.is_file():
             raise TraceError(f"{self.label}: is not a regular file; save the trace to a file first")
         with self.path.open("rb") as stream:

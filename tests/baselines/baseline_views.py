@@ -147,7 +147,7 @@ def worker_lists(draw: st.DrawFn, *, immediate: bool, limited: bool) -> list[Wor
                 queued=draw(st.integers(0, 3)) if slots else 0,
                 slots=slots,
                 room=min(slots, 1) if immediate else slots - running,
-                token_room=NO_LIMIT if unlimited else capacity - load,
+                token_room=NO_LIMIT if unlimited else max(0, capacity - load),
                 capacity=capacity,
                 prompt_tokens=draw(st.integers(0, load)),
             )

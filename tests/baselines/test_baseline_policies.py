@@ -140,7 +140,7 @@ NAMES = [
 
 @pytest.mark.parametrize(("make", "rule"), [*RULES, (FCFS, first)])
 @given(case=views.pooled())
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 def test_pooled_decisions_follow_the_rule(
     make: Callable[[], Policy], rule: Callable[[ClusterView], Choose], case: Case
 ) -> None:
@@ -150,7 +150,7 @@ def test_pooled_decisions_follow_the_rule(
 
 @pytest.mark.parametrize(("make", "rule"), RULES)
 @given(case=views.immediate())
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 def test_immediate_decisions_follow_the_rule(
     make: Callable[[], Policy], rule: Callable[[ClusterView], Choose], case: Case
 ) -> None:
@@ -159,7 +159,7 @@ def test_immediate_decisions_follow_the_rule(
 
 
 @given(case=views.pooled())
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 def test_lpt_places_the_largest_first_on_the_fewest_tokens(case: Case) -> None:
     view, waiting = case
     order = sorted(range(len(waiting)), key=lambda i: -int(waiting.prompt_tokens[i]))
@@ -168,7 +168,7 @@ def test_lpt_places_the_largest_first_on_the_fewest_tokens(case: Case) -> None:
 
 
 @given(case=views.immediate())
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 def test_fcfs_sends_an_arrival_to_the_first_free_slot(case: Case) -> None:
     view, waiting = case
     workers = [w for w in views.workers_of(view) if w.room > 0]
@@ -179,7 +179,7 @@ def test_fcfs_sends_an_arrival_to_the_first_free_slot(case: Case) -> None:
 
 @pytest.mark.parametrize("make", EVERY)
 @given(case=views.pooled())
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 def test_no_worker_gets_more_than_it_has_room_for(make: Callable[[], Policy], case: Case) -> None:
     view, waiting = case
     before = view.table.copy()
@@ -194,7 +194,7 @@ def test_no_worker_gets_more_than_it_has_room_for(make: Callable[[], Policy], ca
 
 @pytest.mark.parametrize("make", EVERY)
 @given(case=views.pooled(limited=False))
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 def test_every_slot_is_filled_while_requests_wait(make: Callable[[], Policy], case: Case) -> None:
     view, waiting = case
     placed = make().route(view, waiting)
@@ -203,7 +203,7 @@ def test_every_slot_is_filled_while_requests_wait(make: Callable[[], Policy], ca
 
 @pytest.mark.parametrize("make", EVERY)
 @given(case=views.immediate())
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 def test_an_arrival_goes_to_some_live_worker(make: Callable[[], Policy], case: Case) -> None:
     view, waiting = case
     pairs = pairs_of(make().route(view, waiting))

@@ -32,6 +32,7 @@ def test_the_contribution_is_the_remaining_length_up_to_the_horizon(
     remaining = [requests[row][0] for row in rows]
     assert forecast.contribution.tolist() == [min(r, horizon) for r in remaining]
     assert forecast.p_finish.tolist() == [float(r <= horizon) for r in remaining]
+    assert forecast.mu_remaining.max() <= horizon
     assert forecast.horizon == horizon
 
 

@@ -43,6 +43,7 @@ class LengthsReader:
 
     def read(self, source: Source, options: ReadOptions) -> Trace:
         """Read the pairs."""
+        source.require_file()
         pair = self._pair(source)
         if pair is None:
             known = "; ".join(",".join(names) for names in _PAIRS)

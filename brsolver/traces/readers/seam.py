@@ -68,6 +68,7 @@ class TableReader:
 
     def read(self, source: Source, options: ReadOptions) -> Trace:
         """Read the rows."""
+        source.require_file()
         missing = self._missing(source)
         if missing:
             has = ", ".join(source.names) or "none"

@@ -84,7 +84,7 @@ class ServeGenReader:
             return any(_TRACE_NAME.fullmatch(path.name) for path in source.path.iterdir())
         if source.container == "csv":
             return _is_window(source.names)
-        return source.container in ("json", "jsonl") and _is_dataset(source.document)
+        return _is_dataset(source.first_value)
 
     def read(self, source: Source, options: ReadOptions) -> Trace:
         """Draw requests, all windows or until the limit, with ``options.seed``."""

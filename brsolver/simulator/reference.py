@@ -1,0 +1,282 @@
+"""The simulator's semantics in plain Python, one decode step at a time.
+
+Every load is re-summed from the requests and every queue is a list. Tests hold the kernels to
+it; it is the place to read what a run means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from brsolver.policy import (
+    CAPACITY,
+    LOAD,
+    NO_LIMIT,
+    PROMPT_TOKENS,
+    QUEUED,
+    ROOM,
+    RUNNING,
+    SLOTS,
+    TOKEN_ROOM,
+    VIEW_ROWS,
+    ActiveRequests,
+    ClusterView,
+    IntArray,
+    Policy,
+    Waiting,
+)
+from brsolver.simulator.params import WorkerEvent
+
+
+@dataclass
+class Request:
+    """One request and what has happened to it."""
+
+    index: int
+    prompt: int
+    output: int
+    ready_s: float | None
+    generated: int = 0
+    worker: int = -1
+    start_step: int = -1
+    finish_step: int = -1
+    start_s: float | None = None
+    finish_s: float | None = None
+    preemptions: int = 0
+    since: int = 0
+    rejected: bool = False
+
+    @property
+    def kv_tokens(self) -> int:
+        """Its load now."""
+        return self.prompt + self.generated
+
+
+@dataclass
+class Worker:
+    """One worker: what runs on it and what waits there."""
+
+    slots: int
+    capacity: int = NO_LIMIT
+    alive: bool = True
+    running: list[Request] = field(default_factory=list)
+    queue: list[Request] = field(default_factory=list)
+
+    @property
+    def load(self) -> int:
+        """KV tokens of its running requests."""
+        return sum(r.kv_tokens for r in self.running)
+
+    @property
+    def committed(self) -> int:
+        """KV tokens of running and queued requests."""
+        return self.load + sum(r.kv_tokens for r in self.queue)
+
+
+@dataclass
+class StepRecord:
+    """What one step looked like as routed, and after its departures."""
+
+    start_s: float
+    duration_s: float
+    loads: list[int]
+    active: int
+    post: list[int]
+
+
+class ReferenceSimulator:
+    """Replays requests step by step.
+
+    Parameters
+    ----------
+    requests : sequence of Request
+        In order of readiness; `ready_s` None throughout means a pool.
+    workers : sequence of Worker
+    policy : Policy
+    pool : int
+        Requests kept waiting; 0 replays `ready_s`.
+    immediate : bool
+    base, per_token : float
+        Affine step time.
+    events : sequence of WorkerEvent
+        Failures and returns, by step.
+    """
+
+    def __init__(
+        self,
+        requests: Sequence[Request],
+        workers: Sequence[Worker],
+        policy: Policy,
+        *,
+        pool: int,
+        immediate: bool,
+        base: float = 0.005,
+        per_token: float = 1e-7,
+        events: Sequence[WorkerEvent] = (),
+    ) -> None:
+        self.coming = list(requests)
+        self.workers = list(workers)
+        self.policy = policy
+        self.pool = pool
+        self.immediate = immediate
+        self.base, self.per_token = base, per_token
+        self.events = sorted(events, key=lambda e: e.at_step or 0)
+        self.waiting: list[Request] = []
+        self.clock = 0.0
+        self.steps: list[StepRecord] = []
+
+    def run(self) -> None:
+        """Run until nothing more can happen."""
+        while True:
+            self._worker_events()
+            self._reveal()
+            if self.immediate:
+                self._route_arrivals()
+            self._admit_queued()
+            if not self.immediate and self.waiting and sum(self._room()) > 0:
+                self._route_pool()
+            if any(w.running for w in self.workers):
+                self._step()
+            elif self.coming and not self.pool:
+                self.clock = self.coming[0].ready_s or 0.0
+            elif self.events:
+                self._fire(self.events.pop(0))
+            else:
+                return
+
+    def _worker_events(self) -> None:
+        while self.events and len(self.steps) >= (self.events[0].at_step or 0):
+            self._fire(self.events.pop(0))
+
+    def _fire(self, event: WorkerEvent) -> None:
+        worker = self.workers[event.worker]
+        worker.alive = event.kind == "join"
+        if worker.alive:
+            return
+        for request in worker.running:
+            request.preemptions += 1
+        lost = worker.running + worker.queue
+        for request in lost:
+            request.since = len(self.steps)
+        worker.running, worker.queue = [], []
+        self.waiting = lost + self.waiting
+
+    def _reveal(self) -> None:
+        while self.coming:
+            held = len(self.waiting)
+            if self.immediate:
+                held += sum(len(w.queue) for w in self.workers)
+            ready = self.coming[0].ready_s
+            if held >= self.pool if self.pool else (ready or 0.0) > self.clock:
+                return
+            request = self.coming.pop(0)
+            request.since = len(self.steps)
+            self.waiting.append(request)
+            if self.immediate and self.pool:
+                self._route_arrivals()
+
+    def _route_arrivals(self) -> None:
+        while self.waiting and any(w.alive for w in self.workers):
+            ((_, g),) = self._ask(self.waiting[:1])
+            request = self.waiting.pop(0)
+            request.worker = g
+            if request.kv_tokens > self.workers[g].capacity:
+                request.rejected = True
+            else:
+                self.workers[g].queue.append(request)
+
+    def _route_pool(self) -> None:
+        pairs = self._ask(self.waiting)
+        for at, g in pairs:
+            self._start(self.waiting[at], g)
+        gone = {at for at, _ in pairs}
+        self.waiting = [r for at, r in enumerate(self.waiting) if at not in gone]
+
+    def _ask(self, waiting: list[Request]) -> list[tuple[int, int]]:
+        asked = Waiting(
+            np.array([r.kv_tokens for r in waiting], np.int64),
+            np.array([r.index for r in waiting], np.int64),
+            np.array([r.since for r in waiting], np.int64),
+        )
+        decision = self.policy.route(self._view(), asked)
+        return [(int(at), int(g)) for at, g in decision]
+
+    def _start(self, request: Request, g: int) -> None:
+        request.worker = g
+        if request.start_step < 0:
+            request.start_step, request.start_s = len(self.steps), self.clock
+        self.workers[g].running.append(request)
+
+    def _admit_queued(self) -> None:
+        for g, worker in enumerate(self.workers):
+            while worker.queue and len(worker.running) < worker.slots:
+                tokens = worker.queue[0].kv_tokens
+                reserve = len(worker.running) + 1 if worker.running else 0
+                if worker.load + tokens + reserve <= worker.capacity:
+                    self._start(worker.queue.pop(0), g)
+                elif worker.running:
+                    break
+                else:
+                    worker.queue.pop(0).rejected = True
+
+    def _step(self) -> None:
+        loads = [w.load for w in self.workers]
+        active = sum(len(w.running) for w in self.workers)
+        lasts = self.base + self.per_token * max(loads)
+        start = self.clock
+        self.clock += lasts
+        for worker in self.workers:
+            for request in worker.running:
+                request.generated += 1
+                if request.generated == request.output:
+                    request.finish_step, request.finish_s = len(self.steps), self.clock
+            worker.running = [r for r in worker.running if r.generated < r.output]
+        post = [w.load for w in self.workers]
+        self.steps.append(StepRecord(start, lasts, loads, active, post))
+        for worker in self.workers:
+            self._preempt(worker)
+
+    def _preempt(self, worker: Worker) -> None:
+        while worker.load > worker.capacity:
+            request = worker.running.pop()
+            if not worker.running:
+                request.rejected = True
+                return
+            request.preemptions += 1
+            worker.queue.insert(0, request)
+
+    def _room(self) -> list[int]:
+        if self.immediate:
+            return [int(w.alive) for w in self.workers]
+        return [
+            max(w.slots - len(w.running) - len(w.queue), 0) if w.alive else 0 for w in self.workers
+        ]
+
+    def _view(self) -> ClusterView:
+        table: IntArray = np.zeros((VIEW_ROWS, len(self.workers)), np.int64)
+        table[ROOM] = self._room()
+        for g, worker in enumerate(self.workers):
+            everyone = worker.running + worker.queue
+            table[LOAD, g] = worker.committed
+            table[RUNNING, g] = len(worker.running)
+            table[QUEUED, g] = len(worker.queue)
+            table[SLOTS, g] = worker.slots if worker.alive else 0
+            table[CAPACITY, g] = worker.capacity
+            table[PROMPT_TOKENS, g] = sum(r.prompt for r in everyone)
+            bounded = worker.capacity < NO_LIMIT and not self.immediate
+            table[TOKEN_ROOM, g] = worker.capacity - worker.committed if bounded else NO_LIMIT
+        return ClusterView(
+            table,
+            projection=lambda *_: table[LOAD].reshape(-1, 1).copy(),
+            active=_no_details,
+            immediate=self.immediate,
+            step=len(self.steps),
+            clock_s=self.clock,
+        )
+
+
+def _no_details() -> ActiveRequests:
+    raise NotImplementedError("the reference simulator keeps no forecasts")

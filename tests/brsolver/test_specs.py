@@ -1,0 +1,142 @@
+"""Specification strings and the parameters built from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, Optional
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from brsolver.errors import ParameterError, UnknownNameError
+from brsolver.specs import build_params, parse_spec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Params:
+    """Parameters of every kind."""
+
+    count: int = 1
+    share: float = 0.5
+    flag: bool = False
+    label: str = "x"
+    bound: Optional[int] = None  # noqa: UP045
+    rate: float | None = 2.0
+    mode: Literal["fast", "exact"] = "fast"
+    cached: int = field(init=False, default=0)
+
+    def __post_init__(self) -> None:
+        if self.count < 0:
+            raise ParameterError(f"count is {self.count}, must be at least 0")
+        if self.share > 1:
+            raise ValueError("share must be at most 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needy:
+    """A parameter without default."""
+
+    window: int
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ("br-h", ("br-h", {})),
+        ("br-h:", ("br-h", {})),
+        ("br-h:H=80,gamma=0.9", ("br-h", {"H": "80", "gamma": "0.9"})),
+        (" br-h : H = 80 , name = a b ", ("br-h", {"H": "80", "name": "a b"})),
+        ("x:path=a:b=c", ("x", {"path": "a:b=c"})),
+    ],
+)
+def test_parse_spec(spec: str, expected: tuple[str, dict[str, str]]) -> None:
+    assert parse_spec(spec) == expected
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("", "has no name"),
+        (":a=1", "has no name"),
+        ("x:a", "'a' is not KEY=VALUE"),
+        ("x:=1", "'=1' is not KEY=VALUE"),
+        ("x:a=", "'a=' is not KEY=VALUE"),
+        ("x:a=1,", "'' is not KEY=VALUE"),
+        ("x:a=1,a=2", "sets 'a' twice"),
+    ],
+)
+def test_parse_spec_refuses(spec: str, message: str) -> None:
+    with pytest.raises(ParameterError) as caught:
+        parse_spec(spec)
+    assert message in str(caught.value)
+
+
+names = st.from_regex(r"[a-z][a-z0-9_-]{0,8}", fullmatch=True)
+
+
+@given(names, st.dictionaries(names, st.integers() | names))
+def test_parse_spec_inverts_formatting(name: str, values: dict[str, Any]) -> None:
+    spec = name + ":" + ",".join(f"{key}={value}" for key, value in values.items())
+    assert parse_spec(spec) == (name, {key: str(value) for key, value in values.items()})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("count", "12", 12),
+        ("count", "1e4", 10_000),
+        ("count", 3, 3),
+        ("share", "1e-3", 0.001),
+        ("share", "-inf", float("-inf")),
+        ("share", 1, 1.0),
+        ("flag", "True", True),
+        ("flag", "off", False),
+        ("flag", "1", True),
+        ("label", "12", "12"),
+        ("bound", "none", None),
+        ("bound", "7", 7),
+        ("bound", None, None),
+        ("rate", "None", None),
+        ("rate", "3", 3.0),
+        ("mode", "exact", "exact"),
+    ],
+)
+def test_build_params_converts_by_annotation(name: str, value: object, expected: object) -> None:
+    built = getattr(build_params(Params, {name: value}, "p"), name)
+    assert built == expected
+    assert type(built) is type(expected)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"count": "1.5"}, "p: count is '1.5', must be a whole number"),
+        ({"count": "inf"}, "p: count is 'inf', must be a whole number"),
+        ({"count": True}, "p: count is True, must be a whole number"),
+        ({"count": 2.0}, "p: count is 2.0, must be a whole number"),
+        ({"share": "nan"}, "p: share is 'nan', must be a number"),
+        ({"share": True}, "p: share is True, must be a number"),
+        ({"flag": "maybe"}, "p: flag is 'maybe', must be true or false"),
+        ({"flag": 1}, "p: flag is 1, must be true or false"),
+        ({"label": 5}, "p: label is 5, must be a text"),
+        ({"bound": "x"}, "p: bound is 'x', must be none or a whole number"),
+        ({"mode": "slow"}, "p: mode is 'slow', must be one of 'fast', 'exact'"),
+        ({"count": "-1"}, "p: count is -1, must be at least 0"),
+        ({"share": "2"}, "p: share must be at most 1"),
+        ({"cached": "2"}, "unknown parameter of p 'cached'"),
+    ],
+)
+def test_build_params_refuses(values: dict[str, object], message: str) -> None:
+    with pytest.raises(ParameterError) as caught:
+        build_params(Params, values, "p")
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+def test_build_params_suggests_and_asks_for_what_is_missing() -> None:
+    with pytest.raises(UnknownNameError, match="did you mean 'count'"):
+        build_params(Params, {"cout": "1"}, "p")
+    with pytest.raises(ParameterError, match="p: parameter 'window' is missing"):
+        build_params(Needy, {}, "p")
+    assert build_params(Needy, {"window": "3"}, "p").window == 3
