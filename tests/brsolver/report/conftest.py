@@ -212,9 +212,19 @@ def make_comparison(
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def result_maker() -> Callable[..., SimulationResult]:
     return make_result
+
+
+@pytest.fixture(scope="session")
+def trace_maker() -> Callable[..., Trace]:
+    return make_trace
+
+
+@pytest.fixture(scope="session")
+def comparison_maker() -> Callable[..., Comparison]:
+    return make_comparison
 
 
 @pytest.fixture(scope="session")
