@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from brsolver._jit import kernel
 
 IntArray = NDArray[np.int64]
+FloatArray = NDArray[np.float64]
 
 # Rows of the per-worker array.
 (
@@ -191,6 +192,38 @@ def project(workers: IntArray, ring: IntArray, horizon: int, growth: bool) -> In
             tokens -= ring[1, g, slot] + ending * clock
             left -= ending
             out[g, h] = tokens + grow * h * left
+    return out
+
+
+@kernel
+def project_survival(
+    workers: IntArray, requests: IntArray, table: FloatArray, horizon: int, growth: bool
+) -> IntArray:
+    """Return loads weighted by ``P(O > a + h | O > a)`` of a table of ``P(O > a)``.
+
+    Ages past the table's end keep its last value, as requests that no evidence says will end.
+    """
+    count = workers.shape[1]
+    last = table.shape[0] - 1
+    grow = 1.0 if growth else 0.0
+    expected = np.zeros((count, horizon + 1))
+    for g in range(count):
+        clock = workers[W_CLOCK, g]
+        handle = workers[W_HEAD, g]
+        while handle != NONE:
+            kv_tokens = requests[R_OFFSET, handle] + clock
+            age = min(kv_tokens - requests[R_PROMPT, handle], last)
+            now = table[age]
+            scale = 1.0 / now if now > 0.0 else 0.0
+            for h in range(horizon + 1):
+                stays = table[min(age + h, last)] * scale if now > 0.0 else 1.0
+                expected[g, h] += (kv_tokens + grow * h) * stays
+            handle = requests[R_NEXT, handle]
+    out = np.empty((count, horizon + 1), np.int64)
+    for g in range(count):
+        for h in range(horizon + 1):
+            out[g, h] = int(np.rint(expected[g, h])) + workers[W_QUEUED_TOKENS, g]
+        out[g, 0] = workers[W_LOAD, g] + workers[W_QUEUED_TOKENS, g]
     return out
 
 

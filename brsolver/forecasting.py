@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from brsolver._state_kernels import W_QUEUED_TOKENS, project_survival
+from brsolver.errors import ParameterError
 from brsolver.predictors import ForecastQuery, Predictor
 from brsolver.state import ClusterState
 
@@ -66,18 +68,53 @@ class Forecaster:
 
     def remaining(self, state: ClusterState, handles: IntArray) -> IntArray:
         """Return predicted remaining steps of running requests, shape (n,)."""
-        rows = state.describe(handles)
-        query = ForecastQuery(
-            request=rows[1],
-            prompt_tokens=rows[2],
-            age=rows[4],
-            max_tokens=None if self._max_tokens is None else self._max_tokens[rows[1]],
-        )
+        query = self._query(state.describe(handles))
         if self._exact is not None:
             exact: IntArray = self._exact(query)
             return exact
         expected = self.predictor.predict(query, self.horizon).contribution
         return np.where(expected >= self.horizon, BEYOND, np.ceil(expected)).astype(np.int64)
+
+    def project(
+        self, state: ClusterState, horizon: int, growth: bool, survival: bool
+    ) -> IntArray:
+        """Project the loads of `state`; see `ClusterView.projection`.
+
+        Raises
+        ------
+        ParameterError
+            A survival projection is asked of a predictor that has no survival curve.
+        """
+        if not survival:
+            return state.projection(horizon, growth=growth)
+        table = getattr(self.predictor, "table", None)
+        if table is not None:
+            return project_survival(state.workers, state.requests, table, horizon, growth)
+        return self._project_curves(state, horizon, growth)
+
+    def _project_curves(self, state: ClusterState, horizon: int, growth: bool) -> IntArray:
+        curves = getattr(self.predictor, "survival", None)
+        if curves is None:
+            raise ParameterError(
+                f"{type(self.predictor).__name__} has no survival curve to project with; "
+                "use projection=expected"
+            )
+        rows = state.describe(state.handles())
+        ahead = np.arange(horizon + 1) if growth else np.zeros(horizon + 1, np.int64)
+        weighted = (rows[3][:, None] + ahead) * curves(self._query(rows), horizon)
+        out = np.zeros((state.workers.shape[1], horizon + 1))
+        np.add.at(out, rows[0], weighted)
+        projected = np.rint(out).astype(np.int64) + state.workers[W_QUEUED_TOKENS][:, None]
+        projected[:, 0] = state.load + state.workers[W_QUEUED_TOKENS]
+        return projected
+
+    def _query(self, rows: IntArray) -> ForecastQuery:
+        return ForecastQuery(
+            request=rows[1],
+            prompt_tokens=rows[2],
+            age=rows[4],
+            max_tokens=None if self._max_tokens is None else self._max_tokens[rows[1]],
+        )
 
     def observe(self, prompt_tokens: IntArray, output_tokens: IntArray) -> None:
         """Hand finished requests to a predictor that learns online."""

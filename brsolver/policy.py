@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 IntArray = NDArray[np.int64]
+Projection = Callable[[int, bool, bool], IntArray]
 Decision = IntArray | Sequence[tuple[int, int]]
 
 # Rows of ClusterView.table, for kernels.
@@ -72,7 +73,7 @@ class ClusterView:
         self,
         table: IntArray,
         *,
-        projection: Callable[[int, bool], IntArray],
+        projection: Projection,
         active: Callable[[], ActiveRequests],
         immediate: bool = False,
         step: int = 0,
@@ -138,7 +139,9 @@ class ClusterView:
         """Prompt tokens of the running and queued requests, per worker, shape (G,)."""
         return self.table[PROMPT_TOKENS]
 
-    def projection(self, horizon: int, *, growth: bool = False) -> IntArray:
+    def projection(
+        self, horizon: int, *, growth: bool = False, survival: bool = False
+    ) -> IntArray:
         """Project every worker's load over the next steps from the forecasts it holds.
 
         Parameters
@@ -147,13 +150,17 @@ class ClusterView:
             Last step H to project to, at most the horizon that the policy declares.
         growth : bool
             Let every request grow by one token per step; [BR] leaves growth out.
+        survival : bool
+            Weigh every request by the probability that it still runs ([DPR]), at
+            ``O(active·H)``, instead of ending it at its expected contribution ([BR]), at
+            ``O(G·H)``.
 
         Returns
         -------
         ndarray of int64, shape (G, H + 1)
             ``L_{g,h}`` in KV tokens; column 0 is the load now. A fresh array.
         """
-        return self._projection(horizon, growth)
+        return self._projection(horizon, growth, survival)
 
     def active(self) -> ActiveRequests:
         """Return the running requests in order of worker and admission; costs O(active)."""

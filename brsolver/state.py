@@ -280,12 +280,17 @@ class ClusterState:
         """Return the cluster as a policy sees it now, with up-to-date information."""
         return ClusterView(
             self.view_table(immediate=immediate),
-            projection=lambda horizon, growth: self.projection(horizon, growth=growth),
+            projection=self._project_expected,
             active=self.active_requests,
             immediate=immediate,
             step=step,
             clock_s=clock_s,
         )
+
+    def _project_expected(self, horizon: int, growth: bool, survival: bool) -> IntArray:
+        if survival:
+            raise StateError("a survival projection needs a predictor; use a Forecaster")
+        return self.projection(horizon, growth=growth)
 
     def view_table(self, *, immediate: bool = False) -> IntArray:
         """Return the per-worker figures of a `ClusterView`, shape (VIEW_ROWS, G)."""

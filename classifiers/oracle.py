@@ -48,3 +48,8 @@ class OraclePredictor:
             mu_remaining=np.minimum(remaining, horizon).astype(np.float64),
             horizon=horizon,
         )
+
+    def remaining(self, query: ForecastQuery) -> IntArray:
+        """Return the true remaining steps of the queried requests, shape (n,)."""
+        left: IntArray = self._output_tokens[query.request] - query.age
+        return left

@@ -200,7 +200,7 @@ def _window(start_s: FloatArray, end_s: FloatArray) -> tuple[float, float]:
     entering = np.sort(start_s[(end_s > first) & (start_s < last)])
     if entering.size > GANTT_REQUESTS:
         last = float(entering[GANTT_REQUESTS])
-    return first, last if last > first else max(over, first + 1e-9)
+    return first, max(last, first + 1e-6)
 
 
 def _spread(size: int, limit: int) -> IntArray:

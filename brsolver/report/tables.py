@@ -24,7 +24,10 @@ NOTICEABLE = 0.0005
 
 def metrics_table(metrics: Metrics, *, title: str) -> Table:
     """Make the table of one run's metrics with their units."""
-    table = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
+    # Titles hold names that brackets may stand in, which Rich would take for markup.
+    table = Table(
+        title=Text(title), title_justify="left", box=None, header_style="bold", pad_edge=False
+    )
     table.add_column("metric")
     table.add_column("value", justify="right")
     table.add_column("unit", style="dim")

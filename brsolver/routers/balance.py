@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,6 +62,10 @@ class BRHParams:
         As in `BR0Params`.
     growth : bool
         Project a token of growth per request and step ([DPR]); [BR] leaves it out.
+    projection : {"expected", "survival"}
+        ``expected``: a running request counts in full up to its expected contribution ``ĉ``
+        and not at all beyond ([BR]). ``survival``: at every step with the probability that it
+        still runs ([DPR]), which costs a pass over the running requests per decision.
     """
 
     alpha: float = 1.0
@@ -72,11 +76,16 @@ class BRHParams:
     s_greedy: int = 7
     patience: int = 0
     growth: bool = False
+    projection: Literal["expected", "survival"] = "expected"
 
     def __post_init__(self) -> None:
         check_stages(self.s_greedy, self.r_max)
         check_patience(self.patience)
         check_weights(self.alpha, self.beta, self.gamma, self.horizon)
+        if self.projection not in ("expected", "survival"):
+            raise ParameterError(
+                f"projection is {self.projection!r}, must be expected or survival"
+            )
 
 
 def check_stages(s_greedy: int, r_max: int) -> None:
@@ -184,7 +193,9 @@ class BRH:
         table = cluster.table
         beta = p.alpha * np.count_nonzero(table[SLOTS]) if p.beta is None else p.beta
         weights = np.array([self._sum, self._ramp, float(beta)])
-        projected = cluster.projection(self.horizon, growth=p.growth)
+        projected = cluster.projection(
+            self.horizon, growth=p.growth, survival=p.projection == "survival"
+        )
         growth = int(p.growth)
         if cluster.immediate:
             tokens = waiting.prompt_tokens[0]

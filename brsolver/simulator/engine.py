@@ -226,7 +226,7 @@ class Engine:
 
     def _view(self) -> ClusterView:
         if self.stale is not None:
-            view = self.stale.view(self.table, self.step, self.clock_s)
+            view = self.stale.view(self.table, self._project_of, self.step, self.clock_s)
         else:
             view = ClusterView(
                 self.table,
@@ -239,8 +239,15 @@ class Engine:
         view.clients = self.params.clients
         return view
 
-    def _project(self, horizon: int, growth: bool) -> IntArray:
-        return self.state.projection(horizon, growth=growth)
+    def _project(self, horizon: int, growth: bool, survival: bool) -> IntArray:
+        return self._project_of(self.state, horizon, growth, survival)
+
+    def _project_of(
+        self, state: ClusterState, horizon: int, growth: bool, survival: bool
+    ) -> IntArray:
+        if self.forecaster is None:
+            return state.projection(horizon, growth=growth)
+        return self.forecaster.project(state, horizon, growth, survival)
 
     def _forecast(self) -> None:
         if self.forecaster is None:

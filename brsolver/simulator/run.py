@@ -27,7 +27,10 @@ from brsolver.simulator.result import (
 )
 from brsolver.simulator.streams import stream
 from brsolver.specs import parse_spec
+from brsolver.state import ClusterState
 from brsolver.traces.model import Trace
+
+IntArray = NDArray[np.int64]
 
 DEFAULT_PREDICTOR = "survival"
 
@@ -173,6 +176,13 @@ class _NoForecast(Forecaster):
 
     def observe(self, *_: object) -> None:
         """Learn nothing."""
+
+    def project(
+        self, state: ClusterState, horizon: int, growth: bool, survival: bool
+    ) -> IntArray:
+        """Project without ends, whatever was asked."""
+        del survival
+        return state.projection(horizon, growth=growth)
 
 
 def _result(

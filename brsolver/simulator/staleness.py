@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,7 @@ from brsolver.simulator.params import Staleness
 from brsolver.state import ClusterState
 
 IntArray = NDArray[np.int64]
+ProjectState = Callable[[ClusterState, int, bool, bool], IntArray]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,13 +80,17 @@ class StaleInformation:
         if self._params.local_correction:
             self._placements.append(_Placement(step=step, worker=worker, tokens=tokens))
 
-    def view(self, table: IntArray, step: int, clock_s: float) -> ClusterView:
+    def view(
+        self, table: IntArray, project: ProjectState, step: int, clock_s: float
+    ) -> ClusterView:
         """Return the cluster as it may be seen now.
 
         Parameters
         ----------
         table : ndarray of int64, shape (VIEW_ROWS, G)
             The true figures; only room is taken from them.
+        project : callable
+            Projects the loads of a state: ``project(state, horizon, growth, survival)``.
         """
         while len(self._snapshots) > 1 and self._old_enough(self._snapshots[1], step, clock_s):
             self._snapshots.popleft()
@@ -100,7 +106,7 @@ class StaleInformation:
         extra = self._correct(seen, snapshot.step)
         return ClusterView(
             seen,
-            projection=lambda horizon, growth: _project(snapshot.state, extra, horizon, growth),
+            projection=lambda *wanted: _add(project(snapshot.state, *wanted), extra),
             active=snapshot.state.active_requests,
             immediate=self._immediate,
             step=step,
@@ -126,9 +132,7 @@ class StaleInformation:
         return extra
 
 
-def _project(state: ClusterState, extra: IntArray, horizon: int, growth: bool) -> IntArray:
-    old = state.projection(horizon, growth=growth)
-    out = np.zeros((extra.shape[0], horizon + 1), np.int64)
+def _add(old: IntArray, extra: IntArray) -> IntArray:
+    out = np.zeros((extra.shape[0], old.shape[1]), np.int64)
     out[: old.shape[0]] = old
     return out + extra[:, None]
-

@@ -77,7 +77,7 @@ def view_of(
     requests = ActiveRequests(worker=columns[0], kv_tokens=columns[1], age=columns[2])
     return ClusterView(
         table,
-        projection=lambda horizon, growth: np.zeros((len(workers), horizon + 1), np.int64),
+        projection=lambda horizon, *_: np.zeros((len(workers), horizon + 1), np.int64),
         active=lambda: requests,
         immediate=immediate,
         clients=clients,

@@ -151,6 +151,16 @@ def test_fast_phi_with_every_step_among_its_points_is_phi(
     )
 
 
+def test_the_points_of_fast_phi_are_quantiles_and_weigh_as_much_as_the_steps_they_stand_for() -> (
+    None
+):
+    points, weights = FastPhi(predictor=predictor_of([1.0]))._make_grid(
+        np.array([1 - a / 100 for a in range(101)])
+    )
+    assert points.tolist() == [0, 25, 50, 75, 100]
+    assert weights.tolist() == [13.0, 25.0, 25.0, 25.0, 13.0]
+
+
 def test_a_margin_that_opens_soon_attracts_a_request() -> None:
     # Worker 0 is lighter now, worker 1 as soon as its old request has ended.
     active = [(0, 50, 0), (1, 60, 8), (2, 100, 0)]

@@ -97,7 +97,7 @@ def test_no_verdict_within_the_interval() -> None:
 
 def test_spread_and_ratio_are_written() -> None:
     info = BY_NAME["tpot_mean_s"]
-    assert spread_text(estimate(1.0, half_width=0.0012), info) == "±1.2"
+    assert spread_text(estimate(1.0, half_width=0.012), info) == "±12"
     assert spread_text(estimate(1.0, half_width=0.0), info) == "±0"
     assert spread_text(replace(estimate(1.0), seeds=1), info) == ""
     assert ratio_text(estimate(0.9314)) == "×0.931"

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pyarrow.parquet as pq
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+@pytest.fixture
+def compared(brsolver: Callable[..., Any], trace_file: Path) -> Callable[..., str]:
+    """Compare in this process and return what was printed."""
+
+    def call(policies: str, out: Path, *options: object) -> str:
+        outcome = brsolver(
+            "compare", trace_file, "--policies", policies, "--out", out, "--slots", 4, "--jobs", 1,
+            *options,
+        )  # fmt: skip
+        assert outcome.code == 0
+        assert outcome.err == f"wrote {out}\n"
+        return str(outcome.out)
+
+    return call
+
+
+def test_table_and_files(compared: Callable[..., str], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    text = compared("jsq,random", out, "--workers", "2,3", "--seeds", 2, "--baseline", "random")
+    assert "G = 2 workers" in text
+    assert "G = 3 workers" in text
+    assert "over 2 seeds" in text
+    assert "ratio to random" in text
+    assert "deterministic" in text
+    assert sorted(p.name for p in out.iterdir()) == [
+        "figures", "report.html", "results.csv", "results.parquet",
+    ]  # fmt: skip
+    rows = pq.read_table(out / "results.parquet").to_pylist()
+    found = [(row["workers"], row["spec"], row["seed"]) for row in rows]
+    assert found == [(g, p, s) for g in (2, 3) for p in ("jsq", "random") for s in (0, 1)]
+
+
+def test_knobs_and_baseline_by_the_name_asked_for(
+    compared: Callable[..., str], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    options = ("--workers", 2, "--seeds", 1, "--horizon", 5, "--predictor", "oracle")
+    text = compared("jsq,br-h:gamma=0.8", out, *options, "--baseline", "br-h:gamma=0.8")
+    assert "ratio to br-h:gamma=0.8,horizon=5" in text
+    assert "br-h:gamma=0.8,horizon=5 is given true output lengths (oracle)" in text
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--policies", "jqs"], "did you mean 'jsq'"),
+        (["--policies", "jsq,,br-0"], "beside a comma"),
+        (["--policies", "jsq,br-0", "--horizon", 4], "none of jsq, br-0"),
+        (["--policies", "jsq", "--workers", "4,0"], "workers is 0"),
+        (["--policies", "jsq", "--workers", "4,x"], "workers is '4,x'"),
+        (["--policies", "jsq", "--seeds", 0], "seeds is 0"),
+        (["--policies", "jsq", "--jobs", 0], "jobs is 0"),
+        (["--policies", "jsq", "--slots", 0], "slots is 0"),
+        (["--policies", "jsq", "--baseline", "br-0"], "unknown baseline 'br-0'"),
+        (["--policies", "jsq", "--capacity", 50, "--jobs", 1], "more than the KV capacity 50"),
+    ],
+)
+def test_bad_input_leaves_nothing(
+    refused: Callable[..., str],
+    trace_file: Path,
+    tmp_path: Path,
+    options: list[object],
+    message: str,
+) -> None:
+    assert message in refused("compare", trace_file, *options, "--out", tmp_path / "new" / "out")
+    assert list(tmp_path.iterdir()) == [trace_file]
+
+
+def test_folder_is_checked_before_anything_runs(
+    monkeypatch: pytest.MonkeyPatch, refused: Callable[..., str], trace_file: Path
+) -> None:
+    def run(*_: object, **__: object) -> None:
+        raise AssertionError("ran")
+
+    monkeypatch.setattr("brsolver.compare.compare", run)
+    line = refused("compare", trace_file, "--policies", "jsq", "--out", trace_file)
+    assert "is a file" in line

@@ -1,0 +1,295 @@
+from __future__ import annotations
+
+import json
+import math
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from brsolver.cli._params import (
+    apply_knobs,
+    parse_counts,
+    parse_events,
+    parse_prefill,
+    parse_step_time,
+    read_step_table,
+)
+from brsolver.cli.simulate import finite_only
+from brsolver.errors import ParameterError, UnknownNameError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+KEYS = (
+    "policy workers slots requests steps makespan_s throughput_tok_s avg_imbalance_sum "
+    "avg_imbalance_range idle_rate energy_j avg_imbalance_sum_post idle_rate_post energy_j_post "
+    "tpot_mean_s tpot_p95_s ttft_mean_s ttft_p99_s max_wait_s dispatch_us_p50 dispatch_us_p99 "
+    "wall_s seed version"
+).split()
+
+
+@pytest.fixture
+def facts(brsolver: Callable[..., Any], trace_file: Path) -> Callable[..., dict[str, Any]]:
+    """Simulate with ``--json`` and return the object."""
+
+    def call(*options: object, policy: str = "br-0") -> dict[str, Any]:
+        outcome = brsolver(
+            "simulate", trace_file, "--policy", policy, "--slots", 4, "--workers", 2, "--json",
+            *options,
+        )  # fmt: skip
+        assert (outcome.code, outcome.err) == (0, "")
+        return dict(json.loads(outcome.out, parse_constant=refuse_constant))
+
+    return call
+
+
+def refuse_constant(name: str) -> None:
+    raise AssertionError(f"{name} is not JSON")
+
+
+def test_json_holds_what_was_promised(facts: Callable[..., dict[str, Any]]) -> None:
+    found = facts("--limit", 50, "--seed", 3)
+    assert not [key for key in KEYS if key not in found]
+    assert (found["policy"], found["workers"], found["slots"]) == ("br-0", 2, 4)
+    assert (found["requests"], found["finished"], found["seed"]) == (50, 50, 3)
+
+
+def test_what_is_not_a_number_is_null(facts: Callable[..., dict[str, Any]]) -> None:
+    assert facts()["params"]["prefill"]["tokens_per_s"] is None
+    assert finite_only({"a": [math.nan, (1.5, -math.inf)], "b": "nan"}) == {
+        "a": [None, [1.5, None]],
+        "b": "nan",
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "path", "value"),
+    [
+        (["--pool", 3], "arrivals.pool", 3),
+        (["--rate", 200], "arrivals.rate", 200.0),
+        (["--utilization", 0.8], "arrivals.mode", "utilization"),
+        (["--capacity", 100_000], "capacity", 100_000),
+        (["--slots", "3,5"], "slots", [3, 5]),
+        (["--routing", "immediate"], "routing", "immediate"),
+        (["--step-time", "affine:base=0.01,per_token=0"], "step_time.base", 0.01),
+        (["--rate", 99, "--prefill", "delay:delay_s=0.5"], "prefill.delay_s", 0.5),
+        (["--stale-ms", 20, "--stale-mode", "periodic"], "staleness.mode", "periodic"),
+        (["--stale-steps", 2, "--local-correction"], "staleness.local_correction", True),
+        (["--fail", "1@5", "--join", "1@0.5s"], "events.0.at_step", 5),
+        (["--fail", "1@5", "--join", "1@0.5s"], "events.1.at_s", 0.5),
+        (["--refresh-steps", 7], "refresh_steps", 7),
+        (["--warmup-steps", 4], "warmup_steps", 4),
+        (["--drain"], "drain", "include"),
+        (["--max-steps", 9], "max_steps", 9),
+    ],
+)
+def test_options_arrive(
+    facts: Callable[..., dict[str, Any]], options: list[object], path: str, value: object
+) -> None:
+    found: Any = facts(*options)["params"]
+    for key in path.split("."):
+        found = found[int(key)] if isinstance(found, list) else found[key]
+    assert found == value
+
+
+def test_policy_options_arrive(facts: Callable[..., dict[str, Any]]) -> None:
+    found = facts("--horizon", 6, "--gamma", 0.5, "--predictor", "oracle", policy="br-h:gamma=0.7")
+    assert found["policy_params"]["horizon"] == 6
+    assert found["policy_params"]["gamma"] == 0.7
+    assert found["sees_future"] is True
+    assert any("oracle" in note for note in found["notes"])
+
+
+def test_unfinished_requests_are_counted(facts: Callable[..., dict[str, Any]]) -> None:
+    found = facts("--max-steps", 4)
+    assert found["unfinished"] > 0
+    assert sum(found["unfinished_by_reason"].values()) == found["unfinished"]
+
+
+def test_config_file_is_overridden_by_options(
+    brsolver: Callable[..., Any], trace_file: Path, tmp_path: Path
+) -> None:
+    config = tmp_path / "run.toml"
+    config.write_text("workers = 3\nslots = 5\n[staleness]\nms = 10\n")
+    outcome = brsolver(
+        "simulate", trace_file, "--policy", "jsq", "--config", config, "--slots", 2,
+        "--stale-steps", 1, "--json",
+    )  # fmt: skip
+    params = json.loads(outcome.out)["params"]
+    assert (params["workers"], params["slots"]) == (3, 2)
+    assert (params["staleness"]["steps"], params["staleness"]["ms"]) == (1, 0.0)
+
+
+def test_table_for_people(brsolver: Callable[..., Any], trace_file: Path) -> None:
+    outcome = brsolver("simulate", trace_file, "--policy", "br-h", "--predictor", "oracle")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "Throughput" in outcome.out
+    assert "tok/s" in outcome.out
+    assert "note: br-h is given true output lengths (oracle)" in outcome.out
+
+
+def test_report_of_one_run(brsolver: Callable[..., Any], trace_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    outcome = brsolver("simulate", trace_file, "--policy", "jsq", "--out", out, "--json")
+    assert outcome.code == 0
+    assert outcome.err == f"wrote {out}\n"
+    assert json.loads(outcome.out)["policy"] == "jsq"
+    assert (out / "report.html").is_file()
+    assert (out / "figures" / "gantt_G8_01_jsq.png").is_file()
+
+
+BAD_TRACES = {
+    "empty": "",
+    "header only": "prompt_tokens,output_tokens\n",
+    "zero length": "prompt_tokens,output_tokens\n10,0\n",
+    "negative length": "prompt_tokens,output_tokens\n-3,5\n",
+    "NaN": "prompt_tokens,output_tokens\nnan,5\n",
+    "NaN time": "arrival_s,prompt_tokens,output_tokens\nnan,10,5\n",
+    "out of order": "arrival_s,prompt_tokens,output_tokens\n5,10,5\n1,10,5\n",
+}
+
+
+@pytest.mark.parametrize("text", BAD_TRACES.values(), ids=BAD_TRACES.keys())
+def test_bad_traces_are_refused(refused: Callable[..., str], tmp_path: Path, text: str) -> None:
+    path = tmp_path / "bad.csv"
+    path.write_text(text)
+    out = tmp_path / "out"
+    assert "bad.csv" in refused("simulate", path, "--policy", "br-0", "--out", out)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--policy", "br0"], "did you mean 'br-0'"),
+        (["--policy", "br-h:horizont=3"], "did you mean 'horizon'"),
+        (["--policy", "br-h:horizon=x"], "horizon"),
+        (["--policy", "jsq", "--horizon", 3], "jsq has no parameter horizon"),
+        (["--policy", "jsq", "--workers", 0], "workers is 0"),
+        (["--policy", "jsq", "--workers", -2], "workers is -2"),
+        (["--policy", "jsq", "--slots", 0], "slots is 0"),
+        (["--policy", "jsq", "--slots", "two"], "slots is 'two'"),
+        (["--policy", "jsq", "--slots", "4,4"], "slots has 2 entries for 8 workers"),
+        (["--policy", "jsq", "--capacity", 50], "more than the KV capacity 50"),
+        (["--policy", "jsq", "--rate", "nan"], "rate is nan"),
+        (["--policy", "jsq", "--rate", 1, "--pool", 2], "exclude each other"),
+        (["--policy", "jsq", "--prefill", "delay:delay_s=1"], "prefill needs arrivals by time"),
+        (["--policy", "jsq", "--timestamps"], ""),
+        (["--policy", "jsq", "--stale-ms", -1], "stale ms is -1"),
+        (["--policy", "jsq", "--stale-ms", 1, "--stale-steps", 1], "not both"),
+        (["--policy", "jsq", "--fail", "x@3"], "WORKER@TIME"),
+        (["--policy", "jsq", "--seed", -1], "seed is -1"),
+        (["--policy", "jsq", "--limit", 0], "limit is 0"),
+        (["--policy", "jsq", "--format", "xml"], "xml"),
+        (["--policy", "jsq", "--config", "none.toml"], "none.toml"),
+        (["--policy", "br-h", "--predictor", "orcle"], "did you mean 'oracle'"),
+    ],
+)
+def test_bad_options_are_refused(
+    refused: Callable[..., str],
+    trace_file: Path,
+    tmp_path: Path,
+    options: list[object],
+    message: str,
+) -> None:
+    assert message in refused("simulate", trace_file, *options, "--out", tmp_path / "out")
+    assert list(tmp_path.iterdir()) == [trace_file]
+
+
+def test_impossible_folder_is_refused(refused: Callable[..., str], trace_file: Path) -> None:
+    out = trace_file / "out"
+    assert "cannot be written" in refused("simulate", trace_file, "--policy", "jsq", "--out", out)
+
+
+def test_step_time_models() -> None:
+    assert parse_step_time("affine:base=0.01,per_token=2e-7").per_token == 2e-7
+    found = parse_step_time("max-mean:base=0,per_token=1e-6,per_mean_token=5e-7")
+    assert (found.model, found.per_mean_token) == ("max-mean", 5e-7)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("affin:base=1", "did you mean 'affine'"),
+        ("affine:bas=1", "did you mean 'base'"),
+        ("affine:per_mean_token=1", "unknown parameter of step-time affine"),
+        ("affine:base=x", "base"),
+        ("affine:base=-1", "base is -1"),
+        ("table", "names no file"),
+    ],
+)
+def test_bad_step_times_are_refused(spec: str, message: str) -> None:
+    with pytest.raises(ParameterError, match=message):
+        parse_step_time(spec)
+
+
+@pytest.mark.parametrize("header", ["", "load,seconds\n"])
+def test_step_table(tmp_path: Path, header: str) -> None:
+    path = tmp_path / "steps.csv"
+    path.write_text(f"{header}0,0.005\n\n1000,0.006\n")
+    found = parse_step_time(f"table:path={path}")
+    assert (found.loads, found.seconds) == ((0.0, 1000.0), (0.005, 0.006))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("load,seconds\n1,2\n3,x\n", "row 3: '3,x' is not load,seconds"),
+        ("1,2\n3\n", "row 2"),
+        ("1,2,3\n", "row 1"),
+        ("1,2\n1,3\n", "must strictly increase"),
+        ("1,2\n", "at least 2"),
+        ("1,0\n2,1\n", "must be positive"),
+        ("", "at least 2"),
+    ],
+)
+def test_bad_step_tables_name_the_file(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "steps.csv"
+    path.write_text(text)
+    with pytest.raises(ParameterError, match=message) as caught:
+        read_step_table(str(path))
+    assert str(path) in str(caught.value)
+
+
+def test_missing_step_table_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ParameterError, match="cannot be read"):
+        read_step_table(str(tmp_path / "none.csv"))
+
+
+def test_prefill_models() -> None:
+    assert parse_prefill("none").mode == "none"
+    assert parse_prefill("tier:workers=2,tokens_per_s=1000").workers == 2
+    with pytest.raises(UnknownNameError, match="did you mean 'tier'"):
+        parse_prefill("teir")
+    with pytest.raises(UnknownNameError, match="prefill delay"):
+        parse_prefill("delay:workers=2")
+
+
+def test_events() -> None:
+    in_seconds, in_steps = parse_events("fail", ["3@12.5s", "0@400"])
+    assert (in_seconds.worker, in_seconds.at_s, in_seconds.at_step) == (3, 12.5, None)
+    assert (in_steps.worker, in_steps.at_s, in_steps.at_step) == (0, None, 400)
+
+
+@pytest.mark.parametrize("text", ["3", "3@", "@4", "3@1.5", "3@-1", "a@4", "3@4m", "3@1e9"])
+def test_bad_events_are_refused(text: str) -> None:
+    with pytest.raises(ParameterError, match="--join"):
+        parse_events("join", [text])
+
+
+def test_counts() -> None:
+    assert parse_counts("slots", None) is None
+    assert parse_counts("slots", "8") == 8
+    assert parse_counts("slots", "8, 9") == (8, 9)
+
+
+def test_knobs_go_to_policies_that_have_them() -> None:
+    specs = apply_knobs(["jsq", "br-h:gamma=0.7", "br-0"], {"gamma": 0.5, "r_max": 2})
+    assert specs == ("jsq", "br-h:gamma=0.7,r_max=2", "br-0:r_max=2")
+    assert apply_knobs(["jsq"], {}) == ("jsq",)
+
+
+def test_knobs_that_no_policy_has_are_refused() -> None:
+    with pytest.raises(ParameterError, match="--horizon: none of jsq, br-0 has"):
+        apply_knobs(["jsq", "br-0"], {"horizon": 3})
