@@ -35,8 +35,8 @@ class BR0Params:
     """
 
     s_greedy: int = 7
-    r_max: int = 4
-    patience: int = 0
+    r_max: int = 64
+    patience: int = 2500
 
     def __post_init__(self) -> None:
         check_stages(self.s_greedy, self.r_max)
@@ -70,11 +70,11 @@ class BRHParams:
 
     alpha: float = 1.0
     beta: float | None = None
-    gamma: float = 0.9
+    gamma: float = 0.86
     horizon: int = 80
-    r_max: int = 4
+    r_max: int = 32
     s_greedy: int = 7
-    patience: int = 0
+    patience: int = 2500
     growth: bool = False
     projection: Literal["expected", "survival"] = "expected"
 
