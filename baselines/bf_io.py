@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from brsolver.policy import ClusterView, IntArray, Waiting
-from brsolver.routers._br_kernels import EXACTLY_K, route_immediate, route_pooled
+from brsolver.routers._br_kernels import route_immediate, route_pooled
+from brsolver.routers._subset_kernels import EXACTLY_K
 from brsolver.routers.balance import check_stages, check_weights, discounts
+
+if TYPE_CHECKING:
+    from brsolver.policy import ClusterView, IntArray, Waiting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,9 +67,7 @@ class BFIO:
         projected = cluster.projection(self.horizon)
         if cluster.immediate:
             tokens = waiting.prompt_tokens[0]
-            return route_immediate(
-                cluster.table, projected, tokens, self._discounts, weights, 0
-            )
+            return route_immediate(cluster.table, projected, tokens, self._discounts, weights, 0)
         return route_pooled(
             cluster.table,
             projected,

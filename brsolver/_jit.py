@@ -15,4 +15,4 @@ def kernel(function: F) -> F:
 
     Neither fast-math nor threads are used: same inputs, same bits, on any machine.
     """
-    return cast(F, numba.njit(cache=True, error_model="numpy")(function))
+    return cast("F", numba.njit(cache=True, error_model="numpy")(function))

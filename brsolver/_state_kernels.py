@@ -121,7 +121,9 @@ def finish(
 
 
 @kernel
-def generate(workers: IntArray, requests: IntArray, ring: IntArray, handle: int, tokens: int) -> None:
+def generate(
+    workers: IntArray, requests: IntArray, ring: IntArray, handle: int, tokens: int
+) -> None:
     """Let one request generate tokens, its worker's clock standing still."""
     g = requests[R_WORKER, handle]
     end = requests[R_END, handle]
@@ -168,7 +170,7 @@ def predict(
         offset = requests[R_OFFSET, handle]
         ring_shift(workers, ring, g, requests[R_END, handle], offset, -1)
         steps = max(remaining[i], 1)
-        end = NEVER if steps > window else workers[W_CLOCK, g] + steps
+        end = int(NEVER) if steps > window else int(workers[W_CLOCK, g]) + steps
         requests[R_END, handle] = end
         ring_shift(workers, ring, g, end, offset, 1)
 

@@ -18,7 +18,10 @@ standard error and exits with code 2.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 class BrsolverError(Exception):

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import NDArray
 
 from brsolver._state_kernels import W_QUEUED_TOKENS, project_survival
 from brsolver.errors import ParameterError
 from brsolver.predictors import ForecastQuery, Predictor
-from brsolver.state import ClusterState
+
+if TYPE_CHECKING:
+    from brsolver.state import ClusterState
 
 IntArray = NDArray[np.int64]
 
@@ -75,9 +79,7 @@ class Forecaster:
         expected = self.predictor.predict(query, self.horizon).contribution
         return np.where(expected >= self.horizon, BEYOND, np.ceil(expected)).astype(np.int64)
 
-    def project(
-        self, state: ClusterState, horizon: int, growth: bool, survival: bool
-    ) -> IntArray:
+    def project(self, state: ClusterState, horizon: int, growth: bool, survival: bool) -> IntArray:
         """Project the loads of `state`; see `ClusterView.projection`.
 
         Raises
@@ -104,7 +106,9 @@ class Forecaster:
         weighted = (rows[3][:, None] + ahead) * curves(self._query(rows), horizon)
         out = np.zeros((state.workers.shape[1], horizon + 1))
         np.add.at(out, rows[0], weighted)
-        projected = np.rint(out).astype(np.int64) + state.workers[W_QUEUED_TOKENS][:, None]
+        projected: IntArray = (
+            np.rint(out).astype(np.int64) + state.workers[W_QUEUED_TOKENS][:, None]
+        )
         projected[:, 0] = state.load + state.workers[W_QUEUED_TOKENS]
         return projected
 

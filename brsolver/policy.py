@@ -91,27 +91,31 @@ class ClusterView:
     @property
     def workers(self) -> int:
         """Number of worker indices G, those of departed workers included (their room is 0)."""
-        return self.table.shape[1]
+        return int(self.table.shape[1])
 
     @property
     def load(self) -> IntArray:
         """KV tokens per worker, running and queued there together, shape (G,)."""
-        return self.table[LOAD]
+        row: IntArray = self.table[LOAD]
+        return row
 
     @property
     def running(self) -> IntArray:
         """Running requests per worker, shape (G,)."""
-        return self.table[RUNNING]
+        row: IntArray = self.table[RUNNING]
+        return row
 
     @property
     def queued(self) -> IntArray:
         """Requests that wait in each worker's own queue, shape (G,)."""
-        return self.table[QUEUED]
+        row: IntArray = self.table[QUEUED]
+        return row
 
     @property
     def slots(self) -> IntArray:
         """Requests each worker can run at once, 0 if it has departed, shape (G,)."""
-        return self.table[SLOTS]
+        row: IntArray = self.table[SLOTS]
+        return row
 
     @property
     def room(self) -> IntArray:
@@ -119,7 +123,8 @@ class ClusterView:
 
         Pooled: its free slots. Immediate: 1 for every live worker.
         """
-        return self.table[ROOM]
+        row: IntArray = self.table[ROOM]
+        return row
 
     @property
     def token_room(self) -> IntArray:
@@ -127,21 +132,22 @@ class ClusterView:
 
         `NO_LIMIT` where there is no KV capacity, and in immediate routing.
         """
-        return self.table[TOKEN_ROOM]
+        row: IntArray = self.table[TOKEN_ROOM]
+        return row
 
     @property
     def capacity(self) -> IntArray:
         """KV tokens each worker can hold, `NO_LIMIT` where there is no such limit, shape (G,)."""
-        return self.table[CAPACITY]
+        row: IntArray = self.table[CAPACITY]
+        return row
 
     @property
     def prompt_tokens(self) -> IntArray:
         """Prompt tokens of the running and queued requests, per worker, shape (G,)."""
-        return self.table[PROMPT_TOKENS]
+        row: IntArray = self.table[PROMPT_TOKENS]
+        return row
 
-    def projection(
-        self, horizon: int, *, growth: bool = False, survival: bool = False
-    ) -> IntArray:
+    def projection(self, horizon: int, *, growth: bool = False, survival: bool = False) -> IntArray:
         """Project every worker's load over the next steps from the forecasts it holds.
 
         Parameters
@@ -191,7 +197,7 @@ class Waiting:
         self.since = np.zeros_like(prompt_tokens) if since is None else since
 
     def __len__(self) -> int:
-        return self.prompt_tokens.shape[0]
+        return int(self.prompt_tokens.shape[0])
 
 
 @runtime_checkable

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from brsolver.errors import ParameterError, UnknownNameError
-from brsolver.policy import Policy
-from brsolver.predictors import Predictor
 from brsolver.specs import build_params
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from brsolver.policy import Policy
+    from brsolver.predictors import Predictor
 
 POLICY_GROUP = "brsolver.policies"
 PREDICTOR_GROUP = "brsolver.predictors"
@@ -69,7 +72,7 @@ def make_policy(name: str, params: Mapping[str, object] | None = None, **context
     ParameterError
         A parameter has a value it cannot have.
     """
-    return cast(Policy, _make(_load(POLICY_GROUP, "policy", name), name, params or {}, context))
+    return cast("Policy", _make(_load(POLICY_GROUP, "policy", name), name, params or {}, context))
 
 
 def make_predictor(
@@ -80,7 +83,7 @@ def make_predictor(
     An oracle takes ``output_tokens`` from the context.
     """
     made = _make(_load(PREDICTOR_GROUP, "predictor", name), name, params or {}, context)
-    return cast(Predictor, made)
+    return cast("Predictor", made)
 
 
 def describe_policy(name: str) -> PolicyInfo:
@@ -117,9 +120,11 @@ def _load(group: str, kind: str, name: str) -> type:
     if name not in entries:
         raise UnknownNameError.suggest(kind, name, entries)
     try:
-        return cast(type, entries[name].load())
+        return cast("type", entries[name].load())
     except (ImportError, AttributeError) as error:
-        raise ParameterError(f"{kind} {name!r} ({entries[name].value}) cannot be loaded: {error}") from error
+        raise ParameterError(
+            f"{kind} {name!r} ({entries[name].value}) cannot be loaded: {error}"
+        ) from error
 
 
 def _make(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -24,6 +23,9 @@ from brsolver.policy import (
     ActiveRequests,
     ClusterView,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 IntArray = NDArray[np.int64]
 
@@ -76,22 +78,26 @@ class ClusterState:
     @property
     def load(self) -> IntArray:
         """KV tokens of running requests per worker, shape (G,)."""
-        return self.workers[k.W_LOAD]
+        row: IntArray = self.workers[k.W_LOAD]
+        return row
 
     @property
     def active(self) -> IntArray:
         """Running requests per worker, shape (G,)."""
-        return self.workers[k.W_ACTIVE]
+        row: IntArray = self.workers[k.W_ACTIVE]
+        return row
 
     @property
     def slots(self) -> IntArray:
         """Slots per worker, shape (G,)."""
-        return self.workers[k.W_SLOTS]
+        row: IntArray = self.workers[k.W_SLOTS]
+        return row
 
     @property
     def alive(self) -> NDArray[np.bool_]:
         """Whether each worker is there, shape (G,)."""
-        return self.workers[k.W_ALIVE] == 1
+        there: NDArray[np.bool_] = self.workers[k.W_ALIVE] == 1
+        return there
 
     @property
     def active_total(self) -> int:
@@ -118,10 +124,10 @@ class ClusterState:
         self.ring = np.concatenate((self.ring, ring), axis=1)
         self._open(index, slots, capacity)
         self._grow(slots)
-        return index
+        return int(index)
 
     def remove_worker(self, worker: int) -> IntArray:
-        """Take a worker away; return the identities of the requests that ran there, oldest first."""
+        """Take a worker away; return the identities of its requests, oldest first."""
         self._check_worker(worker)
         lost = []
         while (handle := int(self.workers[k.W_HEAD, worker])) != k.NONE:

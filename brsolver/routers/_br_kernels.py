@@ -7,23 +7,20 @@ from numpy.typing import NDArray
 
 from brsolver._jit import kernel
 from brsolver.policy import NO_LIMIT, ROOM, TOKEN_ROOM
-from brsolver.routers._score_kernels import (
-    EXHAUSTIVE,
-    MAX_CELLS,
-    best_single,
-    nearest_cells,
-    peak,
-    reachable_sums,
-    score,
-    subset_exhaustive,
-    trace_back,
+from brsolver.routers._score_kernels import best_single, score
+from brsolver.routers._subset_kernels import (
+    BY_SCORE,
+    EXACTLY_K,
+    best_subset,
+    set_margins,
+    sum_of,
 )
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
 
-# How stage 2 chooses a subset.
-BY_SCORE, EXACTLY_K = 0, 1
+# Entries of the board: free slots left, pairs written, first request not taken.
+FREE, MADE, START = range(3)
 
 NEVER_OVER = 1e12
 """Weight of overflow that lets the largest request within the margin win over any beyond it."""
@@ -37,15 +34,6 @@ def envelope(projected: IntArray) -> IntArray:
         for h in range(out.shape[0]):
             out[h] = max(out[h], projected[g, h])
     return out
-
-
-@kernel
-def set_margins(
-    projected: IntArray, top: IntArray, g: int, growing: int, margins: IntArray
-) -> None:
-    """Write ``m_{g,h} = M_h - L_{g,h}``, less h tokens for each of `growing` new requests."""
-    for h in range(top.shape[0]):
-        margins[h] = top[h] - projected[g, h] - growing * h
 
 
 @kernel
@@ -110,7 +98,51 @@ def count_overdue(since: IntArray, latest: int) -> int:
 
 
 @kernel
-def best_subset(
+def fill_window(taken: NDArray[np.bool_], start: int, width: int, window: IntArray) -> int:
+    """Write the first `width` requests not yet taken into `window`; return how many."""
+    size = 0
+    for i in range(start, taken.shape[0]):
+        if size == width:
+            break
+        if not taken[i]:
+            window[size] = i
+            size += 1
+    return size
+
+
+@kernel
+def take(
+    board: IntArray,
+    taken: NDArray[np.bool_],
+    out: IntArray,
+    room: IntArray,
+    tokens_left: IntArray,
+    i: int,
+    g: int,
+    tokens: int,
+) -> None:
+    """Write the pair (i, g) and use up its slot and tokens."""
+    taken[i] = True
+    out[board[MADE], 0] = i
+    out[board[MADE], 1] = g
+    board[MADE] += 1
+    board[FREE] -= 1
+    room[g] -= 1
+    if tokens_left[g] < NO_LIMIT:
+        tokens_left[g] -= tokens
+    while board[START] < taken.shape[0] and taken[board[START]]:
+        board[START] += 1
+
+
+@kernel
+def close(board: IntArray, room: IntArray, g: int) -> None:
+    """Take worker g out of this decision: nothing it may be given fits."""
+    board[FREE] -= room[g]
+    room[g] = 0
+
+
+@kernel
+def choose(
     prompts: IntArray,
     window: IntArray,
     size: int,
@@ -124,102 +156,31 @@ def best_subset(
     growth: int,
     rule: int,
     chosen: IntArray,
-) -> tuple[int, float]:
-    """Choose up to `slots` requests of the window for worker g.
+) -> int:
+    """Write what worker g takes from the window to `chosen`; return how many, 0 if none fits.
 
-    Returns
-    -------
-    tuple of (int, float)
-        How many window indices were written to `chosen` (0 if none fits) and their F.
+    A single request is taken where one slot or one request is all there is, and where even the
+    best set has no positive F: nobody starves.
     """
-    alpha_sum, alpha_ramp, beta = weights[0], weights[1], weights[2]
-    horizon = top.shape[0]
-    margins = np.empty(horizon, np.int64)
-    most = min(slots, size)
-    heaviest, total = 0, 0
-    for i in range(size):
-        heaviest = max(heaviest, prompts[window[i]])
-        total += prompts[window[i]]
-    best_count, best_value = 0, 0.0
-    levels = most if (growth == 1 or rule == EXACTLY_K) else 1
-    bits = np.zeros((1, 1), np.uint64)
-    first = np.zeros((1, 1), np.int16)
-    cells, shift = 0, 0
-    wide = size > EXHAUSTIVE
-    if wide:
-        set_margins(projected, top, g, 0, margins)
-        bound = min(peak(margins, discounts, alpha_sum, beta, total) + heaviest, total)
-        if rule == EXACTLY_K:
-            bound = max(bound, min(total, most * heaviest))
-        bound = min(bound, token_room)
-        while (bound >> shift) >= MAX_CELLS:
-            shift += 1
-        cells = (bound >> shift) + 1
-        stop = -1
-        if rule == BY_SCORE and growth == 0 and shift == 0:
-            stop = min(peak(margins, discounts, alpha_sum, beta, total), cells - 1)
-        bits, first = reachable_sums(prompts, window, size, most, cells, shift, stop)
-    first_level = most if rule == EXACTLY_K else 1
-    for level in range(first_level, levels + 1):
-        least = 1 if levels == 1 and rule == BY_SCORE else level
-        upto = most if levels == 1 and rule == BY_SCORE else level
-        set_margins(projected, top, g, growth * upto if growth == 1 else 0, margins)
-        if rule == EXACTLY_K:
-            target = max(margins.min(), 0)
-        else:
-            target = peak(margins, discounts, alpha_sum, beta, total)
-        if not wide:
-            below, below_mask, above, above_mask = subset_exhaustive(
-                prompts, window, size, least, upto, token_room, target
-            )
-            for side in range(2):
-                tokens = below if side == 0 else above
-                mask = below_mask if side == 0 else above_mask
-                if tokens < 0:
-                    continue
-                value = score(margins, discounts, alpha_sum, beta, tokens)
-                value += alpha_ramp * growth * upto
-                if best_count == 0 or (rule == BY_SCORE and value > best_value):
-                    best_value = value
-                    best_count = 0
-                    for i in range(size):
-                        if (mask >> i) & 1:
-                            chosen[best_count] = i
-                            best_count += 1
-        else:
-            trial = np.empty(most, np.int64)
-            for n in range(least, upto + 1):
-                low, high = nearest_cells(bits, n, min(target >> shift, cells - 1), cells)
-                for side in range(2):
-                    cell = low if side == 0 else high
-                    if cell < 0:
-                        continue
-                    trace_back(prompts, window, first, n, cell, shift, trial)
-                    tokens = 0
-                    for i in range(n):
-                        tokens += prompts[window[trial[i]]]
-                    if tokens > token_room:
-                        continue
-                    value = score(margins, discounts, alpha_sum, beta, tokens)
-                    value += alpha_ramp * growth * n
-                    if best_count == 0 or (rule == BY_SCORE and value > best_value):
-                        best_value = value
-                        best_count = n
-                        chosen[:n] = trial[:n]
-    return best_count, best_value
-
-
-@kernel
-def fill_window(taken: NDArray[np.bool_], start: int, width: int, window: IntArray) -> int:
-    """Write the first `width` requests not yet taken into `window`; return how many."""
-    size = 0
-    for i in range(start, taken.shape[0]):
-        if size == width:
-            break
-        if not taken[i]:
-            window[size] = i
-            size += 1
-    return size
+    if slots > 1 and size > 1:
+        picked, value = best_subset(
+            prompts, window, size, slots, token_room, projected, top, g, discounts, weights,
+            growth, rule, chosen,
+        )  # fmt: skip
+        if picked > 0 and (rule == EXACTLY_K or value > 0.0):
+            return picked
+    margins = np.empty(top.shape[0], np.int64)
+    set_margins(projected, top, g, growth, margins)
+    if rule == BY_SCORE:
+        chosen[0] = best_single(
+            prompts, window, size, token_room, margins, discounts, weights[0], weights[2]
+        )
+    else:
+        least = np.full(1, max(margins.min(), 0), np.int64)
+        chosen[0] = best_single(
+            prompts, window, size, token_room, least, np.ones(1), 1.0, NEVER_OVER
+        )
+    return 1 if chosen[0] >= 0 else 0
 
 
 @kernel
@@ -242,102 +203,42 @@ def route_pooled(
     ndarray of int64, shape (k, 2)
         Pairs (waiting index, worker).
     """
-    alpha_sum, beta = weights[0], weights[2]
     count = prompts.shape[0]
     room = table[ROOM].copy()
     tokens_left = table[TOKEN_ROOM].copy()
-    free = 0
-    for g in range(room.shape[0]):
-        free += room[g]
+    board = np.zeros(3, np.int64)
+    board[FREE] = room.sum()
     top = envelope(projected)
     margins = np.empty(top.shape[0], np.int64)
     taken = np.zeros(count, np.bool_)
-    out = np.empty((min(count, free), 2), np.int64)
+    out = np.empty((min(count, board[FREE]), 2), np.int64)
     window = np.empty(count, np.int64)
-    made = 0
-    start = 0
-    for i in range(min(overdue, free)):
+    for i in range(min(overdue, board[FREE])):
         g = best_worker(
             room, tokens_left, projected, top, margins, prompts[i], discounts, weights, growth
         )
         if g < 0:
             break
-        taken[i] = True
-        start = i + 1
-        out[made, 0] = i
-        out[made, 1] = g
-        made += 1
-        free -= 1
-        room[g] -= 1
-        if tokens_left[g] < NO_LIMIT:
-            tokens_left[g] -= prompts[i]
+        take(board, taken, out, room, tokens_left, i, g, prompts[i])
         place(projected, top, g, prompts[i], growth)
-    while free > s_greedy and made < count:
+    chosen = np.empty(max(min(board[FREE], r_max), 1), np.int64)
+    while board[FREE] > 0 and board[MADE] < count:
+        plentiful = board[FREE] > s_greedy
         g = roomiest(room, projected)
-        size = fill_window(taken, start, count, window)
-        set_margins(projected, top, g, growth, margins)
-        pick = best_single(
-            prompts, window, size, tokens_left[g], margins, discounts, alpha_sum, beta
-        )
-        if pick < 0:
-            free -= room[g]
-            room[g] = 0
+        size = fill_window(taken, board[START], count if plentiful else r_max, window)
+        picked = choose(
+            prompts, window, size, 1 if plentiful else room[g], tokens_left[g], projected, top, g,
+            discounts, weights, growth, BY_SCORE if plentiful else rule, chosen,
+        )  # fmt: skip
+        if picked == 0:
+            close(board, room, g)
             continue
-        i = window[pick]
-        taken[i] = True
-        while start < count and taken[start]:
-            start += 1
-        out[made, 0] = i
-        out[made, 1] = g
-        made += 1
-        free -= 1
-        room[g] -= 1
-        if tokens_left[g] < NO_LIMIT:
-            tokens_left[g] -= prompts[i]
-        place(projected, top, g, prompts[i], growth)
-    chosen = np.empty(max(min(free, r_max), 1), np.int64)
-    while free > 0 and made < count:
-        g = roomiest(room, projected)
-        size = fill_window(taken, start, r_max, window)
-        picked = 0
-        value = 0.0
-        if room[g] > 1 and size > 1:
-            picked, value = best_subset(
-                prompts, window, size, room[g], tokens_left[g], projected, top, g,
-                discounts, weights, growth, rule, chosen,
-            )  # fmt: skip
-        if picked == 0 or (rule == BY_SCORE and value <= 0.0):
-            set_margins(projected, top, g, growth, margins)
-            if rule == BY_SCORE:
-                chosen[0] = best_single(
-                    prompts, window, size, tokens_left[g], margins, discounts, alpha_sum, beta
-                )
-            else:
-                least = np.full(1, max(margins.min(), 0), np.int64)
-                chosen[0] = best_single(
-                    prompts, window, size, tokens_left[g], least, np.ones(1), 1.0, NEVER_OVER
-                )
-            picked = 1
-            if chosen[0] < 0:
-                free -= room[g]
-                room[g] = 0
-                continue
-        tokens = 0
+        tokens = sum_of(prompts, window, chosen, picked)
         for j in range(picked):
             i = window[chosen[j]]
-            taken[i] = True
-            out[made, 0] = i
-            out[made, 1] = g
-            made += 1
-            tokens += prompts[i]
-        while start < count and taken[start]:
-            start += 1
-        free -= picked
-        room[g] -= picked
-        if tokens_left[g] < NO_LIMIT:
-            tokens_left[g] -= tokens
+            take(board, taken, out, room, tokens_left, i, g, prompts[i])
         place(projected, top, g, tokens, growth * picked)
-    return out[:made]
+    return out[: board[MADE]]
 
 
 @kernel

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from brsolver.errors import ParameterError
 from brsolver.policy import LOAD, SLOTS, ClusterView, IntArray, Waiting
-from brsolver.routers._br_kernels import BY_SCORE, count_overdue, route_immediate, route_pooled
+from brsolver.routers._br_kernels import count_overdue, route_immediate, route_pooled
+from brsolver.routers._subset_kernels import BY_SCORE
 
 FloatArray = NDArray[np.float64]
 
@@ -83,9 +84,7 @@ class BRHParams:
         check_patience(self.patience)
         check_weights(self.alpha, self.beta, self.gamma, self.horizon)
         if self.projection not in ("expected", "survival"):
-            raise ParameterError(
-                f"projection is {self.projection!r}, must be expected or survival"
-            )
+            raise ParameterError(f"projection is {self.projection!r}, must be expected or survival")
 
 
 def check_stages(s_greedy: int, r_max: int) -> None:

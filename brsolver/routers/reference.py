@@ -5,9 +5,12 @@ Slow on purpose: every subset is scored over the whole horizon.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
 
 Pair = tuple[int, int]
 

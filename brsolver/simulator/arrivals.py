@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import heapq
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from brsolver.errors import ParameterError
-from brsolver.simulator.params import Prefill, SimulationParams, StepTime
 from brsolver.simulator.streams import stream
-from brsolver.traces.model import Trace
+
+if TYPE_CHECKING:
+    from brsolver.simulator.params import Prefill, SimulationParams, StepTime
+    from brsolver.traces.model import Trace
 
 FloatArray = NDArray[np.float64]
 
@@ -67,7 +70,8 @@ def _at_rate(trace: Trace, rate: float, seed: int) -> FloatArray:
         gaps = stream(seed, "arrivals").exponential(1.0 / rate, count)
         gaps[0] = 0.0
         return np.cumsum(gaps)
-    return trace.arrival_s * ((count - 1) / (rate * trace.arrival_s[-1]))
+    scaled: FloatArray = trace.arrival_s * ((count - 1) / (rate * trace.arrival_s[-1]))
+    return scaled
 
 
 def _tier(arrival: FloatArray, work: FloatArray, workers: int) -> FloatArray:

@@ -6,15 +6,14 @@ import math
 from collections import deque
 from collections.abc import Callable
 from time import perf_counter_ns
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from brsolver._state_kernels import still_running
-from brsolver.errors import CapacityError, ParameterError, PolicyError
-from brsolver.forecasting import Forecaster
+from brsolver.errors import ParameterError, PolicyError
 from brsolver.policy import (
-    NO_LIMIT,
     ROOM,
     TOKEN_ROOM,
     VIEW_ROWS,
@@ -24,11 +23,17 @@ from brsolver.policy import (
     Waiting,
 )
 from brsolver.simulator import _kernels as sk
+from brsolver.simulator import _layout as lay
+from brsolver.simulator import _request_kernels as rk
 from brsolver.simulator.arrivals import arrival_times, ready_times
-from brsolver.simulator.params import SimulationParams, StepTime, WorkerEvent
+from brsolver.simulator.checks import as_pairs, check_capacity, name_of, step_time_arrays
 from brsolver.simulator.staleness import StaleInformation
 from brsolver.state import ClusterState
-from brsolver.traces.model import Trace
+
+if TYPE_CHECKING:
+    from brsolver.forecasting import Forecaster
+    from brsolver.simulator.params import SimulationParams, WorkerEvent
+    from brsolver.traces.model import Trace
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
@@ -94,17 +99,17 @@ class Engine:
     @property
     def step(self) -> int:
         """Decode steps done so far."""
-        return int(self.control[sk.C_STEP])
+        return int(self.control[lay.C_STEP])
 
     @property
     def clock_s(self) -> float:
         """Time in seconds since the start."""
-        return float(self.clock[sk.CLOCK])
+        return float(self.clock[lay.CLOCK])
 
     @property
     def finished(self) -> int:
         """Requests that have finished."""
-        return int(self.control[sk.C_FINISHED])
+        return int(self.control[lay.C_FINISHED])
 
     @property
     def dispatch_us(self) -> FloatArray:
@@ -116,40 +121,40 @@ class Engine:
         calls = 0
         while True:
             why = self._advance()
-            if why == sk.ROUTE:
+            if why == lay.ROUTE:
                 self._route()
                 calls += 1
                 if progress is not None and calls % PROGRESS_EVERY == 0:
                     progress(self.finished, len(self.trace))
-            elif why == sk.LOG_FULL:
+            elif why == lay.LOG_FULL:
                 self._grow_logs()
-            elif why == sk.EVENT:
+            elif why == lay.EVENT:
                 self._boundary()
-            elif why == sk.STALLED and self._events:
+            elif why == lay.STALLED and self._events:
                 self._fire(self._events.popleft())
             else:
                 break
-        if why == sk.STALLED:
+        if why == lay.STALLED:
             self._explain_stall()
 
     def _make_books(self) -> None:
         count = len(self.trace)
-        self.book: IntArray = np.full((sk.BOOK_ROWS, count), -1, np.int64)
-        self.book[sk.B_PROMPT] = self.trace.prompt_tokens
-        self.book[sk.B_OUTPUT] = self.trace.output_tokens
-        self.book[[sk.B_PREEMPTIONS, sk.B_STATUS, sk.B_GENERATED]] = 0
-        self.times: FloatArray = np.full((sk.TIME_ROWS, count), np.nan)
+        self.book: IntArray = np.full((lay.BOOK_ROWS, count), -1, np.int64)
+        self.book[lay.B_PROMPT] = self.trace.prompt_tokens
+        self.book[lay.B_OUTPUT] = self.trace.output_tokens
+        self.book[[lay.B_PREEMPTIONS, lay.B_STATUS, lay.B_GENERATED]] = 0
+        self.times: FloatArray = np.full((lay.TIME_ROWS, count), np.nan)
         if self.params.arrivals.mode == "pool":
-            self.book[sk.B_ORDER] = np.arange(count)
+            self.book[lay.B_ORDER] = np.arange(count)
         else:
             arrival = arrival_times(self.trace, self.params)
-            self.times[sk.T_ARRIVAL] = arrival
-            self.times[sk.T_READY] = ready_times(self.trace, arrival, self.params.prefill)
-            self.book[sk.B_ORDER] = np.argsort(self.times[sk.T_READY], kind="stable")
+            self.times[lay.T_ARRIVAL] = arrival
+            self.times[lay.T_READY] = ready_times(self.trace, arrival, self.params.prefill)
+            self.book[lay.B_ORDER] = np.argsort(self.times[lay.T_READY], kind="stable")
 
     def _make_logs(self) -> None:
-        self.log_f: FloatArray = np.empty((sk.FLOAT_LOG_ROWS, FIRST_LOG))
-        self.log_i: IntArray = np.empty((sk.INT_LOG_ROWS, FIRST_LOG), np.int64)
+        self.log_f: FloatArray = np.empty((lay.FLOAT_LOG_ROWS, FIRST_LOG))
+        self.log_i: IntArray = np.empty((lay.INT_LOG_ROWS, FIRST_LOG), np.int64)
         self.sampled_at: FloatArray = np.empty((2, LOAD_SAMPLES))
         self._resize_for_workers()
 
@@ -171,11 +176,11 @@ class Engine:
     def _make_clock(self) -> None:
         longest = int(self.trace.output_tokens.max())
         self.heads: IntArray = np.full(1 << longest.bit_length(), -1, np.int64)
-        self.control: IntArray = np.zeros(sk.CONTROL_SIZE, np.int64)
-        self.control[sk.C_SAMPLE_STRIDE] = 1
-        self.control[sk.C_IMMEDIATE] = int(self.immediate)
+        self.control: IntArray = np.zeros(lay.CONTROL_SIZE, np.int64)
+        self.control[lay.C_SAMPLE_STRIDE] = 1
+        self.control[lay.C_IMMEDIATE] = int(self.immediate)
         if self.params.arrivals.mode == "pool":
-            self.control[sk.C_POOL] = self.params.arrivals.pool or 4 * self.params.workers
+            self.control[lay.C_POOL] = self.params.arrivals.pool or 4 * self.params.workers
         self.clock: FloatArray = np.zeros(2)
         self._model, self._xs, self._ys = step_time_arrays(self.params.step_time)
         self._max_steps = self.params.max_steps or UNREACHED
@@ -216,12 +221,12 @@ class Engine:
         self._apply(decision, waiting)
 
     def _waiting(self) -> Waiting:
-        head = self.control[sk.C_WAIT_HEAD]
-        tail = head + 1 if self.immediate else self.control[sk.C_WAIT_TAIL]
+        head = self.control[lay.C_WAIT_HEAD]
+        tail = head + 1 if self.immediate else self.control[lay.C_WAIT_TAIL]
         return Waiting(
-            self.book[sk.B_WAITING_TOKENS, head:tail],
-            self.book[sk.B_WAITING, head:tail],
-            self.book[sk.B_WAITING_SINCE, head:tail],
+            self.book[lay.B_WAITING_TOKENS, head:tail],
+            self.book[lay.B_WAITING, head:tail],
+            self.book[lay.B_WAITING_SINCE, head:tail],
         )
 
     def _view(self) -> ClusterView:
@@ -254,16 +259,16 @@ class Engine:
             return
         finished = self.finished
         if self.forecaster.learns and finished > self._observed:
-            rows = self.book[sk.B_FINISHED, self._observed : finished]
-            self.forecaster.observe(self.book[sk.B_PROMPT, rows], self.book[sk.B_OUTPUT, rows])
+            rows = self.book[lay.B_FINISHED, self._observed : finished]
+            self.forecaster.observe(self.book[lay.B_PROMPT, rows], self.book[lay.B_OUTPUT, rows])
             self._observed = finished
-        handles = self.buffers[sk.ADMITTED, : self.control[sk.C_ADMITTED]]
-        if self.control[sk.C_ADMITTED_LOST]:
+        handles = self.buffers[lay.ADMITTED, : self.control[lay.C_ADMITTED]]
+        if self.control[lay.C_ADMITTED_LOST]:
             handles = self.state.handles()
         handles = still_running(self.state.requests, handles)
         self.forecaster.update(self.state, handles, self.step)
-        self.control[sk.C_ADMITTED] = 0
-        self.control[sk.C_ADMITTED_LOST] = 0
+        self.control[lay.C_ADMITTED] = 0
+        self.control[lay.C_ADMITTED_LOST] = 0
 
     def _apply(self, decision: Decision, waiting: Waiting) -> None:
         pairs = as_pairs(decision, self.policy)
@@ -283,14 +288,13 @@ class Engine:
             pairs,
             self._fault,
         )
-        if found != sk.OK:
+        if found != lay.OK:
             raise PolicyError(self._explain_fault(found))
-        if self.immediate:
-            if pairs.shape[0] == 0:
-                raise PolicyError(
-                    f"{_name(self.policy)} placed nothing at step {self.step}; immediate routing "
-                    "asks for a worker at every arrival"
-                )
+        if self.immediate and pairs.shape[0] == 0:
+            raise PolicyError(
+                f"{name_of(self.policy)} placed nothing at step {self.step}; immediate routing "
+                "asks for a worker at every arrival"
+            )
 
     def _remember(self, pairs: IntArray, waiting: Waiting) -> None:
         assert self.stale is not None  # noqa: S101 # asked by the caller
@@ -315,8 +319,8 @@ class Engine:
                 next_step = min(next_step, event.at_step)
             if event.at_s is not None:
                 next_s = min(next_s, event.at_s)
-        self.control[sk.C_STOP_STEP] = next_step
-        self.clock[sk.STOP_S] = next_s
+        self.control[lay.C_STOP_STEP] = next_step
+        self.clock[lay.STOP_S] = next_s
 
     def _due(self, event: WorkerEvent) -> bool:
         if event.at_step is not None:
@@ -333,7 +337,7 @@ class Engine:
     def _fail(self, worker: int) -> None:
         if not (worker < self.state.workers.shape[1] and self.state.alive[worker]):
             raise ParameterError(f"worker {worker} cannot fail: it is not there")
-        lost = sk.evict_worker(
+        lost = rk.evict_worker(
             self.state.workers,
             self.state.requests,
             self.state.meta,
@@ -345,15 +349,15 @@ class Engine:
             worker,
         )
         self.state.remove_worker(worker)
-        head, tail = self.control[sk.C_WAIT_HEAD], self.control[sk.C_WAIT_TAIL]
-        queue = np.concatenate((lost, self.book[sk.B_WAITING, head:tail]))
-        self.control[sk.C_WAIT_HEAD], self.control[sk.C_WAIT_TAIL] = 0, queue.size
-        self.book[sk.B_WAITING, : queue.size] = queue
-        tokens = self.book[sk.B_PROMPT, queue] + self.book[sk.B_GENERATED, queue]
-        self.book[sk.B_WAITING_TOKENS, : queue.size] = tokens
-        waited = self.book[sk.B_WAITING_SINCE, head:tail].copy()
-        self.book[sk.B_WAITING_SINCE, : lost.size] = self.step
-        self.book[sk.B_WAITING_SINCE, lost.size : queue.size] = waited
+        head, tail = self.control[lay.C_WAIT_HEAD], self.control[lay.C_WAIT_TAIL]
+        queue = np.concatenate((lost, self.book[lay.B_WAITING, head:tail]))
+        self.control[lay.C_WAIT_HEAD], self.control[lay.C_WAIT_TAIL] = 0, queue.size
+        self.book[lay.B_WAITING, : queue.size] = queue
+        tokens = self.book[lay.B_PROMPT, queue] + self.book[lay.B_GENERATED, queue]
+        self.book[lay.B_WAITING_TOKENS, : queue.size] = tokens
+        waited = self.book[lay.B_WAITING_SINCE, head:tail].copy()
+        self.book[lay.B_WAITING_SINCE, : lost.size] = self.step
+        self.book[lay.B_WAITING_SINCE, lost.size : queue.size] = waited
 
     def _join(self, event: WorkerEvent) -> None:
         slots = event.slots or self.params.slots_each()[0]
@@ -375,80 +379,29 @@ class Engine:
 
     def _explain_fault(self, found: int) -> str:
         at, worker = self._fault.tolist()
-        where = f"{_name(self.policy)} at step {self.step}"
-        waiting = int(self.control[sk.C_WAIT_TAIL] - self.control[sk.C_WAIT_HEAD])
+        where = f"{name_of(self.policy)} at step {self.step}"
+        waiting = int(self.control[lay.C_WAIT_TAIL] - self.control[lay.C_WAIT_HEAD])
         return {
-            sk.BAD_INDEX: f"{where} named waiting request {at}, there are {waiting}",
-            sk.TWICE: f"{where} placed waiting request {at} twice",
-            sk.BAD_WORKER: f"{where} chose worker {worker}, which is not there",
-            sk.NO_SLOT: f"{where} gave worker {worker} more requests than it has free slots",
-            sk.NO_TOKENS: f"{where} gave worker {worker} more KV tokens than its capacity",
+            lay.BAD_INDEX: f"{where} named waiting request {at}, there are {waiting}",
+            lay.TWICE: f"{where} placed waiting request {at} twice",
+            lay.BAD_WORKER: f"{where} chose worker {worker}, which is not there",
+            lay.NO_SLOT: f"{where} gave worker {worker} more requests than it has free slots",
+            lay.NO_TOKENS: f"{where} gave worker {worker} more KV tokens than its capacity",
         }[found]
 
     def _explain_stall(self) -> None:
-        head, tail = self.control[sk.C_WAIT_HEAD], self.control[sk.C_WAIT_TAIL]
+        head, tail = self.control[lay.C_WAIT_HEAD], self.control[lay.C_WAIT_TAIL]
         if head == tail:
             return
         room = self.state.view_table()
-        tokens = self.book[sk.B_WAITING_TOKENS, head]
+        tokens = self.book[lay.B_WAITING_TOKENS, head]
         fits = (room[ROOM] > 0) & (room[TOKEN_ROOM] >= tokens)
         if bool(fits.any()):
             raise PolicyError(
-                f"{_name(self.policy)} leaves {tail - head} requests waiting on an idle cluster "
+                f"{name_of(self.policy)} leaves {tail - head} requests waiting on an idle cluster "
                 f"at step {self.step}, though worker {int(np.flatnonzero(fits)[0])} has room"
             )
 
 
-def check_capacity(trace: Trace, params: SimulationParams) -> None:
-    """Raise `CapacityError` if a request can never be finished by any worker."""
-    largest = max((NO_LIMIT if c is None else c) for c in params.capacity_each())
-    needed = trace.prompt_tokens + trace.output_tokens - 1
-    bad = np.flatnonzero(needed > largest)
-    if bad.size:
-        row = int(bad[0])
-        raise CapacityError(
-            f"{trace.name}: request {row} grows to {needed[row]} KV tokens "
-            f"({trace.prompt_tokens[row]} prompt + {trace.output_tokens[row]} output), "
-            f"more than the KV capacity {largest} of any worker"
-        )
-
-
-def step_time_arrays(step_time: StepTime) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Return the step-time model as arrays for kernels."""
-    kind = sk.MODEL_TABLE if step_time.model == "table" else sk.MODEL_LINEAR
-    per_mean = step_time.per_mean_token if step_time.model == "max-mean" else 0.0
-    model = np.array([kind, step_time.base, step_time.per_token, per_mean])
-    return model, np.array(step_time.loads, np.float64), np.array(step_time.seconds, np.float64)
-
-
-def as_pairs(decision: Decision, policy: Policy) -> IntArray:
-    """Return a decision as an array of shape (k, 2).
-
-    Raises
-    ------
-    PolicyError
-        It is not made of pairs of integers.
-    """
-    if (
-        isinstance(decision, np.ndarray)
-        and decision.dtype == np.int64
-        and decision.ndim == 2
-        and decision.shape[1] == 2
-        and decision.flags.c_contiguous
-    ):
-        return decision
-    pairs = np.asarray(decision if len(decision) else np.empty((0, 2), np.int64))
-    if pairs.ndim != 2 or pairs.shape[1] != 2 or pairs.dtype.kind not in "iu":
-        raise PolicyError(
-            f"{_name(policy)} returned {pairs.dtype} of shape {pairs.shape}; a decision is pairs "
-            "(index into waiting, worker)"
-        )
-    return np.ascontiguousarray(pairs, np.int64)
-
-
 def _when(event: WorkerEvent) -> float:
     return float(event.at_step) if event.at_step is not None else float(event.at_s or 0.0)
-
-
-def _name(policy: Policy) -> str:
-    return f"policy {type(policy).__name__}"

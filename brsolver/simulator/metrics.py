@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import NDArray
 
 from brsolver._version import __version__
-from brsolver.simulator.params import SimulationParams
 from brsolver.simulator.result import LoadSamples, Metrics, RequestLog, RequestStatus, StepLog
+
+if TYPE_CHECKING:
+    from brsolver.simulator.params import SimulationParams
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]

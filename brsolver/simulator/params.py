@@ -337,7 +337,8 @@ class SimulationParams:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> SimulationParams:
         """Build from nested dictionaries; unknown names are refused."""
-        return _build(cls, values, "simulation")
+        params: SimulationParams = _build(cls, values, "simulation")
+        return params
 
     @classmethod
     def from_toml(cls, path: str | Path) -> SimulationParams:

@@ -6,8 +6,8 @@ it; it is the place to read what a run means.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -28,7 +28,11 @@ from brsolver.policy import (
     Policy,
     Waiting,
 )
-from brsolver.simulator.params import WorkerEvent
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from brsolver.simulator.params import WorkerEvent
 
 
 @dataclass

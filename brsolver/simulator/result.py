@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import IntEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from brsolver.simulator.params import SimulationParams
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from brsolver.simulator.params import SimulationParams
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, is_dataclass
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from brsolver.errors import ParameterError
 from brsolver.forecasting import Forecaster
 from brsolver.policy import Policy
-from brsolver.predictors import Predictor
 from brsolver.registry import make_policy, make_predictor, policy_class, wants
-from brsolver.simulator import _kernels as sk
+from brsolver.simulator import _layout as lay
 from brsolver.simulator.engine import Engine, Progress
 from brsolver.simulator.metrics import compute_metrics
 from brsolver.simulator.params import SimulationParams
@@ -27,8 +26,13 @@ from brsolver.simulator.result import (
 )
 from brsolver.simulator.streams import stream
 from brsolver.specs import parse_spec
-from brsolver.state import ClusterState
-from brsolver.traces.model import Trace
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from brsolver.predictors import Predictor
+    from brsolver.state import ClusterState
+    from brsolver.traces.model import Trace
 
 IntArray = NDArray[np.int64]
 
@@ -148,9 +152,7 @@ def _make_predictor(
     return made, predictor
 
 
-def _forecaster(
-    prepared: _Prepared, trace: Trace, params: SimulationParams
-) -> Forecaster | None:
+def _forecaster(prepared: _Prepared, trace: Trace, params: SimulationParams) -> Forecaster | None:
     horizon = int(getattr(prepared.policy, "horizon", 0))
     if prepared.predictor is None:
         return _NoForecast(horizon) if horizon > 0 else None
@@ -177,9 +179,7 @@ class _NoForecast(Forecaster):
     def observe(self, *_: object) -> None:
         """Learn nothing."""
 
-    def project(
-        self, state: ClusterState, horizon: int, growth: bool, survival: bool
-    ) -> IntArray:
+    def project(self, state: ClusterState, horizon: int, growth: bool, survival: bool) -> IntArray:
         """Project without ends, whatever was asked."""
         del survival
         return state.projection(horizon, growth=growth)
@@ -196,7 +196,7 @@ def _result(
         requests=requests,
         steps=steps,
         samples=samples,
-        last_admission=int(engine.control[sk.C_LAST_ADMISSION]),
+        last_admission=int(engine.control[lay.C_LAST_ADMISSION]),
         dispatch_us=engine.dispatch_us,
         wall_s=wall_s,
     )
@@ -226,17 +226,17 @@ def _policy_params(policy: Policy) -> Mapping[str, object]:
 
 def _requests(engine: Engine) -> RequestLog:
     book, times = engine.book, engine.times
-    status = book[sk.B_STATUS].copy()
+    status = book[lay.B_STATUS].copy()
     return RequestLog(
-        arrival_s=times[sk.T_ARRIVAL],
-        ready_s=times[sk.T_READY],
-        start_s=times[sk.T_START],
-        first_token_s=times[sk.T_FIRST],
-        finish_s=times[sk.T_FINISH],
-        worker=book[sk.B_WORKER].copy(),
-        start_step=book[sk.B_START_STEP].copy(),
-        finish_step=book[sk.B_FINISH_STEP].copy(),
-        preemptions=book[sk.B_PREEMPTIONS].copy(),
+        arrival_s=times[lay.T_ARRIVAL],
+        ready_s=times[lay.T_READY],
+        start_s=times[lay.T_START],
+        first_token_s=times[lay.T_FIRST],
+        finish_s=times[lay.T_FINISH],
+        worker=book[lay.B_WORKER].copy(),
+        start_step=book[lay.B_START_STEP].copy(),
+        finish_step=book[lay.B_FINISH_STEP].copy(),
+        preemptions=book[lay.B_PREEMPTIONS].copy(),
         status=status,
     )
 
@@ -245,23 +245,23 @@ def _steps(engine: Engine) -> StepLog:
     f: NDArray[np.float64] = engine.log_f[:, : engine.step].copy()
     i: NDArray[np.int64] = engine.log_i[:, : engine.step].copy()
     return StepLog(
-        start_s=f[sk.F_START],
-        duration_s=f[sk.F_DURATION],
-        active=i[sk.I_ACTIVE],
-        alive=i[sk.I_ALIVE],
-        load_max=i[sk.I_MAX],
-        load_min=i[sk.I_MIN],
-        load_sum=i[sk.I_SUM],
-        post_max=i[sk.I_POST_MAX],
-        post_min=i[sk.I_POST_MIN],
-        post_sum=i[sk.I_POST_SUM],
-        energy_j=f[sk.F_ENERGY],
-        post_energy_j=f[sk.F_POST_ENERGY],
+        start_s=f[lay.F_START],
+        duration_s=f[lay.F_DURATION],
+        active=i[lay.I_ACTIVE],
+        alive=i[lay.I_ALIVE],
+        load_max=i[lay.I_MAX],
+        load_min=i[lay.I_MIN],
+        load_sum=i[lay.I_SUM],
+        post_max=i[lay.I_POST_MAX],
+        post_min=i[lay.I_POST_MIN],
+        post_sum=i[lay.I_POST_SUM],
+        energy_j=f[lay.F_ENERGY],
+        post_energy_j=f[lay.F_POST_ENERGY],
     )
 
 
 def _samples(engine: Engine) -> LoadSamples:
-    count = int(engine.control[sk.C_SAMPLES])
+    count = int(engine.control[lay.C_SAMPLES])
     return LoadSamples(
         step=engine.sampled_at[0, :count].astype(np.int64),
         time_s=engine.sampled_at[1, :count].copy(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +19,10 @@ from brsolver.policy import (
     TOKEN_ROOM,
     ClusterView,
 )
-from brsolver.simulator.params import Staleness
 from brsolver.state import ClusterState
+
+if TYPE_CHECKING:
+    from brsolver.simulator.params import Staleness
 
 IntArray = NDArray[np.int64]
 ProjectState = Callable[[ClusterState, int, bool, bool], IntArray]

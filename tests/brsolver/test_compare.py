@@ -135,7 +135,7 @@ def test_bad_grids_are_refused(changes: dict[str, object], message: str) -> None
 @pytest.mark.parametrize(
     ("policies", "message"),
     [
-        ("fcfs,br-9", "did you mean 'br-0'"),
+        ("fcfs,br0", "did you mean 'br-0'"),
         ("br-h:horizont=3", "did you mean 'horizon'"),
         ("fcfs:x=1", "unknown parameter of fcfs"),
     ],

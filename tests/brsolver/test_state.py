@@ -53,9 +53,7 @@ class StateMachine(RuleBasedStateMachine):
     def admit(self, data, prompt, generated, left):
         worker = data.draw(st.sampled_from(self.workers()))
         self.serial += 1
-        handle = self.state.admit(
-            self.serial, worker, prompt, generated=generated, remaining=left
-        )
+        handle = self.state.admit(self.serial, worker, prompt, generated=generated, remaining=left)
         assert handle not in self.running
         self.running[handle] = Naive(worker, prompt, generated, self.kept(left))
 
@@ -138,7 +136,9 @@ class StateMachine(RuleBasedStateMachine):
     def requests_describe_themselves(self):
         handles = self.state.handles()
         rows = self.state.describe(handles)
-        for handle, worker, _, prompt, kv, age in zip(handles.tolist(), *rows.tolist(), strict=True):
+        for handle, worker, _, prompt, kv, age in zip(
+            handles.tolist(), *rows.tolist(), strict=True
+        ):
             request = self.running[handle]
             assert (worker, prompt, kv, age) == (
                 request.worker,

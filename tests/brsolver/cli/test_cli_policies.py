@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-import brsolver.registry as registry
+from brsolver import registry
 from brsolver.errors import ParameterError
 
 if TYPE_CHECKING:

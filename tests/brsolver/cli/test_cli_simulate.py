@@ -21,12 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-KEYS = (
-    "policy workers slots requests steps makespan_s throughput_tok_s avg_imbalance_sum "
-    "avg_imbalance_range idle_rate energy_j avg_imbalance_sum_post idle_rate_post energy_j_post "
-    "tpot_mean_s tpot_p95_s ttft_mean_s ttft_p99_s max_wait_s dispatch_us_p50 dispatch_us_p99 "
-    "wall_s seed version"
-).split()
+KEYS = ["policy", "workers", "slots", "requests", "steps", "makespan_s", "throughput_tok_s", "avg_imbalance_sum", "avg_imbalance_range", "idle_rate", "energy_j", "avg_imbalance_sum_post", "idle_rate_post", "energy_j_post", "tpot_mean_s", "tpot_p95_s", "ttft_mean_s", "ttft_p99_s", "max_wait_s", "dispatch_us_p50", "dispatch_us_p99", "wall_s", "seed", "version"]
 
 
 @pytest.fixture

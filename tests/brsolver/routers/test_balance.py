@@ -1,5 +1,7 @@
 """The routing kernels against the plain reference, and BR-H against BR-0."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,8 +10,9 @@ from hypothesis import strategies as st
 from brsolver.errors import ParameterError
 from brsolver.policy import NO_LIMIT, ROOM, TOKEN_ROOM, Waiting
 from brsolver.routers import BR0, BRH, BR0Params, BRHParams, reference
-from brsolver.routers._br_kernels import BY_SCORE, EXACTLY_K, best_subset, envelope, route_pooled
+from brsolver.routers._br_kernels import envelope, route_pooled
 from brsolver.routers._score_kernels import best_single, peak, score
+from brsolver.routers._subset_kernels import BY_SCORE, EXACTLY_K, best_subset
 from brsolver.state import ClusterState
 
 
@@ -142,9 +145,7 @@ def test_immediate_routing_picks_the_best_worker(state, prompt):
     workers = reference_workers(state, 0)
     weights = reference.Weights(1.0, float(len(workers)), [1.0])
     values = [reference.f_score(prompt, 1, w, workers, weights) for w in workers]
-    best = min(
-        range(len(workers)), key=lambda g: (-values[g], workers[g].projected[0], g)
-    )
+    best = min(range(len(workers)), key=lambda g: (-values[g], workers[g].projected[0], g))
     assert pairs.tolist() == [[0, best]]
 
 
@@ -161,7 +162,7 @@ def test_peak_splits_rising_from_falling(margins, beta, totals):
     top = peak(m, d, alpha_sum, beta, highest)
     values = [score(m, d, alpha_sum, beta, s) for s in range(highest + 1)]
     assert values[top] == max(values)
-    assert all(a < b for a, b in zip(values[:top], values[1 : top + 1], strict=True))
+    assert all(a < b for a, b in itertools.pairwise(values[: top + 1]))
     window = np.arange(len(totals))
     pick = best_single(
         np.array(totals, np.int64), window, len(totals), 10**9, m, d, alpha_sum, beta
@@ -226,7 +227,11 @@ def test_exactly_k_takes_the_largest_sum_within_the_margin(prompts, slots, margi
         np.array(prompts, np.int64), window, len(prompts), slots, NO_LIMIT, projected,
         envelope(projected), 0, np.ones(1), np.array([1.0, 0.0, 2.0]), 0, EXACTLY_K, chosen,
     )  # fmt: skip
-    sums = {sum(prompts[i] for i in s) for s in reference._subsets(window.tolist(), most) if len(s) == most}
+    sums = {
+        sum(prompts[i] for i in s)
+        for s in reference._subsets(window.tolist(), most)
+        if len(s) == most
+    }
     within = [s for s in sums if s <= margin]
     expected = max(within) if within else min(sums)
     assert count == most

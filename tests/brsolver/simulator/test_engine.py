@@ -128,9 +128,7 @@ def test_engine_equals_the_reference(scenario):
 @given(scenarios(), st.integers(0, 3), st.booleans())
 def test_invariants_hold(scenario, stale_steps, corrected):
     trace, params, policy = scenario
-    params = replace(
-        params, staleness=Staleness(steps=stale_steps, local_correction=corrected)
-    )
+    params = replace(params, staleness=Staleness(steps=stale_steps, local_correction=corrected))
     result = simulate(trace, policy, params)
     log, steps, m = result.requests, result.steps, result.metrics
     finished = log.status == RequestStatus.FINISHED
@@ -188,7 +186,9 @@ def test_no_policy_sees_the_future(scenario, policy, data):
     result = simulate(trace, first, params)
     k = data.draw(st.integers(0, max(len(result.steps) - 1, 0)))
     later = result.requests.finish_step >= k
-    extra = np.array(data.draw(st.lists(st.integers(0, 9), min_size=len(trace), max_size=len(trace))))
+    extra = np.array(
+        data.draw(st.lists(st.integers(0, 9), min_size=len(trace), max_size=len(trace)))
+    )
     changed = replace(trace, output_tokens=trace.output_tokens + extra * later)
     second = Recorder(make_policy(policy))
     simulate(changed, second, params)

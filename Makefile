@@ -1,0 +1,43 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.ready
+
+.PHONY: setup demo test lint bench dist clean
+
+setup: $(STAMP)
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $(STAMP)
+
+# Compares routers on an embedded workload and leaves demo-report/report.html to open.
+demo: $(STAMP)
+	$(BIN)/brsolver compare preset:proprietary-like:n=3000 \
+	  --policies vllm,jsq-load,fast-phi,br-0,br-h,br-h:projection=survival \
+	  --workers 4,8 --slots 32 --baseline vllm --out demo-report
+	@echo "Open demo-report/report.html"
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -n auto
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks
+
+dist: $(STAMP)
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation --outdir dist .
+
+# Compiled kernels do not notice changes in other files they call.
+clean:
+	find brsolver baselines classifiers integration -name '*.nb[ic]' -delete
+	rm -rf dist demo-report .mypy_cache .ruff_cache .pytest_cache .hypothesis

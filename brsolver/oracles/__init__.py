@@ -1,0 +1,1 @@
+"""Exact oracles: solver seam, step oracle, hindsight optima and certified bounds."""

@@ -1,0 +1,161 @@
+"""What back ends are given and what they answer, before it is believed."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from brsolver.oracles.model import FloatArray, IntArray, LinearModel
+from brsolver.oracles.result import Status
+
+T = TypeVar("T")
+
+POLL_S = 0.02
+"""Seconds between two looks at memory, deadline and interrupt of a running solver."""
+
+GRACE_S = 0.05
+"""Seconds a solver may go over its own time limit before it is told to stop."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """How to solve a model.
+
+    Attributes
+    ----------
+    time_limit_s : float or None
+        Seconds of wall-clock time.
+    memory_limit_mb : float or None
+        Resident memory of this process at which to stop, in MiB.
+    threads : int
+    warm_start : ndarray of int64, shape (n,), or None
+        A solution to start from.
+    relax : bool
+        Solve the linear relaxation.
+    """
+
+    time_limit_s: float | None = None
+    memory_limit_mb: float | None = None
+    threads: int = 1
+    warm_start: IntArray | None = None
+    relax: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What a solver says, in the model's own units and not yet checked.
+
+    Attributes
+    ----------
+    status : Status
+    solution : ndarray or None
+        One value per column.
+    duals : ndarray or None
+        Of a relaxation: one multiplier per row, in the sign convention ``c - Aᵀy``.
+    bound : float or None
+        Dual bound.
+    exact : bool
+        Whether the solver calculates with integers.
+    nodes, iterations : int
+    origin, message : str
+    """
+
+    status: Status
+    solution: NDArray[np.float64] | NDArray[np.int64] | None = None
+    duals: FloatArray | None = None
+    bound: float | None = None
+    exact: bool = False
+    nodes: int = 0
+    iterations: int = 0
+    origin: str = ""
+    message: str = ""
+
+
+Backend = Callable[[LinearModel, Job], Answer]
+
+
+@dataclass(slots=True)
+class Watch:
+    """Why a running solver was told to stop, if it was."""
+
+    reason: str = ""
+    _error: list[BaseException] = field(default_factory=list)
+
+
+def guarded(run: Callable[[], T], stop: Callable[[], None], job: Job) -> tuple[T, str]:
+    """Run a solver in a thread of its own; stop it at a limit or at an interrupt.
+
+    Solvers run outside Python, where neither an interrupt nor a look at memory reaches them, and
+    some check their time limit rarely; the calling thread stays free to do all three.
+
+    Parameters
+    ----------
+    run : callable
+        Solves; releases the interpreter lock meanwhile.
+    stop : callable
+        Tells the solver to return the best it has, from another thread.
+    job : Job
+
+    Returns
+    -------
+    tuple of (T, str)
+        What `run` returned, and why it was stopped: empty, or ``"time limit"``,
+        ``"memory limit"``, ``"interrupted"``.
+    """
+    done: list[T] = []
+    failed: list[Exception] = []
+
+    def work() -> None:
+        try:
+            done.append(run())
+        except Exception as error:  # noqa: BLE001 - raised again in the caller's thread
+            failed.append(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    reason = _wait(thread, stop, job)
+    if failed:
+        raise failed[0]
+    return done[0], reason
+
+
+def _wait(thread: threading.Thread, stop: Callable[[], None], job: Job) -> str:
+    reason = ""
+    deadline = None if job.time_limit_s is None else time.monotonic() + job.time_limit_s + GRACE_S
+    while thread.is_alive():
+        try:
+            thread.join(POLL_S)
+            reason = reason or _limit_reached(deadline, job.memory_limit_mb)
+        except KeyboardInterrupt:
+            reason = "interrupted"
+        if reason:
+            stop()
+    return reason
+
+
+def _limit_reached(deadline: float | None, memory_limit_mb: float | None) -> str:
+    if deadline is not None and time.monotonic() > deadline:
+        return "time limit"
+    if memory_limit_mb is not None and resident_mb() > memory_limit_mb:
+        return "memory limit"
+    return ""
+
+
+def resident_mb() -> float:
+    """Return this process's resident memory in MiB; its peak where the system tells no more."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
+    except OSError:
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0
+    import resource
+
+    return pages * resource.getpagesize() / 2.0**20

@@ -1,0 +1,225 @@
+"""The one entry to all back ends: choose, run, check, report."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from brsolver.errors import BrsolverError, ParameterError, UnknownNameError
+from brsolver.oracles import verify
+from brsolver.oracles.backends import cp_sat, glop, highs, pdlp
+from brsolver.oracles.backends._base import Answer, Backend, Job
+from brsolver.oracles.model import LinearModel, Sense
+from brsolver.oracles.result import Number, Solution, SolveResult, SolverError, Status
+
+BACKENDS: dict[str, Backend] = {
+    **{name: partial(highs.solve, backend=name) for name in highs.METHODS},
+    "cp-sat": cp_sat.solve,
+    "glop": glop.solve,
+    "pdlp": pdlp.solve,
+}
+"""Back ends by name."""
+
+
+def solve(
+    model: LinearModel,
+    backend: str = "highs",
+    *,
+    time_limit_s: float | None = None,
+    memory_limit_mb: float | None = None,
+    threads: int = 1,
+    warm_start: ArrayLike | None = None,
+    relax: bool = False,
+) -> SolveResult:
+    """Solve a model; check whatever comes back.
+
+    Parameters
+    ----------
+    model : LinearModel
+    backend : str
+        One of `BACKENDS`. ``highs`` and ``cp-sat`` solve integer models; all but ``cp-sat``
+        solve relaxations.
+    time_limit_s : float, optional
+        Seconds of wall-clock time.
+    memory_limit_mb : float, optional
+        Resident memory of this process, in MiB, at which the solver is stopped.
+    threads : int
+    warm_start : array_like of int, shape (n,), optional
+        A solution to start from; it must be feasible. It is what is returned if nothing better
+        is found.
+    relax : bool
+        Solve the linear relaxation.
+
+    Returns
+    -------
+    SolveResult
+        An interrupt (Ctrl-C) while the solver runs ends it and returns the best so far.
+
+    Raises
+    ------
+    MissingExtraError
+        The back end's package is not installed.
+    SolverError
+        The solver cannot be loaded, cannot solve such a model, crashed or found the model
+        unbounded.
+    ParameterError
+        A limit makes no sense, or the warm start is not feasible.
+    """
+    if backend not in BACKENDS:
+        raise UnknownNameError.suggest("back end", backend, BACKENDS)
+    job = Job(
+        time_limit_s=time_limit_s,
+        memory_limit_mb=memory_limit_mb,
+        threads=threads,
+        warm_start=None if warm_start is None else np.asarray(warm_start, np.int64),
+        relax=relax,
+    )
+    _check_job(model, job)
+    start = time.perf_counter()
+    answer = _run(BACKENDS[backend], backend, model, job)
+    solved_s = time.perf_counter() - start
+    return _believe(model, job, answer, solved_s)
+
+
+def _check_job(model: LinearModel, job: Job) -> None:
+    for name, value in (("time_limit_s", job.time_limit_s), ("memory", job.memory_limit_mb)):
+        if value is not None and not (math.isfinite(value) and value > 0):
+            raise ParameterError(f"{name} is {value}, must be a positive number")
+    if job.threads < 1:
+        raise ParameterError(f"threads is {job.threads}, must be at least 1")
+    if job.warm_start is not None and not job.relax:
+        if job.warm_start.shape != (model.num_columns,):
+            raise ParameterError(
+                f"warm start has {job.warm_start.size} values for {model.num_columns} columns"
+            )
+        if broken := verify.violation(model, job.warm_start):
+            raise ParameterError(f"warm start is not feasible: {broken}")
+
+
+def _run(run: Backend, name: str, model: LinearModel, job: Job) -> Answer:
+    try:
+        return run(model, job)
+    except BrsolverError:
+        raise
+    except Exception as error:
+        other = "cp-sat" if name.startswith("highs") and not job.relax else "highs-ipm"
+        other = "highs" if not name.startswith("highs") else other
+        line = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise SolverError(f"{name} crashed ({line}); try backend {other!r}") from error
+
+
+@dataclass(slots=True)
+class _Checked:
+    solution: Solution | None = None
+    objective: Number | None = None
+    bound: Number | None = None
+    message: str = ""
+
+
+def _believe(model: LinearModel, job: Job, answer: Answer, solved_s: float) -> SolveResult:
+    if answer.status is Status.UNBOUNDED:
+        raise SolverError(f"{answer.origin}: the model is unbounded; give its columns bounds")
+    check: Callable[[LinearModel, Job, Answer], _Checked] = (
+        _check_integer if model.is_integral and not job.relax else _check_float
+    )
+    checked = check(model, job, answer)
+    return SolveResult(
+        status=_status(model, job, answer, checked),
+        solution=checked.solution,
+        objective=checked.objective,
+        dual_bound=checked.bound,
+        solve_s=solved_s,
+        nodes=answer.nodes,
+        iterations=answer.iterations,
+        origin=answer.origin,
+        message=checked.message or answer.message,
+    )
+
+
+def _check_integer(model: LinearModel, job: Job, answer: Answer) -> _Checked:
+    checked = _Checked()
+    if answer.solution is not None:
+        settled = verify.settle(model, answer.solution)
+        if broken := verify.violation(model, settled):
+            checked.message = f"{answer.origin} returned a solution that is none: {broken}"
+        else:
+            checked.solution = settled
+            checked.objective = verify.objective(model, settled)
+    if job.warm_start is not None and answer.status is not Status.INFEASIBLE:
+        _keep_better(model, checked, job.warm_start)
+    if answer.bound is not None:
+        checked.bound = _whole_bound(model, answer)
+    _reconcile(model, checked, answer)
+    return checked
+
+
+def _keep_better(model: LinearModel, checked: _Checked, start: Solution) -> None:
+    value = verify.objective(model, start)
+    if checked.objective is None or _better(model, value, checked.objective):
+        checked.solution, checked.objective = start.astype(np.int64), value
+
+
+def _whole_bound(model: LinearModel, answer: Answer) -> int:
+    """Round a dual bound to the integer it implies, less what the solver may be wrong by."""
+    assert answer.bound is not None
+    slack = 1e-9 if answer.exact else verify.TOLERANCE * max(1.0, abs(answer.bound) * 1e-3)
+    if model.sense is Sense.MAX:
+        return math.floor(answer.bound + slack)
+    return math.ceil(answer.bound - slack)
+
+
+def _reconcile(model: LinearModel, checked: _Checked, answer: Answer) -> None:
+    """Compare bound and objective: they must not cross by more than rounding."""
+    if checked.objective is None or checked.bound is None:
+        return
+    if not _better(model, checked.objective, checked.bound):
+        return
+    excess = abs(checked.objective - checked.bound)
+    if answer.exact or excess > verify.TOLERANCE * max(1.0, abs(checked.objective)):
+        checked.message = (
+            f"{answer.origin} claims the bound {checked.bound}, which the solution refutes"
+        )
+        checked.bound = None
+    else:
+        checked.bound = checked.objective
+
+
+def _check_float(model: LinearModel, job: Job, answer: Answer) -> _Checked:
+    del job
+    checked = _Checked()
+    if answer.solution is not None:
+        solution = np.asarray(answer.solution, np.float64)
+        if broken := verify.float_violation(model, solution):
+            checked.message = f"{answer.origin} returned a solution that is none: {broken}"
+        else:
+            checked.solution = solution
+            checked.objective = verify.float_objective(model, solution)
+    if answer.duals is not None:
+        checked.bound = verify.safe_dual_bound(model, answer.duals)
+    elif answer.bound is not None:
+        checked.bound = answer.bound
+    return checked
+
+
+def _status(model: LinearModel, job: Job, answer: Answer, checked: _Checked) -> Status:
+    """Derive the status from what survived the checks, not from what the solver says."""
+    if answer.status in {Status.INFEASIBLE, Status.ERROR}:
+        return answer.status
+    if checked.objective is None:
+        return Status.LIMIT if checked.bound is None else Status.BOUND
+    if checked.bound is None:
+        return Status.FEASIBLE
+    gap = abs(checked.bound - checked.objective)
+    whole = model.is_integral and not job.relax
+    tolerance = 0.0 if whole else verify.TOLERANCE * max(1.0, abs(checked.objective))
+    return Status.OPTIMAL if gap <= tolerance else Status.FEASIBLE
+
+
+def _better(model: LinearModel, value: Number, than: Number) -> bool:
+    return value > than if model.sense is Sense.MAX else value < than

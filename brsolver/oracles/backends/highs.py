@@ -1,0 +1,159 @@
+"""HiGHS, by highspy: branch and bound, dual simplex, interior point and PDLP."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+
+from brsolver.oracles.backends._base import Answer, Job, guarded
+from brsolver.oracles.backends._load import load
+from brsolver.oracles.model import FloatModel, Kind, LinearModel, Sense
+from brsolver.oracles.result import SolverError, Status
+
+METHODS = {
+    "highs": "choose",
+    "highs-ds": "simplex",
+    "highs-ipm": "ipm",
+    "highs-pdlp": "pdlp",
+}
+
+CALLBACK_ENTRIES = 200_000
+"""Entries from which a relaxation is worth interrupting: a callback per iteration costs."""
+
+
+def solve(model: LinearModel, job: Job, backend: str = "highs") -> Answer:
+    """Solve with HiGHS; see `brsolver.oracles.backends.solve`."""
+    highspy = load("highspy")
+    mip = not job.relax and bool((model.kind == Kind.INTEGER).any())
+    if mip and backend != "highs":
+        raise SolverError(f"{backend} solves relaxations only; for integers use highs or cp-sat")
+    solver = highspy.Highs()
+    _set_options(solver, model, job, METHODS[backend])
+    _pass_model(highspy, solver, model, mip)
+    if mip and job.warm_start is not None:
+        columns = np.arange(model.num_columns, dtype=np.int32)
+        start = job.warm_start / model.column_unit
+        solver.setSolution(model.num_columns, columns, start)
+    reason = _run(solver, job, interruptible=mip or model.row_value.size >= CALLBACK_ENTRIES)
+    kind = "mip" if mip else METHODS[backend].replace("choose", "lp")
+    return _answer(highspy, solver, model, mip, f"highs-{kind} {solver.version()}", reason)
+
+
+def _set_options(solver: Any, model: LinearModel, job: Job, method: str) -> None:
+    options = {
+        "output_flag": False,
+        "threads": job.threads,
+        "solver": method,
+        "mip_rel_gap": 0.0,
+        # Objectives are integers in the model's unit, so less than one of them is no gap.
+        "mip_abs_gap": 0.999 / model.objective_unit if model.is_integral else 0.0,
+        "mip_feasibility_tolerance": 1e-9,
+    }
+    if job.time_limit_s is not None:
+        options["time_limit"] = float(job.time_limit_s)
+    for name, value in options.items():
+        solver.setOptionValue(name, value)
+
+
+def _pass_model(highspy: Any, solver: Any, model: LinearModel, mip: bool) -> None:
+    scaled = FloatModel.of(model)
+    integer = (model.kind == Kind.INTEGER) if mip else np.zeros(model.num_columns, np.bool_)
+    status = solver.passModel(
+        model.num_columns,
+        model.num_rows,
+        model.row_value.size,
+        int(highspy.MatrixFormat.kRowwise),
+        -1 if model.sense is Sense.MAX else 1,
+        scaled.offset,
+        scaled.costs,
+        scaled.lower,
+        scaled.upper,
+        scaled.row_lower,
+        scaled.row_upper,
+        model.row_start,
+        model.row_column,
+        scaled.value,
+        integer.astype(np.int32),
+    )
+    if status == highspy.HighsStatus.kError:
+        raise SolverError("HiGHS refused the model; try backend 'cp-sat' or 'glop'")
+
+
+def _run(solver: Any, job: Job, *, interruptible: bool) -> str:
+    if not interruptible:
+        solver.run()
+        return ""
+    stopped = threading.Event()
+
+    def look(event: Any) -> None:
+        if stopped.is_set():
+            event.interrupt()
+
+    callbacks = (solver.cbMipInterrupt, solver.cbSimplexInterrupt, solver.cbIpmInterrupt)
+    for callback in callbacks:
+        callback.subscribe(look)
+    try:
+        return guarded(solver.run, stopped.set, job)[1]
+    finally:
+        for callback in callbacks:
+            callback.clear()
+
+
+def _answer(
+    highspy: Any, solver: Any, model: LinearModel, mip: bool, origin: str, reason: str
+) -> Answer:
+    info = solver.getInfo()
+    ended = solver.getModelStatus()
+    status = _status(highspy, ended)
+    found = int(info.primal_solution_status) == 2
+    values = solver.getSolution()
+    solution = np.asarray(values.col_value) * model.column_unit if found else None
+    if status is Status.LIMIT and found:
+        status = Status.FEASIBLE
+    duals = None
+    bound = None
+    if mip:
+        bound = _finite(info.mip_dual_bound * model.objective_unit)
+    elif values.dual_valid:
+        duals = np.asarray(values.row_dual) * (model.objective_unit / model.row_unit)
+    return Answer(
+        status=status,
+        solution=solution,
+        duals=duals,
+        bound=bound,
+        nodes=max(int(info.mip_node_count), 0),
+        iterations=_iterations(info),
+        origin=origin,
+        message=reason or ("" if status is Status.OPTIMAL else solver.modelStatusToString(ended)),
+    )
+
+
+def _iterations(info: Any) -> int:
+    counts = (info.simplex_iteration_count, info.ipm_iteration_count, info.pdlp_iteration_count)
+    return sum(max(int(count), 0) for count in counts)
+
+
+def _finite(value: float) -> float | None:
+    return value if np.isfinite(value) and abs(value) < 1e300 else None
+
+
+def _status(highspy: Any, ended: Any) -> Status:
+    kinds = highspy.HighsModelStatus
+    known = {
+        kinds.kOptimal: Status.OPTIMAL,
+        kinds.kModelEmpty: Status.OPTIMAL,
+        kinds.kInfeasible: Status.INFEASIBLE,
+        # Every model here has a bounded objective wherever its builder gave bounds.
+        kinds.kUnboundedOrInfeasible: Status.INFEASIBLE,
+        kinds.kUnbounded: Status.UNBOUNDED,
+        kinds.kTimeLimit: Status.LIMIT,
+        kinds.kIterationLimit: Status.LIMIT,
+        kinds.kInterrupt: Status.LIMIT,
+        kinds.kHighsInterrupt: Status.LIMIT,
+        kinds.kMemoryLimit: Status.LIMIT,
+        kinds.kSolutionLimit: Status.LIMIT,
+        kinds.kUnknown: Status.LIMIT,
+    }
+    return known.get(ended, Status.ERROR)

@@ -1,0 +1,12 @@
+"""OR-Tools PDLP: a first-order method for relaxations."""
+
+from __future__ import annotations
+
+from brsolver.oracles.backends import _linear
+from brsolver.oracles.backends._base import Answer, Job
+from brsolver.oracles.model import LinearModel
+
+
+def solve(model: LinearModel, job: Job) -> Answer:
+    """Solve with PDLP; see `brsolver.oracles.backends.solve`."""
+    return _linear.solve(model, job, "pdlp")

@@ -1,0 +1,131 @@
+"""Forecasts between predictors, state and projections."""
+
+import numpy as np
+import pytest
+
+from brsolver.errors import ParameterError, StateError
+from brsolver.forecasting import Forecaster
+from brsolver.policy import Waiting
+from brsolver.predictors import Forecast
+from brsolver.routers import BRH, BRHParams
+from brsolver.state import ClusterState
+
+
+class Expecting:
+    """Forecasts the same contribution for all, and records what it was asked."""
+
+    def __init__(self, contribution):
+        self.contribution = contribution
+        self.asked = []
+
+    def predict(self, query, horizon):
+        self.asked.append(query)
+        count = query.age.size
+        return Forecast(
+            p_finish=np.ones(count),
+            mu_remaining=np.full(count, float(self.contribution)),
+            horizon=horizon,
+        )
+
+
+class Curves:
+    """Every request survives each step with probability 1/2."""
+
+    def predict(self, query, horizon):
+        raise AssertionError("survival projections ask for curves")
+
+    def survival(self, query, horizon):
+        return np.tile(0.5 ** np.arange(horizon + 1), (query.age.size, 1))
+
+
+class Table:
+    """``P(O > a)`` of outputs 2 and 4, equally likely."""
+
+    table = np.array([1.0, 1.0, 0.5, 0.5, 0.0])
+
+    def predict(self, query, horizon):
+        raise AssertionError("survival projections ask for the table")
+
+
+def state_of(*prompts, horizon=4):
+    state = ClusterState([4], horizon=horizon, refresh_steps=8)
+    for serial, prompt in enumerate(prompts):
+        state.admit(serial, 0, prompt)
+    return state
+
+
+@pytest.mark.parametrize(
+    ("contribution", "expected"),
+    [(2, [10, 10, 0, 0, 0]), (1.2, [10, 10, 0, 0, 0]), (4, [10] * 5), (0, [10, 0, 0, 0, 0])],
+)
+def test_expected_contributions_are_hard_ends(contribution, expected):
+    state = state_of(10)
+    forecaster = Forecaster(Expecting(contribution), horizon=4, refresh_steps=8)
+    forecaster.update(state, state.handles(), step=0)
+    assert state.projection(4).tolist() == [expected]
+
+
+def test_forecasts_age_between_refreshes_and_are_renewed_by_them():
+    state = state_of(10)
+    predictor = Expecting(3)
+    forecaster = Forecaster(predictor, horizon=4, refresh_steps=8)
+    forecaster.update(state, state.handles(), step=0)
+    state.advance(2)
+    forecaster.update(state, state.handles()[:0], step=2)
+    assert len(predictor.asked) == 1
+    assert state.projection(4).tolist() == [[12, 0, 0, 0, 0]]
+    state.advance(6)
+    forecaster.update(state, state.handles()[:0], step=8)
+    assert predictor.asked[1].age.tolist() == [8]
+    assert state.projection(4).tolist() == [[18, 18, 18, 0, 0]]
+
+
+def test_limits_reach_the_predictor_by_request():
+    state = state_of(10, 20)
+    predictor = Expecting(1)
+    limits = np.array([7, 9])
+    Forecaster(predictor, horizon=4, refresh_steps=8, max_tokens=limits).update(
+        state, state.handles(), step=0
+    )
+    assert predictor.asked[0].max_tokens.tolist() == [7, 9]
+
+
+@pytest.mark.parametrize("growth", [False, True])
+def test_survival_projection_weighs_by_probability(growth):
+    state = state_of(100, 60)
+    forecaster = Forecaster(Curves(), horizon=4, refresh_steps=8)
+    projected = forecaster.project(state, 4, growth, True)
+    ahead = np.arange(5) * int(growth)
+    expected = (160 + 2 * ahead) * 0.5 ** np.arange(5)
+    assert projected.tolist() == [np.rint(expected).astype(int).tolist()]
+
+
+@pytest.mark.parametrize("growth", [False, True])
+def test_table_kernel_equals_the_formula(growth):
+    rng = np.random.default_rng(5)
+    state = ClusterState([6, 6], horizon=5, refresh_steps=8)
+    for serial in range(9):
+        state.admit(serial, serial % 2, int(rng.integers(1, 90)), generated=int(rng.integers(0, 4)))
+    state.enqueue(1, 17)
+    forecaster = Forecaster(Table(), horizon=5, refresh_steps=8)
+    table = Table.table
+    expected = np.zeros((2, 6))
+    for worker, _, _, kv, age in state.describe(state.handles()).T.tolist():
+        for h in range(6):
+            later = table[min(age + h, 4)]
+            expected[worker, h] += (kv + h * int(growth)) * later / table[min(age, 4)]
+    expected[1] += 17
+    off = np.abs(forecaster.project(state, 5, growth, True) - expected)
+    assert off.max() <= 0.5 + 1e-9
+
+
+def test_predictors_without_curves_are_refused():
+    forecaster = Forecaster(Expecting(1), horizon=4, refresh_steps=8)
+    with pytest.raises(ParameterError, match="Expecting has no survival curve"):
+        forecaster.project(state_of(5), 4, False, True)
+
+
+def test_a_bare_state_has_no_survival_projection():
+    waiting = Waiting(np.array([5]), np.array([0]))
+    with pytest.raises(StateError, match="needs a predictor"):
+        BRH(BRHParams(horizon=4, projection="survival")).route(state_of(5).view(), waiting)
