@@ -176,6 +176,46 @@ def predict(
 
 
 @kernel
+def predict_lengths(
+    workers: IntArray, requests: IntArray, ring: IntArray, handles: IntArray, lengths: IntArray
+) -> None:
+    """Set predicted ends from known output lengths, by request identity."""
+    one, left = np.empty(1, np.int64), np.empty(1, np.int64)
+    for i in range(handles.shape[0]):
+        handle = handles[i]
+        g = requests[R_WORKER, handle]
+        if g == NONE:
+            continue
+        age = requests[R_OFFSET, handle] + workers[W_CLOCK, g] - requests[R_PROMPT, handle]
+        one[0] = handle
+        left[0] = lengths[requests[R_ID, handle]] - age
+        predict(workers, requests, ring, one, left)
+
+
+@kernel
+def predict_by_age(
+    workers: IntArray,
+    requests: IntArray,
+    ring: IntArray,
+    handles: IntArray,
+    contribution: FloatArray,
+    horizon: int,
+) -> None:
+    """Set predicted ends from a table of the expected contribution by age."""
+    one, left = np.empty(1, np.int64), np.empty(1, np.int64)
+    for i in range(handles.shape[0]):
+        handle = handles[i]
+        g = requests[R_WORKER, handle]
+        if g == NONE:
+            continue
+        age = requests[R_OFFSET, handle] + workers[W_CLOCK, g] - requests[R_PROMPT, handle]
+        expected = contribution[min(age, contribution.shape[0] - 1)]
+        one[0] = handle
+        left[0] = NEVER if expected >= horizon else int(np.ceil(expected))
+        predict(workers, requests, ring, one, left)
+
+
+@kernel
 def project(workers: IntArray, ring: IntArray, horizon: int, growth: bool) -> IntArray:
     """Return projected loads, shape (G, horizon + 1); see `ClusterState.projection`."""
     count = workers.shape[1]

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from brsolver._state_kernels import W_QUEUED_TOKENS, project_survival
+from brsolver._state_kernels import (
+    W_QUEUED_TOKENS,
+    predict_by_age,
+    predict_lengths,
+    project_survival,
+    still_running,
+)
 from brsolver.errors import ParameterError
 from brsolver.predictors import ForecastQuery, Predictor
 
@@ -15,6 +21,7 @@ if TYPE_CHECKING:
     from brsolver.state import ClusterState
 
 IntArray = NDArray[np.int64]
+FloatArray = NDArray[np.float64]
 
 BEYOND = 1 << 60
 
@@ -51,7 +58,9 @@ class Forecaster:
         self.refresh_steps = refresh_steps
         self._max_tokens = max_tokens
         self._next_refresh = 0
-        self._exact = getattr(predictor, "remaining", None)
+        self._lengths = getattr(predictor, "lengths", None)
+        self._by_age = getattr(predictor, "contribution_by_age", None)
+        self._table: FloatArray | None = None
         self._observe = getattr(predictor, "observe", None)
         self._set_running = getattr(predictor, "set_running", None)
 
@@ -60,22 +69,39 @@ class Forecaster:
         """Whether finished requests should be handed to `observe`."""
         return self._observe is not None
 
+    def due(self, step: int) -> bool:
+        """Tell whether all forecasts are to be refreshed."""
+        return step >= self._next_refresh
+
     def update(self, state: ClusterState, handles: IntArray, step: int) -> None:
-        """Forecast the newly admitted `handles`, or everything if a refresh is due."""
-        if step >= self._next_refresh:
+        """Forecast the newly admitted `handles`, or everything if a refresh is due.
+
+        Handles of requests that have ended since are passed over.
+        """
+        if self.due(step):
             self._next_refresh = step + self.refresh_steps
+            self._table = None
             handles = state.handles()
             if self._set_running is not None:
                 self._set_running(state.describe(handles)[4])
         if self.horizon > 0 and handles.shape[0] > 0:
+            self._predict(state, handles)
+
+    def _predict(self, state: ClusterState, handles: IntArray) -> None:
+        arrays = (state.workers, state.requests, state.ring)
+        if self._lengths is not None:
+            predict_lengths(*arrays, handles, self._lengths)
+        elif self._by_age is not None and self._max_tokens is None:
+            if self._table is None:
+                self._table = self._by_age(self.horizon)
+            predict_by_age(*arrays, handles, self._table, self.horizon)
+        else:
+            handles = still_running(state.requests, handles)
             state.predict(handles, self.remaining(state, handles))
 
     def remaining(self, state: ClusterState, handles: IntArray) -> IntArray:
         """Return predicted remaining steps of running requests, shape (n,)."""
         query = self._query(state.describe(handles))
-        if self._exact is not None:
-            exact: IntArray = self._exact(query)
-            return exact
         expected = self.predictor.predict(query, self.horizon).contribution
         return np.where(expected >= self.horizon, BEYOND, np.ceil(expected)).astype(np.int64)
 

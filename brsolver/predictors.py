@@ -79,8 +79,11 @@ class Predictor(Protocol):
         Probability that each request is still running h steps from now.
     ``table -> ndarray of float64``
         ``P(O > a)`` for a = 0, 1, …, of a fresh request, for predictors that only use age.
-    ``remaining(query) -> ndarray of int64, shape (n,)``
-        Exact remaining steps, asked for instead of `predict`; oracles only.
+    ``lengths -> ndarray of int64``
+        True output lengths by request identity, used instead of `predict`; oracles only.
+    ``contribution_by_age(horizon) -> ndarray of float64``
+        Expected contribution by age, used instead of `predict` where it depends on nothing
+        else and requests have no limits of their own.
     ``set_running(ages)``
         Called at refreshes with the ages of all running requests, which are censored.
     ``sees_future : bool``

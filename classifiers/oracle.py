@@ -49,7 +49,7 @@ class OraclePredictor:
             horizon=horizon,
         )
 
-    def remaining(self, query: ForecastQuery) -> IntArray:
-        """Return the true remaining steps of the queried requests, shape (n,)."""
-        left: IntArray = self._output_tokens[query.request] - query.age
-        return left
+    @property
+    def lengths(self) -> IntArray:
+        """True output length of every request, by identity, shape (n,)."""
+        return self._output_tokens

@@ -126,6 +126,18 @@ class SurvivalPredictor:
         index = np.minimum(query.age, len(self._table) - 1)
         return Forecast(p_finish=p_finish[index], mu_remaining=mu_remaining[index], horizon=horizon)
 
+    def contribution_by_age(self, horizon: int) -> FloatArray:
+        """Return the expected contribution ``ĉ = (1 - p)·H + p·μ`` for every age.
+
+        The last entry holds for all greater ages.
+        """
+        self._refresh()
+        if self._by_age is None or self._by_age.horizon != horizon:
+            self._by_age = _tabulate(self._table, horizon)
+        _, p_finish, mu_remaining = self._by_age
+        expected: FloatArray = (1.0 - p_finish) * horizon + p_finish * mu_remaining
+        return expected
+
     def survival(self, query: ForecastQuery, horizon: int) -> FloatArray:
         """Return the probability that each request still runs h = 0..`horizon` steps from now."""
         table = self.table

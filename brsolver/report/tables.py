@@ -94,7 +94,8 @@ def ratio_text(estimate: Estimate) -> str:
     """Write the ratio to the baseline as ``×0.931``; – where the baseline is 0."""
     if math.isnan(estimate.ratio):
         return "–"
-    return f"×{estimate.ratio:.3f}" if estimate.ratio < 10 else f"×{estimate.ratio:,.0f}"
+    digits = 3 if estimate.ratio < 10 else 1
+    return f"×{estimate.ratio:,.{digits}f}"
 
 
 def verdict(estimate: Estimate, info: MetricInfo) -> str:

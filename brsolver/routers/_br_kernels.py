@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from brsolver._jit import kernel
 from brsolver.policy import NO_LIMIT, ROOM, TOKEN_ROOM
 from brsolver.routers._score_kernels import best_single, score
+from brsolver.routers._sorted_kernels import POSITION, best_sorted, remove, sort_waiting
 from brsolver.routers._subset_kernels import (
     BY_SCORE,
     EXACTLY_K,
@@ -21,6 +22,9 @@ FloatArray = NDArray[np.float64]
 
 # Entries of the board: free slots left, pairs written, first request not taken.
 FREE, MADE, START = range(3)
+
+SORT_FROM = 8
+"""Placements in the first stage from which sorting the waiting requests pays."""
 
 NEVER_OVER = 1e12
 """Weight of overflow that lets the largest request within the margin win over any beyond it."""
@@ -184,6 +188,37 @@ def choose(
 
 
 @kernel
+def place_by_size(
+    board: IntArray,
+    taken: NDArray[np.bool_],
+    out: IntArray,
+    room: IntArray,
+    tokens_left: IntArray,
+    prompts: IntArray,
+    projected: IntArray,
+    top: IntArray,
+    discounts: FloatArray,
+    weights: FloatArray,
+    s_greedy: int,
+    growth: int,
+) -> None:
+    """Run the first stage over the waiting requests sorted by size."""
+    margins = np.empty(top.shape[0], np.int64)
+    index = sort_waiting(prompts, taken)
+    while board[FREE] > s_greedy and board[MADE] < prompts.shape[0]:
+        g = roomiest(room, projected)
+        set_margins(projected, top, g, growth, margins)
+        entry = best_sorted(index, tokens_left[g], margins, discounts, weights[0], weights[2])
+        if entry == 0:
+            close(board, room, g)
+            continue
+        remove(index, entry)
+        i = index[POSITION, entry]
+        take(board, taken, out, room, tokens_left, i, g, prompts[i])
+        place(projected, top, g, prompts[i], growth)
+
+
+@kernel
 def route_pooled(
     table: IntArray,
     projected: IntArray,
@@ -221,6 +256,11 @@ def route_pooled(
             break
         take(board, taken, out, room, tokens_left, i, g, prompts[i])
         place(projected, top, g, prompts[i], growth)
+    if min(board[FREE] - s_greedy, count - board[MADE]) >= SORT_FROM:
+        place_by_size(
+            board, taken, out, room, tokens_left, prompts, projected, top, discounts, weights,
+            s_greedy, growth,
+        )  # fmt: skip
     chosen = np.empty(max(min(board[FREE], r_max), 1), np.int64)
     while board[FREE] > 0 and board[MADE] < count:
         plentiful = board[FREE] > s_greedy

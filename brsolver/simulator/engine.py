@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from brsolver._state_kernels import still_running
 from brsolver.errors import ParameterError, PolicyError
 from brsolver.policy import (
     ROOM,
@@ -186,30 +185,19 @@ class Engine:
         self._max_steps = self.params.max_steps or UNREACHED
         self._fault: IntArray = np.zeros(2, np.int64)
         self._set_stops(first=True)
+        self._bind()
+
+    def _bind(self) -> None:
+        """Gather the kernels' arguments anew, after any of the arrays was replaced."""
+        cluster = (self.state.workers, self.state.requests, self.state.meta)
+        run = (self.book, self.times, self.control, self.clock, self.heads, self.queues)
+        logs = (self.log_f, self.log_i, self.samples, self.sampled_at, self.buffers, self.table)
+        model = (self._model, self._xs, self._ys, self._max_steps)
+        self._advance_with = (*cluster, self.state.ring, *run, *logs, *model)
+        self._apply_to = (*cluster, *run, self.buffers)
 
     def _advance(self) -> int:
-        return sk.advance(
-            self.state.workers,
-            self.state.requests,
-            self.state.meta,
-            self.state.ring,
-            self.book,
-            self.times,
-            self.control,
-            self.clock,
-            self.heads,
-            self.queues,
-            self.log_f,
-            self.log_i,
-            self.samples,
-            self.sampled_at,
-            self.buffers,
-            self.table,
-            self._model,
-            self._xs,
-            self._ys,
-            self._max_steps,
-        )
+        return sk.advance(*self._advance_with)
 
     def _route(self) -> None:
         self._forecast()
@@ -257,15 +245,13 @@ class Engine:
     def _forecast(self) -> None:
         if self.forecaster is None:
             return
-        finished = self.finished
-        if self.forecaster.learns and finished > self._observed:
-            rows = self.book[lay.B_FINISHED, self._observed : finished]
+        if self.forecaster.learns and self.forecaster.due(self.step):
+            rows = self.book[lay.B_FINISHED, self._observed : self.finished]
             self.forecaster.observe(self.book[lay.B_PROMPT, rows], self.book[lay.B_OUTPUT, rows])
-            self._observed = finished
+            self._observed = self.finished
         handles = self.buffers[lay.ADMITTED, : self.control[lay.C_ADMITTED]]
         if self.control[lay.C_ADMITTED_LOST]:
             handles = self.state.handles()
-        handles = still_running(self.state.requests, handles)
         self.forecaster.update(self.state, handles, self.step)
         self.control[lay.C_ADMITTED] = 0
         self.control[lay.C_ADMITTED_LOST] = 0
@@ -274,20 +260,7 @@ class Engine:
         pairs = as_pairs(decision, self.policy)
         if self.stale is not None and self.params.staleness.local_correction:
             self._remember(pairs, waiting)
-        found = sk.apply(
-            self.state.workers,
-            self.state.requests,
-            self.state.meta,
-            self.book,
-            self.times,
-            self.control,
-            self.clock,
-            self.heads,
-            self.queues,
-            self.buffers,
-            pairs,
-            self._fault,
-        )
+        found = sk.apply(*self._apply_to, pairs, self._fault)
         if found != lay.OK:
             raise PolicyError(self._explain_fault(found))
         if self.immediate and pairs.shape[0] == 0:
@@ -372,10 +345,12 @@ class Engine:
                 f"worker {event.worker} cannot join: the next new worker is number {count}"
             )
         self._resize_for_workers()
+        self._bind()
 
     def _grow_logs(self) -> None:
         self.log_f = np.concatenate((self.log_f, np.empty_like(self.log_f)), axis=1)
         self.log_i = np.concatenate((self.log_i, np.empty_like(self.log_i)), axis=1)
+        self._bind()
 
     def _explain_fault(self, found: int) -> str:
         at, worker = self._fault.tolist()

@@ -177,7 +177,7 @@ def test_works_from_a_script(tmp_path: Path) -> None:
     script.write_text(
         "from brsolver.compare import compare\n"
         "if __name__ == '__main__':\n"
-        "    found = compare('preset:uniform:n=30,s_high=99,o_high=9', 'fcfs,jsq', jobs=2)\n"
+        "    found = compare('preset:uniform:n=30,s_high=99,o_high=20', 'fcfs,jsq', jobs=2)\n"
         "    print(len(found.runs))\n"
     )
     done = subprocess.run(

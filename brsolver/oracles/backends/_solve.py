@@ -15,6 +15,7 @@ from brsolver.errors import BrsolverError, ParameterError, UnknownNameError
 from brsolver.oracles import verify
 from brsolver.oracles.backends import cp_sat, glop, highs, pdlp
 from brsolver.oracles.backends._base import Answer, Backend, Job
+from brsolver.oracles.backends._load import load
 from brsolver.oracles.model import LinearModel, Sense
 from brsolver.oracles.result import Number, Solution, SolveResult, SolverError, Status
 
@@ -25,6 +26,14 @@ BACKENDS: dict[str, Backend] = {
     "pdlp": pdlp.solve,
 }
 """Back ends by name."""
+
+MODULES = {
+    **dict.fromkeys(highs.METHODS, "highspy"),
+    "cp-sat": "ortools.sat.python.cp_model",
+    "glop": "ortools.linear_solver.python.model_builder_helper",
+    "pdlp": "ortools.linear_solver.python.model_builder_helper",
+}
+"""What each back end imports on first use."""
 
 
 def solve(
@@ -81,6 +90,7 @@ def solve(
         relax=relax,
     )
     _check_job(model, job)
+    load(MODULES[backend])
     start = time.perf_counter()
     answer = _run(BACKENDS[backend], backend, model, job)
     solved_s = time.perf_counter() - start
@@ -178,10 +188,13 @@ def _reconcile(model: LinearModel, checked: _Checked, answer: Answer) -> None:
     """Compare bound and objective: they must not cross by more than rounding."""
     if checked.objective is None or checked.bound is None:
         return
-    if not _better(model, checked.objective, checked.bound):
-        return
     excess = abs(checked.objective - checked.bound)
-    if answer.exact or excess > verify.TOLERANCE * max(1.0, abs(checked.objective)):
+    proven = answer.status is Status.OPTIMAL and not answer.exact
+    if proven and excess <= max(1.0, verify.TOLERANCE * 1e-3 * abs(checked.objective)):
+        checked.bound = checked.objective
+    elif not _better(model, checked.objective, checked.bound):
+        return
+    elif answer.exact or excess > verify.TOLERANCE * max(1.0, abs(checked.objective)):
         checked.message = (
             f"{answer.origin} claims the bound {checked.bound}, which the solution refutes"
         )

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -47,7 +47,7 @@ def test_version() -> None:
     assert call(COMMAND, "--version").stdout == f"brsolver {__version__}\n"
 
 
-def test_nothing_asked_shows_help(brsolver: Callable[..., object]) -> None:
+def test_nothing_asked_shows_help(brsolver: Callable[..., Any]) -> None:
     outcome = brsolver()
     assert outcome.code == 2
     assert "Commands" in outcome.out
@@ -85,7 +85,7 @@ def test_messages_are_put_on_one_line(
 
 
 def test_bugs_keep_their_traceback(
-    monkeypatch: pytest.MonkeyPatch, brsolver: Callable[..., object]
+    monkeypatch: pytest.MonkeyPatch, brsolver: Callable[..., Any]
 ) -> None:
     def crash(*_: object, **__: object) -> None:
         raise ZeroDivisionError
@@ -96,7 +96,7 @@ def test_bugs_keep_their_traceback(
 
 
 def test_interruption_ends_quietly(
-    monkeypatch: pytest.MonkeyPatch, brsolver: Callable[..., object]
+    monkeypatch: pytest.MonkeyPatch, brsolver: Callable[..., Any]
 ) -> None:
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from brsolver import registry
 from brsolver.errors import ParameterError
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
     import pytest
 
 
-def test_table_lists_every_policy(brsolver: Callable[..., object]) -> None:
+def test_table_lists_every_policy(brsolver: Callable[..., Any]) -> None:
     outcome = brsolver("policies")
     assert outcome.code == 0
     for name in registry.policy_names():
         assert name in outcome.out
 
 
-def test_json_says_parameters_and_source(brsolver: Callable[..., object]) -> None:
+def test_json_says_parameters_and_source(brsolver: Callable[..., Any]) -> None:
     outcome = brsolver("policies", "--json")
     policies = {row["name"]: row for row in json.loads(outcome.out)}
     assert set(policies) == set(registry.policy_names())
@@ -28,7 +28,7 @@ def test_json_says_parameters_and_source(brsolver: Callable[..., object]) -> Non
 
 
 def test_a_broken_plug_in_hides_no_other(
-    monkeypatch: pytest.MonkeyPatch, brsolver: Callable[..., object]
+    monkeypatch: pytest.MonkeyPatch, brsolver: Callable[..., Any]
 ) -> None:
     real = registry.describe_policy
 

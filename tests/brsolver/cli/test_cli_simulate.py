@@ -21,7 +21,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-KEYS = ["policy", "workers", "slots", "requests", "steps", "makespan_s", "throughput_tok_s", "avg_imbalance_sum", "avg_imbalance_range", "idle_rate", "energy_j", "avg_imbalance_sum_post", "idle_rate_post", "energy_j_post", "tpot_mean_s", "tpot_p95_s", "ttft_mean_s", "ttft_p99_s", "max_wait_s", "dispatch_us_p50", "dispatch_us_p99", "wall_s", "seed", "version"]
+KEYS = [
+    *("policy", "workers", "slots", "requests", "steps", "makespan_s", "throughput_tok_s"),
+    *("avg_imbalance_sum", "avg_imbalance_range", "idle_rate", "energy_j"),
+    *("avg_imbalance_sum_post", "idle_rate_post", "energy_j_post", "tpot_mean_s", "tpot_p95_s"),
+    *("ttft_mean_s", "ttft_p99_s", "max_wait_s", "dispatch_us_p50", "dispatch_us_p99"),
+    *("wall_s", "seed", "version"),
+]
 
 
 @pytest.fixture
@@ -71,8 +77,8 @@ def test_what_is_not_a_number_is_null(facts: Callable[..., dict[str, Any]]) -> N
         (["--rate", 99, "--prefill", "delay:delay_s=0.5"], "prefill.delay_s", 0.5),
         (["--stale-ms", 20, "--stale-mode", "periodic"], "staleness.mode", "periodic"),
         (["--stale-steps", 2, "--local-correction"], "staleness.local_correction", True),
-        (["--fail", "1@5", "--join", "1@0.5s"], "events.0.at_step", 5),
-        (["--fail", "1@5", "--join", "1@0.5s"], "events.1.at_s", 0.5),
+        (["--fail", "1@5", "--join", "1@9"], "events.0.at_step", 5),
+        (["--fail", "1@0.02s", "--join", "1@0.5s"], "events.1.at_s", 0.5),
         (["--refresh-steps", 7], "refresh_steps", 7),
         (["--warmup-steps", 4], "warmup_steps", 4),
         (["--drain"], "drain", "include"),

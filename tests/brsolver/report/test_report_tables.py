@@ -101,7 +101,7 @@ def test_spread_and_ratio_are_written() -> None:
     assert spread_text(estimate(1.0, half_width=0.0), info) == "±0"
     assert spread_text(replace(estimate(1.0), seeds=1), info) == ""
     assert ratio_text(estimate(0.9314)) == "×0.931"
-    assert ratio_text(estimate(1234.5)) == "×1,234"
+    assert ratio_text(estimate(1234.5)) == "×1,234.5"
     assert ratio_text(estimate(math.nan)) == "–"
 
 

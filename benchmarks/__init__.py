@@ -1,0 +1,1 @@
+"""What reproduces each published number and each speed claim: ``make bench``."""

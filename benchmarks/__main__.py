@@ -1,0 +1,19 @@
+"""Run all benchmarks: ``python -m benchmarks [TRACE]``."""
+
+from __future__ import annotations
+
+import sys
+
+from benchmarks import bench_dispatch, bench_memory, bench_quality, bench_simulation
+
+
+def main() -> None:
+    """Run them one after the other."""
+    bench_dispatch.main()
+    bench_simulation.main(sys.argv[1] if len(sys.argv) > 1 else None)
+    bench_memory.main()
+    bench_quality.main()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""One BR-H decision: latency, and what it does not depend on.
+
+Published for the Python proxy of [BR], G = 8, R_max = 4: P50 1.20 ms, P99 2.77 ms.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from benchmarks._table import show, times_us
+from brsolver import BRH, BRHParams, ClusterState, Waiting
+from brsolver.routers import reference
+
+PUBLISHED_US = {50: 1200.0, 99: 2770.0}
+
+
+def cluster(workers: int, slots: int, free: int, longest: int, seed: int = 0) -> ClusterState:
+    """Return a cluster with all slots busy but `free`, forecasts up to `longest` steps ahead."""
+    rng = np.random.default_rng(seed)
+    state = ClusterState([slots] * workers, horizon=80, refresh_steps=32)
+    handles = [
+        state.admit(
+            serial,
+            serial % workers,
+            int(rng.integers(50, 8000)),
+            generated=int(rng.integers(0, longest)),
+            remaining=int(rng.integers(1, longest)),
+        )
+        for serial in range(workers * slots)
+    ]
+    for handle in rng.choice(handles, free, replace=False).tolist():
+        state.finish(handle)
+    return state
+
+
+def waiting(count: int) -> Waiting:
+    """Return a queue of `count` requests."""
+    prompts = np.random.default_rng(1).integers(50, 8000, count)
+    return Waiting(prompts, np.arange(count))
+
+
+def decision_us(
+    state: ClusterState, queue: Waiting, params: BRHParams, repeat: int = 2000
+) -> np.ndarray:
+    """Time decisions, the view of the cluster made anew for each."""
+    policy = BRH(params)
+    return times_us(lambda: policy.route(state.view(), queue), repeat)
+
+
+def main() -> None:
+    """Print latencies and ratios."""
+    params = BRHParams(horizon=80, r_max=4)
+    rows = []
+    for workers, slots, queued, frees in (
+        (8, 64, 200, (1, 4, 7, 64)),
+        (256, 64, 4096, (14, 64, 512)),
+    ):
+        for free in frees:
+            us = decision_us(cluster(workers, slots, free, 900), waiting(queued), params)
+            p50, p99 = np.percentile(us, [50, 99])
+            rows.append((workers, slots, queued, free, p50, p99, PUBLISHED_US[50] / p50))
+    show(
+        "BR-H decision, H = 80, R_max = 4 (published: 1200 us P50, 2770 us P99 at G = 8)",
+        ("G", "slots", "waiting", "free", "P50 us", "P99 us", "published P50 / ours"),
+        rows,
+    )
+    _independence(params)
+    _against_reference(params)
+
+
+def _independence(params: BRHParams) -> None:
+    queue = waiting(200)
+    rows = []
+    for label, states in (
+        (
+            "outputs up to 100, 1000, 10000 tokens",
+            [cluster(8, 64, 4, o) for o in (100, 1000, 10000)],
+        ),
+        ("active requests 128, 512, 2048", [cluster(8, b, 4, 900) for b in (16, 64, 256)]),
+    ):
+        medians = [float(np.median(decision_us(s, queue, params))) for s in states]
+        rows.append((label, *medians, max(medians) / min(medians)))
+    show(
+        "What a decision does not depend on",
+        ("varied", "P50 us", "P50 us", "P50 us", "max/min"),
+        rows,
+    )
+
+
+def _against_reference(params: BRHParams) -> None:
+    state, queue = cluster(8, 64, 4, 900), waiting(200)
+    fast = float(np.median(decision_us(state, queue, params)))
+    weights = reference.Weights(1.0, 8.0, [params.gamma**h for h in range(81)])
+    table, projected = state.view_table(), state.projection(80).tolist()
+
+    def plain() -> object:
+        workers = [
+            reference.Worker(list(row), int(table[4, g]), int(table[5, g]))
+            for g, row in enumerate(projected)
+        ]
+        return reference.route(workers, queue.prompt_tokens.tolist(), weights, 7, 4)
+
+    slow = float(np.median(times_us(plain, 20)))
+    show(
+        "Kernel against the plain reference",
+        ("kernel us", "plain us", "ratio"),
+        [(fast, slow, slow / fast)],
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""Simulated request-steps per second, and twelve policies over a full trace."""
+
+from __future__ import annotations
+
+import sys
+from statistics import median
+from time import perf_counter
+
+import numpy as np
+
+from benchmarks._table import show
+from brsolver import SimulationParams, Trace, load_trace, make_policy, simulate
+from brsolver.policy import NO_LIMIT
+from brsolver.simulator.reference import ReferenceSimulator, Request, Worker
+
+TWELVE = (
+    "random", "round-robin", "p2c", "jsq", "jsq-load", "vllm", "sglang-total-tokens", "lpt",
+    "bf-io", "fast-phi", "br-0", "br-h",
+)  # fmt: skip
+
+
+def long_outputs(count: int) -> Trace:
+    """Return requests with outputs near 1,200 tokens."""
+    rng = np.random.default_rng(1)
+    prompt = np.maximum(rng.normal(3200, 2600, count), 1).astype(np.int64)
+    output = np.maximum(rng.normal(1200, 300, count), 1).astype(np.int64)
+    return Trace(prompt_tokens=prompt, output_tokens=output)
+
+
+def main(path: str | None = None) -> None:
+    """Print speeds; `path` names a trace to compare twelve policies on."""
+    trace = long_outputs(20_000)
+    params = SimulationParams(workers=16, slots=72)
+    work = int(trace.output_tokens.sum())
+    plain = _plain_speed(trace.head(40))
+    rows = []
+    for policy, predictor in (
+        ("jsq-load", None), ("br-0", None), ("br-h", "oracle"), ("br-h:r_max=4", "oracle"),
+        ("br-h", "survival"),
+    ):  # fmt: skip
+        simulate(trace.head(2000), policy, params, predictor=predictor)
+        runs = [simulate(trace, policy, params, predictor=predictor).metrics for _ in range(5)]
+        speed = work / median(m.wall_s for m in runs)
+        rows.append((policy, predictor or "-", speed / 1e6, speed / plain, runs[0].dispatch_us_p50))
+    show(
+        "Simulation, G = 16, B = 72, outputs near 1,200 tokens, 20,000 requests, median of 5",
+        ("policy", "predictor", "M request-steps/s", "x plain reference", "dispatch P50 us"),
+        rows,
+    )
+    _twelve(path or "preset:chat:n=19366")
+
+
+def _plain_speed(trace: Trace) -> float:
+    requests = [
+        Request(i, int(s), int(o), None)
+        for i, (s, o) in enumerate(zip(trace.prompt_tokens, trace.output_tokens, strict=True))
+    ]
+    workers = [Worker(72, NO_LIMIT) for _ in range(16)]
+    simulator = ReferenceSimulator(
+        requests, workers, make_policy("jsq-load"), pool=64, immediate=False
+    )
+    began = perf_counter()
+    simulator.run()
+    return float(trace.output_tokens.sum()) / (perf_counter() - began)
+
+
+def _twelve(source: str) -> None:
+    trace = load_trace(source)
+    params = SimulationParams(workers=8, slots=64)
+    for policy in TWELVE:
+        simulate(trace.head(500), policy, params)
+    began = perf_counter()
+    for policy in TWELVE:
+        simulate(trace, policy, params)
+    total = perf_counter() - began
+    show(
+        f"Twelve policies over {trace.name}, G = 8, B = 64, one process",
+        ("requests", "seconds"),
+        [(len(trace), total)],
+    )
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:2])

@@ -1,0 +1,197 @@
+"""Decisions of good quality within milliseconds: the heuristic, and a local search from it."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+from numpy.typing import NDArray
+
+from brsolver.errors import ParameterError
+from brsolver.oracles.result import SolveResult, SolverError, Status
+from brsolver.oracles.step import _search_kernels as k
+from brsolver.oracles.step.evaluate import Objective, objective_value, violation
+from brsolver.oracles.step.instance import StepInstance
+from brsolver.oracles.step.models import merged_steps
+from brsolver.policy import ROOM, TOKEN_ROOM, VIEW_ROWS
+from brsolver.routers._br_kernels import BY_SCORE, route_pooled
+
+IntArray = NDArray[np.int64]
+
+KICKS = 40
+"""Kicks of the local search unless said otherwise."""
+
+
+def heuristic(instance: StepInstance, *, s_greedy: int = 7, r_max: int = 32) -> IntArray:
+    """Return the decision of the two stages of [BR], shape (n,): a worker or -1 per request.
+
+    It may admit fewer than `instance.admit` where KV tokens are limited, and ignores `admit`
+    otherwise only when it is neither ``min(n, free slots)`` nor None.
+    """
+    out = np.full(instance.prompts.size, -1, np.int64)
+    if not instance.prompts.size or not instance.open_workers.size:
+        return out
+    table = np.zeros((VIEW_ROWS, instance.workers), np.int64)
+    table[ROOM], table[TOKEN_ROOM] = instance.room, instance.token_room
+    total = float(instance.alpha * instance.weight_sum)
+    ramp = float(instance.alpha * (instance.weights @ np.arange(instance.weights.size)))
+    pairs = route_pooled(
+        table,
+        instance.projected.copy(),
+        instance.prompts,
+        instance.weights.astype(np.float64),
+        np.array([total, ramp, float(instance.beta)]),
+        s_greedy,
+        r_max,
+        instance.growth,
+        BY_SCORE,
+        0,
+    )
+    pairs = pairs if instance.admit is None else pairs[: instance.admit]
+    out[pairs[:, 0]] = pairs[:, 1]
+    return out
+
+
+def local_search(
+    instance: StepInstance,
+    objective: Objective = "score",
+    *,
+    start: IntArray | None = None,
+    kicks: int = KICKS,
+    seed: int = 1,
+) -> SolveResult:
+    """Improve a decision by replacements, exchanges and kicks.
+
+    Deterministic: the same arguments give the same decision on any machine.
+
+    Parameters
+    ----------
+    instance : StepInstance
+    objective : {"score", "imbalance"}
+    start : ndarray of int64, shape (n,), optional
+        A decision to start from; None is the heuristic's.
+    kicks : int
+        Random perturbations, each followed by a descent and undone unless it helped.
+    seed : int
+
+    Returns
+    -------
+    SolveResult
+        `Status.FEASIBLE` with the decision (a worker or -1 per request) and no bound;
+        `Status.LIMIT` if no decision that admits `instance.admit` was found.
+    """
+    if kicks < 0:
+        raise ParameterError(f"kicks is {kicks}, must be at least 0")
+    began = time.perf_counter()
+    assignment = heuristic(instance) if start is None else np.asarray(start, np.int64)
+    if instance.open_workers.size and instance.prompts.size:
+        assignment = _search(instance, objective, assignment, kicks, seed)
+    spent = time.perf_counter() - began
+    origin = "local-search"
+    if broken := violation(instance, assignment.tolist()):
+        if instance.admit is not None and (assignment >= 0).sum() < instance.admit:
+            return SolveResult(
+                status=Status.LIMIT, solve_s=spent, origin=origin, message=f"no decision: {broken}"
+            )
+        raise SolverError(f"local search returned a decision that is none: {broken}")
+    return SolveResult(
+        status=Status.FEASIBLE,
+        solution=assignment,
+        objective=objective_value(instance, assignment.tolist(), objective),
+        solve_s=spent,
+        iterations=kicks,
+        origin=origin,
+    )
+
+
+def to_assignment(instance: StepInstance, counts: IntArray) -> IntArray:
+    """Turn counts ``x_{j,k}``, shape (J, K), into a worker or -1 per request, oldest first."""
+    out = np.full(instance.prompts.size, -1, np.int64)
+    order = np.argsort(instance.kind, kind="stable")
+    start = np.concatenate(([0], np.cumsum(instance.counts)))
+    for kind in np.flatnonzero(counts.sum(axis=0)):
+        workers = np.repeat(instance.open_workers, counts[:, kind])
+        out[order[start[kind] : start[kind] + workers.size]] = workers
+    return out
+
+
+def to_counts(instance: StepInstance, assignment: IntArray) -> IntArray:
+    """Turn a decision into counts ``x_{j,k}``, shape (J, K)."""
+    counts = np.zeros((instance.open_workers.size, instance.sizes.size), np.int64)
+    given = np.flatnonzero(assignment >= 0)
+    workers = np.searchsorted(instance.open_workers, assignment[given])
+    np.add.at(counts, (workers, instance.kind[given]), 1)
+    return counts
+
+
+def _search(
+    instance: StepInstance, objective: Objective, assignment: IntArray, kicks: int, seed: int
+) -> IntArray:
+    most = instance.most
+    slot_worker = np.repeat(np.arange(most.size), most)
+    margins, weights, steps = merged_steps(instance)
+    slots, _, _ = k.search(
+        instance.sizes,
+        instance.counts,
+        slot_worker,
+        instance.token_room[instance.open_workers],
+        _slots(instance, assignment, slot_worker),
+        _scalars(instance, objective),
+        bend_tables(margins, weights),
+        np.ascontiguousarray(margins),
+        weights,
+        steps * instance.growth,
+        kicks,
+        seed,
+    )
+    counts = np.zeros((most.size, instance.sizes.size), np.int64)
+    taken = slots >= 0
+    np.add.at(counts, (slot_worker[taken], slots[taken]), 1)
+    return to_assignment(instance, counts)
+
+
+def _slots(instance: StepInstance, assignment: IntArray, slot_worker: IntArray) -> IntArray:
+    slots = np.full(slot_worker.size, -1, np.int64)
+    at = np.searchsorted(slot_worker, np.arange(instance.open_workers.size))
+    for request in np.flatnonzero(assignment >= 0):
+        j = np.searchsorted(instance.open_workers, assignment[request])
+        slots[at[j]] = instance.kind[request]
+        at[j] += 1
+    return slots
+
+
+def _scalars(instance: StepInstance, objective: Objective) -> IntArray:
+    out = np.zeros(k.SCALARS, np.int64)
+    out[k.ALPHA_D] = instance.alpha * instance.weight_sum
+    out[k.ALPHA_R] = instance.alpha * instance.ramp_sum
+    out[k.BETA] = instance.beta
+    out[k.SUM_D], out[k.SUM_R] = instance.weight_sum, instance.ramp_sum
+    out[k.WORKERS] = instance.workers
+    out[k.ADMIT] = k.NONE if instance.admit is None else instance.admit
+    out[k.BY_SCORE] = objective == "score"
+    out[k.GROWS] = instance.growth
+    return out
+
+
+def bend_tables(margins: IntArray, weights: IntArray) -> IntArray:
+    """Return ascending margins and sums up to each of weights and weighted margins.
+
+    Parameters
+    ----------
+    margins : ndarray of int64, shape (J, P)
+    weights : ndarray of int64, shape (P,)
+
+    Returns
+    -------
+    ndarray of int64, shape (J, 3, P + 1)
+        The margins padded at the end; both sums with 0 at the start.
+    """
+    count, steps = margins.shape
+    order = np.argsort(margins, axis=1, kind="stable")
+    out = np.zeros((count, 3, steps + 1), np.int64)
+    sorted_margins = np.take_along_axis(margins, order, axis=1)
+    out[:, 0, :steps] = sorted_margins
+    out[:, 0, steps] = np.iinfo(np.int64).max
+    out[:, 1, 1:] = np.cumsum(weights[order], axis=1)
+    out[:, 2, 1:] = np.cumsum(weights[order] * sorted_margins, axis=1)
+    return out
