@@ -56,6 +56,8 @@ class SolveResult:
         models.
     dual_bound : int, float or None
         No solution is better than this: an upper bound when maximising, else a lower bound.
+    duals : ndarray of float64 or None
+        Of a relaxation: a multiplier per row, so that ``c - Aᵀy`` are the reduced costs.
     build_s, solve_s : float
         Seconds spent on forming the model (where the caller says) and on solving it.
     nodes, iterations : int
@@ -70,6 +72,7 @@ class SolveResult:
     solution: Solution | None = None
     objective: Number | None = None
     dual_bound: Number | None = None
+    duals: NDArray[np.float64] | None = None
     build_s: float = 0.0
     solve_s: float = 0.0
     nodes: int = 0

@@ -71,7 +71,7 @@ def worker_heat_map(curves: Mapping[str, Curves]) -> Figure:
         axes.grid(visible=False)
         axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
     _label_outer(panels, "time (s)", "worker")
-    bar = drawn.colorbar(mesh, ax=panels, label="load (KV tokens)", shrink=0.9, pad=0.01)
+    bar = drawn.colorbar(mesh, ax=panels, label="load (KV tokens)", shrink=0.9, pad=0.01, aspect=40)
     token_axis(bar.ax)
     bar.outline.set_visible(False)
     return drawn
@@ -147,7 +147,7 @@ def gantt_chart(policy: str, chart: Gantt) -> Figure:
     axes.set(xlim=(chart.first_s, chart.last_s), ylim=(offsets[-1] - 1, -1))
     _name_workers(axes, offsets)
     axes.set(xlabel="time (s)", ylabel="worker", title=policy)
-    bar = drawn.colorbar(bars, ax=axes, label="prompt (tokens)", extend="max", pad=0.01)
+    bar = drawn.colorbar(bars, ax=axes, label="prompt (tokens)", extend="max", pad=0.01, aspect=40)
     token_axis(bar.ax)
     bar.outline.set_visible(False)
     return drawn

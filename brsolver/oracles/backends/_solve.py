@@ -144,6 +144,7 @@ def _believe(model: LinearModel, job: Job, answer: Answer, solved_s: float) -> S
         solution=checked.solution,
         objective=checked.objective,
         dual_bound=checked.bound,
+        duals=answer.duals,
         solve_s=solved_s,
         nodes=answer.nodes,
         iterations=answer.iterations,

@@ -1,4 +1,4 @@
-"""Kernels that prove single steps: can these loads be split among G workers at all?"""
+"""Kernels that prove single steps by searching for a split among G workers."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ IMPOSSIBLE, POSSIBLE, UNDECIDED = range(3)
 @kernel
 def has_twin(load: IntArray, held: IntArray, g: int) -> bool:
     """Tell whether an earlier worker is in the same state, so that g need not be tried."""
+    found = False
     for h in range(g):
-        if load[h] == load[g] and held[h] == held[g]:
-            return True
-    return False
+        found = found or (load[h] == load[g] and held[h] == held[g])
+    return found
 
 
 @kernel
@@ -80,9 +80,7 @@ def split(weights: IntArray, workers: int, slots: int, ceiling: int, max_nodes: 
         if g >= 0:
             load[g] -= weights[i]
             held[g] -= 1
-        g = next_worker(
-            load, held, slots, ceiling, weights[i], g, weights[n - 1], rest[i + 1]
-        )
+        g = next_worker(load, held, slots, ceiling, weights[i], g, weights[n - 1], rest[i + 1])
         chosen[i] = g
         if g < 0:
             i -= 1

@@ -65,8 +65,8 @@ def shared_bound(prefix: IntArray, count: int, step: int, workers: int) -> int:
 def forced_bound(prefix: IntArray, count: int, step: int, workers: int, slots: int) -> int:
     """Return the largest load and the smallest ones that the other workers cannot take."""
     company = max(0, count - (workers - 1) * slots - 1)
-    total = prefix[1] + prefix[count] - prefix[count - company]
-    return total + (company + 1) * step
+    total: int = prefix[1] + prefix[count] - prefix[count - company] + (company + 1) * step
+    return total
 
 
 @kernel

@@ -51,9 +51,7 @@ def crowd(excess: IntArray, first: int, opens: int, closes: int, size: int, leas
             return 0
         for j in range(n):
             if nearest[j] >= 0:
-                nearest[j] = min(
-                    nearest[j], excess[chosen, j, closes] - excess[chosen, j, opens]
-                )
+                nearest[j] = min(nearest[j], excess[chosen, j, closes] - excess[chosen, j, opens])
         nearest[chosen] = -1
     return value
 

@@ -34,21 +34,18 @@ class PhaseSplit:
     steady : int
         From then to the last admission.
     drain : int
-        After the last admission.
-    rest : int
-        What cannot be told apart: everything after the fill where the order of admission is
-        free.
+        After the last admission; of a free bound, from the step on at which it relies on the
+        requests that must still be running.
     """
 
     fill: int = 0
     steady: int = 0
     drain: int = 0
-    rest: int = 0
 
     @property
     def total(self) -> int:
         """Sum over the phases."""
-        return self.fill + self.steady + self.drain + self.rest
+        return self.fill + self.steady + self.drain
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +79,8 @@ class BoundResult:
     start : ndarray of int64, shape (n,), or None
         Admission steps that the bound is tied to.
     fill_end, drain_start : int
-        The phases are the steps ``0:fill_end``, ``fill_end:drain_start`` and ``drain_start:``.
+        The phases are the steps ``0:fill_end``, ``fill_end:drain_start`` and ``drain_start:``;
+        each phase's figure is a bound of that phase alone.
     steps : int
         Decode steps: exact where admissions are fixed, else no run takes fewer.
     total_work : int
@@ -142,7 +140,6 @@ class BoundResult:
                 "fill": self.phases.fill,
                 "steady": self.phases.steady,
                 "drain": self.phases.drain,
-                "rest": self.phases.rest,
             },
             "steps": self.steps,
             "total_work": self.total_work,

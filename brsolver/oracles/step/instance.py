@@ -288,7 +288,7 @@ def _check_magnitude(instance: StepInstance) -> None:
     tokens = int(instance.prompts.sum()) + int(instance.projected.max())
     tokens += instance.growth * steps * instance.prompts.size
     scale = max(instance.alpha + instance.beta, 2) * instance.workers
-    if tokens * int(instance.weights.sum()) * scale >= 1 << 61:
+    if tokens * int(instance.weights.sum()) * scale >= 1 << 50:
         raise ParameterError(
             "objectives of this instance exceed 64 bits; use a lower resolution of the weights"
         )

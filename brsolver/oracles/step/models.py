@@ -7,17 +7,45 @@ and KV tokens where they are limited.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
 from brsolver.oracles.model import INFINITE, Kind, LinearModel, ModelBuilder, Sense
 from brsolver.oracles.step.instance import StepInstance
+from brsolver.oracles.verify import settle
 from brsolver.policy import NO_LIMIT
 
 IntArray = NDArray[np.int64]
+Mask = NDArray[np.bool_] | None
 
 
-def score_model(instance: StepInstance) -> LinearModel:
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Pairs:
+    """The pairs of open worker and length that a model has columns for.
+
+    Attributes
+    ----------
+    worker, kind : ndarray of int64, shape (P,)
+        Index of the open worker, ascending, and of the length.
+    column : ndarray of int64, shape (P,)
+    start : ndarray of int64, shape (J + 1,)
+        Worker j has the pairs ``start[j]:start[j + 1]``.
+    """
+
+    worker: IntArray
+    kind: IntArray
+    column: IntArray
+    start: IntArray
+
+    def of(self, j: int) -> slice:
+        """Return the pairs of worker j."""
+        return slice(int(self.start[j]), int(self.start[j + 1]))
+
+
+def score_model(instance: StepInstance, keep: NDArray[np.bool_] | None = None) -> LinearModel:
     """Form ``max Σ_g F_g(Q_g)``.
 
     F is concave and piecewise linear in ``S = Σ s_k x_k`` (and, under growth, in the number n of
@@ -25,24 +53,31 @@ def score_model(instance: StepInstance) -> LinearModel:
     ``φ ≤ Σ_h d_h·α·S_h - β·Σ_{h∈A} d_h·(S_h - m_h)``, one for each set A of overflowing steps
     that its reachable sums produce. A worker with at most one request needs no φ: its x have
     the coefficients ``F_g({k})``.
+
+    Parameters
+    ----------
+    instance : StepInstance
+    keep : ndarray of bool, shape (J, K), optional
+        Pairs to form columns for; None is all.
     """
     builder = ModelBuilder(Sense.MAX, objective_unit=float(instance.alpha * instance.weight_sum))
     single = instance.most == 1
     cost = np.where(single[:, None], single_scores(instance), 0)
-    x = _assignment(builder, instance, cost)
+    pairs = _assignment(builder, instance, cost, keep)
     shared = np.flatnonzero(~single)
     if shared.size:
-        _add_hypographs(builder, instance, x, shared)
+        _add_hypographs(builder, instance, pairs, shared)
     return builder.build()
 
 
-def imbalance_model(instance: StepInstance) -> LinearModel:
+def imbalance_model(instance: StepInstance, keep: NDArray[np.bool_] | None = None) -> LinearModel:
     """Form ``min Σ_h d_h·(G·M'_h - Σ_g L'_{g,h})`` in envelope increases ``E_h = M'_h - M_h``.
 
     The objective is a constant, less ``D·s_k + R`` per request admitted, plus
     ``G·Σ_h d_h·E_h`` with ``E_h ≥ S_{g,h} - m_{g,h}``. Steps with the same margins share one E;
     rows that the largest reachable sum cannot make bind are left out; a worker with at most one
-    request has the stronger row ``E_h ≥ Σ_k (s_k + h - m_{g,h})_+ x_k``.
+    request has the stronger row ``E_h ≥ Σ_k (s_k + h - m_{g,h})_+ x_k``. Arguments as in
+    `score_model`.
     """
     builder = ModelBuilder(
         Sense.MIN,
@@ -51,10 +86,37 @@ def imbalance_model(instance: StepInstance) -> LinearModel:
     )
     worth = instance.sizes * instance.weight_sum + instance.ramp_sum
     cost = np.broadcast_to(-worth, (instance.open_workers.size, instance.sizes.size))
-    x = _assignment(builder, instance, cost)
+    pairs = _assignment(builder, instance, cost, keep)
     margins, weights, steps = merged_steps(instance)
-    _add_envelope(builder, instance, x, margins, weights, steps)
+    _add_envelope(builder, instance, pairs, margins, weights, steps)
     return builder.build()
+
+
+def counts_of(
+    instance: StepInstance, model: LinearModel, solution: NDArray[np.generic], keep: Mask = None
+) -> NDArray[np.generic]:
+    """Return ``x_{j,k}``, shape (J, K), of a model's solution."""
+    worker, kind = np.nonzero(possible(instance, keep))
+    out = np.zeros((instance.open_workers.size, instance.sizes.size), solution.dtype)
+    out[worker, kind] = solution[model.column("x")]
+    return out
+
+
+def columns_of(
+    instance: StepInstance, model: LinearModel, counts: IntArray, keep: Mask = None
+) -> IntArray:
+    """Return a model's solution with the given ``x_{j,k}``, shape (J, K)."""
+    worker, kind = np.nonzero(possible(instance, keep))
+    out = np.zeros(model.num_columns, np.int64)
+    out[model.column("x")] = counts[worker, kind]
+    return settle(model, out)
+
+
+def possible(instance: StepInstance, keep: Mask = None) -> NDArray[np.bool_]:
+    """Return which pairs of open worker and length have columns, shape (J, K)."""
+    limit = instance.token_room[instance.open_workers]
+    fits = instance.sizes[None, :] <= limit[:, None]
+    return fits if keep is None else fits & keep
 
 
 def single_scores(instance: StepInstance) -> IntArray:
@@ -137,38 +199,41 @@ def standing_imbalance(instance: StepInstance) -> int:
     return int(idle @ instance.weights)
 
 
-def _assignment(builder: ModelBuilder, instance: StepInstance, cost: IntArray) -> IntArray:
-    """Add x and the rows of slots, lengths, admission and KV tokens; return x, shape (J, K)."""
-    most, counts = instance.most, instance.counts
-    upper = np.minimum(most[:, None], counts[None, :])
-    fits = instance.sizes[None, :] <= instance.token_room[instance.open_workers][:, None]
+def _assignment(
+    builder: ModelBuilder, instance: StepInstance, cost: IntArray, keep: Mask
+) -> Pairs:
+    """Add x and the rows of slots, lengths, admission and KV tokens."""
+    most, counts, admit = instance.most, instance.counts, instance.admit
+    worker, kind = np.nonzero(possible(instance, keep))
+    upper = np.minimum(most[worker], counts[kind])
     x = builder.add_columns(
-        "x", upper.shape, upper=np.where(fits, upper, 0), cost=cost, kind=Kind.INTEGER
+        "x", worker.shape, upper=upper, cost=cost[worker, kind], kind=Kind.INTEGER
     )
-    admit = instance.admit
-    slots = builder.add_rows(
-        "slots", most.shape, lower=instance.least if admit is not None else 0, upper=most
-    )
-    builder.add_entries(slots[:, None], x, 1)
+    start = np.searchsorted(worker, np.arange(most.size + 1))
+    pairs = Pairs(worker=worker, kind=kind, column=x, start=start)
+    slots = builder.add_rows("slots", most.shape, lower=instance.least, upper=most)
+    builder.add_entries(slots[worker], x, 1)
     every = admit == instance.prompts.size
     lengths = builder.add_rows("lengths", counts.shape, lower=counts if every else 0, upper=counts)
-    builder.add_entries(lengths[None, :], x, 1)
+    builder.add_entries(lengths[kind], x, 1)
     if admit is not None and not every and admit < most.sum():
         total = builder.add_rows("admit", (1,), lower=admit, upper=admit)
         builder.add_entries(total[0], x, 1)
-    _limit_tokens(builder, instance, x)
-    return x
+    _limit_tokens(builder, instance, pairs)
+    return pairs
 
 
-def _limit_tokens(builder: ModelBuilder, instance: StepInstance, x: IntArray) -> None:
+def _limit_tokens(builder: ModelBuilder, instance: StepInstance, pairs: Pairs) -> None:
     limits = instance.token_room[instance.open_workers]
     bounded = np.flatnonzero((limits < NO_LIMIT) & (instance.most > 1))
     rows = builder.add_rows("tokens", bounded.shape, upper=np.maximum(limits[bounded], 0))
-    builder.add_entries(rows[:, None], x[bounded], instance.sizes[None, :])
+    for row, j in zip(rows, bounded, strict=True):
+        own = pairs.of(int(j))
+        builder.add_entries(row, pairs.column[own], instance.sizes[pairs.kind[own]])
 
 
 def _add_hypographs(
-    builder: ModelBuilder, instance: StepInstance, x: IntArray, shared: IntArray
+    builder: ModelBuilder, instance: StepInstance, pairs: Pairs, shared: IntArray
 ) -> None:
     unit = float(instance.alpha * instance.weight_sum)
     faces = [planes(instance, int(j)) for j in shared]
@@ -183,29 +248,28 @@ def _add_hypographs(
         span = rows[at : at + face.shape[0]]
         at += face.shape[0]
         builder.add_entries(span, column, 1)
-        slope = -(face[:, :1] * instance.sizes[None, :] + face[:, 1:2])
-        builder.add_entries(span[:, None], x[j][None, :], slope)
+        own = pairs.of(int(j))
+        slope = -(face[:, :1] * instance.sizes[pairs.kind[own]] + face[:, 1:2])
+        builder.add_entries(span[:, None], pairs.column[own], slope)
 
 
 def _phi_bounds(instance: StepInstance, shared: IntArray) -> tuple[IntArray, IntArray]:
-    high = instance.reach[1][shared] * instance.weight_sum
-    high = high + instance.most[shared] * instance.ramp_sum
+    reach = np.maximum(instance.reach[1][shared], 0)
+    high = reach * instance.weight_sum + instance.most[shared] * instance.ramp_sum
     return -instance.beta * high, instance.alpha * high
 
 
 def _add_envelope(
     builder: ModelBuilder,
     instance: StepInstance,
-    x: IntArray,
+    pairs: Pairs,
     margins: IntArray,
     weights: IntArray,
     steps: IntArray,
 ) -> None:
     growth = steps * instance.growth
-    most_load = instance.reach[1][:, None] + instance.most[:, None] * growth[None, :]
-    excess = np.maximum(most_load - margins, 0)
-    binds = excess > 0
-    used = np.flatnonzero(binds.any(axis=0) & (weights > 0))
+    excess = _excess(instance, margins, steps)
+    used = np.flatnonzero((excess > 0).any(axis=0) & (weights > 0))
     rise = builder.add_columns(
         "E",
         used.shape,
@@ -213,13 +277,26 @@ def _add_envelope(
         cost=instance.workers * weights[used],
         kind=Kind.IMPLIED,
     )
-    sizes = instance.sizes
-    for j in range(margins.shape[0]):
-        at = np.flatnonzero(binds[j, used])
-        h = used[at]
-        load = sizes[None, :] + growth[h][:, None]
+    for j, h in envelope_steps(instance):
+        at = np.searchsorted(used, h)
+        own = pairs.of(j)
+        load = instance.sizes[pairs.kind[own]] + growth[h][:, None]
         lifted = instance.most[j] == 1
-        rows = builder.add_rows(f"E{j}", at.shape, lower=0 if lifted else -margins[j, h])
+        rows = builder.add_rows(f"E{j}", h.shape, lower=0 if lifted else -margins[j, h])
         builder.add_entries(rows, rise[at], 1)
         over = np.maximum(load - margins[j, h][:, None], 0) if lifted else load
-        builder.add_entries(rows[:, None], x[j][None, :], -over)
+        builder.add_entries(rows[:, None], pairs.column[own], -over)
+
+
+def envelope_steps(instance: StepInstance) -> Iterator[tuple[int, IntArray]]:
+    """Yield each open worker and the merged steps whose envelope it can lift."""
+    margins, weights, steps = merged_steps(instance)
+    excess = _excess(instance, margins, steps)
+    for j in range(margins.shape[0]):
+        yield j, np.flatnonzero((excess[j] > 0) & (weights > 0))
+
+
+def _excess(instance: StepInstance, margins: IntArray, steps: IntArray) -> IntArray:
+    """Return by how much each worker's largest reachable sum exceeds its margins, (J, P)."""
+    grown = instance.most[:, None] * (steps * instance.growth)[None, :]
+    return np.maximum(instance.reach[1][:, None] + grown - margins, 0)

@@ -1,0 +1,278 @@
+"""Bounds where the order of admission is free as well."""
+
+from __future__ import annotations
+
+import heapq
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from brsolver.oracles.bounds import _step_kernels as sk
+from brsolver.oracles.bounds.result import BoundResult, PhaseSplit
+from brsolver.oracles.bounds.steptime import makespan
+
+if TYPE_CHECKING:
+    from brsolver.oracles.hindsight.schedule import Schedule
+    from brsolver.simulator.params import StepTime
+    from brsolver.traces.model import Trace
+
+IntArray = NDArray[np.int64]
+
+NEVER = 1 << 62
+"""Start of the drain of bounds that do not set it apart."""
+
+
+def free_bound(
+    trace: Trace,
+    *,
+    workers: int,
+    slots: int,
+    pool: int | None = None,
+    step_time: StepTime | None = None,
+    work_conserving: bool = True,
+) -> BoundResult:
+    """Bound every run from the same pool, whatever it admits when and where.
+
+    While the free slots exceed the pool, a work-conserving router has no choice of whom to
+    admit, so bounds per step hold; in the steps from some k on, long requests are bound to be
+    still running, whenever they were admitted; what lies between carries at least the work that
+    neither can hold:
+    ``Σ_k M(k) >= Σ_fill LB_k + ⌈(W - W_fill - U_k)/G⌉ + Σ_{k' >= k} LB_k'(C_k')``. The makespan
+    is at least ``C·K_lb + t·`` that. Proofs are in ``docs/bounds.md``.
+
+    Parameters
+    ----------
+    trace : Trace
+    workers, slots : int
+        G, and B per worker.
+    pool : int, optional
+        Requests kept waiting, ``4·G`` by default.
+    step_time : StepTime, optional
+        For the makespan; the simulator's default if None.
+    work_conserving : bool
+        Whether no slot stays free while a request waits. Without it nothing is forced, and the
+        bound is ``max(⌈W/G⌉, max_i Σ_j w_i(j))``.
+
+    Raises
+    ------
+    BrsolverError
+        Parameters are contradictory, or the step-time model has no bound.
+    """
+    from brsolver.oracles.hindsight.schedule import fcfs_schedule
+
+    began = time.perf_counter()
+    schedule = fcfs_schedule(trace, workers, slots, pool)
+    built = time.perf_counter()
+    parts = _work_conserving(schedule) if work_conserving else _idling(schedule)
+    steps = least_steps(trace.output_tokens, workers * schedule.slots, schedule.pool)
+    return BoundResult(
+        kind="free" if work_conserving else "idling",
+        total=parts.phases.total,
+        phases=parts.phases,
+        per_step=parts.per_step,
+        active=parts.active,
+        start=None,
+        fill_end=parts.per_step.size,
+        drain_start=parts.drain_start,
+        steps=steps,
+        total_work=schedule.total_work,
+        makespan_s=makespan(step_time, steps, parts.phases.total, schedule.total_work, workers),
+        workers=workers,
+        slots=schedule.slots,
+        pool=schedule.pool,
+        trace_fingerprint=trace.fingerprint(),
+        origin="forced fill, total work, long requests" if work_conserving else "total work",
+        build_s=built - began,
+        solve_s=time.perf_counter() - built,
+    )
+
+
+def forced_steps(schedule: Schedule) -> int:
+    """Return before how many steps a work-conserving router could only admit everyone.
+
+    The first step at which fewer slots are free than requests wait is the first with a choice.
+    """
+    last = int(schedule.start[-1]) + 1
+    admitted = np.concatenate(([0], np.cumsum(np.bincount(schedule.start))))
+    left = np.cumsum(np.bincount(schedule.end, minlength=last + 1))
+    waiting = np.minimum(schedule.pool, len(schedule) - admitted[:last])
+    free = schedule.workers * schedule.slots - (admitted[:last] - left[:last])
+    choice = np.flatnonzero(waiting > free)
+    return int(choice[0]) if choice.size else schedule.steps
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Parts:
+    phases: PhaseSplit
+    drain_start: int
+    per_step: IntArray
+    active: IntArray
+
+
+def _idling(schedule: Schedule) -> _Parts:
+    total = max(-(-schedule.total_work // schedule.workers), int(_own_work(schedule).max()))
+    none = np.zeros(0, np.int64)
+    return _Parts(phases=PhaseSplit(steady=total), drain_start=NEVER, per_step=none, active=none)
+
+
+def _work_conserving(schedule: Schedule) -> _Parts:
+    forced = forced_steps(schedule)
+    early = schedule.start < forced
+    table = _forced_table(schedule, early)
+    bounds = table[sk.AVERAGE :].max(axis=0)
+    left = schedule.total_work - int(table[sk.WORK, :forced].sum())
+    least = int(bounds[forced:].sum())
+    if not early.all():
+        least = max(least, int(_own_work(schedule)[~early].max()))
+    middle, drain, drain_start = _beyond_fill(schedule, forced, left, least)
+    return _Parts(
+        phases=PhaseSplit(fill=int(bounds[:forced].sum()), steady=middle, drain=drain),
+        drain_start=drain_start,
+        per_step=bounds[:forced],
+        active=table[sk.ACTIVE, :forced],
+    )
+
+
+def _own_work(schedule: Schedule) -> IntArray:
+    o = schedule.output
+    return o * schedule.prompt + o * (o - 1) // 2
+
+
+def _forced_table(schedule: Schedule, early: NDArray[np.bool_]) -> IntArray:
+    if not early.any():
+        return np.zeros((sk.TABLE_ROWS, 0), np.int64)
+    return sk.step_table(
+        schedule.prompt[early],
+        schedule.start[early],
+        schedule.end[early],
+        schedule.workers,
+        schedule.slots,
+    )
+
+
+def _beyond_fill(schedule: Schedule, forced: int, left: int, least: int) -> tuple[int, int, int]:
+    """Return the bound of the steps after the fill in two parts, and where the second begins."""
+    average = max(-(-left // schedule.workers), least)
+    latest = latest_admission(schedule.output, schedule.workers * schedule.slots, schedule.pool)
+    first = max(latest, forced)
+    tail = _certain_tail(schedule, latest, first)
+    if not tail.size:
+        return average, 0, NEVER
+    after = np.cumsum(tail[::-1])[::-1]
+    movable = _latest_work(schedule, latest, first)[: tail.size]
+    middle = np.maximum(-(-(left - movable) // schedule.workers), 0)
+    best = int((middle + after).argmax())
+    if middle[best] + after[best] <= average:
+        return average, 0, NEVER
+    return int(middle[best]), int(after[best]), first + best
+
+
+def _certain_tail(schedule: Schedule, latest: int, first: int) -> IntArray:
+    """Bound the steps from `first` on by the requests that must be running there.
+
+    A request admitted no sooner than ``r_i`` and no later than X runs at steps ``X..r_i+o_i-1``,
+    with a load of at least ``s_i + k - X``.
+    """
+    positions = schedule.workers * schedule.slots
+    ends = earliest_admission(schedule.output, positions, schedule.pool) + schedule.output
+    sure = ends > first
+    if not sure.any():
+        return np.zeros(0, np.int64)
+    ahead = first - latest
+    table = sk.step_table(
+        schedule.prompt[sure] + ahead,
+        np.zeros(int(sure.sum()), np.int64),
+        ends[sure] - first,
+        schedule.workers,
+        schedule.slots,
+    )
+    bounds: IntArray = table[sk.AVERAGE :].max(axis=0)
+    return bounds
+
+
+def _latest_work(schedule: Schedule, latest: int, first: int) -> IntArray:
+    """Return ``U_k``: the most work that steps k, k + 1, … can hold, for k from `first` on.
+
+    No request starts after X, so none does more there than if it started at X.
+    """
+    span = int(schedule.output.max())
+    ended = np.bincount(schedule.output, minlength=span + 1)
+    prompts = np.bincount(schedule.output, weights=schedule.prompt, minlength=span + 1)
+    count = ended[::-1].cumsum()[::-1]
+    tokens = prompts.astype(np.int64)[::-1].cumsum()[::-1]
+    work = tokens[1:] + count[1:] * np.arange(span)
+    held = np.append(work[::-1].cumsum()[::-1], 0)
+    at = np.minimum(np.arange(first - latest, first - latest + span + 1), span)
+    most: IntArray = held[at]
+    return most
+
+
+def latest_admission(output_tokens: IntArray, positions: int, pool: int) -> int:
+    """Return an upper bound X of the last admission step of any work-conserving run.
+
+    At every step before it either all slots are taken, or all P requests of the pool were
+    admitted; the slot-steps used by then are at most ``Σ o_i - 1``, the admissions ``n - 1``.
+    """
+    admitting = (output_tokens.size - 1) // pool if pool <= positions else 0
+    spent = int(output_tokens.sum()) - 1 - admitting * pool
+    return admitting + max(0, spent // positions)
+
+
+def earliest_admission(output_tokens: IntArray, positions: int, pool: int) -> IntArray:
+    """Return lower bounds ``r_i`` of the step at which each request can be admitted.
+
+    Request i (from 0) is revealed only after ``m = i - P + 1`` of those before it have been
+    admitted. At most P are admitted per step; all but G·B of them have finished, and the others
+    have run for a step, which takes slot-steps that only exist by a certain step.
+
+    Parameters
+    ----------
+    output_tokens : ndarray of int64, shape (n,)
+        ``o_i`` in trace order.
+    positions, pool : int
+        ``G·B`` and P.
+    """
+    ahead = np.maximum(np.arange(output_tokens.size) - pool + 1, 0)
+    spent = _smallest_sums(output_tokens, pool + positions - 1) + np.minimum(ahead, positions)
+    by_slots = _steps_for(spent, positions, pool)
+    return np.maximum.accumulate(np.maximum(by_slots, -(-ahead // pool)))
+
+
+def _smallest_sums(values: IntArray, held_back: int) -> IntArray:
+    """Return, for each i, the sum of ``values[:i]`` without its `held_back` largest."""
+    largest: list[int] = []
+    sums = np.zeros(values.size, np.int64)
+    total = 0
+    for i, value in enumerate(values.tolist()):
+        sums[i] = total
+        if len(largest) < held_back:
+            heapq.heappush(largest, value)
+        else:
+            total += heapq.heappushpop(largest, value)
+    return sums
+
+
+def _steps_for(slot_steps: IntArray, positions: int, pool: int) -> IntArray:
+    """Return how many steps from the start provide so many slot-steps.
+
+    Step k has at most ``min(G·B, P(k + 1))`` active requests.
+    """
+    ramp = np.minimum(positions, pool * np.arange(1, -(-positions // pool) + 1, dtype=np.int64))
+    reached = np.cumsum(ramp)
+    within = np.searchsorted(reached, slot_steps, side="left") + (slot_steps > 0)
+    beyond = ramp.size + -(-(slot_steps - reached[-1]) // positions)
+    return np.where(slot_steps <= reached[-1], within, beyond).astype(np.int64)
+
+
+def least_steps(output_tokens: IntArray, positions: int, pool: int) -> int:
+    """Return ``K_lb``: no run from a pool takes fewer decode steps.
+
+    The largest of what all slot-steps ``Σ o_i`` need and of ``max_i (r_i + o_i)``.
+    """
+    spent = np.array([int(output_tokens.sum())], np.int64)
+    by_slots = int(_steps_for(spent, positions, pool)[0])
+    start = earliest_admission(output_tokens, positions, pool)
+    return max(by_slots, int((start + output_tokens).max()))

@@ -1,0 +1,293 @@
+"""Kernels of the Lagrangian bounds; see `brsolver.oracles.step.lagrangian`.
+
+Multipliers are integers in units of 1/`SCALE` of an objective's unit, so every bound is exact.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from brsolver._jit import kernel
+
+IntArray = NDArray[np.int64]
+FloatArray = NDArray[np.float64]
+
+SCALE = 1024
+"""Units of a multiplier per unit of the objective."""
+
+HOLD = -1
+
+
+@kernel
+def match(
+    price: IntArray,
+    bonus: IntArray,
+    most: IntArray,
+    ordered: IntArray,
+    admit: int,
+    tokens: IntArray,
+    requests: IntArray,
+) -> int:
+    """Return a bound on ``Σ_j price_j·S_j + bonus_j·n_j`` over all decisions.
+
+    By the rearrangement inequality the slots of highest price take the longest requests and those
+    of negative price the shortest. The bonuses are maximised apart, which is exact when every
+    slot is filled. Writes the matching's sums to `tokens` and `requests`.
+
+    Parameters
+    ----------
+    price, bonus : ndarray of int64, shape (J,)
+    most : ndarray of int64, shape (J,)
+    ordered : ndarray of int64, shape (n,)
+        Prompts, ascending.
+    admit : int
+        How many requests are admitted; `HOLD` is any number.
+    """
+    tokens[:] = 0
+    requests[:] = 0
+    open_slots = most.sum()
+    limit = min(open_slots, ordered.shape[0]) if admit == HOLD else admit
+    order = np.argsort(-price)
+    value = np.int64(0)
+    used = 0
+    for j in order:
+        for _ in range(most[j]):
+            if used == limit or (admit == HOLD and price[j] <= 0):
+                break
+            requests[j] += 1
+            used += 1
+    large, small = ordered.shape[0] - 1, 0
+    for j in order:
+        if price[j] <= 0:
+            break
+        for _ in range(requests[j]):
+            tokens[j] += ordered[large]
+            large -= 1
+    for j in order[::-1]:
+        if price[j] > 0:
+            break
+        for _ in range(requests[j]):
+            tokens[j] += ordered[small]
+            small += 1
+    for j in range(price.shape[0]):
+        value += price[j] * tokens[j]
+    return value + _bonuses(bonus, most, admit)
+
+
+@kernel
+def _bonuses(bonus: IntArray, most: IntArray, admit: int) -> int:
+    value = np.int64(0)
+    left = admit
+    for j in np.argsort(-bonus):
+        if admit == HOLD:
+            value += most[j] * max(bonus[j], 0)
+        else:
+            taken = min(left, most[j])
+            value += taken * bonus[j]
+            left -= taken
+    return value
+
+
+@kernel
+def conjugate(
+    price: int,
+    low: int,
+    high: int,
+    count: int,
+    alpha_d: int,
+    alpha_r: int,
+    beta: int,
+    margins: IntArray,
+    weights: IntArray,
+    steps: IntArray,
+    order: IntArray,
+) -> tuple[int, int]:
+    """Return ``max_S (SCALE·F(S) - price·S)`` over [low, high] and where it is.
+
+    F has a breakpoint at each margin, less what `count` growing requests add; `order` sorts
+    the breakpoints.
+    """
+    slope = SCALE * alpha_d - price
+    best = low
+    weight = np.int64(0)
+    for r in range(order.shape[0]):
+        if slope - SCALE * beta * weight <= 0:
+            break
+        h = order[r]
+        best = margins[h] - steps[h] * count
+        weight += weights[h]
+    else:
+        if slope - SCALE * beta * weight > 0:
+            best = high
+    best = min(max(best, low), high)
+    value = alpha_d * best + alpha_r * count
+    for h in range(margins.shape[0]):
+        over = best + steps[h] * count - margins[h]
+        if over > 0:
+            value -= beta * weights[h] * over
+    return SCALE * value - price * best, best
+
+
+@kernel
+def score_bound(
+    most: IntArray,
+    least: IntArray,
+    low: IntArray,
+    high: IntArray,
+    ordered: IntArray,
+    admit: int,
+    alpha_d: int,
+    alpha_r: int,
+    beta: int,
+    margins: IntArray,
+    weights: IntArray,
+    steps: IntArray,
+    start: FloatArray,
+    target: int,
+    turns: int,
+) -> tuple[int, IntArray]:
+    """Return the least ``Σ_j max_S (F_j(S) - θ_j·S) + max_x Σ_j θ_j·S_j`` found, and its θ.
+
+    A subgradient method with Polyak's step towards `target`, the value of some decision.
+    """
+    count = most.shape[0]
+    theta = start.copy()
+    price = np.empty(count, np.int64)
+    bonus = np.zeros(count, np.int64)
+    tokens = np.empty(count, np.int64)
+    requests = np.empty(count, np.int64)
+    wanted = np.empty(count, np.int64)
+    best = np.int64(1) << 62
+    best_price = np.zeros(count, np.int64)
+    grows = steps[steps.shape[0] - 1] > 0
+    orders = np.empty(margins.shape, np.int64)
+    for j in range(count):
+        orders[j] = np.argsort(margins[j])
+    pace, stale = 1.0, 0
+    for _ in range(turns):
+        price[:] = np.rint(theta).astype(np.int64)
+        value = match(price, bonus, most, ordered, admit, tokens, requests)
+        for j in range(count):
+            first = least[j] if grows else most[j]
+            top = np.int64(-1) << 62
+            for n in range(first, most[j] + 1):
+                order = np.argsort(margins[j] - steps * n) if grows else orders[j]
+                part, at = conjugate(
+                    price[j], low[j], high[j], n, alpha_d, alpha_r, beta, margins[j], weights,
+                    steps, order,
+                )  # fmt: skip
+                if part > top:
+                    top = part
+                    wanted[j] = at
+            value += top
+        if value < best:
+            best, stale = value, 0
+            best_price[:] = price
+        else:
+            stale += 1
+            if stale >= 10:
+                pace *= 0.5
+                stale = 0
+        norm = 0.0
+        for j in range(count):
+            norm += float(tokens[j] - wanted[j]) ** 2
+        excess = float(value - SCALE * target)
+        if norm == 0.0 or excess <= 0.0 or pace < 1e-4:
+            break
+        for j in range(count):
+            theta[j] -= pace * excess / norm * float(tokens[j] - wanted[j])
+    return best, best_price
+
+
+@kernel
+def project_simplex(column: FloatArray, total: float, scratch: FloatArray) -> None:
+    """Replace a vector by the nearest one of non-negative entries that sum to `total` at most."""
+    kept = 0.0
+    for j in range(column.shape[0]):
+        column[j] = max(column[j], 0.0)
+        kept += column[j]
+    if kept <= total:
+        return
+    scratch[:] = np.sort(column)[::-1]
+    running, shift = 0.0, 0.0
+    for r in range(scratch.shape[0]):
+        running += scratch[r]
+        trial = (running - total) / (r + 1)
+        if scratch[r] > trial:
+            shift = trial
+    for j in range(column.shape[0]):
+        column[j] = max(column[j] - shift, 0.0)
+
+
+@kernel
+def imbalance_bound(
+    most: IntArray,
+    ordered: IntArray,
+    admit: int,
+    workers: int,
+    sum_d: int,
+    sum_r: int,
+    margins: IntArray,
+    weights: IntArray,
+    steps: IntArray,
+    start: FloatArray,
+    target: int,
+    turns: int,
+) -> tuple[int, IntArray]:
+    """Return the least upper bound found on ``D·ΣS + R·N - G·Σ_h d_h·E_h``, and its prices.
+
+    For ``μ_{j,h} ≥ 0`` with ``Σ_j μ_{j,h} ≤ G·d_h`` the bound is
+    ``Σ μ_{j,h}·m_{j,h} + max_x Σ_j (D - Σ_h μ_{j,h})·S_j + (R - Σ_h h·μ_{j,h})·n_j``.
+    """
+    count, horizon = margins.shape
+    mu = start.copy()
+    whole = np.empty((count, horizon), np.int64)
+    price = np.empty(count, np.int64)
+    bonus = np.empty(count, np.int64)
+    tokens = np.empty(count, np.int64)
+    requests = np.empty(count, np.int64)
+    scratch = np.empty(count, np.float64)
+    column = np.empty(count, np.float64)
+    best = np.int64(1) << 62
+    best_price = np.zeros(count, np.int64)
+    pace, stale = 1.0, 0
+    for _ in range(turns):
+        value = np.int64(0)
+        for j in range(count):
+            price[j] = SCALE * sum_d
+            bonus[j] = SCALE * sum_r
+            for h in range(horizon):
+                # Rounding down keeps each step's sum within its limit.
+                whole[j, h] = np.int64(mu[j, h])
+                price[j] -= whole[j, h]
+                bonus[j] -= steps[h] * whole[j, h]
+                value += whole[j, h] * margins[j, h]
+        value += match(price, bonus, most, ordered, admit, tokens, requests)
+        if value < best:
+            best, stale = value, 0
+            best_price[:] = price
+        else:
+            stale += 1
+            if stale >= 10:
+                pace *= 0.5
+                stale = 0
+        norm = 0.0
+        for j in range(count):
+            for h in range(horizon):
+                over = tokens[j] + steps[h] * requests[j] - margins[j, h]
+                if over > 0 or mu[j, h] > 0.0:
+                    norm += float(over) ** 2
+        excess = float(value - SCALE * target)
+        if norm == 0.0 or excess <= 0.0 or pace < 1e-4:
+            break
+        length = pace * excess / norm
+        for h in range(horizon):
+            for j in range(count):
+                over = tokens[j] + steps[h] * requests[j] - margins[j, h]
+                column[j] = mu[j, h]
+                if over > 0 or mu[j, h] > 0.0:
+                    column[j] += length * float(over)
+            project_simplex(column, float(SCALE * workers * weights[h]), scratch)
+            mu[:, h] = column
+    return best, best_price
