@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Callable
 from time import perf_counter_ns
 from typing import TYPE_CHECKING
@@ -88,7 +87,7 @@ class Engine:
             horizon=forecaster.horizon if forecaster else 0,
             refresh_steps=params.refresh_steps,
         )
-        self._events = deque(sorted(params.events, key=_when))
+        self._events = sorted(params.events, key=_when)
         self._dispatch: list[int] = []
         self._observed = 0
         self._make_books()
@@ -130,7 +129,7 @@ class Engine:
             elif why == lay.EVENT:
                 self._boundary()
             elif why == lay.STALLED and self._events:
-                self._fire(self._events.popleft())
+                self._fire(self._events.pop(0))
             else:
                 break
         if why == lay.STALLED:
@@ -276,8 +275,9 @@ class Engine:
             self.stale.placed(self.step, worker, int(waiting.prompt_tokens[at]))
 
     def _boundary(self) -> None:
-        while self._events and self._due(self._events[0]):
-            self._fire(self._events.popleft())
+        for event in [event for event in self._events if self._due(event)]:
+            self._events.remove(event)
+            self._fire(event)
         if self.stale is not None and self.stale.due(self.step, self.clock_s):
             self._forecast()
             self.stale.take(self.state, self.step, self.clock_s)

@@ -31,6 +31,11 @@ def solve(model: LinearModel, job: Job, backend: str = "highs") -> Answer:
         raise SolverError(f"{backend} solves relaxations only; for integers use highs or cp-sat")
     solver = highspy.Highs()
     _set_options(solver, model, job, METHODS[backend])
+    if mip:
+        # HiGHS 1.13 and 1.14 call suboptimal solutions optimal where a MIP start meets presolve,
+        # and 1.14.0 also without one (ERGO-Code/HiGHS#2961); a restart would presolve again.
+        solver.setOptionValue("presolve", "off")
+        solver.setOptionValue("mip_allow_restart", False)
     _pass_model(highspy, solver, model, mip)
     if mip and job.warm_start is not None:
         columns = np.arange(model.num_columns, dtype=np.int32)

@@ -302,6 +302,21 @@ def test_failed_workers_requests_go_on_elsewhere():
     assert result.steps.load_max[4] == 5 + 4 + 7 + 4
 
 
+def test_events_by_step_and_by_time_mix():
+    trace = Trace(prompt_tokens=np.array([5, 7]), output_tokens=np.array([10, 10]))
+    params = SimulationParams(
+        workers=2,
+        slots=2,
+        step_time=StepTime(base=1.0, per_token=0.0),
+        events=(
+            WorkerEvent(kind="join", worker=0, at_s=6.5),
+            WorkerEvent(kind="fail", worker=0, at_step=4),
+        ),
+    )
+    result = simulate(trace, "round-robin", params)
+    assert result.steps.alive.tolist() == [2] * 4 + [1] * 3 + [2] * 3
+
+
 def test_new_workers_join():
     trace = Trace(prompt_tokens=np.full(4, 5), output_tokens=np.full(4, 6))
     join = WorkerEvent(kind="join", worker=1, at_step=2)
