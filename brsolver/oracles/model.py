@@ -114,12 +114,12 @@ class LinearModel:
     @property
     def num_columns(self) -> int:
         """Number of columns n."""
-        return self.costs.shape[0]
+        return int(self.costs.size)
 
     @property
     def num_rows(self) -> int:
         """Number of rows m."""
-        return self.row_lower.shape[0]
+        return int(self.row_lower.size)
 
     @property
     def is_integral(self) -> bool:
@@ -217,7 +217,8 @@ class ModelBuilder:
         `lower`, `upper`, `cost`, `kind` and `unit` are broadcast to `shape`. Give finite bounds
         wherever there are any: dual bounds of relaxations are made safe with them.
         """
-        values = (*(_whole(v, shape) for v in (lower, upper, cost, kind)), _real(unit, shape))
+        whole = (_whole(v, shape) for v in (lower, upper, cost, kind))
+        values: tuple[FloatArray | IntArray, ...] = (*whole, _real(unit, shape))
         return _append(self._columns, name, shape, values)
 
     def add_rows(
@@ -316,7 +317,8 @@ def _whole(values: ArrayLike, shape: tuple[int, ...]) -> IntArray:
 
 
 def _real(values: ArrayLike, shape: tuple[int, ...]) -> FloatArray:
-    return np.broadcast_to(np.asarray(values, np.float64), shape).ravel()
+    array: FloatArray = np.asarray(values, np.float64)
+    return np.broadcast_to(array, shape).ravel()
 
 
 def _scaled(bounds: IntArray, unit: FloatArray) -> FloatArray:

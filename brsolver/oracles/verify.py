@@ -6,8 +6,9 @@ every row, objectives recomputed, and dual bounds of relaxations rebuilt from th
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-from numpy.typing import NDArray
 
 from brsolver.oracles.model import (
     INFINITE,
@@ -18,6 +19,9 @@ from brsolver.oracles.model import (
     LinearModel,
     Sense,
 )
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 TOLERANCE = 1e-6
 """Relative error granted to floating-point solvers: feasibility and bounds."""
@@ -100,11 +104,9 @@ def float_violation(model: LinearModel, x: FloatArray) -> str:
     bad = np.flatnonzero(_outside(hat, scaled.lower, scaled.upper))
     if bad.size:
         return f"column {bad[0]} is {x[bad[0]]:.9g}, outside {_interval(model, 'columns', bad[0])}"
-    data = (scaled.value, model.row_column, model.row_start)
     products = scaled.value * hat[model.row_column]
     sums = np.add.reduceat(np.append(products, 0.0), model.row_start[:-1])
     sums[np.diff(model.row_start) == 0] = 0.0
-    del data
     bad = np.flatnonzero(_outside(sums, scaled.row_lower, scaled.row_upper))
     if bad.size:
         return f"row {bad[0]} sums to {sums[bad[0]]:.9g}, outside its bounds"

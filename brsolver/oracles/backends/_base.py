@@ -5,15 +5,17 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, TypeVar
 
 from brsolver.oracles.model import FloatArray, IntArray, LinearModel
-from brsolver.oracles.result import Status
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from brsolver.oracles.result import Status
 
 T = TypeVar("T")
 
@@ -81,14 +83,6 @@ class Answer:
 Backend = Callable[[LinearModel, Job], Answer]
 
 
-@dataclass(slots=True)
-class Watch:
-    """Why a running solver was told to stop, if it was."""
-
-    reason: str = ""
-    _error: list[BaseException] = field(default_factory=list)
-
-
 def guarded(run: Callable[[], T], stop: Callable[[], None], job: Job) -> tuple[T, str]:
     """Run a solver in a thread of its own; stop it at a limit or at an interrupt.
 
@@ -111,27 +105,31 @@ def guarded(run: Callable[[], T], stop: Callable[[], None], job: Job) -> tuple[T
     """
     done: list[T] = []
     failed: list[Exception] = []
+    # An interrupted Thread.join marks a running thread as ended (Python 3.11, bpo-45274).
+    ended = threading.Event()
 
     def work() -> None:
         try:
             done.append(run())
         except Exception as error:  # noqa: BLE001 - raised again in the caller's thread
             failed.append(error)
+        finally:
+            ended.set()
 
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    reason = _wait(thread, stop, job)
+    threading.Thread(target=work, daemon=True).start()
+    reason = _wait(ended, stop, job)
     if failed:
         raise failed[0]
     return done[0], reason
 
 
-def _wait(thread: threading.Thread, stop: Callable[[], None], job: Job) -> str:
+def _wait(ended: threading.Event, stop: Callable[[], None], job: Job) -> str:
     reason = ""
     deadline = None if job.time_limit_s is None else time.monotonic() + job.time_limit_s + GRACE_S
-    while thread.is_alive():
+    while not ended.is_set():
         try:
-            thread.join(POLL_S)
+            if ended.wait(POLL_S):
+                break
             reason = reason or _limit_reached(deadline, job.memory_limit_mb)
         except KeyboardInterrupt:
             reason = "interrupted"

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib
-from types import ModuleType
+from typing import TYPE_CHECKING
 
 from brsolver.errors import MissingExtraError
 from brsolver.oracles.result import SolverError
+
+if TYPE_CHECKING:
+    from types import ModuleType
 
 CLASH = "undefined symbol"
 

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from brsolver.errors import BrsolverError, ParameterError, UnknownNameError
 from brsolver.oracles import verify
 from brsolver.oracles.backends import cp_sat, glop, highs, pdlp
 from brsolver.oracles.backends._base import Answer, Backend, Job
 from brsolver.oracles.backends._load import load
-from brsolver.oracles.model import LinearModel, Sense
-from brsolver.oracles.result import Number, Solution, SolveResult, SolverError, Status
+from brsolver.oracles.model import IntArray, LinearModel, Sense
+from brsolver.oracles.result import Number, Solution, SolverError, SolveResult, Status
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import ArrayLike
 
 BACKENDS: dict[str, Backend] = {
     **{name: partial(highs.solve, backend=name) for name in highs.METHODS},
@@ -164,25 +168,28 @@ def _check_integer(model: LinearModel, job: Job, answer: Answer) -> _Checked:
             checked.objective = verify.objective(model, settled)
     if job.warm_start is not None and answer.status is not Status.INFEASIBLE:
         _keep_better(model, checked, job.warm_start)
-    if answer.bound is not None:
-        checked.bound = _whole_bound(model, answer)
+    bound = answer.bound
+    if bound is None and answer.duals is not None:
+        bound = verify.safe_dual_bound(model, answer.duals)
+    if bound is not None:
+        checked.bound = _whole_bound(model, bound, exact=answer.exact)
     _reconcile(model, checked, answer)
     return checked
 
 
-def _keep_better(model: LinearModel, checked: _Checked, start: Solution) -> None:
+def _keep_better(model: LinearModel, checked: _Checked, start: IntArray) -> None:
     value = verify.objective(model, start)
     if checked.objective is None or _better(model, value, checked.objective):
-        checked.solution, checked.objective = start.astype(np.int64), value
+        checked.solution, checked.objective = start, value
 
 
-def _whole_bound(model: LinearModel, answer: Answer) -> int:
+def _whole_bound(model: LinearModel, bound: float, *, exact: bool) -> int:
     """Round a dual bound to the integer it implies, less what the solver may be wrong by."""
-    assert answer.bound is not None
-    slack = 1e-9 if answer.exact else verify.TOLERANCE * max(1.0, abs(answer.bound) * 1e-3)
+    # CP-SAT reports its integer bounds as floating-point numbers.
+    slack = 1e-3 if exact else verify.TOLERANCE * max(1.0, abs(bound) * 1e-3)
     if model.sense is Sense.MAX:
-        return math.floor(answer.bound + slack)
-    return math.ceil(answer.bound - slack)
+        return math.floor(bound + slack)
+    return math.ceil(bound - slack)
 
 
 def _reconcile(model: LinearModel, checked: _Checked, answer: Answer) -> None:

@@ -31,7 +31,7 @@ def solve(model: LinearModel, job: Job) -> Answer:
     _set_parameters(solver, job)
     stopper, stopped = _stopper(cp_model)
     ended, reason = guarded(lambda: solver.solve(cp, stopper), stopped.set_now(solver), job)
-    return _answer(cp_model, solver, model, ended, variables, reason)
+    return _answer(cp_model, solver, ended, variables, reason)
 
 
 def _set_parameters(solver: Any, job: Job) -> None:
@@ -98,9 +98,7 @@ def _ends(low: int, high: int) -> tuple[int, int]:
     return (-largest if low <= -INFINITE else low, largest if high >= INFINITE else high)
 
 
-def _answer(
-    cp_model: Any, solver: Any, model: LinearModel, ended: Any, variables: list[Any], reason: str
-) -> Answer:
+def _answer(cp_model: Any, solver: Any, ended: Any, variables: list[Any], reason: str) -> Answer:
     if ended == cp_model.MODEL_INVALID:
         raise SolverError("CP-SAT refused the model (sums beyond 64 bits?); try backend 'highs'")
     status = {
@@ -115,7 +113,7 @@ def _answer(
     return Answer(
         status=status,
         solution=solution,
-        bound=_bound(solver, model, status),
+        bound=_bound(solver, status),
         exact=True,
         nodes=int(solver.num_branches),
         iterations=int(solver.num_conflicts),
@@ -124,7 +122,7 @@ def _answer(
     )
 
 
-def _bound(solver: Any, model: LinearModel, status: Status) -> float | None:
+def _bound(solver: Any, status: Status) -> float | None:
     """Return the bound, unless it is the trivial one of a search that never started."""
     if status in {Status.OPTIMAL, Status.FEASIBLE}:
         return float(solver.best_objective_bound)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from brsolver.oracles.backends import _linear
-from brsolver.oracles.backends._base import Answer, Job
-from brsolver.oracles.model import LinearModel
+
+if TYPE_CHECKING:
+    from brsolver.oracles.backends._base import Answer, Job
+    from brsolver.oracles.model import LinearModel
 
 
 def solve(model: LinearModel, job: Job) -> Answer:

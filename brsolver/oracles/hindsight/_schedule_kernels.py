@@ -86,7 +86,7 @@ def companion_bound(weights: IntArray, workers: int, slots: int) -> int:
     if n == 0:
         return 0
     down = np.sort(weights)[::-1]
-    best = max(down[0], -(-down.sum() // workers))
+    best: int = max(down[0], -(-down.sum() // workers))
     q = 1
     while q * workers + 1 <= n:
         total = 0
@@ -129,8 +129,9 @@ def interval_bounds(
                 kept += 1
         count = kept
         while i < prompt.shape[0] and start[i] <= edges[e]:
-            active[count] = i
-            count += 1
+            if end[i] > edges[e]:
+                active[count] = i
+                count += 1
             i += 1
         n = edges[e + 1] - edges[e]
         for j in range(count):
@@ -187,3 +188,28 @@ def interval_work(
                 out[2, at] = n * (prompt[i] + edges[e] - start[i]) + n * (n - 1) // 2
                 at += 1
     return out
+
+
+@kernel
+def assign_least_loaded(
+    prompt: IntArray, start: IntArray, end: IntArray, workers: int, slots: int
+) -> IntArray:
+    """Give each request, in order, to the worker with the fewest KV tokens that has a slot."""
+    n = prompt.shape[0]
+    worker = np.empty(n, np.int64)
+    running = np.full((workers, slots), -1, np.int64)
+    for i in range(n):
+        chosen, least, place = -1, 0, 0
+        for g in range(workers):
+            load, spare = 0, -1
+            for b in range(slots):
+                j = running[g, b]
+                if j >= 0 and end[j] > start[i]:
+                    load += prompt[j] + start[i] - start[j]
+                else:
+                    spare = b
+            if spare >= 0 and (chosen < 0 or load < least):
+                chosen, least, place = g, load, spare
+        worker[i] = chosen
+        running[chosen, place] = i
+    return worker

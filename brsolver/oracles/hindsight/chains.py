@@ -91,7 +91,8 @@ def interval_maxima(schedule: Schedule, worker: IntArray, edges: IntArray) -> In
     """Return ``max_g Σ_{k∈I} L_g(k)`` of every interval, which is at most ``Σ_k M(k)``."""
     sums = np.cumsum(schedule.loads(worker), axis=1)
     padded = np.concatenate((np.zeros((schedule.workers, 1), np.int64), sums), axis=1)
-    return (padded[:, edges[1:]] - padded[:, edges[:-1]]).max(axis=0)
+    heaviest: IntArray = (padded[:, edges[1:]] - padded[:, edges[:-1]]).max(axis=0)
+    return heaviest
 
 
 def build_assignment(
@@ -130,9 +131,7 @@ def build_assignment(
     builder.add_entries(one[:, None], x, 1)
     column = np.full(len(chains), -1, np.int64)
     column[movable] = np.arange(movable.size)
-    cells = sk.interval_work(
-        schedule.prompt, schedule.start, schedule.end, chains.of, edges
-    )
+    cells = sk.interval_work(schedule.prompt, schedule.start, schedule.end, chains.of, edges)
     _add_loads(builder, cells, column, fixed_worker, x, z)
     _add_slots(builder, schedule, chains, column, fixed_worker, x, edges)
     return AssignmentModel(model=builder.build(), movable=movable, edges=edges)

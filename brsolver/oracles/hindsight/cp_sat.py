@@ -97,9 +97,7 @@ def solve_model(
 ) -> Solved:
     """Solve an interval model from the current assignment of chains, if there is one."""
     hint = None if current is None else made.hint(current, schedule, chains)
-    answer = solve(
-        made.model, backend, time_limit_s=seconds, threads=threads, warm_start=hint
-    )
+    answer = solve(made.model, backend, time_limit_s=seconds, threads=threads, warm_start=hint)
     if answer.solution is None:
         return Solved(answer=answer, worker_of_chain=None)
     base = np.zeros(len(chains), np.int64) if current is None else current
@@ -165,7 +163,7 @@ class _Search:
             self.edges = crossings(self.schedule, worker, self.edges)
         if not answer.proven:
             self.message = answer.message or "time limit"
-        return answer.proven
+        return answer.proven and self.edges.size > made.edges.size
 
     def _keep(self, worker_of_chain: IntArray) -> None:
         value = self.schedule.barrier_time(worker_of_chain[self.chains.of])

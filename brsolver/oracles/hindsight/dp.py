@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from math import comb, factorial
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -30,7 +31,8 @@ CHUNK = 4_000_000
 
 def partition_count(workers: int, slots: int) -> int:
     """Return ``(GB)!/(B!^G·G!)``, the number of unlabelled partitions."""
-    return factorial(workers * slots) // (factorial(slots) ** workers * factorial(workers))
+    labelled: int = factorial(workers * slots) // factorial(slots) ** workers
+    return labelled // factorial(workers)
 
 
 def dp_reaches(workers: int, slots: int, memory_limit: int = MEMORY_LIMIT) -> bool:
@@ -101,7 +103,7 @@ def hindsight_dp(
         solve_s=perf_counter() - built,
         memory_bytes=programme.memory_bytes,
         origin=f"dynamic programme over {programme.cost.size} partitions",
-        message="time limit" if late else "",
+        message=programme.message,
     )
 
 
@@ -134,7 +136,9 @@ class _Programme:
         self._find_events(floor)
         self.memory_bytes = _fixed_bytes(groups, size)
         self.rows_per_piece = self._plan_memory(memory_limit - self.memory_bytes)
-        self.swept = 0
+        self.covered = 0
+        self.least: int | None = None
+        self.message = ""
         self.optimum: int | None = None
 
     def _find_events(self, floor: IntArray | None) -> None:
@@ -166,7 +170,10 @@ class _Programme:
         try:
             return self._run()
         except _OutOfTimeError:
-            return None
+            self.message = "time limit"
+        except KeyboardInterrupt:
+            self.message = "interrupted"
+        return None
 
     def _run(self) -> IntArray:
         pieces = self._pieces()
@@ -180,7 +187,7 @@ class _Programme:
             self._sweep(piece, value, until, choices if final else choices[:1, :0])
         self._drain(value, until)
         state = int(self.cost.argmin())
-        optimum = int(self.cost[state])
+        self.least = int(self.cost[state])
         trail: dict[int, int] = {}
         for number in range(len(pieces) - 1, -1, -1):
             if number < len(pieces) - 1:
@@ -190,19 +197,20 @@ class _Programme:
             else:
                 saved.pop()
             state = self._walk_back(pieces[number], state, choices, trail)
-        self.optimum = optimum
-        return label_groups(
+        worker = label_groups(
             self.schedule,
             self.choice_events,
             self.events,
             self.masks[self.table[state]],
             [self.masks[self.table[trail[int(e)]]] for e in self.choice_events],
         )
+        self.optimum = self.least
+        return worker
 
     def _pieces(self) -> list[tuple[int, int]]:
         cuts = self.choice_events[:: self.rows_per_piece][1:]
         edges = [0, *(int(c) for c in cuts), self.events.size - 1]
-        return list(zip(edges[:-1], edges[1:], strict=True))
+        return list(pairwise(edges))
 
     def _room_for(self, piece: tuple[int, int]) -> SmallArray:
         inside = (self.choice_events >= piece[0]) & (self.choice_events < piece[1])
@@ -226,7 +234,7 @@ class _Programme:
                 schedule.prompt - schedule.start, schedule.end, value, until,
                 self.floor[self.events[:-1]], self.scratch, self.of, choices,
             )  # fmt: skip
-            self.swept = max(self.swept, last)
+            self.covered = int(self.events[last])
 
     def _drain(self, value: IntArray, until: IntArray) -> None:
         sums = np.empty(self.masks.size, np.int64)
@@ -245,7 +253,7 @@ class _Programme:
                 dk.add_stepwise(self.cost, self.table, sums, counts, self.floor[step:edge])
             else:
                 dk.add_envelope(self.cost, self.table, sums, counts, edge - step)
-            step = edge
+            step = self.covered = edge
         self.cost += int(self.floor[step:].sum())
 
     def _walk_back(
@@ -273,6 +281,8 @@ class _Programme:
 
     def bound(self) -> int:
         """Return a lower bound from what was swept and what intervals cost at least."""
+        if self.least is not None:
+            return self.least
         edges = self.schedule.edges()
-        rest = self.schedule.interval_bounds(edges)[edges[:-1] >= self.events[self.swept]]
+        rest = self.schedule.interval_bounds(edges)[edges[:-1] >= self.covered]
         return int(self.cost.min()) + int(rest.sum())

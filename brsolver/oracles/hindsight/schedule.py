@@ -69,15 +69,15 @@ class Schedule:
         return total_work(self.prompt, self.output)
 
     def edges(self) -> IntArray:
-        """Steps at which the active set changes, from 0 to K; shape (intervals + 1,)."""
+        """Return the steps at which the active set changes, from 0 to K; shape (intervals + 1,)."""
         return np.unique(np.concatenate((self.start, self.end)))
 
     def events(self) -> IntArray:
-        """Steps with an admission, shape (E,)."""
+        """Return the steps with an admission, shape (E,)."""
         return np.unique(self.start)
 
     def active(self, step: int) -> IntArray:
-        """Indices of the requests that run at `step`."""
+        """Return the indices of the requests that run at `step`."""
         return np.flatnonzero((self.start <= step) & (self.end > step))
 
     def loads(self, worker: IntArray) -> IntArray:

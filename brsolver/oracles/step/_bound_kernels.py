@@ -49,7 +49,7 @@ def match(
     open_slots = most.sum()
     limit = min(open_slots, ordered.shape[0]) if admit == HOLD else admit
     order = np.argsort(-price)
-    value = np.int64(0)
+    value = 0
     used = 0
     for j in order:
         for _ in range(most[j]):
@@ -57,6 +57,17 @@ def match(
                 break
             requests[j] += 1
             used += 1
+    _fill(order, price, requests, ordered, tokens)
+    for j in range(price.shape[0]):
+        value += price[j] * tokens[j]
+    return value + _bonuses(bonus, most, admit)
+
+
+@kernel
+def _fill(
+    order: IntArray, price: IntArray, requests: IntArray, ordered: IntArray, tokens: IntArray
+) -> None:
+    """Give slots in `order` of falling price the longest requests, those below 0 the shortest."""
     large, small = ordered.shape[0] - 1, 0
     for j in order:
         if price[j] <= 0:
@@ -70,14 +81,11 @@ def match(
         for _ in range(requests[j]):
             tokens[j] += ordered[small]
             small += 1
-    for j in range(price.shape[0]):
-        value += price[j] * tokens[j]
-    return value + _bonuses(bonus, most, admit)
 
 
 @kernel
 def _bonuses(bonus: IntArray, most: IntArray, admit: int) -> int:
-    value = np.int64(0)
+    value = 0
     left = admit
     for j in np.argsort(-bonus):
         if admit == HOLD:
@@ -110,7 +118,7 @@ def conjugate(
     """
     slope = SCALE * alpha_d - price
     best = low
-    weight = np.int64(0)
+    weight = 0
     for r in range(order.shape[0]):
         if slope - SCALE * beta * weight <= 0:
             break
@@ -127,6 +135,40 @@ def conjugate(
         if over > 0:
             value -= beta * weights[h] * over
     return SCALE * value - price * best, best
+
+
+@kernel
+def respond(
+    most: IntArray,
+    least: IntArray,
+    low: IntArray,
+    high: IntArray,
+    alpha_d: int,
+    alpha_r: int,
+    beta: int,
+    margins: IntArray,
+    weights: IntArray,
+    steps: IntArray,
+    orders: IntArray,
+    price: IntArray,
+    wanted: IntArray,
+) -> int:
+    """Return ``Σ_j max_S (SCALE·F_j(S) - price_j·S)``; write the maximisers to `wanted`."""
+    grows = steps[steps.shape[0] - 1] > 0
+    value = 0
+    for j in range(price.shape[0]):
+        top = -(1 << 62)
+        for n in range(least[j] if grows else most[j], most[j] + 1):
+            order = np.argsort(margins[j] - steps * n) if grows else orders[j]
+            part, at = conjugate(
+                price[j], low[j], high[j], n, alpha_d, alpha_r, beta, margins[j], weights, steps,
+                order,
+            )  # fmt: skip
+            if part > top:
+                top = part
+                wanted[j] = at
+        value += top
+    return value
 
 
 @kernel
@@ -158,9 +200,8 @@ def score_bound(
     tokens = np.empty(count, np.int64)
     requests = np.empty(count, np.int64)
     wanted = np.empty(count, np.int64)
-    best = np.int64(1) << 62
+    best = 1 << 62
     best_price = np.zeros(count, np.int64)
-    grows = steps[steps.shape[0] - 1] > 0
     orders = np.empty(margins.shape, np.int64)
     for j in range(count):
         orders[j] = np.argsort(margins[j])
@@ -168,19 +209,10 @@ def score_bound(
     for _ in range(turns):
         price[:] = np.rint(theta).astype(np.int64)
         value = match(price, bonus, most, ordered, admit, tokens, requests)
-        for j in range(count):
-            first = least[j] if grows else most[j]
-            top = np.int64(-1) << 62
-            for n in range(first, most[j] + 1):
-                order = np.argsort(margins[j] - steps * n) if grows else orders[j]
-                part, at = conjugate(
-                    price[j], low[j], high[j], n, alpha_d, alpha_r, beta, margins[j], weights,
-                    steps, order,
-                )  # fmt: skip
-                if part > top:
-                    top = part
-                    wanted[j] = at
-            value += top
+        value += respond(
+            most, least, low, high, alpha_d, alpha_r, beta, margins, weights, steps, orders,
+            price, wanted,
+        )  # fmt: skip
         if value < best:
             best, stale = value, 0
             best_price[:] = price
@@ -221,6 +253,46 @@ def project_simplex(column: FloatArray, total: float, scratch: FloatArray) -> No
 
 
 @kernel
+def quote(
+    mu: FloatArray,
+    sum_d: int,
+    sum_r: int,
+    margins: IntArray,
+    steps: IntArray,
+    price: IntArray,
+    bonus: IntArray,
+) -> int:
+    """Write the prices per token and per request of the multipliers; return ``Σ μ·m``.
+
+    Multipliers are rounded down, which keeps each step's sum within its limit.
+    """
+    value = 0
+    for j in range(mu.shape[0]):
+        price[j] = SCALE * sum_d
+        bonus[j] = SCALE * sum_r
+        for h in range(mu.shape[1]):
+            whole = int(mu[j, h])
+            price[j] -= whole
+            bonus[j] -= steps[h] * whole
+            value += whole * margins[j, h]
+    return value
+
+
+@kernel
+def excess_norm(
+    mu: FloatArray, tokens: IntArray, requests: IntArray, margins: IntArray, steps: IntArray
+) -> float:
+    """Return the squared length of the subgradient, where a step along it is possible."""
+    norm = 0.0
+    for j in range(mu.shape[0]):
+        for h in range(mu.shape[1]):
+            over = tokens[j] + steps[h] * requests[j] - margins[j, h]
+            if over > 0 or mu[j, h] > 0.0:
+                norm += float(over) ** 2
+    return norm
+
+
+@kernel
 def imbalance_bound(
     most: IntArray,
     ordered: IntArray,
@@ -242,27 +314,17 @@ def imbalance_bound(
     """
     count, horizon = margins.shape
     mu = start.copy()
-    whole = np.empty((count, horizon), np.int64)
     price = np.empty(count, np.int64)
     bonus = np.empty(count, np.int64)
     tokens = np.empty(count, np.int64)
     requests = np.empty(count, np.int64)
     scratch = np.empty(count, np.float64)
     column = np.empty(count, np.float64)
-    best = np.int64(1) << 62
+    best = 1 << 62
     best_price = np.zeros(count, np.int64)
     pace, stale = 1.0, 0
     for _ in range(turns):
-        value = np.int64(0)
-        for j in range(count):
-            price[j] = SCALE * sum_d
-            bonus[j] = SCALE * sum_r
-            for h in range(horizon):
-                # Rounding down keeps each step's sum within its limit.
-                whole[j, h] = np.int64(mu[j, h])
-                price[j] -= whole[j, h]
-                bonus[j] -= steps[h] * whole[j, h]
-                value += whole[j, h] * margins[j, h]
+        value = quote(mu, sum_d, sum_r, margins, steps, price, bonus)
         value += match(price, bonus, most, ordered, admit, tokens, requests)
         if value < best:
             best, stale = value, 0
@@ -272,16 +334,11 @@ def imbalance_bound(
             if stale >= 10:
                 pace *= 0.5
                 stale = 0
-        norm = 0.0
-        for j in range(count):
-            for h in range(horizon):
-                over = tokens[j] + steps[h] * requests[j] - margins[j, h]
-                if over > 0 or mu[j, h] > 0.0:
-                    norm += float(over) ** 2
-        excess = float(value - SCALE * target)
-        if norm == 0.0 or excess <= 0.0 or pace < 1e-4:
+        norm = excess_norm(mu, tokens, requests, margins, steps)
+        distance = float(value - SCALE * target)
+        if norm == 0.0 or distance <= 0.0 or pace < 1e-4:
             break
-        length = pace * excess / norm
+        length = pace * distance / norm
         for h in range(horizon):
             for j in range(count):
                 over = tokens[j] + steps[h] * requests[j] - margins[j, h]

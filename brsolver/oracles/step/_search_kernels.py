@@ -11,141 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brsolver._jit import kernel
+from brsolver.oracles.step._gain_kernels import ADMIT, BY_SCORE, NONE, gain, leaders, total
 
 IntArray = NDArray[np.int64]
 
-# Entries of the array of scalars.
-ALPHA_D, ALPHA_R, BETA, SUM_D, SUM_R, WORKERS, ADMIT, BY_SCORE, GROWS = range(9)
-SCALARS = 9
-
 # Entries of the array of counters.
 ADMITTED, SEED = range(2)
-
-NONE = -1
-
-
-@kernel
-def score_at(
-    j: int,
-    tokens: int,
-    count: int,
-    scalars: IntArray,
-    bends: IntArray,
-    margins: IntArray,
-    weights: IntArray,
-    steps: IntArray,
-) -> int:
-    """Return F of worker j given `tokens` in `count` requests.
-
-    Without growth `bends` holds the ascending margins and the sums of weights and of weights
-    times margins up to each, shape (J, 3, H + 1): bisection instead of a pass over the horizon.
-    """
-    value = scalars[ALPHA_D] * tokens + scalars[ALPHA_R] * count
-    if scalars[GROWS] == 0:
-        low, high = 0, bends.shape[2] - 1
-        while low < high:
-            middle = (low + high) // 2
-            if bends[j, 0, middle] < tokens:
-                low = middle + 1
-            else:
-                high = middle
-        return value - scalars[BETA] * (bends[j, 1, low] * tokens - bends[j, 2, low])
-    for h in range(weights.shape[0]):
-        over = tokens + steps[h] * count - margins[j, h]
-        if over > 0:
-            value -= scalars[BETA] * weights[h] * over
-    return value
-
-
-@kernel
-def leaders(
-    tokens: IntArray,
-    requests: IntArray,
-    margins: IntArray,
-    steps: IntArray,
-    top: IntArray,
-    who: IntArray,
-) -> None:
-    """Write the three largest envelope increases per step and their workers, at least 0."""
-    for h in range(margins.shape[1]):
-        for r in range(3):
-            top[r, h] = 0
-            who[r, h] = NONE
-        for j in range(margins.shape[0]):
-            over = tokens[j] + steps[h] * requests[j] - margins[j, h]
-            place, by = over, j
-            for r in range(3):
-                if place > top[r, h]:
-                    top[r, h], place = place, top[r, h]
-                    who[r, h], by = by, who[r, h]
-
-
-@kernel
-def rise_change(
-    j: int,
-    tokens_j: int,
-    count_j: int,
-    i: int,
-    tokens_i: int,
-    count_i: int,
-    margins: IntArray,
-    weights: IntArray,
-    steps: IntArray,
-    top: IntArray,
-    who: IntArray,
-) -> int:
-    """Return by how much ``Σ_h d_h·E_h`` changes when workers j and i (or none) are given that."""
-    change = 0
-    for h in range(weights.shape[0]):
-        rest = 0
-        for r in range(3):
-            if who[r, h] != j and who[r, h] != i:
-                rest = top[r, h]
-                break
-        over = tokens_j + steps[h] * count_j - margins[j, h]
-        rest = max(rest, over)
-        if i >= 0:
-            over = tokens_i + steps[h] * count_i - margins[i, h]
-            rest = max(rest, over)
-        change += weights[h] * (rest - top[0, h])
-    return change
-
-
-@kernel
-def gain(
-    j: int,
-    more_j: int,
-    extra_j: int,
-    i: int,
-    more_i: int,
-    extra_i: int,
-    tokens: IntArray,
-    requests: IntArray,
-    scalars: IntArray,
-    bends: IntArray,
-    margins: IntArray,
-    weights: IntArray,
-    steps: IntArray,
-    top: IntArray,
-    who: IntArray,
-) -> int:
-    """Return the gain of adding tokens and requests to worker j, and to worker i unless -1."""
-    tokens_j, count_j = tokens[j] + more_j, requests[j] + extra_j
-    tokens_i, count_i = 0, 0
-    if i >= 0:
-        tokens_i, count_i = tokens[i] + more_i, requests[i] + extra_i
-    if scalars[BY_SCORE] == 1:
-        value = score_at(j, tokens_j, count_j, scalars, bends, margins, weights, steps)
-        value -= score_at(j, tokens[j], requests[j], scalars, bends, margins, weights, steps)
-        if i >= 0:
-            value += score_at(i, tokens_i, count_i, scalars, bends, margins, weights, steps)
-            value -= score_at(i, tokens[i], requests[i], scalars, bends, margins, weights, steps)
-        return value
-    value = scalars[SUM_D] * (more_j + more_i) + scalars[SUM_R] * (extra_j + extra_i)
-    change = rise_change(
-        j, tokens_j, count_j, i, tokens_i, count_i, margins, weights, steps, top, who
-    )
-    return value - scalars[WORKERS] * change
 
 
 @kernel
@@ -176,6 +47,42 @@ def put(
 
 
 @kernel
+def concave_peak(
+    j: int,
+    present: int,
+    extra: int,
+    last: int,
+    sizes: IntArray,
+    tokens: IntArray,
+    requests: IntArray,
+    scalars: IntArray,
+    bends: IntArray,
+    margins: IntArray,
+    weights: IntArray,
+    steps: IntArray,
+    top: IntArray,
+    who: IntArray,
+) -> int:
+    """Return the length up to `last` that would gain most on worker j, waiting or not."""
+    low, high = 0, last
+    while low < high:
+        middle = (low + high) // 2
+        here = gain(
+            j, sizes[middle] - present, extra, NONE, 0, 0, tokens, requests, scalars, bends,
+            margins, weights, steps, top, who,
+        )  # fmt: skip
+        after = gain(
+            j, sizes[middle + 1] - present, extra, NONE, 0, 0, tokens, requests, scalars, bends,
+            margins, weights, steps, top, who,
+        )  # fmt: skip
+        if after > here:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@kernel
 def best_kind(
     slot: int,
     sizes: IntArray,
@@ -201,7 +108,7 @@ def best_kind(
     j, old = slot_worker[slot], slots[slot]
     present = sizes[old] if old != NONE else 0
     extra = 0 if old != NONE else 1
-    best, best_gain = old, np.int64(0)
+    best, best_gain = old, 0
     if old != NONE and scalars[ADMIT] == NONE:
         value = gain(
             j, -present, -1, NONE, 0, 0, tokens, requests, scalars, bends, margins, weights,
@@ -212,21 +119,10 @@ def best_kind(
     if old == NONE and counters[ADMITTED] == scalars[ADMIT]:
         return best, best_gain
     last = np.searchsorted(sizes, limit[j] - tokens[j] + present, side="right") - 1
-    low, high = 0, last
-    while low < high:
-        middle = (low + high) // 2
-        here = gain(
-            j, sizes[middle] - present, extra, NONE, 0, 0, tokens, requests, scalars, bends,
-            margins, weights, steps, top, who,
-        )  # fmt: skip
-        after = gain(
-            j, sizes[middle + 1] - present, extra, NONE, 0, 0, tokens, requests, scalars, bends,
-            margins, weights, steps, top, who,
-        )  # fmt: skip
-        if after > here:
-            low = middle + 1
-        else:
-            high = middle
+    low = concave_peak(
+        j, present, extra, last, sizes, tokens, requests, scalars, bends, margins, weights,
+        steps, top, who,
+    )  # fmt: skip
     below, above = low, low + 1
     while below >= 0 and left[below] == 0:
         below -= 1
@@ -248,6 +144,80 @@ def best_kind(
 
 
 @kernel
+def replace_all(
+    sizes: IntArray,
+    slot_worker: IntArray,
+    limit: IntArray,
+    slots: IntArray,
+    left: IntArray,
+    tokens: IntArray,
+    requests: IntArray,
+    counters: IntArray,
+    scalars: IntArray,
+    bends: IntArray,
+    margins: IntArray,
+    weights: IntArray,
+    steps: IntArray,
+    top: IntArray,
+    who: IntArray,
+) -> bool:
+    """Put the best waiting request into each slot in turn; return whether that gained."""
+    improved = False
+    for p in range(slots.shape[0]):
+        kind, value = best_kind(
+            p, sizes, slot_worker, limit, slots, left, tokens, requests, counters, scalars,
+            bends, margins, weights, steps, top, who,
+        )  # fmt: skip
+        if kind != slots[p]:
+            put(p, kind, sizes, slot_worker, slots, left, tokens, requests, counters)
+            if scalars[BY_SCORE] == 0:
+                leaders(tokens, requests, margins, steps, top, who)
+            improved = improved or value > 0
+    return improved
+
+
+@kernel
+def exchange(
+    p: int,
+    q: int,
+    sizes: IntArray,
+    slot_worker: IntArray,
+    limit: IntArray,
+    slots: IntArray,
+    tokens: IntArray,
+    requests: IntArray,
+    scalars: IntArray,
+    bends: IntArray,
+    margins: IntArray,
+    weights: IntArray,
+    steps: IntArray,
+    top: IntArray,
+    who: IntArray,
+) -> bool:
+    """Exchange what two slots hold if that gains; return whether it did."""
+    a, b = slots[p], slots[q]
+    j, i = slot_worker[p], slot_worker[q]
+    more = (sizes[b] if b != NONE else 0) - (sizes[a] if a != NONE else 0)
+    extra = (1 if b != NONE else 0) - (1 if a != NONE else 0)
+    if tokens[j] + more > limit[j] or tokens[i] - more > limit[i]:
+        return False
+    value = gain(
+        j, more, extra, i, -more, -extra, tokens, requests, scalars, bends, margins, weights,
+        steps, top, who,
+    )  # fmt: skip
+    if value <= 0:
+        return False
+    slots[p], slots[q] = b, a
+    tokens[j] += more
+    tokens[i] -= more
+    requests[j] += extra
+    requests[i] -= extra
+    if scalars[BY_SCORE] == 0:
+        leaders(tokens, requests, margins, steps, top, who)
+    return True
+
+
+@kernel
 def descend(
     sizes: IntArray,
     slot_worker: IntArray,
@@ -264,55 +234,29 @@ def descend(
     steps: IntArray,
     top: IntArray,
     who: IntArray,
-) -> int:
-    """Replace and exchange requests until neither helps; return what was gained."""
-    gained = np.int64(0)
+) -> None:
+    """Replace and exchange requests until neither helps."""
     improved = True
     while improved:
-        improved = False
-        for p in range(slots.shape[0]):
-            kind, value = best_kind(
-                p, sizes, slot_worker, limit, slots, left, tokens, requests, counters, scalars,
-                bends, margins, weights, steps, top, who,
-            )  # fmt: skip
-            if kind != slots[p]:
-                put(p, kind, sizes, slot_worker, slots, left, tokens, requests, counters)
-                if scalars[BY_SCORE] == 0:
-                    leaders(tokens, requests, margins, steps, top, who)
-                gained += value
-                improved = improved or value > 0
+        improved = replace_all(
+            sizes, slot_worker, limit, slots, left, tokens, requests, counters, scalars, bends,
+            margins, weights, steps, top, who,
+        )  # fmt: skip
         for p in range(slots.shape[0]):
             for q in range(p + 1, slots.shape[0]):
-                a, b = slots[p], slots[q]
-                j, i = slot_worker[p], slot_worker[q]
-                if i == j or a == b:
-                    continue
-                more = (sizes[b] if b != NONE else 0) - (sizes[a] if a != NONE else 0)
-                extra = (1 if b != NONE else 0) - (1 if a != NONE else 0)
-                if tokens[j] + more > limit[j] or tokens[i] - more > limit[i]:
-                    continue
-                value = gain(
-                    j, more, extra, i, -more, -extra, tokens, requests, scalars, bends, margins,
-                    weights, steps, top, who,
-                )  # fmt: skip
-                if value > 0:
-                    slots[p], slots[q] = b, a
-                    tokens[j] += more
-                    tokens[i] -= more
-                    requests[j] += extra
-                    requests[i] -= extra
-                    if scalars[BY_SCORE] == 0:
-                        leaders(tokens, requests, margins, steps, top, who)
-                    gained += value
-                    improved = True
-    return gained
+                if slot_worker[p] != slot_worker[q] and slots[p] != slots[q]:
+                    improved |= exchange(
+                        p, q, sizes, slot_worker, limit, slots, tokens, requests, scalars, bends,
+                        margins, weights, steps, top, who,
+                    )  # fmt: skip
 
 
 @kernel
 def draw(counters: IntArray, below: int) -> int:
     """Return a pseudo-random integer in [0, below) (a 31-bit linear congruence)."""
     counters[SEED] = (counters[SEED] * 1103515245 + 12345) & 0x7FFFFFFF
-    return (counters[SEED] >> 8) % below
+    drawn: int = (counters[SEED] >> 8) % below
+    return drawn
 
 
 @kernel
@@ -336,30 +280,6 @@ def kick(
             continue
         if tokens[j] - sizes[old] + sizes[kind] <= limit[j]:
             put(p, kind, sizes, slot_worker, slots, left, tokens, requests, counters)
-
-
-@kernel
-def total(
-    tokens: IntArray,
-    requests: IntArray,
-    scalars: IntArray,
-    bends: IntArray,
-    margins: IntArray,
-    weights: IntArray,
-    steps: IntArray,
-    top: IntArray,
-) -> int:
-    """Return the gain of a whole decision over admitting nothing."""
-    value = np.int64(0)
-    for j in range(tokens.shape[0]):
-        if scalars[BY_SCORE] == 1:
-            value += score_at(j, tokens[j], requests[j], scalars, bends, margins, weights, steps)
-        else:
-            value += scalars[SUM_D] * tokens[j] + scalars[SUM_R] * requests[j]
-    if scalars[BY_SCORE] == 0:
-        for h in range(weights.shape[0]):
-            value -= scalars[WORKERS] * weights[h] * top[0, h]
-    return value
 
 
 @kernel
@@ -396,9 +316,7 @@ def search(
     value = total(tokens, requests, scalars, bends, margins, weights, steps, top)
     admitted = counters[ADMITTED]
     for turn in range(kicks):
-        kick(
-            2 + turn % 3, sizes, slot_worker, limit, slots, left, tokens, requests, counters
-        )
+        kick(2 + turn % 3, sizes, slot_worker, limit, slots, left, tokens, requests, counters)
         leaders(tokens, requests, margins, steps, top, who)
         descend(
             sizes, slot_worker, limit, slots, left, tokens, requests, counters, scalars, bends,

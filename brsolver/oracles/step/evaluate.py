@@ -6,10 +6,12 @@ Shares no code with the models, kernels and bounds it judges: plain Python integ
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from brsolver.oracles.step.instance import StepInstance
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from brsolver.oracles.step.instance import StepInstance
 
 Objective = Literal["score", "imbalance"]
 

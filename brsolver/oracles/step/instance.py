@@ -126,7 +126,7 @@ class StepInstance:
     @property
     def workers(self) -> int:
         """Number of workers G, as the imbalance counts them."""
-        return self.projected.shape[0]
+        return int(self.projected.shape[0])
 
     @cached_property
     def open_workers(self) -> IntArray:
@@ -136,7 +136,8 @@ class StepInstance:
     @cached_property
     def envelope(self) -> IntArray:
         """``M_h = max_g L_{g,h}``, shape (H + 1,)."""
-        return self.projected.max(axis=0)
+        top: IntArray = self.projected.max(axis=0)
+        return top
 
     @cached_property
     def margins(self) -> IntArray:
@@ -178,7 +179,8 @@ class StepInstance:
         """Fewest requests each open worker is given when `admit` are, shape (J,)."""
         if self.admit is None:
             return np.zeros_like(self.most)
-        return np.maximum(self.admit - (self.most.sum() - self.most), 0)
+        least: IntArray = np.maximum(self.admit - (self.most.sum() - self.most), 0)
+        return least
 
     @cached_property
     def reach(self) -> tuple[IntArray, IntArray]:

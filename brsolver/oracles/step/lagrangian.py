@@ -9,6 +9,7 @@ evaluated on integers, so it is exact.
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +18,11 @@ from brsolver.errors import ParameterError
 from brsolver.oracles.result import SolveResult, Status
 from brsolver.oracles.step import _bound_kernels as k
 from brsolver.oracles.step.evaluate import Objective, objective_value
-from brsolver.oracles.step.instance import StepInstance
 from brsolver.oracles.step.models import merged_steps, standing_imbalance
 from brsolver.oracles.step.search import heuristic, to_counts
+
+if TYPE_CHECKING:
+    from brsolver.oracles.step.instance import StepInstance
 
 IntArray = NDArray[np.int64]
 

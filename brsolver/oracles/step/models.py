@@ -7,16 +7,20 @@ and KV tokens where they are limited.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from brsolver.oracles.model import INFINITE, Kind, LinearModel, ModelBuilder, Sense
-from brsolver.oracles.step.instance import StepInstance
 from brsolver.oracles.verify import settle
 from brsolver.policy import NO_LIMIT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from brsolver.oracles.step.instance import StepInstance
 
 IntArray = NDArray[np.int64]
 Mask = NDArray[np.bool_] | None
@@ -199,9 +203,7 @@ def standing_imbalance(instance: StepInstance) -> int:
     return int(idle @ instance.weights)
 
 
-def _assignment(
-    builder: ModelBuilder, instance: StepInstance, cost: IntArray, keep: Mask
-) -> Pairs:
+def _assignment(builder: ModelBuilder, instance: StepInstance, cost: IntArray, keep: Mask) -> Pairs:
     """Add x and the rows of slots, lengths, admission and KV tokens."""
     most, counts, admit = instance.most, instance.counts, instance.admit
     worker, kind = np.nonzero(possible(instance, keep))

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from brsolver.errors import ParameterError
-from brsolver.oracles.result import SolveResult, SolverError, Status
-from brsolver.oracles.step import _search_kernels as k
+from brsolver.oracles.result import SolverError, SolveResult, Status
+from brsolver.oracles.step import _gain_kernels as k
+from brsolver.oracles.step._search_kernels import search
 from brsolver.oracles.step.evaluate import Objective, objective_value, violation
-from brsolver.oracles.step.instance import StepInstance
 from brsolver.oracles.step.models import merged_steps
 from brsolver.policy import ROOM, TOKEN_ROOM, VIEW_ROWS
-from brsolver.routers._br_kernels import BY_SCORE, route_pooled
+from brsolver.routers._br_kernels import route_pooled
+from brsolver.routers._subset_kernels import BY_SCORE
+
+if TYPE_CHECKING:
+    from brsolver.oracles.step.instance import StepInstance
 
 IntArray = NDArray[np.int64]
+
+START_WINDOW = 6
+"""Requests among which the heuristic chooses subsets when the local search starts from it."""
 
 KICKS = 40
 """Kicks of the local search unless said otherwise."""
@@ -83,8 +91,15 @@ def local_search(
     if kicks < 0:
         raise ParameterError(f"kicks is {kicks}, must be at least 0")
     began = time.perf_counter()
-    assignment = heuristic(instance) if start is None else np.asarray(start, np.int64)
+    if start is None:
+        # Narrow windows: the descent makes up for them, wide ones would cost most of the time.
+        start = heuristic(instance, r_max=START_WINDOW)
+    assignment = np.asarray(start, np.int64)
     if instance.open_workers.size and instance.prompts.size:
+        if objective == "imbalance":
+            # An envelope that several workers hold up falls only if all of them fall, which no
+            # single move brings about; the score charges every worker for its own overflow.
+            assignment = _better(instance, assignment, _search(instance, "score", assignment, 0, 1))
         assignment = _search(instance, objective, assignment, kicks, seed)
     spent = time.perf_counter() - began
     origin = "local-search"
@@ -124,13 +139,23 @@ def to_counts(instance: StepInstance, assignment: IntArray) -> IntArray:
     return counts
 
 
+def _better(instance: StepInstance, first: IntArray, second: IntArray) -> IntArray:
+    """Return the decision of the smaller imbalance, of those that admit most."""
+
+    def rank(assignment: IntArray) -> tuple[int, int]:
+        admitted = 0 if instance.admit is None else int((assignment >= 0).sum())
+        return -admitted, objective_value(instance, assignment.tolist(), "imbalance")
+
+    return min(first, second, key=rank)
+
+
 def _search(
     instance: StepInstance, objective: Objective, assignment: IntArray, kicks: int, seed: int
 ) -> IntArray:
     most = instance.most
     slot_worker = np.repeat(np.arange(most.size), most)
     margins, weights, steps = merged_steps(instance)
-    slots, _, _ = k.search(
+    slots, _, _ = search(
         instance.sizes,
         instance.counts,
         slot_worker,

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from brsolver.oracles.backends import solve
-from brsolver.oracles.model import LinearModel
 from brsolver.oracles.result import SolveResult, Status
-from brsolver.oracles.step.evaluate import Objective
-from brsolver.oracles.step.instance import StepInstance
 from brsolver.oracles.step.models import (
     counts_of,
     envelope_steps,
@@ -30,6 +28,11 @@ from brsolver.oracles.step.models import (
 )
 from brsolver.oracles.step.search import local_search, to_counts
 from brsolver.policy import NO_LIMIT
+
+if TYPE_CHECKING:
+    from brsolver.oracles.model import LinearModel
+    from brsolver.oracles.step.evaluate import Objective
+    from brsolver.oracles.step.instance import StepInstance
 
 FloatArray = NDArray[np.float64]
 Mask = NDArray[np.bool_]

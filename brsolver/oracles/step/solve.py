@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from brsolver.errors import ParameterError
 from brsolver.oracles.backends import solve
-from brsolver.oracles.model import LinearModel
-from brsolver.oracles.result import SolveResult, SolverError, Status
+from brsolver.oracles.result import SolverError, SolveResult, Status
 from brsolver.oracles.step.evaluate import Objective, objective_value, violation
-from brsolver.oracles.step.instance import StepInstance
 from brsolver.oracles.step.models import columns_of, counts_of, imbalance_model, score_model
 from brsolver.oracles.step.search import local_search, to_assignment, to_counts
 from brsolver.oracles.step.sifting import SIFTING, sift
+
+if TYPE_CHECKING:
+    from brsolver.oracles.model import LinearModel
+    from brsolver.oracles.step.instance import StepInstance
 
 IntArray = NDArray[np.int64]
 
@@ -82,7 +85,10 @@ def solve_step(
 
 def _trivial(instance: StepInstance, objective: Objective, relax: bool) -> SolveResult | None:
     """Answer without a solver where nothing can be decided or nothing fits."""
-    idle = not instance.open_workers.size or not instance.prompts.size
+    rooms = instance.token_room[instance.open_workers]
+    limit = int(rooms.max(initial=0))
+    fitting = int((instance.prompts <= limit).sum())
+    idle = fitting == 0 and not instance.admit
     if idle:
         none = np.full(instance.prompts.size, -1, np.int64)
         value = objective_value(instance, none.tolist(), objective)
@@ -94,8 +100,6 @@ def _trivial(instance: StepInstance, objective: Objective, relax: bool) -> Solve
             dual_bound=value,
             origin="trivial",
         )
-    limit = int(instance.token_room[instance.open_workers].max())
-    fitting = int((instance.prompts <= limit).sum())
     if instance.admit is not None and fitting < instance.admit:
         return SolveResult(
             status=Status.INFEASIBLE,
@@ -116,7 +120,11 @@ def _start(instance: StepInstance, objective: Objective, model: LinearModel) -> 
 
 
 def _finish(
-    instance: StepInstance, objective: Objective, model: LinearModel, result: SolveResult, relax: bool
+    instance: StepInstance,
+    objective: Objective,
+    model: LinearModel,
+    result: SolveResult,
+    relax: bool,
 ) -> SolveResult:
     """Turn columns into a decision; hold it to the objective's definition."""
     if result.solution is None:

@@ -1,0 +1,161 @@
+"""Kernels of the local search: swaps of what two slots run between two common boundaries."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from brsolver._jit import kernel
+
+IntArray = NDArray[np.int64]
+
+
+@kernel
+def link_lanes(
+    start: IntArray, end: IntArray, worker: IntArray, workers: int, slots: int
+) -> tuple[IntArray, IntArray]:
+    """Lay every worker's requests out on its slots; return who follows and who precedes whom."""
+    n = start.shape[0]
+    after, before = np.full(n, -1, np.int64), np.full(n, -1, np.int64)
+    last = np.full((workers, slots), -1, np.int64)
+    for i in range(n):
+        g = worker[i]
+        for b in range(slots):
+            j = last[g, b]
+            if j < 0 or end[j] <= start[i]:
+                before[i] = j
+                if j >= 0:
+                    after[j] = i
+                last[g, b] = i
+                break
+    return after, before
+
+
+@kernel
+def next_random(state: IntArray) -> int:
+    """Advance a xorshift generator and return a number of 62 bits."""
+    x: int = state[0]
+    x ^= x << 13
+    x ^= (x >> 7) & 0x01FFFFFFFFFFFFFF
+    x ^= x << 17
+    state[0] = x
+    return x & 0x3FFFFFFFFFFFFFFF
+
+
+@kernel
+def common_boundary(
+    a: int, b: int, start: IntArray, end: IntArray, after: IntArray
+) -> tuple[int, int, int]:
+    """Return the last requests of two lanes before both are between requests, and that step."""
+    while end[a] != end[b]:
+        if end[a] < end[b]:
+            follows = after[a]
+            if follows < 0 or start[follows] >= end[b]:
+                break
+            a = follows
+        else:
+            follows = after[b]
+            if follows < 0 or start[follows] >= end[a]:
+                break
+            b = follows
+    return a, b, max(end[a], end[b])
+
+
+@kernel
+def lane_loads(
+    i: int, first: int, last: int, prompt: IntArray, start: IntArray, end: IntArray,
+    after: IntArray, sign: int, out: IntArray,
+) -> None:  # fmt: skip
+    """Add ``sign`` times what the lane runs from request i on, steps first..last-1, to `out`."""
+    while i >= 0 and start[i] < last:
+        for k in range(max(start[i], first), min(end[i], last)):
+            out[k - first] += sign * (prompt[i] + k - start[i])
+        i = after[i]
+
+
+@kernel
+def swap_search(
+    prompt: IntArray,
+    start: IntArray,
+    end: IntArray,
+    group_first: IntArray,
+    group_last: IntArray,
+    eligible: IntArray,
+    worker: IntArray,
+    after: IntArray,
+    before: IntArray,
+    loads: IntArray,
+    difference: IntArray,
+    state: IntArray,
+    trials: int,
+) -> int:
+    """Try random swaps and keep those that do not cost more; return the barrier time saved.
+
+    Two requests admitted at the same step to different workers change places, with all that
+    follows on their slots until both slots are between requests again.
+    """
+    saved = 0
+    for _ in range(trials):
+        a = eligible[next_random(state) % eligible.shape[0]]
+        size = group_last[a] - group_first[a]
+        b = group_first[a] + next_random(state) % size
+        g, h = worker[a], worker[b]
+        if g == h:
+            continue
+        last_a, last_b, until = common_boundary(a, b, start, end, after)
+        first = start[a]
+        d = difference[: until - first]
+        d[:] = 0
+        lane_loads(a, first, until, prompt, start, end, after, 1, d)
+        lane_loads(b, first, until, prompt, start, end, after, -1, d)
+        change = 0
+        for k in range(first, until):
+            top, other = 0, 0
+            for w in range(loads.shape[0]):
+                top = max(top, loads[w, k])
+                if w not in (g, h):
+                    other = max(other, loads[w, k])
+            move = d[k - first]
+            change += max(other, loads[g, k] - move, loads[h, k] + move) - top
+        if change > 0:
+            continue
+        saved -= change
+        for k in range(first, until):
+            loads[g, k] -= d[k - first]
+            loads[h, k] += d[k - first]
+        exchange(a, last_a, b, last_b, worker, after, before)
+    return saved
+
+
+@kernel
+def exchange(
+    a: int, last_a: int, b: int, last_b: int, worker: IntArray, after: IntArray, before: IntArray
+) -> None:
+    """Swap the lane segments ``a..last_a`` and ``b..last_b``."""
+    g, h = worker[a], worker[b]
+    relabel(a, last_a, h, worker, after)
+    relabel(b, last_b, g, worker, after)
+    follows_a, follows_b = after[last_a], after[last_b]
+    before_a, before_b = before[a], before[b]
+    join(before_a, b, after, before)
+    join(last_b, follows_a, after, before)
+    join(before_b, a, after, before)
+    join(last_a, follows_b, after, before)
+
+
+@kernel
+def relabel(i: int, last: int, g: int, worker: IntArray, after: IntArray) -> None:
+    """Give requests ``i..last`` of a lane to worker g."""
+    while i != last:
+        worker[i] = g
+        i = after[i]
+    worker[last] = g
+
+
+@kernel
+def join(i: int, j: int, after: IntArray, before: IntArray) -> None:
+    """Let request j follow request i, either of which may be missing (-1)."""
+    if i >= 0:
+        after[i] = j
+    if j >= 0:
+        before[j] = i

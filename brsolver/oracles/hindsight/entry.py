@@ -1,0 +1,310 @@
+"""`hindsight`: one call for the best possible run of a trace, or how far it is known."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from time import perf_counter
+from typing import TYPE_CHECKING, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from brsolver.errors import ParameterError, UnknownNameError
+from brsolver.oracles.hindsight.anytime import hindsight_anytime
+from brsolver.oracles.hindsight.cp_sat import hindsight_cp_sat
+from brsolver.oracles.hindsight.dp import dp_reaches, hindsight_dp
+from brsolver.oracles.hindsight.follow import Replay, check_value, replay
+from brsolver.oracles.hindsight.free import FreeWeights, hindsight_free, plan_cost
+from brsolver.oracles.hindsight.free_search import hindsight_free_search
+from brsolver.oracles.hindsight.result import Admission, HindsightResult, Objective, Outcome
+from brsolver.oracles.hindsight.schedule import Schedule, fcfs_schedule
+from brsolver.oracles.result import Status
+from brsolver.simulator import StepTime
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from brsolver.traces.model import Trace
+
+IntArray = NDArray[np.int64]
+Method = Literal["auto", "dp", "cp-sat", "anytime", "search"]
+
+MAX_DP_WORK = 4e9
+"""State updates up to which `auto` takes the dynamic programme whatever the budget."""
+
+FREE_REACH = 60
+"""Requests up to which free admission is searched state by state."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Task:
+    trace: Trace
+    schedule: Schedule
+    objective: Objective
+    admission: Admission
+    step_time: StepTime
+    work_conserving: bool
+    horizon: int
+    budget_s: float
+    method: Method
+    threads: int
+    seed: int
+    warm_start: IntArray
+
+    @property
+    def weights(self) -> FreeWeights:
+        """Integer objective; under FCFS admission always barrier time."""
+        if self.objective == "makespan" and self.admission == "free":
+            return FreeWeights.of_makespan(self.step_time)
+        return FreeWeights()
+
+
+def hindsight(
+    trace: Trace,
+    *,
+    workers: int,
+    slots: int | Sequence[int],
+    pool: int | None = None,
+    objective: Objective = "barrier",
+    admission: Admission = "fcfs",
+    budget_s: float = 60.0,
+    method: Method = "auto",
+    step_time: StepTime | None = None,
+    work_conserving: bool = True,
+    horizon: int | None = None,
+    warm_start: IntArray | None = None,
+    threads: int = 1,
+    seed: int = 0,
+) -> HindsightResult:
+    """Find the least barrier time that any routing of `trace` could have had.
+
+    Total work ``W = Σ_i Σ_j w_i(j)`` is the same for every run, so the least ``Σ_k M(k)`` is
+    also the least total imbalance ``G·Σ_k M(k) - W``; and under FCFS admission, which fixes the
+    number of steps K, also the least affine makespan ``C·K + t·Σ_k M(k)``.
+
+    Parameters
+    ----------
+    trace : Trace
+        Requests in order of arrival, replayed in the pool regime of §6.
+    workers : int
+        G.
+    slots : int or sequence of int
+        B, the same on each worker.
+    pool : int, optional
+        Requests kept waiting, ``4·G`` by default.
+    objective : {"barrier", "makespan", "imbalance"}
+        What the result is expressed in, and under free admission what is minimised.
+    admission : {"fcfs", "free"}
+        First come first served (assignment only), or any order the pool allows.
+    budget_s : float
+        Wall-clock seconds, honoured to within 10 % but for compilation and the final replay.
+    method : {"auto", "dp", "cp-sat", "anytime", "search"}
+        FCFS: ``dp``, ``cp-sat`` or ``anytime``. Free: ``search`` or ``cp-sat``. ``auto`` takes
+        ``dp`` and ``search`` within their reach.
+    step_time : StepTime, optional
+        Affine model for ``objective="makespan"``.
+    work_conserving : bool
+        Free admission: whether a slot may stay empty while a request waits.
+    horizon : int, optional
+        Free admission: steps T that a run may take, by default as many as under FCFS.
+    warm_start : ndarray of int64, shape (n,), optional
+        Workers of a FCFS run to start from; that of JSQ-Load by default.
+    threads : int
+        Threads of solvers.
+    seed : int
+        Of random choices.
+
+    Raises
+    ------
+    ParameterError
+        If a parameter is out of range, or the method cannot take the instance.
+    SolverError
+        If a plan does not cost on replay what its solver claims.
+
+    Examples
+    --------
+    >>> from brsolver import load_trace
+    >>> trace = load_trace("preset:uniform:n=40,s_high=500,o_high=50")
+    >>> hindsight(trace, workers=2, slots=4).status.value
+    'optimal'
+    """
+    began = perf_counter()
+    _check_names(objective, admission, method, budget_s, threads)
+    if objective == "makespan":
+        FreeWeights.of_makespan(step_time or StepTime())
+    schedule = fcfs_schedule(trace, workers, slots, pool)
+    start = least_loaded(schedule) if warm_start is None else warm_start
+    if not schedule.fits(start):
+        raise ParameterError("warm start is no assignment of this run under FCFS admission")
+    task = _Task(
+        trace=trace,
+        schedule=schedule,
+        objective=objective,
+        admission=admission,
+        step_time=step_time or StepTime(),
+        work_conserving=work_conserving,
+        horizon=schedule.steps if horizon is None else horizon,
+        budget_s=budget_s,
+        method=_method(schedule, admission, method, budget_s),
+        threads=threads,
+        seed=seed,
+        warm_start=start,
+    )
+    outcome = _free(task) if admission == "free" else _fcfs(task)
+    return _result(task, outcome, began)
+
+
+def least_loaded(schedule: Schedule) -> IntArray:
+    """Return the assignment of JSQ-Load: each request to the worker with the fewest KV tokens."""
+    from brsolver.oracles.hindsight._schedule_kernels import assign_least_loaded
+
+    return assign_least_loaded(
+        schedule.prompt, schedule.start, schedule.end, schedule.workers, schedule.slots
+    )
+
+
+def _check_names(
+    objective: str, admission: str, method: str, budget_s: float, threads: int
+) -> None:
+    for label, value, known in (
+        ("objective", objective, get_args(Objective)),
+        ("admission", admission, get_args(Admission)),
+        ("method", method, get_args(Method)),
+    ):
+        if value not in known:
+            raise UnknownNameError.suggest(label, value, known)
+    if not (math.isfinite(budget_s) and budget_s > 0):
+        raise ParameterError(f"budget_s is {budget_s}, must be a positive number of seconds")
+    if threads < 1:
+        raise ParameterError(f"threads is {threads}, must be at least 1")
+
+
+def _method(schedule: Schedule, admission: str, method: Method, budget_s: float) -> Method:
+    allowed = ("search", "cp-sat") if admission == "free" else ("dp", "cp-sat", "anytime")
+    if method not in {"auto", *allowed}:
+        raise ParameterError(
+            f"method {method!r} does not solve admission {admission!r}; use {' or '.join(allowed)}"
+        )
+    if method != "auto":
+        return method
+    if admission == "free":
+        return "search" if len(schedule) <= FREE_REACH else "cp-sat"
+    if not dp_reaches(schedule.workers, schedule.slots):
+        return "anytime"
+    from brsolver.oracles.hindsight.dp import partition_count
+
+    updates = partition_count(schedule.workers, schedule.slots) * float(len(schedule))
+    return "dp" if updates <= min(MAX_DP_WORK, 2e7 * budget_s) else "anytime"
+
+
+def _fcfs(task: _Task) -> Outcome:
+    schedule = task.schedule
+    if task.method == "dp":
+        found = hindsight_dp(schedule, budget_s=task.budget_s)
+        if found.value is None:
+            value = schedule.barrier_time(task.warm_start)
+            return replace(found, value=value, worker=task.warm_start)
+        return found
+    if task.method == "cp-sat":
+        return hindsight_cp_sat(
+            schedule, budget_s=task.budget_s, warm_start=task.warm_start, threads=task.threads
+        )
+    return hindsight_anytime(
+        schedule,
+        budget_s=task.budget_s,
+        warm_start=task.warm_start,
+        threads=task.threads,
+        seed=task.seed,
+    )
+
+
+def _free(task: _Task) -> Outcome:
+    schedule, weights = task.schedule, task.weights
+    plan = (task.warm_start, schedule.start) if schedule.steps <= task.horizon else None
+    if task.method == "search":
+        known = plan and plan_cost(task.trace, *plan, schedule.workers, weights)
+        found = hindsight_free_search(
+            task.trace,
+            workers=schedule.workers,
+            slots=schedule.slots,
+            pool=schedule.pool,
+            horizon=task.horizon,
+            work_conserving=task.work_conserving,
+            weights=weights,
+            budget_s=task.budget_s,
+            known=known,
+        )
+        if found.worker is None and plan is not None:
+            return replace(found, worker=plan[0], start=plan[1])
+        return found
+    return hindsight_free(
+        task.trace,
+        workers=schedule.workers,
+        slots=schedule.slots,
+        pool=schedule.pool,
+        horizon=task.horizon,
+        work_conserving=task.work_conserving,
+        weights=weights,
+        budget_s=task.budget_s,
+        warm_start=plan,
+        threads=task.threads,
+    )
+
+
+def _result(task: _Task, outcome: Outcome, began: float) -> HindsightResult:
+    schedule = task.schedule
+    ran: Replay | None = None
+    start = schedule.start if outcome.start is None else outcome.start
+    if outcome.worker is not None and outcome.value is not None:
+        ran = replay(
+            task.trace,
+            outcome.worker,
+            start,
+            workers=schedule.workers,
+            slots=schedule.slots,
+            pool=schedule.pool,
+        )
+        found = task.weights.per_step * ran.steps + task.weights.per_token * ran.barrier_time
+        check_value(outcome.value, found, task.method)
+    trades = task.weights.per_step > 0
+    return HindsightResult(
+        status=_status(outcome),
+        objective=task.objective,
+        admission=task.admission,
+        lower_bound=None if outcome.bound is None else _express(task, outcome.bound),
+        best_known=None if ran is None or outcome.value is None else _express(task, outcome.value),
+        barrier_bound=None if trades else outcome.bound,
+        barrier_best=None if ran is None else ran.barrier_time,
+        worker=outcome.worker,
+        start=None if outcome.worker is None else start,
+        steps=None if ran is None else ran.steps,
+        curve=outcome.curve,
+        build_s=outcome.build_s,
+        solve_s=outcome.solve_s,
+        wall_s=perf_counter() - began,
+        memory_bytes=outcome.memory_bytes,
+        origin=outcome.origin,
+        method=task.method,
+        message=outcome.message,
+    )
+
+
+def _status(outcome: Outcome) -> Status:
+    if outcome.infeasible:
+        return Status.INFEASIBLE
+    if outcome.value is None:
+        return Status.LIMIT if outcome.bound is None else Status.BOUND
+    return Status.OPTIMAL if outcome.proven else Status.FEASIBLE
+
+
+def _express(task: _Task, value: int) -> float:
+    """Return a figure of the integer objective in the units of the objective asked for."""
+    if task.objective == "barrier":
+        return float(value)
+    if task.objective == "imbalance":
+        return float(task.schedule.workers * value - task.schedule.total_work)
+    model = task.step_time
+    if task.admission == "free":
+        return value * model.per_token / task.weights.per_token
+    return model.base * task.schedule.steps + model.per_token * value
