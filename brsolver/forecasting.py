@@ -113,7 +113,7 @@ class Forecaster:
         ParameterError
             A survival projection is asked of a predictor that has no survival curve.
         """
-        if not survival:
+        if not survival or self._lengths is not None:
             return state.projection(horizon, growth=growth)
         table = getattr(self.predictor, "table", None)
         if table is not None:

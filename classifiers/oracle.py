@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,7 +11,7 @@ from brsolver.errors import ParameterError
 from brsolver.predictors import Forecast
 
 if TYPE_CHECKING:
-    from brsolver.predictors import ForecastQuery, IntArray
+    from brsolver.predictors import FloatArray, ForecastQuery, IntArray
 
 
 class OraclePredictor:
@@ -48,6 +49,16 @@ class OraclePredictor:
             mu_remaining=np.minimum(remaining, horizon).astype(np.float64),
             horizon=horizon,
         )
+
+    @cached_property
+    def table(self) -> FloatArray:
+        """``P(O > a)`` of the whole trace for a = 0, 1, …, the longest length.
+
+        For rules that need the distribution of output lengths rather than each one's end.
+        """
+        counts = np.bincount(self._output_tokens)
+        tail: FloatArray = 1.0 - np.cumsum(counts) / counts.sum()
+        return tail
 
     @property
     def lengths(self) -> IntArray:

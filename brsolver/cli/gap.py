@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from typing import TYPE_CHECKING, Annotated
@@ -61,6 +62,10 @@ def gap(
     json: Annotated[
         bool, typer.Option("--json", rich_help_panel=o.OUTPUT, help="Print one JSON object.")
     ] = False,
+    out: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", rich_help_panel=o.OUTPUT, help="Also write a report there."),
+    ] = None,
 ) -> None:
     """Hold policies against certified bounds or the best run in hindsight."""
     from brsolver.cli._params import parse_step_time
@@ -84,12 +89,17 @@ def gap(
             oracle=oracle,
             budget_s=parse_span(budget),
             predictor=predictor,
+            out=out,
             bar=bar,
         )
+        if out is not None:
+            _write(report, out, bar)
     if json:
         sys.stdout.write(json_text(report) + "\n")
     else:
         _print_report(report)
+    if out is not None:
+        typer.echo(f"wrote {out}", err=True)
 
 
 def _report(
@@ -102,11 +112,15 @@ def _report(
     oracle: str,
     budget_s: float,
     predictor: str | None,
+    out: str | None,
     bar: LateBar,
 ) -> GapReport:
     from brsolver.compare import split_policies
     from brsolver.oracles.gap import gap as run
+    from brsolver.report.write import check_out_dir
 
+    if out is not None:
+        check_out_dir(out)
     loaded = source.load(params.seed)
     bar.rename("simulating and bounding, parts")
     return run(
@@ -123,14 +137,21 @@ def _report(
     )
 
 
-def parse_span(text: str) -> float:
+def _write(report: GapReport, out: str, bar: LateBar) -> None:
+    from brsolver.report.gap_page import write_gap
+
+    bar.rename("drawing, figures")
+    write_gap(report, out, progress=bar.update)
+
+
+def parse_span(text: str, name: str = "budget") -> float:
     """Read a time like ``90``, ``90s``, ``5m``, ``1.5h`` or ``500ms``; return seconds."""
     from brsolver.errors import ParameterError
 
     match = _SPAN.fullmatch(text.strip())
     seconds = float(match["count"]) * _UNITS[match["unit"]] if match else 0.0
-    if seconds <= 0:
-        raise ParameterError(f"budget is {text!r}, must be a positive time such as 30s, 5m or 1h")
+    if not (seconds > 0 and math.isfinite(seconds)):
+        raise ParameterError(f"{name} is {text!r}, must be a positive time such as 30s, 5m or 1h")
     return seconds
 
 

@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from brsolver._version import __version__
-from brsolver.cli import compare, policies, simulate, trace
+from brsolver.cli import compare, gap, oracle, policies, simulate, trace
 from brsolver.errors import BrsolverError
 
 if TYPE_CHECKING:
@@ -98,6 +98,8 @@ app = typer.Typer(
 )
 app.command("simulate")(simulate.simulate)
 app.command("compare")(compare.compare)
+app.command("gap")(gap.gap)
+app.add_typer(oracle.app, name="oracle")
 app.command("policies")(policies.policies)
 app.add_typer(trace.app, name="trace")
 

@@ -7,12 +7,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from brsolver.oracles.step import Objective, StepInstance
     from brsolver.policy import ClusterView, Decision, Policy, Waiting
     from brsolver.simulator.params import SimulationParams
     from brsolver.traces.model import Trace
+
+IntArray = NDArray[np.int64]
 
 OBJECTIVES: tuple[Objective, ...] = ("score", "imbalance")
 TURNS = 40
@@ -21,22 +24,37 @@ TURNS = 40
 
 @dataclass(slots=True)
 class _Worst:
+    objective: Objective
     regret: list[int] = field(default_factory=list)
+    most: int = -1
     state: StepInstance | None = None
+    taken: IntArray | None = None
 
-    def note(self, regret: int, instance: StepInstance) -> None:
-        if self.state is None or regret > max(self.regret):
-            self.state = instance
+    def note(self, regret: int, instance: StepInstance, assignment: IntArray) -> None:
         self.regret.append(regret)
+        if regret > self.most:
+            self.most, self.state, self.taken = regret, instance, assignment
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self, policy: str) -> dict[str, Any]:
         values = np.array(self.regret, np.int64)
         return {
             "mean": float(values.mean()),
             "p95": float(np.percentile(values, 95)),
             "worst": int(values.max()),
-            "worst_state": self.state.to_json() if self.state else None,
+            "worst_state": self._saved(policy),
         }
+
+    def _saved(self, policy: str) -> dict[str, Any] | None:
+        """Return the state as `StepInstance.load` reads it, and what the policy did there."""
+        if self.state is None or self.taken is None:
+            return None
+        taken = {
+            "policy": policy,
+            "objective": self.objective,
+            "regret": self.most,
+            "assignment": self.taken.tolist(),
+        }
+        return {**self.state.to_json(), "taken": taken}
 
 
 class WatchedPolicy:
@@ -48,15 +66,17 @@ class WatchedPolicy:
     decisions : int
         Decisions to expect; those examined are spread over them as time allows.
     budget_s : float
+    policy : str
+        Its name, for the states that are saved.
     """
 
     source = "step oracle"
 
-    def __init__(self, inner: Policy, decisions: int, budget_s: float) -> None:
-        self.inner = inner
+    def __init__(self, inner: Policy, decisions: int, budget_s: float, policy: str) -> None:
+        self.inner, self.policy = inner, policy
         self.horizon = int(getattr(inner, "horizon", 0))
         self.params = getattr(inner, "params", None)
-        self.worst: dict[Objective, _Worst] = {name: _Worst() for name in OBJECTIVES}
+        self.worst: dict[Objective, _Worst] = {name: _Worst(name) for name in OBJECTIVES}
         self.examined = 0
         self._pace = budget_s / max(decisions, 1)
         self._seen, self._spent = 0, 0.0
@@ -84,13 +104,15 @@ class WatchedPolicy:
             value = objective_value(instance, assignment.tolist(), name)
             found = lagrangian_bound(instance, name, incumbent=assignment, turns=TURNS)
             bound = value if found.dual_bound is None else int(found.dual_bound)
-            self.worst[name].note(abs(bound - value), instance)
+            self.worst[name].note(abs(bound - value), instance, assignment)
 
     def summary(self) -> dict[str, Any]:
         """Return regret per objective in KV tokens, at most; the state of the worst decision."""
         if not self.examined:
             return {}
-        figures: dict[str, Any] = {name: worst.summary() for name, worst in self.worst.items()}
+        figures: dict[str, Any] = {
+            name: worst.summary(self.policy) for name, worst in self.worst.items()
+        }
         return {"decisions": self._seen, "examined": self.examined, **figures}
 
 
@@ -122,7 +144,7 @@ def run_regret(
     """
     from brsolver.simulator import simulate
 
-    watched = WatchedPolicy(_make(spec, params, trace, predictor), decisions, budget_s)
+    watched = WatchedPolicy(_make(spec, params, trace, predictor), decisions, budget_s, spec)
     simulate(trace, watched, params, predictor=predictor, policy_name=spec)
     return watched.summary()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from brsolver.errors import ParameterError, UnknownNameError
@@ -49,6 +49,8 @@ class PolicyGap:
         phase by phase: what routing alone could have saved.
     regret : dict
         Per-step regret, with the oracle ``"step"``; else empty.
+    bound : BoundResult
+        What `routing` was held against.
     """
 
     policy: str
@@ -58,6 +60,7 @@ class PolicyGap:
     certified: bool
     routing: PhaseGaps
     regret: dict[str, Any]
+    bound: BoundResult = field(repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values."""
@@ -324,14 +327,16 @@ def _row(
     trace: Trace, run: SimulationResult, bounds: Bounds, goal: Goal, regret: dict[str, Any]
 ) -> PolicyGap:
     cost = barrier_time(run)
+    own = _own_bound(trace, run, bounds)
     return PolicyGap(
         policy=run.policy,
         barrier_time=cost,
         gap=_ratio(cost, goal.lower_bound),
         gap_to_best=_ratio(cost, goal.best_known),
         certified=run.policy in goal.certified,
-        routing=phase_gaps(run, _own_bound(trace, run, bounds)),
+        routing=phase_gaps(run, own),
         regret=regret,
+        bound=own,
     )
 
 

@@ -19,7 +19,7 @@ from classifiers.oracle import OraclePredictor
 
 if TYPE_CHECKING:
     from brsolver.policy import ClusterView, Waiting
-    from brsolver.predictors import Predictor
+    from brsolver.predictors import Forecast, ForecastQuery, Predictor
 
 Active = list[tuple[int, int, int]]
 Sum = Callable[[Callable[[int], float], list[float]], float]
@@ -214,8 +214,21 @@ def test_decisions_follow_the_predictor_as_it_learns(
 def test_a_predictor_without_survival_table_is_refused(
     make: Callable[..., Phi | FastPhi],
 ) -> None:
-    with pytest.raises(ParameterError, match="OraclePredictor has no survival table"):
-        make(predictor=OraclePredictor(output_tokens=np.array([3])))
+    class Bare:
+        def predict(self, query: ForecastQuery, horizon: int) -> Forecast:
+            raise AssertionError("never asked")
+
+    with pytest.raises(ParameterError, match="Bare has no survival table"):
+        make(predictor=Bare())
+
+
+@pytest.mark.parametrize("make", [Phi, FastPhi])
+def test_an_oracle_serves_the_distribution_of_the_trace(
+    make: Callable[..., Phi | FastPhi],
+) -> None:
+    policy = make(predictor=OraclePredictor(output_tokens=np.arange(1, 10)))
+    view = view_of([Worker(0, load=40, room=1), Worker(1, load=50, room=1)])
+    assert pairs_of(policy.route(view, waiting_of([60]))) == [(0, 0)]
 
 
 @pytest.mark.parametrize("horizon", [-1, 4097])

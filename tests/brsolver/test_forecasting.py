@@ -129,3 +129,16 @@ def test_a_bare_state_has_no_survival_projection():
     waiting = Waiting(np.array([5]), np.array([0]))
     with pytest.raises(StateError, match="needs a predictor"):
         BRH(BRHParams(horizon=4, projection="survival")).route(state_of(5).view(), waiting)
+
+
+def test_known_lengths_need_no_survival_curve():
+    class Known:
+        lengths = np.array([2])
+
+        def predict(self, query, horizon):
+            raise AssertionError("lengths are known")
+
+    state = state_of(10)
+    forecaster = Forecaster(Known(), horizon=4, refresh_steps=8)
+    forecaster.update(state, state.handles(), step=0)
+    assert forecaster.project(state, 4, False, True).tolist() == [[10, 10, 0, 0, 0]]

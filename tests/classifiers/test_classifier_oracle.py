@@ -50,3 +50,8 @@ def test_it_is_a_predictor_and_owns_up_to_seeing_the_future() -> None:
 def test_no_lengths_no_oracle() -> None:
     with pytest.raises(ParameterError, match="needs the output lengths"):
         OraclePredictor()
+
+
+def test_the_table_is_the_traces_own_distribution():
+    oracle = OraclePredictor(output_tokens=np.array([1, 3, 3, 5]))
+    assert oracle.table.tolist() == [1.0, 0.75, 0.75, 0.25, 0.25, 0.0]

@@ -1,0 +1,204 @@
+"""What every back end answered to one saved state, as tables and as JSON."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from brsolver.oracles.result import Number, SolveResult
+    from brsolver.oracles.step import Objective, StepInstance
+
+MILP, LP = "milp", "lp"
+PIPE_WIDTH = 160
+_HEADINGS = ("back end", "kind", "status", "objective", "dual bound", "gap", "build ms", "solve ms")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One line of the table.
+
+    Attributes
+    ----------
+    backend : str
+        Back end, or whatever else made the decision or the bound.
+    kind : {"milp", "lp", "search", "bound", "heuristic", "policy"}
+    result : SolveResult
+        `Status.ERROR` with the reason in `message` where the back end is missing or crashed.
+    """
+
+    backend: str
+    kind: str
+    result: SolveResult
+
+    @property
+    def decides(self) -> bool:
+        """Whether its objective is a decision's, not a relaxation's."""
+        return self.kind != LP and self.result.objective is not None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        found = self.result
+        whole = found.solution is not None and self.kind != LP
+        return {
+            "backend": self.backend,
+            "kind": self.kind,
+            "status": found.status.value,
+            "objective": found.objective,
+            "dual_bound": found.dual_bound,
+            "gap": found.gap,
+            "build_s": found.build_s,
+            "solve_s": found.solve_s,
+            "nodes": found.nodes,
+            "iterations": found.iterations,
+            "origin": found.origin,
+            "message": found.message,
+            "assignment": found.solution.astype(int).tolist()
+            if whole and found.solution is not None
+            else None,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sheet:
+    """Every back end's answer for one objective."""
+
+    objective: Objective
+    rows: tuple[Row, ...]
+
+    @property
+    def best(self) -> Number | None:
+        """Best objective of a decision."""
+        values = [r.result.objective for r in self.rows if r.decides]
+        known = [value for value in values if value is not None]
+        choose = max if self.objective == "score" else min
+        return choose(known) if known else None
+
+    @property
+    def bound(self) -> Number | None:
+        """Strongest bound that anyone certifies."""
+        known = [r.result.dual_bound for r in self.rows if r.result.dual_bound is not None]
+        choose = min if self.objective == "score" else max
+        return choose(known) if known else None
+
+    @property
+    def proven_by(self) -> tuple[str, ...]:
+        """Back ends that prove the optimum among decisions."""
+        return tuple(r.backend for r in self.rows if r.kind == MILP and r.result.proven)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {
+            "objective": self.objective,
+            "sense": "max" if self.objective == "score" else "min",
+            "best": self.best,
+            "bound": self.bound,
+            "proven_by": list(self.proven_by),
+            "rows": [row.to_dict() for row in self.rows],
+        }
+
+
+def print_json(state: str, instance: StepInstance, limit_s: float, sheets: Sequence[Sheet]) -> None:
+    import json
+
+    from brsolver.cli.simulate import finite_only
+
+    facts = {
+        "state": state,
+        **_facts(instance),
+        "time_limit_s": limit_s,
+        "objectives": [sheet.to_dict() for sheet in sheets],
+    }
+    sys.stdout.write(json.dumps(finite_only(facts), indent=2, allow_nan=False) + "\n")
+
+
+def _facts(instance: StepInstance) -> dict[str, Any]:
+    return {
+        "workers": instance.workers,
+        "open_workers": int(instance.open_workers.size),
+        "free_slots": int(instance.room.sum()),
+        "waiting": int(instance.prompts.size),
+        "admit": instance.admit,
+        "horizon": int(instance.weights.size) - 1,
+    }
+
+
+def print_sheets(state: str, instance: StepInstance, sheets: Sequence[Sheet]) -> None:
+    """Print a table per objective."""
+    from rich.console import Console
+    from rich.text import Text
+
+    # Tables that are piped somewhere should not be cut to the width of a terminal of 80.
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
+    facts = _facts(instance)
+    admit = "may hold" if facts["admit"] is None else f"admits {facts['admit']}"
+    text = (
+        f"{state}: G = {facts['workers']}, {facts['waiting']:,} waiting, "
+        f"{facts['free_slots']:,} free slots, {admit}, H = {facts['horizon']}"
+    )
+    console.print(Text(text), soft_wrap=True)
+    for sheet in sheets:
+        console.print()
+        console.print(_table(sheet))
+        _print_messages(console, sheet)
+
+
+def _table(sheet: Sheet) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    sense = "maximise" if sheet.objective == "score" else "minimise"
+    title = f"{sheet.objective}, to {sense}: {_verdict(sheet)}"
+    table = Table(
+        title=Text(title), title_justify="left", box=None, header_style="bold", pad_edge=False
+    )
+    for at, heading in enumerate(_HEADINGS):
+        table.add_column(heading, justify="left" if at < 3 else "right", no_wrap=at < 3)
+    table.add_column("nodes/iter.", justify="right")
+    table.add_column("origin")
+    for row in sheet.rows:
+        table.add_row(Text(row.backend), row.kind, *_cells(row.result))
+    return table
+
+
+def _cells(found: SolveResult) -> list[str]:
+    gap = "–" if found.gap is None else f"{100 * found.gap:.3f} %"
+    return [
+        found.status.value,
+        _number(found.objective),
+        _number(found.dual_bound),
+        gap,
+        f"{1e3 * found.build_s:.1f}",
+        f"{1e3 * found.solve_s:.1f}",
+        f"{found.nodes:,}/{found.iterations:,}",
+        found.origin,
+    ]
+
+
+def _number(value: Number | None) -> str:
+    if value is None:
+        return "–"
+    # Rounded first, or a relaxation's -1e-9 would show as -0.00.
+    return f"{value:,}" if isinstance(value, int) else f"{round(value, 2) + 0.0:,.2f}"
+
+
+def _verdict(sheet: Sheet) -> str:
+    if sheet.proven_by:
+        return f"optimum {_number(sheet.best)}, proven by {', '.join(sheet.proven_by)}"
+    return f"best known {_number(sheet.best)}, bound {_number(sheet.bound)}"
+
+
+def _print_messages(console: Console, sheet: Sheet) -> None:
+    """Print below the table what would tear its columns apart."""
+    from rich.text import Text
+
+    for row in sheet.rows:
+        if row.result.message:
+            line = f"{row.backend} ({row.kind}): {row.result.message}"
+            console.print(Text(line, style="yellow"), soft_wrap=True)

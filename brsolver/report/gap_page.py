@@ -1,0 +1,243 @@
+"""A gap report as one HTML page that needs nothing else, with figures, JSON and worst states."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+from brsolver.report import gap_figures
+from brsolver.report.html import Picture, _embed, _save, _slug
+from brsolver.report.style import styled
+from brsolver.report.write import (
+    PNG_DPI,
+    _move_into_place,
+    _refusals,
+    _staging_folder,
+    _write_picture,
+    check_out_dir,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from matplotlib.figure import Figure
+
+    from brsolver.oracles.gap import GapReport, PolicyGap
+
+FIGURES = "gap-figures"
+"""Beside ``figures``, which `brsolver.report.write.write_report` replaces as a whole."""
+
+_STATUS = {
+    "optimal": "The best run is known and proven: nothing can cost less.",
+    "feasible": "The best run lies between the lower bound and the best known.",
+    "bound": "Only a lower bound is known; no run that it holds for is.",
+    "infeasible": "It is proven that there is no such run.",
+    "limit": "The budget ended before anything was known.",
+}
+_CURVE = (
+    "The best run found so far and the certified lower bound, over the time that the oracle took: "
+    "the optimum lies in the shaded band, and a band that has closed proves it."
+)
+_EXCESS = (
+    "Each line adds up how far the heaviest load M(k) was above the smallest possible one, given "
+    "which requests were active at that step. Where a line rises steeply, routing lost most (or "
+    "the bound is weakest); where it is flat, every step was as good as any routing could make "
+    "it. The tick and the diamond on a line mark the end of its fill and the start of its drain. "
+    "In brackets, the whole distance as a part of the bound."
+)
+_PHASES = (
+    "The same distances by phase. Fill is until the slots are first full, steady from then to the "
+    "last admission, drain whatever comes after it, when nothing is left to route. Left, as parts "
+    "of the whole bound, adding up to the gap; right, of the phase's own bound."
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorstState:
+    """A decision of large regret, as it is saved.
+
+    Attributes
+    ----------
+    policy, objective : str
+    name : str
+        Its file.
+    state : dict
+        What `brsolver.oracles.step.StepInstance.load` reads, and the decision taken.
+    """
+
+    policy: str
+    objective: str
+    name: str
+    state: dict[str, Any]
+
+
+def write_gap(
+    report: GapReport,
+    out_dir: str | Path,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Write ``gap.html``, ``gap.json``, ``gap-figures/`` and the worst states of the step oracle.
+
+    Everything is written to a temporary folder beside its destination first and moved into
+    place when it is complete. An earlier gap report in `out_dir` is replaced; other files there
+    stay.
+
+    Parameters
+    ----------
+    report : GapReport
+    out_dir : str or Path
+    progress : callable, optional
+        Called with (figures drawn, all figures).
+
+    Returns
+    -------
+    Path
+        The folder.
+
+    Raises
+    ------
+    OutputError
+        The folder cannot be written; nothing is left behind then.
+    """
+    out = check_out_dir(out_dir)
+    with _refusals(out), _staging_folder(out) as staging:
+        (staging / FIGURES).mkdir()
+        pictures = []
+        for done, total, picture in draw_pictures(report, dpi=PNG_DPI):
+            _write_picture(picture, staging / FIGURES)
+            pictures.append(picture)
+            if progress is not None:
+                progress(done, total)
+        for worst in worst_states(report):
+            _write_text(staging / worst.name, json.dumps(worst.state))
+        _write_text(staging / "gap.json", json.dumps(report.to_dict(), indent=2, allow_nan=False))
+        _write_text(staging / "gap.html", render_gap(report, pictures))
+        _move_into_place(staging, out)
+    return out
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def worst_states(report: GapReport) -> list[WorstState]:
+    """Return the worst decision of each policy by each objective; empty without the step oracle."""
+    found: list[WorstState] = []
+    names: set[str] = set()
+    for row in report.policies:
+        for objective, figures in _regrets(row):
+            if figures["worst_state"] is None:
+                continue
+            name = stem = f"worst-{_slug(row.policy)}-{objective}"
+            # Specifications that differ in a sign only would share a name.
+            number = 2
+            while name in names:
+                name, number = f"{stem}-{number}", number + 1
+            names.add(name)
+            found.append(
+                WorstState(
+                    policy=row.policy,
+                    objective=objective,
+                    name=f"{name}.json",
+                    state=figures["worst_state"],
+                )
+            )
+    return found
+
+
+def _regrets(row: PolicyGap) -> Iterator[tuple[str, dict[str, Any]]]:
+    for name, figures in row.regret.items():
+        if isinstance(figures, dict):
+            yield name, figures
+
+
+def draw_pictures(report: GapReport, *, dpi: int) -> Iterator[tuple[int, int, Picture]]:
+    """Draw every figure of the report; yields its number, how many there are, and itself."""
+    plans: list[tuple[str, str, str, Callable[[GapReport], Figure]]] = [
+        ("excess", "Where in the run the gap arises", _EXCESS, gap_figures.excess_along_run),
+        ("gap_by_phase", "Gap by phase", _PHASES, gap_figures.gap_by_phase),
+    ]
+    if report.curve:
+        plans.insert(0, ("anytime", "What was known when", _CURVE, gap_figures.anytime_curve))
+    for done, (name, title, reading, draw) in enumerate(plans, start=1):
+        with styled():
+            drawn = draw(report)
+            picture = Picture(
+                name=name,
+                title=title,
+                reading=reading,
+                workers=None,
+                png=_save(drawn, "png", dpi),
+                svg=_save(drawn, "svg", dpi),
+            )
+        yield done, len(plans), picture
+
+
+def render_gap(report: GapReport, pictures: Sequence[Picture]) -> str:
+    """Fill the page template; pictures are embedded, nothing is fetched when it is opened."""
+    from jinja2 import Environment, StrictUndefined
+
+    from brsolver._version import __version__
+
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"percent": _percent, "tokens": _tokens}
+    text = files("brsolver.report").joinpath("templates/gap.html.jinja").read_text("utf-8")
+    return environment.from_string(text).render(
+        report=report,
+        version=__version__,
+        status=_STATUS.get(report.status.value, report.status.value),
+        known_gap=_known_gap(report),
+        embedded=[_embed(picture) for picture in pictures],
+        regrets=_regret_rows(report),
+        parameters=list(_parameters(report)),
+    )
+
+
+def _known_gap(report: GapReport) -> float | None:
+    if not report.lower_bound or report.best_known is None:
+        return None
+    return report.best_known / report.lower_bound - 1.0
+
+
+def _regret_rows(report: GapReport) -> list[dict[str, Any]]:
+    names = {(worst.policy, worst.objective): worst.name for worst in worst_states(report)}
+    return [
+        {
+            "policy": row.policy,
+            "objective": objective,
+            "examined": row.regret["examined"],
+            "decisions": row.regret["decisions"],
+            **{name: figures[name] for name in ("mean", "p95", "worst")},
+            "file": names.get((row.policy, objective), ""),
+        }
+        for row in report.policies
+        for objective, figures in _regrets(row)
+    ]
+
+
+def _parameters(report: GapReport) -> Iterator[tuple[str, str]]:
+    yield "trace", report.trace_name
+    for run in report.results[:1]:
+        yield "trace fingerprint", run.trace_fingerprint
+        yield "waiting pool", str(run.params.arrivals.pool or f"{4 * report.workers} (4·G)")
+        yield "seed", str(run.params.seed)
+    yield "requests", f"{report.requests:,}"
+    yield "workers G", str(report.workers)
+    yield "slots B per worker", str(report.slots)
+    yield "oracle", report.oracle
+    yield "bound vouched for by", report.origin
+    yield "time, simulations included", f"{report.wall_s:.1f} s"
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.2f} %"
+
+
+def _tokens(value: float | None) -> str:
+    return "–" if value is None else f"{value:,.0f}"
