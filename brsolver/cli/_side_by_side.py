@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 MILP, LP = "milp", "lp"
 PIPE_WIDTH = 160
+ROUNDING = 1e-7
+"""Relative error of a relaxation's bound in floating point."""
+
 _HEADINGS = ("back end", "kind", "status", "objective", "dual bound", "gap", "build ms", "solve ms")
 
 
@@ -81,11 +85,24 @@ class Sheet:
         return choose(known) if known else None
 
     @property
-    def bound(self) -> Number | None:
-        """Strongest bound that anyone certifies."""
-        known = [r.result.dual_bound for r in self.rows if r.result.dual_bound is not None]
+    def bound(self) -> int | None:
+        """Strongest bound of decisions that anyone certifies."""
+        bounds = [r.result.dual_bound for r in self.rows]
+        known = [self._whole(bound) for bound in bounds if bound is not None]
         choose = min if self.objective == "score" else max
         return choose(known) if known else None
+
+    def _whole(self, bound: Number) -> int:
+        """Round a relaxation's bound to the integer it implies: decisions have no other value."""
+        slack = 0.0 if isinstance(bound, int) else ROUNDING * max(1.0, abs(bound))
+        return math.floor(bound + slack) if self.objective == "score" else math.ceil(bound - slack)
+
+    @property
+    def contradictory(self) -> bool:
+        """Whether a decision is better than a bound allows: some back end is wrong then."""
+        if self.best is None or self.bound is None:
+            return False
+        return self.best > self.bound if self.objective == "score" else self.best < self.bound
 
     @property
     def proven_by(self) -> tuple[str, ...]:
@@ -99,6 +116,7 @@ class Sheet:
             "sense": "max" if self.objective == "score" else "min",
             "best": self.best,
             "bound": self.bound,
+            "contradictory": self.contradictory,
             "proven_by": list(self.proven_by),
             "rows": [row.to_dict() for row in self.rows],
         }
@@ -189,6 +207,8 @@ def _number(value: Number | None) -> str:
 
 
 def _verdict(sheet: Sheet) -> str:
+    if sheet.contradictory:
+        return f"back ends disagree: decision {_number(sheet.best)}, bound {_number(sheet.bound)}"
     if sheet.proven_by:
         return f"optimum {_number(sheet.best)}, proven by {', '.join(sheet.proven_by)}"
     return f"best known {_number(sheet.best)}, bound {_number(sheet.bound)}"

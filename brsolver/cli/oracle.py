@@ -119,7 +119,9 @@ def _load(path: str) -> tuple[StepInstance, dict[str, Any]]:
         instance = StepInstance.load(path)
         taken = json.loads(Path(path).read_text(encoding="utf-8")).get("taken")
     except BrsolverError as error:
-        raise ParameterError(f"{path}: {error}") from error
+        # A file that cannot be read is named already, a field that is wrong is not.
+        line = str(error) if path in str(error) else f"{path}: {error}"
+        raise ParameterError(line) from error
     except (OSError, ValueError, OverflowError, RecursionError) as error:
         # What no field's check foresees: ragged arrays, numbers beyond 64 bits.
         raise ParameterError(f"{path}: not a step instance: {error}") from error

@@ -55,7 +55,7 @@ def anytime_curve(report: GapReport) -> Figure:
     known = max(report.lower_bound or 0, points[-1].bound)
     if known > points[-1].bound:
         # What the report goes by may be proven by other means than the oracle's own.
-        axes.axhline(known, color="#0072B2", ls=":", lw=1.1, label="stronger bound, per step")
+        axes.axhline(known, color="#0072B2", ls=":", lw=1.1, label="stronger bound used here")
     _name_ends(axes, end_s, best[-1], known)
     axes.set(xlabel="time since the oracle began (s)", ylabel="Σ M(k) (KV-token steps)")
     axes.set_xlim(0, end_s)

@@ -1,0 +1,219 @@
+from __future__ import annotations
+
+import json
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from brsolver.errors import MissingExtraError
+from brsolver.oracles.backends import BACKENDS, _solve
+from brsolver.oracles.result import SolveResult, Status
+from brsolver.oracles.step import StepInstance, heuristic, objective_value
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+WITHOUT_SOLVER = [("br", "heuristic"), ("local-search", "search"), ("lagrangian", "bound")]
+
+
+def make_state(**changes: object) -> StepInstance:
+    given: dict[str, object] = {
+        "projected": np.array([[900], [650], [400]]),
+        "room": np.array([1, 2, 2]),
+        "token_room": np.array([5000, 5000, 5000]),
+        "prompts": np.array([120, 300, 75, 410, 220, 90]),
+        "weights": np.ones(1, np.int64),
+        "beta": 3,
+        "admit": 5,
+    }
+    return StepInstance(**{**given, **changes})  # type: ignore[arg-type] # by keyword
+
+
+@pytest.fixture
+def state_file(tmp_path: Path) -> Path:
+    path = tmp_path / "state.json"
+    make_state().save(path)
+    return path
+
+
+@pytest.fixture
+def solved(brsolver: Callable[..., Any]) -> Callable[..., dict[str, Any]]:
+    """Solve in this process; return the sheets by objective."""
+
+    def call(path: Path, *options: object) -> dict[str, Any]:
+        outcome = brsolver("oracle", "step", path, "--json", *options)
+        assert (outcome.code, outcome.err) == (0, "")
+        facts = json.loads(outcome.out, parse_constant=pytest.fail)
+        return {sheet["objective"]: sheet for sheet in facts["objectives"]}
+
+    return call
+
+
+def test_every_back_end_agrees(solved: Callable[..., dict[str, Any]], state_file: Path) -> None:
+    sheets = solved(state_file)
+    assert list(sheets) == ["score", "imbalance"]
+    for objective, sheet in sheets.items():
+        tried = [(row["backend"], row["kind"]) for row in sheet["rows"]]
+        lps = [(name, "lp") for name in (*BACKENDS, "sifting") if name != "cp-sat"]
+        assert tried == [*WITHOUT_SOLVER, ("highs", "milp"), ("cp-sat", "milp"), *lps]
+        assert sheet["proven_by"] == ["highs", "cp-sat"]
+        assert sheet["best"] == sheet["bound"]
+        assert not sheet["contradictory"]
+        sign = 1 if objective == "score" else -1
+        for row in sheet["rows"]:
+            if row["kind"] != "lp" and row["objective"] is not None:
+                assert sign * row["objective"] <= sign * sheet["best"]
+                value = objective_value(make_state(), row["assignment"], objective)  # type: ignore[arg-type] # one of two
+                assert row["objective"] == value
+            if row["dual_bound"] is not None:
+                assert sign * row["dual_bound"] >= sign * sheet["best"] - 1e-6
+
+
+def test_table_shows_them_side_by_side(brsolver: Callable[..., Any], state_file: Path) -> None:
+    outcome = brsolver("oracle", "step", state_file, "--objective", "score")
+    assert outcome.code == 0
+    for expected in ("back end", "dual bound", "build ms", "cp-sat", "sifting", "proven by highs"):
+        assert expected in outcome.out
+    assert "imbalance" not in outcome.out
+
+
+@pytest.mark.parametrize(
+    ("options", "kinds"),
+    [
+        (["--relax", "--backends", "highs,glop,highs"], [("highs", "lp"), ("glop", "lp")]),
+        (["--no-relax", "--backends", "cp-sat,glop"], [("cp-sat", "milp")]),
+        (["--backends", " highs "], [("highs", "milp"), ("highs", "lp")]),
+    ],
+)
+def test_back_ends_are_chosen(
+    solved: Callable[..., dict[str, Any]], state_file: Path, options: list[str], kinds: list[Any]
+) -> None:
+    sheet = solved(state_file, "--objective", "score", *options)["score"]
+    assert [(row["backend"], row["kind"]) for row in sheet["rows"]] == WITHOUT_SOLVER + kinds
+
+
+def test_the_saved_decision_is_a_row(
+    solved: Callable[..., dict[str, Any]], state_file: Path
+) -> None:
+    decision = heuristic(make_state()).tolist()
+    for assignment, status in ((decision, "feasible"), ([9] * 6, "error"), ("none", "error")):
+        taken = {"policy": "br-0", "assignment": assignment}
+        state_file.write_text(json.dumps({**make_state().to_json(), "taken": taken}))
+        sheet = solved(state_file, "--relax", "--backends", "highs", "--objective", "score")
+        row = sheet["score"]["rows"][0]
+        assert (row["backend"], row["kind"], row["status"]) == ("br-0", "policy", status)
+        assert bool(row["message"]) == (status == "error")
+
+
+def test_a_wrong_back_end_is_found_out(
+    monkeypatch: pytest.MonkeyPatch, brsolver: Callable[..., Any], state_file: Path
+) -> None:
+    def boast(*_: object, **__: object) -> SolveResult:
+        return SolveResult(status=Status.BOUND, dual_bound=-(10**6), origin="a boaster")
+
+    monkeypatch.setattr("brsolver.oracles.step.solve_step", boast)
+    outcome = brsolver("oracle", "step", state_file, "--objective", "score")
+    assert "back ends disagree" in outcome.out
+
+
+def lose(monkeypatch: pytest.MonkeyPatch, *lost: str) -> None:
+    of = _solve.load
+
+    def load(module: str) -> object:
+        package = module.split(".", maxsplit=1)[0]
+        if package in lost:
+            raise MissingExtraError.for_extra(package, "oracles")
+        return of(module)
+
+    monkeypatch.setattr(_solve, "load", load)
+
+
+def test_a_missing_back_end_is_a_row(
+    monkeypatch: pytest.MonkeyPatch, solved: Callable[..., dict[str, Any]], state_file: Path
+) -> None:
+    lose(monkeypatch, "ortools")
+    rows = solved(state_file, "--objective", "score")["score"]["rows"]
+    found = {row["backend"]: row for row in rows if row["kind"] != "lp"}
+    assert found["highs"]["status"] == "optimal"
+    assert found["cp-sat"]["status"] == "error"
+    assert "pip install 'brsolver[oracles]'" in found["cp-sat"]["message"]
+
+
+def test_a_crashing_back_end_is_a_row(
+    monkeypatch: pytest.MonkeyPatch, solved: Callable[..., dict[str, Any]], state_file: Path
+) -> None:
+    def crash(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("inside\nthe solver")
+
+    monkeypatch.setitem(BACKENDS, "highs", partial(crash))
+    rows = solved(state_file, "--objective", "score", "--no-relax")["score"]["rows"]
+    (highs,) = (row for row in rows if row["backend"] == "highs")
+    assert highs["status"] == "error"
+    assert highs["message"] == "highs crashed (inside); try backend 'cp-sat'"
+    assert rows[-1]["status"] == "optimal"
+
+
+def test_no_back_end_at_all_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, refused: Callable[..., str], state_file: Path
+) -> None:
+    lose(monkeypatch, "ortools", "highspy")
+    line = refused("oracle", "step", state_file)
+    assert "no back end works" in line
+    assert line.count("ortools is not installed") == 1
+    assert "brsolver[oracles]" in line
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--objective", "scor"], "did you mean 'score'"),
+        (["--backends", "hihgs"], "did you mean 'highs'"),
+        (["--backends", ""], "unknown back end ''"),
+        (["--backends", "glop", "--no-relax"], "relaxations only: leave out --no-relax"),
+        (["--backends", "cp-sat", "--relax"], "integer models only: leave out --relax"),
+        (["--time-limit", "never"], "time limit is 'never', must be a positive time"),
+    ],
+)
+def test_bad_options_are_one_line(
+    refused: Callable[..., str], state_file: Path, options: list[str], message: str
+) -> None:
+    assert message in refused("oracle", "step", state_file, *options)
+    assert [p.name for p in state_file.parent.iterdir()] == ["state.json"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "No such file"),
+        ("", "cannot read step instance"),
+        ("{", "cannot read step instance"),
+        ("[]", "not a step instance"),
+        ('{"format": "brsolver-step/1"}', "lacks the field"),
+        ({"projected": [[1], [1, 2], [3]]}, "not a step instance"),
+        ({"prompts": [10**30]}, "integers"),
+        ({"room": [1, 2]}, "room has shape"),
+        ({"room": [1, -2, 2]}, "room holds -2"),
+        ({"admit": 9}, "admit is 9, must be between 0 and 5"),
+        ({"token_room": [100, 100, 100]}, "5 requests must be admitted and 2 fit a worker"),
+    ],
+)
+def test_bad_states_are_one_line(
+    refused: Callable[..., str], tmp_path: Path, content: object, message: str
+) -> None:
+    path = tmp_path / "state.json"
+    if isinstance(content, dict):
+        path.write_text(json.dumps({**make_state().to_json(), **content}))
+    elif content is not None:
+        path.write_text(str(content))
+    line = refused("oracle", "step", path)
+    assert message in line
+    assert "state.json" in line
+
+
+def test_the_group_alone_shows_help(brsolver: Callable[..., Any]) -> None:
+    outcome = brsolver("oracle")
+    assert outcome.code == 2
+    assert "step" in outcome.out
