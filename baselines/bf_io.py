@@ -78,7 +78,8 @@ class BFIO:
             self.params.window,
             0,
             EXACTLY_K,
-            0,
+            waiting.since,
+            -1,
         )
 
 

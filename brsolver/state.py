@@ -68,12 +68,14 @@ class ClusterState:
         _require(refresh_steps >= 1, f"refresh_steps is {refresh_steps}, must be at least 1")
         self.horizon = horizon
         window = 1 << (horizon + refresh_steps + 1).bit_length()
-        self.workers: IntArray = np.zeros((k.WORKER_ROWS, 0), np.int64)
+        count = len(slots)
+        self.workers: IntArray = np.zeros((k.WORKER_ROWS, count), np.int64)
         self.requests: IntArray = np.full((k.REQUEST_ROWS, 0), k.NONE, np.int64)
-        self.ring: IntArray = np.zeros((2, 0, window), np.int64)
+        self.ring: IntArray = np.zeros((2, count, window), np.int64)
         self.meta: IntArray = np.array([k.NONE, 0], np.int64)
-        for index, count in enumerate(slots):
-            self.add_worker(count, None if capacity is None else capacity[index])
+        for index, number in enumerate(slots):
+            self._open(index, number, None if capacity is None else capacity[index])
+        self._grow(sum(slots))
 
     @property
     def load(self) -> IntArray:
@@ -113,11 +115,6 @@ class ClusterState:
             `slots` or `capacity` is below 1.
         """
         index = self.workers.shape[1]
-        _require(slots >= 1, f"slots of worker {index} is {slots}, must be at least 1")
-        _require(
-            capacity is None or capacity >= 1,
-            f"capacity of worker {index} is {capacity}, must be at least 1 KV token",
-        )
         column = np.zeros((k.WORKER_ROWS, 1), np.int64)
         self.workers = np.concatenate((self.workers, column), axis=1)
         ring = np.zeros((2, 1, self.ring.shape[2]), np.int64)
@@ -314,7 +311,9 @@ class ClusterState:
         else:
             table[ROOM] = np.maximum(w[k.W_SLOTS] - w[k.W_ACTIVE] - w[k.W_QUEUED], 0)
             bounded = w[k.W_CAPACITY] < NO_LIMIT
-            table[TOKEN_ROOM] = np.where(bounded, w[k.W_CAPACITY] - table[LOAD], NO_LIMIT)
+            table[TOKEN_ROOM] = np.where(
+                bounded, np.maximum(w[k.W_CAPACITY] - table[LOAD], 0), NO_LIMIT
+            )
         return table
 
     def copy(self) -> Self:
@@ -328,6 +327,11 @@ class ClusterState:
         return twin
 
     def _open(self, worker: int, slots: int, capacity: int | None) -> None:
+        _require(slots >= 1, f"slots of worker {worker} is {slots}, must be at least 1")
+        _require(
+            capacity is None or capacity >= 1,
+            f"capacity of worker {worker} is {capacity}, must be at least 1 KV token",
+        )
         self.workers[k.W_SLOTS, worker] = slots
         self.workers[k.W_CAPACITY, worker] = NO_LIMIT if capacity is None else capacity
         self.workers[k.W_ALIVE, worker] = 1

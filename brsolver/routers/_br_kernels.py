@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brsolver._jit import kernel
-from brsolver.policy import NO_LIMIT, ROOM, TOKEN_ROOM
+from brsolver.policy import CAPACITY, NO_LIMIT, ROOM, SLOTS, TOKEN_ROOM
 from brsolver.routers._score_kernels import best_single, score
 from brsolver.routers._sorted_kernels import POSITION, best_sorted, remove, sort_waiting
 from brsolver.routers._subset_kernels import (
@@ -93,12 +93,18 @@ def best_worker(
 
 
 @kernel
-def count_overdue(since: IntArray, latest: int) -> int:
-    """Count the leading requests that could have been routed at step `latest` or before."""
-    count = 0
-    while count < since.shape[0] and since[count] <= latest:
-        count += 1
-    return count
+def hold_back(table: IntArray, tokens_left: IntArray, room: IntArray, tokens: int) -> int:
+    """Return the worker to keep free for a request that fits nowhere yet; -1 if none ever will.
+
+    Given nothing else, the one with the most KV tokens left is the first that can take it.
+    """
+    best = -1
+    for g in range(room.shape[0]):
+        if table[SLOTS, g] == 0 or table[CAPACITY, g] < tokens:
+            continue
+        if best < 0 or tokens_left[g] > tokens_left[best]:
+            best = g
+    return best
 
 
 @kernel
@@ -229,9 +235,12 @@ def route_pooled(
     r_max: int,
     growth: int,
     rule: int,
+    since: IntArray,
     overdue: int,
 ) -> IntArray:
-    """Place the first `overdue` requests, then run both stages.
+    """Place the requests that have waited since step `overdue` or before, then run both stages.
+
+    For one that fits nowhere yet a worker is kept free.
 
     Returns
     -------
@@ -248,12 +257,17 @@ def route_pooled(
     taken = np.zeros(count, np.bool_)
     out = np.empty((min(count, board[FREE]), 2), np.int64)
     window = np.empty(count, np.int64)
-    for i in range(min(overdue, board[FREE])):
+    for i in range(count):
+        if since[i] > overdue or board[FREE] == 0:
+            continue
         g = best_worker(
             room, tokens_left, projected, top, margins, prompts[i], discounts, weights, growth
         )
         if g < 0:
-            break
+            kept = hold_back(table, tokens_left, room, prompts[i])
+            if kept >= 0:
+                close(board, room, kept)
+            continue
         take(board, taken, out, room, tokens_left, i, g, prompts[i])
         place(projected, top, g, prompts[i], growth)
     if min(board[FREE] - s_greedy, count - board[MADE]) >= SORT_FROM:

@@ -68,7 +68,7 @@ def best_sorted(
     last = index.shape[1] - 1
     sizes = index[TOKENS, :last]
     largest = follow(index[DOWN], last - 1)
-    if largest == 0:
+    if largest == 0 or token_room < 1:
         return 0
     top = peak(margins, discounts, alpha_sum, beta, sizes[largest])
     reach = int(np.searchsorted(sizes, min(top, token_room), side="right"))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from brsolver.errors import ParameterError
 from brsolver.policy import LOAD, SLOTS, ClusterView, IntArray, Waiting
-from brsolver.routers._br_kernels import count_overdue, route_immediate, route_pooled
+from brsolver.routers._br_kernels import route_immediate, route_pooled
 from brsolver.routers._subset_kernels import BY_SCORE
 
 FloatArray = NDArray[np.float64]
@@ -120,11 +120,9 @@ def discounts(gamma: float, horizon: int) -> FloatArray:
     return np.cumprod(factors)
 
 
-def overdue(cluster: ClusterView, waiting: Waiting, patience: int) -> int:
-    """Count the leading requests that have waited `patience` steps (0: no limit)."""
-    if patience == 0:
-        return 0
-    return count_overdue(waiting.since, cluster.step - patience)
+def overdue(cluster: ClusterView, patience: int) -> int:
+    """Return the step since which a request must have waited to go first; -1 for none."""
+    return cluster.step - patience if patience else -1
 
 
 class BR0:
@@ -163,7 +161,8 @@ class BR0:
             self.params.r_max,
             0,
             BY_SCORE,
-            overdue(cluster, waiting, self.params.patience),
+            waiting.since,
+            overdue(cluster, self.params.patience),
         )
 
 
@@ -209,5 +208,6 @@ class BRH:
             p.r_max,
             growth,
             BY_SCORE,
-            overdue(cluster, waiting, p.patience),
+            waiting.since,
+            overdue(cluster, p.patience),
         )

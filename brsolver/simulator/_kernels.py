@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from brsolver import _state_kernels as k
 from brsolver._jit import kernel
 from brsolver._state_kernels import (
-    NONE,
     W_ACTIVE,
     W_ALIVE,
     W_CAPACITY,
@@ -36,14 +35,7 @@ from brsolver.policy import (
 )
 from brsolver.simulator._layout import (
     AGAIN,
-    B_GENERATED,
     B_ORDER,
-    B_PROMPT,
-    B_WAITING,
-    B_WAITING_SINCE,
-    B_WAITING_TOKENS,
-    BAD_INDEX,
-    BAD_WORKER,
     BUSY_WATTS,
     C_ARRIVED,
     C_FRESH,
@@ -72,14 +64,12 @@ from brsolver.simulator._layout import (
     I_POST_MAX,
     I_POST_MIN,
     I_POST_SUM,
+    I_SLOTS,
     I_SUM,
     IDLE_WATTS,
     LIMIT,
     LOG_FULL,
     MODEL_LINEAR,
-    NO_SLOT,
-    NO_TOKENS,
-    OK,
     POWER_EXPONENT,
     ROUTE,
     S_BASE,
@@ -91,16 +81,12 @@ from brsolver.simulator._layout import (
     STOP_S,
     T_FIRST,
     T_READY,
-    TWICE,
 )
 from brsolver.simulator._request_kernels import (
     admit_queued,
     depart,
-    enqueue,
     preempt_over_capacity,
-    reject,
     reveal,
-    start,
 )
 
 IntArray = NDArray[np.int64]
@@ -126,7 +112,7 @@ def fill_view(workers: IntArray, immediate: int, table: IntArray) -> int:
             free = workers[W_SLOTS, g] - workers[W_ACTIVE, g] - workers[W_QUEUED, g]
             table[ROOM, g] = max(free, 0)
             if workers[W_CAPACITY, g] < NO_LIMIT:
-                table[TOKEN_ROOM, g] = workers[W_CAPACITY, g] - load
+                table[TOKEN_ROOM, g] = max(workers[W_CAPACITY, g] - load, 0)
             else:
                 table[TOKEN_ROOM, g] = NO_LIMIT
         total += table[ROOM, g]
@@ -150,8 +136,8 @@ def duration(
 
 @kernel
 def survey(workers: IntArray, figures: FloatArray, counts: IntArray) -> None:
-    """Write live workers, max, min and sum of loads to `counts`, total power to `figures`."""
-    alive, top, low, total = 0, 0, NO_LIMIT, 0
+    """Write workers, max, min, sum of loads and slots to `counts`, total power to `figures`."""
+    alive, top, low, total, slots = 0, 0, NO_LIMIT, 0, 0
     for g in range(workers.shape[1]):
         if workers[W_ALIVE, g]:
             load = workers[W_LOAD, g]
@@ -159,12 +145,13 @@ def survey(workers: IntArray, figures: FloatArray, counts: IntArray) -> None:
             top = max(top, load)
             low = min(low, load)
             total += load
+            slots += workers[W_SLOTS, g]
     watts = 0.0
     for g in range(workers.shape[1]):
         if workers[W_ALIVE, g]:
             share = workers[W_LOAD, g] / top if top > 0 else 0.0
             watts += IDLE_WATTS + BUSY_WATTS * share**POWER_EXPONENT
-    counts[0], counts[1], counts[2], counts[3] = alive, top, low, total
+    counts[0], counts[1], counts[2], counts[3], counts[4] = alive, top, low, total, slots
     figures[0] = watts
 
 
@@ -210,6 +197,7 @@ def log_routed(
     log_f[F_ENERGY, step] = figures[0] * lasts
     log_i[I_ACTIVE, step] = active
     log_i[I_ALIVE, step] = counts[0]
+    log_i[I_SLOTS, step] = counts[4]
     log_i[I_MAX, step] = counts[1]
     log_i[I_MIN, step] = counts[2]
     log_i[I_SUM, step] = counts[3]
@@ -290,7 +278,7 @@ def advance(
 ) -> int:
     """Run until a policy must be asked, or nothing more can happen; return why."""
     figures = np.empty(1)
-    counts = np.empty(4, np.int64)
+    counts = np.empty(5, np.int64)
     surveyed = -1
     while True:
         if control[C_STEP] >= control[C_STOP_STEP] or clock[CLOCK] >= clock[STOP_S]:
@@ -326,79 +314,3 @@ def advance(
         control[C_STEP] = step + 1
         control[C_ROUTED] = 0
         preempt_over_capacity(workers, requests, meta, ring, book, control, heads, queues)
-
-
-@kernel
-def check(
-    workers: IntArray, book: IntArray, control: IntArray, decision: IntArray, fault: IntArray
-) -> int:
-    """Check a decision before any of it is carried out; write the bad pair to `fault`."""
-    head = control[C_WAIT_HEAD]
-    waiting = 1 if control[C_IMMEDIATE] else control[C_WAIT_TAIL] - head
-    given = np.zeros(workers.shape[1], np.int64)
-    tokens = np.zeros(workers.shape[1], np.int64)
-    seen = np.zeros(waiting, np.bool_)
-    for j in range(decision.shape[0]):
-        at, g = decision[j, 0], decision[j, 1]
-        fault[0], fault[1] = at, g
-        if at < 0 or at >= waiting:
-            return BAD_INDEX
-        if seen[at]:
-            return TWICE
-        seen[at] = True
-        if g < 0 or g >= workers.shape[1] or not workers[W_ALIVE, g]:
-            return BAD_WORKER
-        if control[C_IMMEDIATE]:
-            continue
-        given[g] += 1
-        tokens[g] += book[B_WAITING_TOKENS, head + at]
-        free = workers[W_SLOTS, g] - workers[W_ACTIVE, g] - workers[W_QUEUED, g]
-        if given[g] > free:
-            return NO_SLOT
-        held = workers[W_LOAD, g] + workers[W_QUEUED_TOKENS, g]
-        if workers[W_CAPACITY, g] < NO_LIMIT and held + tokens[g] > workers[W_CAPACITY, g]:
-            return NO_TOKENS
-    return OK
-
-
-@kernel
-def apply(
-    workers: IntArray,
-    requests: IntArray,
-    meta: IntArray,
-    book: IntArray,
-    times: FloatArray,
-    control: IntArray,
-    clock: FloatArray,
-    heads: IntArray,
-    queues: IntArray,
-    buffers: IntArray,
-    decision: IntArray,
-    fault: IntArray,
-) -> int:
-    """Carry out a decision, all of it or, if any pair is bad, none of it."""
-    found = check(workers, book, control, decision, fault)
-    if found != OK:
-        return found
-    head = control[C_WAIT_HEAD]
-    last = head - 1
-    for j in range(decision.shape[0]):
-        at, g = head + decision[j, 0], decision[j, 1]
-        i = book[B_WAITING, at]
-        book[B_WAITING, at] = NONE
-        last = max(last, at)
-        if not control[C_IMMEDIATE]:
-            start(workers, requests, meta, book, times, control, clock, heads, buffers, i, g)
-        elif book[B_PROMPT, i] + book[B_GENERATED, i] > workers[W_CAPACITY, g]:
-            reject(book, control, i)
-        else:
-            enqueue(workers, book, control, queues, i, g, False)
-    keep = last
-    for at in range(last, head - 1, -1):
-        if book[B_WAITING, at] != NONE:
-            book[B_WAITING, keep] = book[B_WAITING, at]
-            book[B_WAITING_TOKENS, keep] = book[B_WAITING_TOKENS, at]
-            book[B_WAITING_SINCE, keep] = book[B_WAITING_SINCE, at]
-            keep -= 1
-    control[C_WAIT_HEAD] = keep + 1
-    return OK

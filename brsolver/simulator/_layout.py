@@ -54,8 +54,8 @@ CLOCK, STOP_S = range(2)
 # Rows of the step log.
 F_START, F_DURATION, F_ENERGY, F_POST_ENERGY = range(4)
 FLOAT_LOG_ROWS = 4
-I_ACTIVE, I_ALIVE, I_MAX, I_MIN, I_SUM, I_POST_MAX, I_POST_MIN, I_POST_SUM = range(8)
-INT_LOG_ROWS = 8
+I_ACTIVE, I_ALIVE, I_SLOTS, I_MAX, I_MIN, I_SUM, I_POST_MAX, I_POST_MIN, I_POST_SUM = range(9)
+INT_LOG_ROWS = 9
 
 # Rows of the buffers.
 FRESH, ADMITTED = range(2)

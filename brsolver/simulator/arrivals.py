@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brsolver.errors import ParameterError
+from brsolver.simulator._kernels import duration
+from brsolver.simulator.checks import step_time_arrays
 from brsolver.simulator.streams import stream
 
 if TYPE_CHECKING:
@@ -69,9 +71,14 @@ def _at_rate(trace: Trace, rate: float, seed: int) -> FloatArray:
     if trace.arrival_s is None or trace.arrival_s[-1] <= 0:
         gaps = stream(seed, "arrivals").exponential(1.0 / rate, count)
         gaps[0] = 0.0
-        return np.cumsum(gaps)
-    scaled: FloatArray = trace.arrival_s * ((count - 1) / (rate * trace.arrival_s[-1]))
-    return scaled
+        return _finite(np.cumsum(gaps), rate)
+    return _finite(trace.arrival_s * ((count - 1) / (rate * trace.arrival_s[-1])), rate)
+
+
+def _finite(arrival: FloatArray, rate: float) -> FloatArray:
+    if not np.isfinite(arrival[-1]):
+        raise ParameterError(f"at a rate of {rate:g} requests per second the trace never ends")
+    return arrival
 
 
 def _tier(arrival: FloatArray, work: FloatArray, workers: int) -> FloatArray:
@@ -85,6 +92,5 @@ def _tier(arrival: FloatArray, work: FloatArray, workers: int) -> FloatArray:
 
 
 def _step_seconds(step_time: StepTime, load: float) -> float:
-    if step_time.model == "table":
-        return float(np.interp(load, step_time.loads, step_time.seconds))
-    return step_time.base + (step_time.per_token + step_time.per_mean_token) * load
+    model, xs, ys = step_time_arrays(step_time)
+    return float(duration(model, xs, ys, round(load), load))

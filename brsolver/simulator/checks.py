@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from brsolver.errors import CapacityError, PolicyError
+from brsolver.errors import CapacityError, ParameterError, PolicyError
 from brsolver.policy import NO_LIMIT, Decision, Policy
 from brsolver.simulator import _layout as lay
 
@@ -31,6 +31,22 @@ def check_capacity(trace: Trace, params: SimulationParams) -> None:
             f"({trace.prompt_tokens[row]} prompt + {trace.output_tokens[row]} output), "
             f"more than the KV capacity {largest} of any worker"
         )
+
+
+def check_events(params: SimulationParams) -> None:
+    """Raise `ParameterError` if an event names a worker that never is or can be there."""
+    known = params.workers
+    for index in sorted(event.worker for event in params.events if event.kind == "join"):
+        if index > known:
+            raise ParameterError(
+                f"worker {index} cannot join: the next new worker is number {known}"
+            )
+        known = max(known, index + 1)
+    for event in params.events:
+        if event.worker >= known:
+            raise ParameterError(
+                f"worker {event.worker} cannot fail: there are {known}, numbered from 0"
+            )
 
 
 def step_time_arrays(step_time: StepTime) -> tuple[FloatArray, FloatArray, FloatArray]:

@@ -20,11 +20,18 @@ from brsolver.policy import (
     Policy,
     Waiting,
 )
+from brsolver.simulator import _decision_kernels as dk
 from brsolver.simulator import _kernels as sk
 from brsolver.simulator import _layout as lay
 from brsolver.simulator import _request_kernels as rk
 from brsolver.simulator.arrivals import arrival_times, ready_times
-from brsolver.simulator.checks import as_pairs, check_capacity, name_of, step_time_arrays
+from brsolver.simulator.checks import (
+    as_pairs,
+    check_capacity,
+    check_events,
+    name_of,
+    step_time_arrays,
+)
 from brsolver.simulator.staleness import StaleInformation
 from brsolver.state import ClusterState
 
@@ -73,6 +80,7 @@ class Engine:
         forecaster: Forecaster | None = None,
     ) -> None:
         check_capacity(trace, params)
+        check_events(params)
         self.trace = trace
         self.policy = policy
         self.params = params
@@ -129,7 +137,7 @@ class Engine:
             elif why == lay.EVENT:
                 self._boundary()
             elif why == lay.STALLED and self._events:
-                self._fire(self._events.pop(0))
+                self._wait_for_event()
             else:
                 break
         if why == lay.STALLED:
@@ -259,7 +267,7 @@ class Engine:
         pairs = as_pairs(decision, self.policy)
         if self.stale is not None and self.params.staleness.local_correction:
             self._remember(pairs, waiting)
-        found = sk.apply(*self._apply_to, pairs, self._fault)
+        found = dk.apply(*self._apply_to, pairs, self._fault)
         if found != lay.OK:
             raise PolicyError(self._explain_fault(found))
         if self.immediate and pairs.shape[0] == 0:
@@ -282,6 +290,15 @@ class Engine:
             self._forecast()
             self.stale.take(self.state, self.step, self.clock_s)
         self._set_stops()
+
+    def _wait_for_event(self) -> None:
+        """Let time pass to the next worker event: nothing runs, so no step will bring it."""
+        timed = [event for event in self._events if event.at_s is not None]
+        event = timed[0] if timed else self._events[0]
+        self.clock[lay.CLOCK] = max(self.clock_s, event.at_s or 0.0)
+        self._events.remove(event)
+        self._fire(event)
+        self.control[lay.C_ROUTED] = 0
 
     def _set_stops(self, *, first: bool = False) -> None:
         next_step, next_s = UNREACHED, math.inf
@@ -356,12 +373,21 @@ class Engine:
         at, worker = self._fault.tolist()
         where = f"{name_of(self.policy)} at step {self.step}"
         waiting = int(self.control[lay.C_WAIT_TAIL] - self.control[lay.C_WAIT_HEAD])
+        head = int(self.control[lay.C_WAIT_HEAD])
+        inside = 0 <= at < waiting
+        request = int(self.book[lay.B_WAITING, head + at]) if inside else -1
         return {
             lay.BAD_INDEX: f"{where} named waiting request {at}, there are {waiting}",
             lay.TWICE: f"{where} placed waiting request {at} twice",
             lay.BAD_WORKER: f"{where} chose worker {worker}, which is not there",
-            lay.NO_SLOT: f"{where} gave worker {worker} more requests than it has free slots",
-            lay.NO_TOKENS: f"{where} gave worker {worker} more KV tokens than its capacity",
+            lay.NO_SLOT: (
+                f"{where} gave worker {worker} more requests than it has free slots, "
+                f"with request {request}"
+            ),
+            lay.NO_TOKENS: (
+                f"{where} gave worker {worker} more KV tokens than its capacity, "
+                f"with request {request}"
+            ),
         }[found]
 
     def _explain_stall(self) -> None:

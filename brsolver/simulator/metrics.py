@@ -24,7 +24,7 @@ def window_of(steps: StepLog, last_admission: int, params: SimulationParams) -> 
     everything at its first step has no such window and is averaged whole.
     """
     end = len(steps)
-    if params.drain == "exclude" and last_admission > params.warmup_steps:
+    if params.drain == "exclude" and last_admission > 0:
         end = last_admission
     return min(params.warmup_steps, end), end
 
@@ -67,11 +67,11 @@ def compute_metrics(
         avg_imbalance_sum=_mean(steps.imbalance_sum()[window]),
         avg_imbalance_range=_mean(steps.imbalance_range()[window]),
         idle_rate=_idle(steps.load_max, steps.load_sum, steps.alive, window),
-        energy_j=float(steps.energy_j[window].sum()),
+        energy_j=_total(steps.energy_j[window]),
         avg_imbalance_sum_post=_mean((steps.alive * steps.post_max - steps.post_sum)[window]),
         avg_imbalance_range_post=_mean((steps.post_max - steps.post_min)[window]),
         idle_rate_post=_idle(steps.post_max, steps.post_sum, steps.alive, window),
-        energy_j_post=float(steps.post_energy_j[window].sum()),
+        energy_j_post=_total(steps.post_energy_j[window]),
         tpot_mean_s=_mean(tpot),
         tpot_p50_s=_percentile(tpot, 50),
         tpot_p95_s=_percentile(tpot, 95),
@@ -84,7 +84,7 @@ def compute_metrics(
         ttft_p99_s=_percentile(ttft, 99),
         max_wait_s=float(wait.max()) if wait.size else np.nan,
         jain_workers=_jain(samples, first, end),
-        slot_utilization=_mean(steps.active[window]) / sum(params.slots_each()),
+        slot_utilization=_mean(steps.active[window] / steps.slots[window]),
         preemptions=int(requests.preemptions.sum()),
         decisions=int(dispatch_us.size),
         dispatch_us_p50=_percentile(dispatch_us, 50),
@@ -98,6 +98,10 @@ def compute_metrics(
 
 def _mean(values: NDArray[np.number]) -> float:
     return float(values.mean()) if values.size else float("nan")
+
+
+def _total(values: FloatArray) -> float:
+    return float(values.sum()) if values.size else float("nan")
 
 
 def _percentile(values: FloatArray, percent: float) -> float:

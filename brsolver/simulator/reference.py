@@ -106,7 +106,7 @@ class ReferenceSimulator:
     base, per_token : float
         Affine step time.
     events : sequence of WorkerEvent
-        Failures and returns, by step.
+        Failures and returns.
     """
 
     def __init__(
@@ -127,7 +127,7 @@ class ReferenceSimulator:
         self.pool = pool
         self.immediate = immediate
         self.base, self.per_token = base, per_token
-        self.events = sorted(events, key=lambda e: e.at_step or 0)
+        self.events = sorted(events, key=_when)
         self.waiting: list[Request] = []
         self.clock = 0.0
         self.steps: list[StepRecord] = []
@@ -145,15 +145,29 @@ class ReferenceSimulator:
             if any(w.running for w in self.workers):
                 self._step()
             elif self.coming and not self.pool:
-                self.clock = self.coming[0].ready_s or 0.0
+                times = [e.at_s for e in self.events if e.at_s is not None]
+                self.clock = min([self.coming[0].ready_s or 0.0, *times])
             elif self.events:
-                self._fire(self.events.pop(0))
+                self._wait_for_event()
             else:
                 return
 
     def _worker_events(self) -> None:
-        while self.events and len(self.steps) >= (self.events[0].at_step or 0):
-            self._fire(self.events.pop(0))
+        for event in [event for event in self.events if self._due(event)]:
+            self.events.remove(event)
+            self._fire(event)
+
+    def _due(self, event: WorkerEvent) -> bool:
+        if event.at_step is not None:
+            return len(self.steps) >= event.at_step
+        return self.clock >= (event.at_s or 0.0)
+
+    def _wait_for_event(self) -> None:
+        timed = [event for event in self.events if event.at_s is not None]
+        event = timed[0] if timed else self.events[0]
+        self.clock = max(self.clock, event.at_s or 0.0)
+        self.events.remove(event)
+        self._fire(event)
 
     def _fire(self, event: WorkerEvent) -> None:
         worker = self.workers[event.worker]
@@ -271,7 +285,8 @@ class ReferenceSimulator:
             table[CAPACITY, g] = worker.capacity
             table[PROMPT_TOKENS, g] = sum(r.prompt for r in everyone)
             bounded = worker.capacity < NO_LIMIT and not self.immediate
-            table[TOKEN_ROOM, g] = worker.capacity - worker.committed if bounded else NO_LIMIT
+            left = max(worker.capacity - worker.committed, 0)
+            table[TOKEN_ROOM, g] = left if bounded else NO_LIMIT
         return ClusterView(
             table,
             projection=lambda *_: table[LOAD].reshape(-1, 1).copy(),
@@ -280,6 +295,10 @@ class ReferenceSimulator:
             step=len(self.steps),
             clock_s=self.clock,
         )
+
+
+def _when(event: WorkerEvent) -> float:
+    return float(event.at_step) if event.at_step is not None else float(event.at_s or 0.0)
 
 
 def _no_details() -> ActiveRequests:

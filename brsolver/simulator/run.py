@@ -19,6 +19,7 @@ from brsolver.simulator.metrics import compute_metrics
 from brsolver.simulator.params import SimulationParams
 from brsolver.simulator.result import (
     LoadSamples,
+    Metrics,
     RequestLog,
     RequestStatus,
     SimulationResult,
@@ -93,13 +94,19 @@ def simulate(
     200
     """
     params = params or SimulationParams()
-    if isinstance(policy, str):
+    if isinstance(policy, str) and _is_ours(policy):
         _warm_up(policy, params, predictor)
     prepared = _prepare(trace, policy, params, predictor, policy_name)
     engine = Engine(trace, prepared.policy, params, _forecaster(prepared, trace, params))
     began = perf_counter()
     engine.run(progress)
     return _result(engine, prepared, trace, params, perf_counter() - began)
+
+
+def _is_ours(policy: str) -> bool:
+    # A stranger's policy may count its calls or know how many workers it routes to.
+    module = policy_class(parse_spec(policy)[0]).__module__
+    return module.partition(".")[0] in {"brsolver", "baselines"}
 
 
 def _warm_up(policy: str, params: SimulationParams, predictor: str | Predictor | None) -> None:
@@ -227,7 +234,7 @@ def _result(
         steps=steps,
         samples=samples,
         dispatch_us=engine.dispatch_us,
-        notes=_notes(trace, prepared, requests),
+        notes=_notes(trace, prepared, requests, metrics),
     )
 
 
@@ -263,6 +270,7 @@ def _steps(engine: Engine) -> StepLog:
         duration_s=f[lay.F_DURATION],
         active=i[lay.I_ACTIVE],
         alive=i[lay.I_ALIVE],
+        slots=i[lay.I_SLOTS],
         load_max=i[lay.I_MAX],
         load_min=i[lay.I_MIN],
         load_sum=i[lay.I_SUM],
@@ -284,7 +292,9 @@ def _samples(engine: Engine) -> LoadSamples:
     )
 
 
-def _notes(trace: Trace, prepared: _Prepared, requests: RequestLog) -> tuple[str, ...]:
+def _notes(
+    trace: Trace, prepared: _Prepared, requests: RequestLog, metrics: Metrics
+) -> tuple[str, ...]:
     notes = []
     if trace.surrogate:
         notes.append(f"{trace.name} is a synthetic surrogate, not the published trace")
@@ -292,6 +302,8 @@ def _notes(trace: Trace, prepared: _Prepared, requests: RequestLog) -> tuple[str
         notes.append(f"{prepared.name} is given true output lengths (oracle)")
     if trace.skipped_rows:
         notes.append(f"{trace.skipped_rows} bad rows of {trace.name} were skipped")
+    if metrics.window_first >= metrics.window_end:
+        notes.append("the warm-up leaves no step to average before the last admission")
     unfinished = requests.unfinished()
     if unfinished:
         reasons = ", ".join(f"{count} {reason}" for reason, count in unfinished.items())

@@ -53,7 +53,8 @@ def heuristic(instance: StepInstance, *, s_greedy: int = 7, r_max: int = 32) -> 
         r_max,
         instance.growth,
         BY_SCORE,
-        0,
+        np.zeros_like(instance.prompts),
+        -1,
     )
     pairs = pairs if instance.admit is None else pairs[: instance.admit]
     out[pairs[:, 0]] = pairs[:, 1]

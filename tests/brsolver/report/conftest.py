@@ -93,6 +93,7 @@ def make_result(
         duration_s=duration,
         active=np.array(naive.running).sum(axis=1),
         alive=np.full(len(load), params.workers),
+        slots=np.full(len(load), sum(params.slots_each())),
         load_max=load.max(axis=1),
         load_min=load.min(axis=1),
         load_sum=load.sum(axis=1),

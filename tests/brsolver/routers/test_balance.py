@@ -300,7 +300,7 @@ def test_overdue_requests_stop_at_the_first_that_fits_nowhere():
     table = ClusterState([1, 1], capacity=[50, 50]).view_table()
     out = route_pooled(
         table, np.zeros((2, 1), np.int64), np.array([60, 10], np.int64), np.ones(1),
-        np.array([1.0, 0.0, 2.0]), 7, 4, 0, BY_SCORE, 2,
+        np.array([1.0, 0.0, 2.0]), 7, 4, 0, BY_SCORE, np.array([3, 9]), 5,
     )  # fmt: skip
     assert out.tolist() == [[1, 0]]
 
