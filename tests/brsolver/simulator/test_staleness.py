@@ -1,0 +1,75 @@
+"""Old information: what policies see, and when."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from brsolver.simulator import Arrivals, SimulationParams, Staleness, StepTime, simulate
+from brsolver.traces.model import Trace
+
+
+def test_stale_information_is_as_old_as_asked(uniform_trace):
+    trace = uniform_trace(2, 60, 300, 40)
+    seen = {}
+
+    class Watcher:
+        def route(self, cluster, waiting):
+            seen.setdefault(cluster.step, cluster.load.copy())
+            free = np.repeat(np.arange(cluster.workers), cluster.room)
+            return [(i, int(g)) for i, g in enumerate(free[: len(waiting)])]
+
+    base = SimulationParams(workers=2, slots=4)
+    simulate(trace, Watcher(), base)
+    fresh = dict(seen)
+    seen.clear()
+    simulate(trace, Watcher(), replace(base, staleness=Staleness(steps=3)))
+    common = [step for step in seen if step >= 3 and step - 3 in fresh]
+    assert len(common) > 3
+    for step in common:
+        assert seen[step].tolist() == fresh[step - 3].tolist()
+
+
+def test_local_correction_adds_what_was_placed_since():
+    trace = Trace(prompt_tokens=np.full(4, 10), output_tokens=np.full(4, 50))
+    loads = []
+
+    class Watcher:
+        def route(self, cluster, waiting):
+            loads.append(cluster.load.tolist())
+            return [(0, int(np.argmin(cluster.load)))] if cluster.room.sum() else []
+
+    params = SimulationParams(workers=2, slots=4, arrivals=Arrivals(pool=1), max_steps=4)
+    corrected = replace(params, staleness=Staleness(steps=100, local_correction=True))
+    simulate(trace, Watcher(), corrected)
+    assert loads[:4] == [[0, 0], [10, 0], [10, 10], [20, 10]]
+    loads.clear()
+    simulate(trace, Watcher(), replace(params, staleness=Staleness(steps=100)))
+    assert loads[:4] == [[0, 0]] * 4
+
+
+def test_periodic_snapshots_are_taken_every_interval(uniform_trace):
+    trace = uniform_trace(2, 80, 300, 20)
+    seen = {}
+
+    class Watcher:
+        def route(self, cluster, waiting):
+            seen.setdefault(cluster.step // 10, set()).add(cluster.load.tobytes())
+            return [(0, int(np.argmax(cluster.room)))]
+
+    stale = Staleness(steps=10, mode="periodic")
+    simulate(trace, Watcher(), SimulationParams(workers=2, slots=4, staleness=stale))
+    assert len(seen) > 3
+    assert all(len(loads) == 1 for loads in seen.values())
+    assert len(set.union(*seen.values())) > 3
+
+
+def test_stale_milliseconds_count_by_the_clock(uniform_trace):
+    trace = uniform_trace(2, 60, 300, 40)
+    params = SimulationParams(
+        workers=3, slots=4, step_time=StepTime(base=0.01, per_token=0.0), routing="immediate"
+    )
+    by_steps = simulate(trace, "jsq-load", replace(params, staleness=Staleness(steps=5)))
+    by_ms = simulate(trace, "jsq-load", replace(params, staleness=Staleness(ms=49.9)))
+    fresh = simulate(trace, "jsq-load", params)
+    assert by_ms.requests.worker.tolist() == by_steps.requests.worker.tolist()
+    assert by_ms.requests.worker.tolist() != fresh.requests.worker.tolist()
