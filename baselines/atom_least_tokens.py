@@ -20,14 +20,16 @@ class AtomLeastTokensParams:
     ----------
     request_tokens : int
         Prompt tokens that one outstanding request weighs as much as (ATOM's
-        ``ATOM_DP_LB_REQ_EQUIV``), at least 0.
+        ``ATOM_DP_LB_REQ_EQUIV``), 0 to 2^31.
     """
 
     request_tokens: int = 512
 
     def __post_init__(self) -> None:
-        if self.request_tokens < 0:
-            raise ParameterError(f"request_tokens = {self.request_tokens}: must be at least 0")
+        if not 0 <= self.request_tokens <= 2**31:
+            raise ParameterError(
+                f"request_tokens = {self.request_tokens}: must be at least 0 and at most 2^31"
+            )
 
 
 class AtomLeastTokens:

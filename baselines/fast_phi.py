@@ -24,14 +24,14 @@ class FastPhiParams:
     Attributes
     ----------
     k : int
-        Points K at which overflow is evaluated, at least 2.
+        Points K at which overflow is evaluated, 2 to 10,000.
     """
 
     k: int = 5
 
     def __post_init__(self) -> None:
-        if self.k < 2:
-            raise ParameterError(f"k = {self.k}: must be at least 2")
+        if not 2 <= self.k <= 10_000:
+            raise ParameterError(f"k = {self.k}: must be at least 2 and at most 10,000")
 
 
 class FastPhi(ExpectedOverflow):

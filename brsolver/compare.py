@@ -25,6 +25,9 @@ __all__ = ["Comparison", "Estimate", "Run", "TraceSource", "compare", "split_pol
 
 Progress = Callable[[int, int], None]
 
+_MAX_SEEDS = 100_000
+_MAX_JOBS = 1024
+
 _THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -35,7 +38,7 @@ _THREAD_VARIABLES = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TraceSource:
-    """Where a trace comes from; a preset draws a new one for every seed.
+    """Where a trace comes from; what is drawn is drawn anew for every seed.
 
     Attributes
     ----------
@@ -66,8 +69,10 @@ class TraceSource:
         )
 
     def load_all(self, seeds: Sequence[int]) -> dict[int, Trace]:
-        """Load the trace of every seed: a file once, a preset anew for each."""
-        if self.source.startswith("preset:"):
+        """Load the trace of every seed: a file once, a preset or ServeGen client anew for each."""
+        from brsolver.traces.load import is_random
+
+        if is_random(self.source, self.reader):
             return {seed: self.load(seed) for seed in seeds}
         return dict.fromkeys(seeds, self.load(seeds[0]))
 
@@ -118,14 +123,19 @@ def compare(
 ) -> Comparison:
     """Simulate every policy on every number of workers with every seed.
 
-    With more than one job the runs are spread over fresh processes, so a script that calls
-    this must keep its top level behind ``if __name__ == "__main__":``.
+    With more than one job the runs are spread over fresh processes, each of which imports the
+    calling script first. A script must therefore keep its top level behind the guard
+    ``if __name__ == "__main__":``, or each process would start the comparison again and the
+    first one fails::
+
+        if __name__ == "__main__":
+            compare("trace.csv", "jsq,br-0", seeds=5)
 
     Parameters
     ----------
     trace : str, Path, TraceSource or Trace
-        A preset draws its own trace for every seed; otherwise the seed drives the random
-        streams and Poisson arrivals only.
+        Presets and ServeGen clients draw a trace for every seed; otherwise the seed drives the
+        random streams and Poisson arrivals only.
     policies : str or sequence of str
         Policy specifications; a string is taken apart by `split_policies`.
     workers : sequence of int
@@ -186,15 +196,20 @@ def check_policies(specs: Sequence[str]) -> tuple[str, ...]:
 
     if not specs:
         raise ParameterError("no policy was given; name at least one")
-    for index, spec in enumerate(specs):
+    seen: list[tuple[str, dict[str, object]]] = []
+    for spec in specs:
         name, values = parse_spec(spec)
+        meant: dict[str, object] = dict(values)
         params_class = getattr(policy_class(name), "Params", None)
         if params_class is not None:
-            build_params(params_class, values, name)
+            built = build_params(params_class, values, name)
+            meant = {key: getattr(built, key) for key in values}
         elif values:
             raise UnknownNameError.suggest(f"parameter of {name}", next(iter(values)), ())
-        if spec in specs[:index]:
+        # By meaning: blanks, the order of parameters and 1e1 for 10 make no other policy.
+        if (name, meant) in seen:
             raise ParameterError(f"policy {spec!r} is given twice")
+        seen.append((name, meant))
     return tuple(specs)
 
 
@@ -215,8 +230,8 @@ def _name(spec: str) -> str:
 
 def _check_seeds(seeds: int | Sequence[int], first: int) -> tuple[int, ...]:
     if isinstance(seeds, int):
-        if seeds < 1:
-            raise ParameterError(f"seeds is {seeds}, must be at least 1")
+        if not 1 <= seeds <= _MAX_SEEDS:
+            raise ParameterError(f"seeds is {seeds}, must be at least 1 and at most {_MAX_SEEDS:,}")
         return tuple(range(first, first + seeds))
     return _distinct("seeds", seeds)
 
@@ -264,9 +279,10 @@ def _grid(
 
 
 def _run_all(tasks: Sequence[_Task], jobs: int | None, progress: Progress) -> tuple[Run, ...]:
-    jobs = min(len(tasks), (os.cpu_count() or 1) if jobs is None else jobs)
-    if jobs < 1:
-        raise ParameterError(f"jobs is {jobs}, must be at least 1")
+    jobs = (os.cpu_count() or 1) if jobs is None else jobs
+    if not 1 <= jobs <= _MAX_JOBS:
+        raise ParameterError(f"jobs is {jobs}, must be at least 1 and at most {_MAX_JOBS:,}")
+    jobs = min(len(tasks), jobs)
     progress(0, len(tasks))
     if jobs > 1:
         return _run_in_processes(tasks, jobs, progress)
@@ -293,7 +309,9 @@ def _result(future: Future[Run]) -> Run:
         return future.result()
     except BrokenProcessPool as error:
         raise BrsolverError(
-            "a worker process ended abruptly, perhaps for lack of memory; try fewer jobs"
+            "a worker process ended abruptly: either for lack of memory (try fewer jobs), or "
+            'because the calling script has no if __name__ == "__main__": guard around its top '
+            "level (add one, or use jobs=1)"
         ) from error
 
 

@@ -6,6 +6,7 @@ import inspect
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
 from brsolver.errors import ParameterError, UnknownNameError
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 POLICY_GROUP = "brsolver.policies"
 PREDICTOR_GROUP = "brsolver.predictors"
+_METHODS = MappingProxyType({POLICY_GROUP: "route", PREDICTOR_GROUP: "predict"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,11 +122,19 @@ def _load(group: str, kind: str, name: str) -> type:
     if name not in entries:
         raise UnknownNameError.suggest(kind, name, entries)
     try:
-        return cast("type", entries[name].load())
+        loaded = entries[name].load()
     except (ImportError, AttributeError) as error:
         raise ParameterError(
             f"{kind} {name!r} ({entries[name].value}) cannot be loaded: {error}"
         ) from error
+    method = _METHODS[group]
+    if not isinstance(loaded, type) or not callable(getattr(loaded, method, None)):
+        found = loaded.__name__ if isinstance(loaded, type) else f"a {type(loaded).__name__}"
+        raise ParameterError(
+            f"{kind} {name!r} ({entries[name].value}) is {found}, "
+            f"must be a class with a method {method}"
+        )
+    return loaded
 
 
 def _make(

@@ -69,19 +69,25 @@ def _parse_item(spec: str, item: str) -> tuple[str, str]:
     return key, value
 
 
-def build_params(cls: type[P], values: Mapping[str, object], owner: str) -> P:
+def build_params(
+    cls: type[P], values: Mapping[str, object], owner: str, *, convert_texts: bool = True
+) -> P:
     """Build a parameter dataclass from texts or ready values.
 
     Parameters
     ----------
     cls : type
         A dataclass whose fields are annotated ``int``, ``float``, ``bool``, ``str``, a
-        ``Literal`` of texts, or a union of these with None.
+        ``Literal`` of texts, ``tuple[..., ...]`` of one of these, another such dataclass, or a
+        union of these with None.
     values : mapping of str to object
         Parameter values by name. Texts are converted to the field's annotation; other values
-        must have its type already (an int is accepted where a float is asked for).
+        must have its type already (an int is accepted where a float is asked for, a list where
+        a tuple is, and a mapping where a dataclass is).
     owner : str
         What the parameters belong to, for messages: ``"preset:uniform"``, ``"br-h"``.
+    convert_texts : bool
+        False where values have types of their own, as in TOML: a text is then only a text.
 
     Raises
     ------
@@ -99,8 +105,9 @@ def build_params(cls: type[P], values: Mapping[str, object], owner: str) -> P:
     for name, field in accepted.items():
         if name not in values and _is_required(field):
             raise ParameterError(f"{owner}: parameter {name!r} is missing")
+    converter = _Converter(owner=owner, convert_texts=convert_texts)
     converted = {
-        name: _convert(value, hints[name], f"{owner}: {name}") for name, value in values.items()
+        name: converter.convert(value, hints[name], name) for name, value in values.items()
     }
     return _construct(cls, converted, owner)
 
@@ -121,15 +128,62 @@ def _construct(cls: type[P], values: Mapping[str, Any], owner: str) -> P:
         raise ParameterError(f"{owner}: {error}") from error
 
 
-def _convert(value: object, hint: Any, label: str) -> object:
-    options = _options(hint)
-    for option in options:
-        try:
-            return _convert_one(value, option)
-        except ValueError:
-            continue
-    wanted = " or ".join(_describe(option) for option in options)
-    raise ParameterError(f"{label} is {value!r}, must be {wanted}")
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Converter:
+    owner: str
+    convert_texts: bool
+
+    def convert(self, value: object, hint: Any, name: str) -> object:
+        options = _options(hint)
+        for option in options:
+            try:
+                return self._convert_one(value, option, name)
+            except BrsolverError:
+                # From within a nested dataclass: it says more than what follows here.
+                raise
+            except (ValueError, OverflowError):
+                continue
+        wanted = " or ".join(_describe(option) for option in options)
+        raise ParameterError(f"{self.owner}: {name} is {_show(value)}, must be {wanted}")
+
+    def _convert_one(self, value: object, kind: Any, name: str) -> object:
+        origin = typing.get_origin(kind)
+        if origin is typing.Literal:
+            return _member(value, typing.get_args(kind))
+        if origin is tuple:
+            return self._items(value, typing.get_args(kind)[0], name)
+        if dataclasses.is_dataclass(kind) and isinstance(value, dict):
+            nested = typing.cast("type[DataclassInstance]", kind)
+            return build_params(nested, value, name, convert_texts=self.convert_texts)
+        if isinstance(value, str) and kind in _FROM_TEXT and self.convert_texts:
+            return _FROM_TEXT[kind](value.strip())
+        return _ready(value, kind)
+
+    def _items(self, value: object, kind: Any, name: str) -> tuple[object, ...]:
+        if isinstance(value, list | tuple):
+            return tuple(
+                self._convert_one(item, kind, f"{name}[{at}]") for at, item in enumerate(value)
+            )
+        raise ValueError
+
+
+def _ready(value: object, kind: Any) -> object:
+    """Return a value that has its type already."""
+    if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        number = float(value)
+        if math.isnan(number):
+            raise ValueError
+        return number
+    if kind is int and isinstance(value, bool):
+        raise ValueError
+    if isinstance(kind, type) and isinstance(value, kind):
+        return value
+    raise ValueError
+
+
+def _show(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _options(hint: Any) -> tuple[Any, ...]:
@@ -141,22 +195,9 @@ def _options(hint: Any) -> tuple[Any, ...]:
     return (hint,)
 
 
-def _convert_one(value: object, kind: Any) -> object:
-    if typing.get_origin(kind) is typing.Literal:
-        return _member(value, typing.get_args(kind))
-    if isinstance(value, str) and kind in _FROM_TEXT:
-        return _FROM_TEXT[kind](value.strip())
-    if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
-    if kind is int and isinstance(value, bool):
-        raise ValueError
-    if isinstance(kind, type) and isinstance(value, kind):
-        return value
-    raise ValueError
-
-
 def _member(value: object, members: tuple[object, ...]) -> object:
-    if value not in members:
+    # By text: lists and tables, which a file may hold here, cannot be looked up.
+    if not isinstance(value, str) or value not in members:
         raise ValueError
     return value
 
@@ -199,6 +240,10 @@ _FROM_TEXT: Mapping[Any, Callable[[str], object]] = types.MappingProxyType(
 def _describe(kind: Any) -> str:
     if typing.get_origin(kind) is typing.Literal:
         return "one of " + ", ".join(repr(member) for member in typing.get_args(kind))
+    if typing.get_origin(kind) is tuple:
+        return f"a list, each entry {_describe(typing.get_args(kind)[0])}"
+    if dataclasses.is_dataclass(kind):
+        return f"a table of {', '.join(field.name for field in dataclasses.fields(kind))}"
     names = {
         int: "a whole number",
         float: "a number",

@@ -92,7 +92,7 @@ class SurvivalPredictor:
         self._refresh()
         return self._table
 
-    def observe(self, prompt_tokens: IntArray, output_tokens: IntArray) -> None:  # noqa: ARG002
+    def observe(self, prompt_tokens: IntArray, output_tokens: IntArray) -> None:  # noqa: ARG002 # the seam names it
         """Take in requests that have finished.
 
         Parameters

@@ -1,4 +1,4 @@
-"""The options that `simulate` and `compare` share, as Typer annotations."""
+"""The options that commands share, as Typer annotations."""
 
 from __future__ import annotations
 

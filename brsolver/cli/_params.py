@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     )
 
 KNOBS = ("horizon", "gamma", "beta", "alpha", "r_max", "s_greedy")
-_EVENT = re.compile(r"(?P<worker>\d+)@(?P<time>\d+(\.\d*)?([eE][+-]?\d+)?)(?P<unit>s?)")
+_EVENT = re.compile(
+    r"(?P<worker>\d{1,18})@(?P<time>\d{1,18}(\.\d*)?([eE][+-]?\d{1,3})?)(?P<unit>s?)"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

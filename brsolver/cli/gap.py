@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 ORACLE = "Oracle"
 PIPE_WIDTH = 160
 _SPAN = re.compile(r"(?P<count>\d+(\.\d*)?|\.\d+)(?P<unit>ms|s|m|h|)")
+_MAX_SPAN_S = 1e9
 _UNITS = {"ms": 1e-3, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -152,6 +153,8 @@ def parse_span(text: str, name: str = "budget") -> float:
     seconds = float(match["count"]) * _UNITS[match["unit"]] if match else 0.0
     if not (seconds > 0 and math.isfinite(seconds)):
         raise ParameterError(f"{name} is {text!r}, must be a positive time such as 30s, 5m or 1h")
+    if seconds > _MAX_SPAN_S:
+        raise ParameterError(f"{name} is {text!r}, must be at most {_MAX_SPAN_S:g} s")
     return seconds
 
 

@@ -5,6 +5,7 @@ Everything heavy is imported inside the commands, so that ``brsolver --help`` an
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -52,6 +53,13 @@ class OneLineErrors(TyperGroup):
             _fail(str(error))
         except BrokenPipeError:
             _leave_quietly()
+        except OSError as error:
+            _drop_output()
+            _fail(f"{error.filename or 'output'}: {error.strerror or error}")
+        except MemoryError as error:
+            _fail(f"not enough memory: {error or 'use a smaller trace or fewer workers and slots'}")
+        except OverflowError as error:
+            _fail(f"a number is too large: {error}")
         except Exception as error:
             # Typer carries its own copy of click or uses the installed one, by version; the
             # classes differ, these two members do not.
@@ -82,9 +90,16 @@ def _fail(message: str) -> NoReturn:
 
 
 def _leave_quietly() -> NoReturn:
-    # Whoever read the output has gone; flushing what is left at exit would complain about it.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    # Whoever read the output has gone.
+    _drop_output()
     sys.exit(1)
+
+
+def _drop_output() -> None:
+    """Keep what could not be written from being flushed at exit, which would complain again."""
+    # A stream that a test put in place of standard output has no descriptor.
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 app = typer.Typer(

@@ -9,28 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from brsolver.cli import _options as o
+
 if TYPE_CHECKING:
     from brsolver.traces import Trace, TraceStats
 
 app = typer.Typer(help="Look at traces, convert them, take samples.", no_args_is_help=True)
 
-TraceArgument = Annotated[
-    str, typer.Argument(metavar="TRACE", help="Trace file, or preset:NAME[:key=value,...].")
-]
 TargetArgument = Annotated[
     str, typer.Argument(metavar="DST", help="File to write: .csv, .jsonl or .parquet.")
-]
-FormatOption = Annotated[
-    str | None, typer.Option("--format", help="Format of the file; its content decides otherwise.")
-]
-SkipOption = Annotated[
-    bool, typer.Option("--skip-bad-rows", help="Leave bad rows out and count them.")
-]
-LimitOption = Annotated[
-    int | None, typer.Option("--limit", metavar="N", help="Read the first N requests only.")
-]
-SeedOption = Annotated[
-    int, typer.Option("--seed", help="Seed for whatever is drawn; seed= in a preset goes first.")
 ]
 DropOption = Annotated[
     bool, typer.Option("--drop-hashes", help="Leave out prefix hashes, which CSV cannot hold.")
@@ -39,12 +26,12 @@ DropOption = Annotated[
 
 @app.command()
 def info(
-    trace: TraceArgument,
+    trace: o.TraceArgument,
     *,
-    format: FormatOption = None,  # noqa: A002
-    skip_bad_rows: SkipOption = False,
-    limit: LimitOption = None,
-    seed: SeedOption = 0,
+    format: o.FormatOption = None,  # noqa: A002 # the option's name
+    skip_bad_rows: o.SkipOption = False,
+    limit: o.LimitOption = None,
+    seed: o.SeedOption = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     png: Annotated[
         str | None,
@@ -72,10 +59,10 @@ def convert(
     source: Annotated[str, typer.Argument(metavar="SRC", help="Trace file or preset:NAME.")],
     target: TargetArgument,
     *,
-    format: FormatOption = None,  # noqa: A002
-    skip_bad_rows: SkipOption = False,
-    limit: LimitOption = None,
-    seed: SeedOption = 0,
+    format: o.FormatOption = None,  # noqa: A002 # the option's name
+    skip_bad_rows: o.SkipOption = False,
+    limit: o.LimitOption = None,
+    seed: o.SeedOption = None,
     drop_hashes: DropOption = False,
 ) -> None:
     """Write a trace in brsolver's own columns."""
@@ -89,7 +76,7 @@ def sample(
     target: TargetArgument,
     *,
     n: Annotated[int, typer.Option("--n", help="Requests to take.")],
-    seed: SeedOption = 0,
+    seed: o.SeedOption = None,
     contiguous: Annotated[
         bool,
         typer.Option(
@@ -97,8 +84,8 @@ def sample(
             help="Consecutive requests, which keeps the arrival rate, or any.",
         ),
     ] = False,
-    format: FormatOption = None,  # noqa: A002
-    skip_bad_rows: SkipOption = False,
+    format: o.FormatOption = None,  # noqa: A002 # the option's name
+    skip_bad_rows: o.SkipOption = False,
     drop_hashes: DropOption = False,
 ) -> None:
     """Write N requests of a trace, in order of arrival."""
@@ -106,16 +93,20 @@ def sample(
 
     loaded = _load(source, format, skip_bad_rows=skip_bad_rows, limit=None, seed=seed)
     _write(
-        sample_trace(loaded, n, seed=seed, contiguous=contiguous), target, drop_hashes=drop_hashes
+        sample_trace(loaded, n, seed=seed or 0, contiguous=contiguous),
+        target,
+        drop_hashes=drop_hashes,
     )
 
 
 def _load(
-    source: str, form: str | None, *, skip_bad_rows: bool, limit: int | None, seed: int
+    source: str, form: str | None, *, skip_bad_rows: bool, limit: int | None, seed: int | None
 ) -> Trace:
     from brsolver.traces import load_trace
 
-    trace = load_trace(source, format=form, limit=limit, skip_bad_rows=skip_bad_rows, seed=seed)
+    trace = load_trace(
+        source, format=form, limit=limit, skip_bad_rows=skip_bad_rows, seed=seed or 0
+    )
     if trace.skipped_rows:
         typer.echo(f"{trace.name}: left out {trace.skipped_rows:,} bad rows", err=True)
     return trace

@@ -8,15 +8,15 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from brsolver.report import gap_figures
-from brsolver.report.html import Picture, _embed, _save, _slug
+from brsolver.report.html import Picture, embed, save, slug
 from brsolver.report.style import styled
 from brsolver.report.write import (
     PNG_DPI,
-    _move_into_place,
-    _refusals,
-    _staging_folder,
-    _write_picture,
     check_out_dir,
+    move_into_place,
+    refusals,
+    staging_folder,
+    write_picture,
 )
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from brsolver.oracles.gap import GapReport, PolicyGap
 
 FIGURES = "gap-figures"
-"""Beside ``figures``, which `brsolver.report.write.write_report` replaces as a whole."""
+"""Beside ``figures``, so that both reports fit into one folder."""
 
 _STATUS = {
     "optimal": "The best run is known and proven: nothing can cost less.",
@@ -83,8 +83,8 @@ def write_gap(
     """Write ``gap.html``, ``gap.json``, ``gap-figures/`` and the worst states of the step oracle.
 
     Everything is written to a temporary folder beside its destination first and moved into
-    place when it is complete. An earlier gap report in `out_dir` is replaced; other files there
-    stay.
+    place when it is complete. Files of these names in `out_dir` are replaced; all others there,
+    in ``gap-figures/`` too, stay.
 
     Parameters
     ----------
@@ -104,11 +104,11 @@ def write_gap(
         The folder cannot be written; nothing is left behind then.
     """
     out = check_out_dir(out_dir)
-    with _refusals(out), _staging_folder(out) as staging:
+    with refusals(out), staging_folder(out) as staging:
         (staging / FIGURES).mkdir()
         pictures = []
         for done, total, picture in draw_pictures(report, dpi=PNG_DPI):
-            _write_picture(picture, staging / FIGURES)
+            write_picture(picture, staging / FIGURES)
             pictures.append(picture)
             if progress is not None:
                 progress(done, total)
@@ -116,7 +116,7 @@ def write_gap(
             _write_text(staging / worst.name, json.dumps(worst.state))
         _write_text(staging / "gap.json", json.dumps(report.to_dict(), indent=2, allow_nan=False))
         _write_text(staging / "gap.html", render_gap(report, pictures))
-        _move_into_place(staging, out)
+        move_into_place(staging, out)
     return out
 
 
@@ -132,7 +132,7 @@ def worst_states(report: GapReport) -> list[WorstState]:
         for objective, figures in _regrets(row):
             if figures["worst_state"] is None:
                 continue
-            name = stem = f"worst-{_slug(row.policy)}-{objective}"
+            name = stem = f"worst-{slug(row.policy)}-{objective}"
             # Specifications that differ in a sign only would share a name.
             number = 2
             while name in names:
@@ -171,8 +171,8 @@ def draw_pictures(report: GapReport, *, dpi: int) -> Iterator[tuple[int, int, Pi
                 title=title,
                 reading=reading,
                 workers=None,
-                png=_save(drawn, "png", dpi),
-                svg=_save(drawn, "svg", dpi),
+                png=save(drawn, "png", dpi),
+                svg=save(drawn, "svg", dpi),
             )
         yield done, len(plans), picture
 
@@ -193,7 +193,7 @@ def render_gap(report: GapReport, pictures: Sequence[Picture]) -> str:
         version=__version__,
         status=_STATUS.get(report.status.value, report.status.value),
         known_gap=_known_gap(report),
-        embedded=[_embed(picture) for picture in pictures],
+        embedded=[embed(picture) for picture in pictures],
         regrets=_regret_rows(report),
         parameters=list(_parameters(report)),
     )

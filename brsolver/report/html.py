@@ -135,8 +135,8 @@ def draw_pictures(comparison: Comparison, *, dpi: int) -> Iterator[tuple[int, in
                 title=plan.title,
                 reading=plan.reading,
                 workers=plan.workers,
-                png=_save(drawn, "png", dpi),
-                svg=_save(drawn, "svg", dpi),
+                png=save(drawn, "png", dpi),
+                svg=save(drawn, "svg", dpi),
             )
         yield done, len(plans), picture
 
@@ -166,7 +166,7 @@ def _plans_for(workers: int, curves: Mapping[str, Curves]) -> Iterator[_Plan]:
         )
     for number, (policy, kept) in enumerate(curves.items(), start=1):
         yield _Plan(
-            name=f"gantt_G{workers}_{number:02d}_{_slug(policy)}",
+            name=f"gantt_G{workers}_{number:02d}_{slug(policy)}",
             title=f"Requests on workers: {policy}",
             reading=_GANTT_HELP,
             workers=workers,
@@ -174,11 +174,13 @@ def _plans_for(workers: int, curves: Mapping[str, Curves]) -> Iterator[_Plan]:
         )
 
 
-def _slug(text: str) -> str:
+def slug(text: str) -> str:
+    """Return `text` as a part of a file's name: letters, digits, dots and dashes, at most 60."""
     return re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-")[:60]
 
 
-def _save(drawn: Figure, kind: str, dpi: int) -> bytes:
+def save(drawn: Figure, kind: str, dpi: int) -> bytes:
+    """Return a figure as the content of a file of that kind, ``png`` or ``svg``."""
     stream = io.BytesIO()
     # No date, so that the same results give the same files.
     metadata = {"Date": None} if kind == "svg" else None
@@ -197,7 +199,7 @@ def render_html(comparison: Comparison, pictures: Sequence[Picture]) -> str:
     return environment.from_string(text).render(
         comparison=comparison,
         interval_note=interval_note(comparison),
-        general=[_embed(picture) for picture in pictures if picture.workers is None],
+        general=[embed(picture) for picture in pictures if picture.workers is None],
         sections=[_section(comparison, workers, pictures) for workers in comparison.workers],
         facts=_facts(comparison),
         parameters=list(_flatten(comparison.params.to_dict())),
@@ -210,7 +212,7 @@ def _section(comparison: Comparison, workers: int, pictures: Sequence[Picture]) 
     return {
         "workers": workers,
         "rows": [_table_row(comparison, workers, info) for info in METRICS],
-        "pictures": [_embed(picture) for picture in pictures if picture.workers == workers],
+        "pictures": [embed(picture) for picture in pictures if picture.workers == workers],
     }
 
 
@@ -229,7 +231,8 @@ def _table_row(comparison: Comparison, workers: int, info: MetricInfo) -> dict[s
     return {"info": info, "cells": cells}
 
 
-def _embed(picture: Picture) -> dict[str, str]:
+def embed(picture: Picture) -> dict[str, str]:
+    """Return what the page templates need of a picture, its content as a data URL."""
     # As an image of its own, so that identifiers of different figures cannot clash.
     data = base64.b64encode(picture.svg).decode("ascii")
     return {

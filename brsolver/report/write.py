@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import shutil
 import tempfile
 from contextlib import contextmanager
@@ -27,10 +28,13 @@ def check_out_dir(out_dir: str | Path) -> Path:
     Raises
     ------
     OutputError
-        It is a file, or nothing can be written there.
+        It is empty or a file, or nothing can be written there.
     """
+    if not os.fspath(out_dir).strip():
+        # Path would take it for the current folder.
+        raise OutputError("the report's folder is an empty name; the current folder is named .")
     out = Path(out_dir)
-    with _refusals(out):
+    with refusals(out):
         if out.exists() and not out.is_dir():
             raise OutputError(f"{out}: is a file, must be a folder or not exist yet")
         # An actual attempt: permission bits say nothing of read-only file systems.
@@ -47,8 +51,8 @@ def write_report(
     """Write ``report.html``, ``results.parquet``, ``results.csv`` and ``figures/``.
 
     Everything is written to a temporary folder beside its destination first and moved into
-    place when it is complete. An earlier report in `out_dir` is replaced; other files there
-    stay.
+    place when it is complete. Files of these names in `out_dir` are replaced; all others there,
+    in ``figures/`` too, stay.
 
     Parameters
     ----------
@@ -68,9 +72,9 @@ def write_report(
         The folder cannot be written; nothing is left behind then.
     """
     out = check_out_dir(out_dir)
-    with _refusals(out), _staging_folder(out) as staging:
+    with refusals(out), staging_folder(out) as staging:
         _write_all(comparison, staging, progress or _silent)
-        _move_into_place(staging, out)
+        move_into_place(staging, out)
     return out
 
 
@@ -81,7 +85,7 @@ def _write_all(comparison: Comparison, folder: Path, progress: Callable[[int, in
     (folder / "figures").mkdir()
     pictures = []
     for done, total, picture in draw_pictures(comparison, dpi=PNG_DPI):
-        _write_picture(picture, folder / "figures")
+        write_picture(picture, folder / "figures")
         pictures.append(picture)
         progress(done, total)
     page = render_html(comparison, pictures)
@@ -103,13 +107,15 @@ def write_rows(comparison: Comparison, folder: Path) -> None:
         writer.writerows(rows)
 
 
-def _write_picture(picture: Picture, folder: Path) -> None:
+def write_picture(picture: Picture, folder: Path) -> None:
+    """Write a picture in both formats."""
     (folder / f"{picture.name}.png").write_bytes(picture.png)
     (folder / f"{picture.name}.svg").write_bytes(picture.svg)
 
 
 @contextmanager
-def _refusals(out: Path) -> Iterator[None]:
+def refusals(out: Path) -> Iterator[None]:
+    """Turn failures of the file system into one line that names the report's folder."""
     try:
         yield
     except OutputError:
@@ -120,7 +126,8 @@ def _refusals(out: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _staging_folder(out: Path) -> Iterator[Path]:
+def staging_folder(out: Path) -> Iterator[Path]:
+    """Make a folder on the file system of `out`, and remove it afterwards if it is still there."""
     staging = Path(tempfile.mkdtemp(prefix=_STAGING, dir=_staging_parent(out)))
     # mkdtemp makes it private; reports are as readable as their surroundings.
     staging.chmod(0o755)
@@ -134,16 +141,31 @@ def _staging_parent(out: Path) -> Path:
     return next(p for p in (out, *out.absolute().parents) if p.exists())
 
 
-def _move_into_place(staging: Path, out: Path) -> None:
+def move_into_place(staging: Path, out: Path) -> None:
+    """Move a complete report to where it was asked for, file by file if there is a folder.
+
+    A folder in it is filled, never replaced: it may hold files of the user's own.
+
+    Raises
+    ------
+    OutputError
+        A file of the report would replace a folder, or the other way round; nothing was moved.
+    """
     if not out.exists():
         out.parent.mkdir(parents=True, exist_ok=True)
         staging.rename(out)
         return
-    for entry in sorted(staging.iterdir()):
-        target = out / entry.name
-        if target.is_dir() and not target.is_symlink():
-            shutil.rmtree(target)
-        entry.replace(target)
+    entries = [(path, out / path.relative_to(staging)) for path in sorted(staging.rglob("*"))]
+    for path, target in entries:
+        if target.exists() and target.is_dir() != path.is_dir():
+            kind = "folder" if target.is_dir() else "file"
+            raise OutputError(f"{target}: is a {kind}, which the report would replace; move it")
+    for path, target in entries:
+        if path.is_dir():
+            target.mkdir(exist_ok=True)
+        else:
+            # Not rename, which stops where a link leads to another file system.
+            shutil.move(path, target)
 
 
 def _silent(done: int, total: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -15,6 +14,10 @@ from brsolver.routers._br_kernels import route_immediate, route_pooled
 from brsolver.routers._subset_kernels import BY_SCORE
 
 FloatArray = NDArray[np.float64]
+
+_MAX_COUNT = 2**53
+# Far beyond any useful ratio, and far from where products with tokens overflow.
+_MAX_WEIGHT = 1e12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,24 +92,26 @@ class BRHParams:
 
 def check_stages(s_greedy: int, r_max: int) -> None:
     """Raise `ParameterError` unless the stages' parameters make sense."""
-    if s_greedy < 0:
-        raise ParameterError(f"s_greedy is {s_greedy}, must be at least 0 free slots")
+    if not 0 <= s_greedy <= _MAX_COUNT:
+        raise ParameterError(f"s_greedy is {s_greedy}, must be between 0 and 2^53 free slots")
     if not 1 <= r_max <= 32767:
         raise ParameterError(f"r_max is {r_max}, must be between 1 and 32767 requests")
 
 
 def check_patience(patience: int) -> None:
     """Raise `ParameterError` unless `patience` makes sense."""
-    if patience < 0:
-        raise ParameterError(f"patience is {patience}, must be at least 0 steps (0: no limit)")
+    if not 0 <= patience <= _MAX_COUNT:
+        raise ParameterError(
+            f"patience is {patience}, must be between 0 and 2^53 steps (0: no limit)"
+        )
 
 
 def check_weights(alpha: float, beta: float | None, gamma: float, horizon: int) -> None:
     """Raise `ParameterError` unless the F-score's weights make sense."""
-    if not (math.isfinite(alpha) and alpha > 0):
-        raise ParameterError(f"alpha is {alpha}, must be a positive number")
-    if beta is not None and not (math.isfinite(beta) and beta >= 0):
-        raise ParameterError(f"beta is {beta}, must be at least 0")
+    if not 0 < alpha <= _MAX_WEIGHT:
+        raise ParameterError(f"alpha is {alpha}, must be a positive number up to {_MAX_WEIGHT:g}")
+    if beta is not None and not 0 <= beta <= _MAX_WEIGHT:
+        raise ParameterError(f"beta is {beta}, must be between 0 and {_MAX_WEIGHT:g}")
     if not 0 < gamma <= 1:
         raise ParameterError(f"gamma is {gamma}, must be in (0, 1]")
     if not 0 <= horizon <= 100_000:

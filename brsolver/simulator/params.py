@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 import math
-import tomllib
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Literal
 
 from brsolver.errors import ParameterError
+from brsolver.simulator._limits import (
+    MAX_COUNT,
+    MAX_FRONT_ENDS,
+    MAX_REFRESH_STEPS,
+    MAX_SECONDS,
+    MAX_SEED,
+    MAX_SLOTS,
+    MAX_STALE_STEPS,
+    MAX_TIME_S,
+    MAX_TOTAL_SLOTS,
+    MAX_WORKERS,
+    finite,
+    require,
+    require_flag,
+    require_kind,
+    require_number,
+    require_one_of,
+    require_whole,
+)
+from brsolver.simulator.config import params_from_dict, params_from_toml
 
-
-def require(condition: bool, message: str) -> None:
-    """Raise `ParameterError` with `message` unless `condition` holds."""
-    if not condition:
-        raise ParameterError(message)
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,16 +61,9 @@ class StepTime:
     seconds: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        require(
-            self.model in ("affine", "max-mean", "table"),
-            f"step-time model is {self.model!r}, must be affine, max-mean or table",
-        )
+        require_one_of("step-time model", self.model, "affine", "max-mean", "table")
         for name in ("base", "per_token", "per_mean_token"):
-            value = getattr(self, name)
-            require(
-                math.isfinite(value) and value >= 0,
-                f"step time {name} is {value}, must be a finite number of seconds, at least 0",
-            )
+            require_number(f"step time {name}", getattr(self, name), 0, MAX_SECONDS, " seconds")
         if self.model == "table":
             self._check_table()
         else:
@@ -65,19 +73,23 @@ class StepTime:
             )
 
     def _check_table(self) -> None:
+        for name in ("loads", "seconds"):
+            values = _as_tuple(f"step-time table {name}", getattr(self, name))
+            object.__setattr__(self, name, values)
         require(
             len(self.loads) == len(self.seconds) >= 2,
             f"step-time table has {len(self.loads)} loads and {len(self.seconds)} durations, "
             "must have the same number of both, at least 2",
         )
+        loads = [finite("step-time table load", load) for load in self.loads]
         require(
-            all(a < b for a, b in zip(self.loads, self.loads[1:], strict=False)),
+            all(a < b for a, b in pairwise(loads)),
             "step-time table loads must strictly increase",
         )
-        require(
-            all(math.isfinite(s) and s > 0 for s in self.seconds),
-            "step-time table durations must be positive",
-        )
+        for duration in self.seconds:
+            seconds = finite("step-time table duration", duration)
+            require(seconds > 0, "step-time table durations must be positive")
+            require_number("step-time table duration", seconds, 0, MAX_SECONDS, " seconds")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,26 +117,27 @@ class Arrivals:
     utilization: float | None = None
 
     def __post_init__(self) -> None:
+        require_one_of("arrivals mode", self.mode, "pool", "timestamps", "rate", "utilization")
+        if self.pool is not None:
+            require_whole("pool", self.pool, 1, MAX_COUNT, " requests")
+        self._check_pace("rate", self.rate, 1e-9, 1e12, "requests per second")
+        self._check_pace("utilization", self.utilization, 1e-6, 1e3, "of the slots, e.g. 0.9")
+
+    def _check_pace(
+        self, mode: str, value: float | None, low: float, high: float, unit: str
+    ) -> None:
+        if value is None:
+            require(self.mode != mode, f"{mode} is None, must be a positive number {unit}")
+            return
         require(
-            self.mode in ("pool", "timestamps", "rate", "utilization"),
-            f"arrivals mode is {self.mode!r}, must be pool, timestamps, rate or utilization",
+            self.mode == mode, f"{mode} is given, but arrivals mode {self.mode!r} does not use it"
         )
-        if self.mode == "pool":
+        if isinstance(value, float):
             require(
-                self.pool is None or self.pool >= 1,
-                f"pool is {self.pool}, must be at least 1 request",
+                math.isfinite(value) and value > 0,
+                f"{mode} is {value}, must be a positive number {unit}",
             )
-        if self.mode == "rate":
-            _require_positive("rate", self.rate, "requests per second")
-        if self.mode == "utilization":
-            _require_positive("utilization", self.utilization, "of the slots, e.g. 0.9")
-
-
-def _require_positive(name: str, value: float | None, unit: str) -> None:
-    require(
-        value is not None and math.isfinite(value) and value > 0,
-        f"{name} is {value}, must be a positive number {unit}",
-    )
+        require_number(mode, value, low, high, f" {unit}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,19 +163,11 @@ class Prefill:
     workers: int = 1
 
     def __post_init__(self) -> None:
-        require(
-            self.mode in ("none", "delay", "tier"),
-            f"prefill mode is {self.mode!r}, must be none, delay or tier",
-        )
-        require(
-            math.isfinite(self.delay_s) and self.delay_s >= 0,
-            f"prefill delay_s is {self.delay_s}, must be at least 0 seconds",
-        )
-        require(
-            self.tokens_per_s > 0,
-            f"prefill tokens_per_s is {self.tokens_per_s}, must be positive",
-        )
-        require(self.workers >= 1, f"prefill workers is {self.workers}, must be at least 1")
+        require_one_of("prefill mode", self.mode, "none", "delay", "tier")
+        require_number("prefill delay_s", self.delay_s, 0, MAX_TIME_S, " seconds")
+        if self.tokens_per_s != math.inf:
+            require_number("prefill tokens_per_s", self.tokens_per_s, 1e-9, math.inf)
+        require_whole("prefill workers", self.workers, 1, MAX_FRONT_ENDS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,16 +193,11 @@ class Staleness:
     local_correction: bool = False
 
     def __post_init__(self) -> None:
-        require(self.steps >= 0, f"stale steps is {self.steps}, must be at least 0")
-        require(
-            math.isfinite(self.ms) and self.ms >= 0,
-            f"stale ms is {self.ms}, must be at least 0 milliseconds",
-        )
+        require_whole("stale steps", self.steps, 0, MAX_STALE_STEPS)
+        require_number("stale ms", self.ms, 0, MAX_TIME_S, " milliseconds")
         require(not (self.steps and self.ms), "give stale steps or stale ms, not both")
-        require(
-            self.mode in ("delay", "periodic"),
-            f"stale mode is {self.mode!r}, must be delay or periodic",
-        )
+        require_one_of("stale mode", self.mode, "delay", "periodic")
+        require_flag("stale local_correction", self.local_correction)
 
     @property
     def active(self) -> bool:
@@ -233,14 +233,21 @@ class WorkerEvent:
     capacity: int | None = None
 
     def __post_init__(self) -> None:
-        require(self.kind in ("fail", "join"), f"event kind is {self.kind!r}, must be fail or join")
-        require(self.worker >= 0, f"event worker is {self.worker}, must be at least 0")
+        require_one_of("event kind", self.kind, "fail", "join")
+        require_whole("event worker", self.worker, 0, MAX_COUNT)
         require(
             (self.at_step is None) != (self.at_s is None),
             f"{self.kind} of worker {self.worker}: give exactly one of at_step and at_s",
         )
-        require((self.at_step or 0) >= 0, f"event at_step is {self.at_step}, must be at least 0")
-        require((self.at_s or 0.0) >= 0, f"event at_s is {self.at_s}, must be at least 0")
+        for name, low, high in (
+            ("at_step", 0, MAX_COUNT),
+            ("slots", 1, MAX_SLOTS),
+            ("capacity", 1, MAX_COUNT),
+        ):
+            if (value := getattr(self, name)) is not None:
+                require_whole(f"event {name}", value, low, high)
+        if self.at_s is not None:
+            require_number("event at_s", self.at_s, 0, MAX_TIME_S, " seconds")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -292,33 +299,47 @@ class SimulationParams:
     clients: int = 1
 
     def __post_init__(self) -> None:
-        require(self.workers >= 1, f"workers is {self.workers}, must be at least 1")
-        for name, values in (("slots", self.slots_each()), ("capacity", self.capacity_each())):
-            low = min((v for v in values if v is not None), default=1)
-            require(low >= 1, f"{name} is {low}, must be at least 1")
-        require(
-            self.routing in ("pooled", "immediate"),
-            f"routing is {self.routing!r}, must be pooled or immediate",
-        )
-        require(
-            self.refresh_steps >= 1, f"refresh_steps is {self.refresh_steps}, must be at least 1"
-        )
-        require(self.seed >= 0, f"seed is {self.seed}, must be at least 0")
-        require(self.warmup_steps >= 0, f"warmup_steps is {self.warmup_steps}, must be at least 0")
-        require(
-            self.drain in ("exclude", "include"),
-            f"drain is {self.drain!r}, must be exclude or include",
-        )
-        require(
-            self.max_steps is None or self.max_steps >= 1,
-            f"max_steps is {self.max_steps}, must be at least 1",
-        )
-        require(self.clients >= 1, f"clients is {self.clients}, must be at least 1")
+        require_whole("workers", self.workers, 1, MAX_WORKERS)
+        self._check_sizes()
+        require_one_of("routing", self.routing, "pooled", "immediate")
+        self._check_components()
+        require_whole("refresh_steps", self.refresh_steps, 1, MAX_REFRESH_STEPS)
+        require_whole("seed", self.seed, 0, MAX_SEED)
+        require_whole("warmup_steps", self.warmup_steps, 0, MAX_COUNT)
+        require_one_of("drain", self.drain, "exclude", "include")
+        if self.max_steps is not None:
+            require_whole("max_steps", self.max_steps, 1, MAX_COUNT)
+        require_whole("clients", self.clients, 1, MAX_FRONT_ENDS)
         require(
             self.arrivals.mode != "pool" or self.prefill.mode == "none",
             "prefill needs arrivals by time (timestamps, rate or utilization): "
             "a pool holds requests whose prefill is done",
         )
+
+    def _check_sizes(self) -> None:
+        for name, high in (("slots", MAX_SLOTS), ("capacity", MAX_COUNT)):
+            value = getattr(self, name)
+            if isinstance(value, list):
+                object.__setattr__(self, name, tuple(value))
+            if value is None and name == "capacity":
+                continue
+            for each in value if isinstance(value, list | tuple) else (value,):
+                require_whole(name, each, 1, high)
+        total = sum(self.slots_each())
+        require(
+            total <= MAX_TOTAL_SLOTS,
+            f"slots of all workers add up to {total:,}, must be at most {MAX_TOTAL_SLOTS:,}",
+        )
+        self.capacity_each()
+
+    def _check_components(self) -> None:
+        require_kind("arrivals", self.arrivals, Arrivals)
+        require_kind("prefill", self.prefill, Prefill)
+        require_kind("step_time", self.step_time, StepTime)
+        require_kind("staleness", self.staleness, Staleness)
+        object.__setattr__(self, "events", _as_tuple("events", self.events))
+        for event in self.events:
+            require_kind("event", event, WorkerEvent)
 
     def slots_each(self) -> tuple[int, ...]:
         """Slots of each worker, length G."""
@@ -336,58 +357,26 @@ class SimulationParams:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> SimulationParams:
-        """Build from nested dictionaries; unknown names are refused."""
-        params: SimulationParams = _build(cls, values, "simulation")
-        return params
+        """Build from nested dictionaries; see `brsolver.simulator.config.params_from_dict`."""
+        return params_from_dict(cls, values)
 
     @classmethod
     def from_toml(cls, path: str | Path) -> SimulationParams:
         """Load from a TOML file with one table per component."""
-        try:
-            with Path(path).open("rb") as stream:
-                return cls.from_dict(tomllib.load(stream))
-        except (OSError, tomllib.TOMLDecodeError) as error:
-            raise ParameterError(f"{path}: cannot be read as TOML: {error}") from error
+        return params_from_toml(cls, path)
 
 
 def _each(name: str, value: int | tuple[int, ...], workers: int) -> tuple[int, ...]:
-    if isinstance(value, int):
-        return (value,) * workers
+    if not isinstance(value, tuple):
+        return (int(value),) * workers
     require(
         len(value) == workers,
         f"{name} has {len(value)} entries for {workers} workers, must have one each",
     )
-    return tuple(value)
-
-
-_NESTED: dict[str, type] = {
-    "arrivals": Arrivals,
-    "prefill": Prefill,
-    "step_time": StepTime,
-    "staleness": Staleness,
-}
-
-
-def _build(cls: type, values: dict[str, Any], owner: str) -> Any:
-    from brsolver.errors import UnknownNameError
-
-    known = list(cls.__dataclass_fields__)  # type: ignore[attr-defined] # dataclasses only
-    prepared: dict[str, Any] = {}
-    for key, value in values.items():
-        if key not in known:
-            raise UnknownNameError.suggest(f"{owner} parameter", key, known)
-        prepared[key] = _nested(key, value)
-    try:
-        return cls(**prepared)
-    except TypeError as error:
-        raise ParameterError(f"{owner}: {error}") from error
-
-
-def _nested(key: str, value: Any) -> Any:
-    if key in _NESTED and isinstance(value, dict):
-        return _build(_NESTED[key], value, key)
-    if key == "events":
-        return tuple(_build(WorkerEvent, item, "event") for item in value)
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return tuple(value)
     return value
+
+
+def _as_tuple(name: str, value: object) -> tuple[Any, ...]:
+    if not isinstance(value, list | tuple):
+        raise ParameterError(f"{name} is {value!r}, must be a tuple")
+    return tuple(value)

@@ -229,7 +229,7 @@ def _value(batch: Batch, field: Field, place: int) -> object:
 def _value_problem(batch: Batch, field: Field, place: int) -> str:
     value = _value(batch, field, place)
     state = "missing" if value is None or value == "" else show(value)
-    return f"{field.source} is {state}, must be {field.parser.must_be}"
+    return f"{field.source} is {state}, must be {field.parser.wanted(value)}"
 
 
 def _as_numbers(column: NDArray[Any]) -> NDArray[Any]:

@@ -8,11 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brsolver.errors import ParameterError
+from brsolver.traces.model import MAX_LENGTH
 
 Lengths: TypeAlias = NDArray[np.int64]
 
 MAX_REQUESTS = 1_000_000_000
-MAX_TOKENS = 1_000_000_000
+MAX_TOKENS = MAX_LENGTH
 
 
 def poisson(rng: np.random.Generator, n: int, rate: float) -> NDArray[np.float64]:
@@ -63,4 +64,9 @@ def check_range(low_name: str, low: int, high_name: str, high: int) -> None:
 def check_between(name: str, value: float, low: float, high: float) -> None:
     """Refuse values outside `low` to `high`; NaN is outside."""
     if not low <= value <= high:
-        raise ParameterError(f"{name} is {value}, must be from {low:g} to {high:g}")
+        raise ParameterError(f"{name} is {value}, must be from {_plain(low)} to {_plain(high)}")
+
+
+def _plain(limit: float) -> str:
+    short = f"{limit:g}"
+    return short if float(short) == limit else f"{limit:,}"

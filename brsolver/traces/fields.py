@@ -17,6 +17,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from brsolver.traces.model import MAX_LENGTH
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -32,6 +34,11 @@ class Parser(ABC):
 
     must_be: str
     arrow_type: pa.DataType | None = None
+
+    def wanted(self, value: object) -> str:
+        """Say what the refused `value` must be."""
+        del value
+        return self.must_be
 
     def parse(self, values: Values) -> tuple[Any, Flags]:
         """Convert a column.
@@ -59,28 +66,42 @@ class Parser(ABC):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Whole(Parser):
-    """Whole numbers of at least `minimum`, as int64."""
+    """Whole numbers from `minimum` to `maximum`, as int64."""
 
     minimum: int = 1
+    maximum: int = _INT64_MAX
     unit: str = " of tokens"
     arrow_type = pa.int64()
 
     @property
-    def must_be(self) -> str:  # type: ignore[override]
+    def must_be(self) -> str:  # type: ignore[override] # computed here, a constant elsewhere
         """What a value must be, in words."""
         return f"a whole number{self.unit}, at least {self.minimum}"
+
+    def wanted(self, value: object) -> str:
+        """Say what the refused `value` must be."""
+        whole = _whole(value)
+        if whole is None or whole <= self.maximum:
+            return self.must_be
+        return f"at most {self.maximum:,}{self.unit.replace(' of', '')}"
+
+    def _in_range(self, numbers: NDArray[np.int64]) -> Flags:
+        return (numbers >= self.minimum) & (numbers <= self.maximum)
 
     def _at_once(self, values: pa.Array) -> tuple[Any, Flags]:
         present = _valid(values)
         numbers = _to_numpy(values.cast(pa.int64()), 0)
-        return numbers, present & (numbers >= self.minimum)
+        return numbers, present & self._in_range(numbers)
 
     def _one_by_one(self, values: Sequence[object]) -> tuple[Any, Flags]:
         parsed = [_whole(value) for value in values]
         numbers = np.array([self.minimum - 1 if p is None else p for p in parsed], dtype=np.int64)
-        return numbers, np.array([p is not None for p in parsed], dtype=np.bool_) & (
-            numbers >= self.minimum
-        )
+        present = np.array([p is not None for p in parsed], dtype=np.bool_)
+        return numbers, present & self._in_range(numbers)
+
+
+LENGTH = Whole(maximum=MAX_LENGTH)
+"""Of a prompt or an output."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

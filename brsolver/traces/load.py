@@ -19,10 +19,26 @@ if TYPE_CHECKING:
 _PRESET = "preset:"
 
 
+def is_random(source: str | os.PathLike[str], reader: str | None = None) -> bool:
+    """Tell whether requests are drawn, so that another seed gives another trace.
+
+    Parameters
+    ----------
+    source : str or path
+        As for `load_trace`.
+    reader : str, optional
+        Name of the format; without it the content decides.
+    """
+    text = os.fspath(source)
+    if isinstance(text, str) and text.startswith(_PRESET):
+        return True
+    return find_reader(Source(path=Path(text)), reader).random
+
+
 def load_trace(
     source: str | os.PathLike[str],
     *,
-    format: str | None = None,  # noqa: A002
+    format: str | None = None,  # noqa: A002 # the option's name
     limit: int | None = None,
     skip_bad_rows: bool = False,
     seed: int = 0,

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+MAX_LENGTH = 2**24
+"""Longest prompt and longest output in tokens: simulators size their calendars by it."""
+
+
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Trace:
     """Requests in order of arrival, as struct of arrays.
@@ -23,9 +27,9 @@ class Trace:
     Attributes
     ----------
     prompt_tokens : ndarray of int64, shape (n,)
-        Prompt length ``s_i`` of each request, in tokens, at least 1.
+        Prompt length ``s_i`` of each request, in tokens, 1 to `MAX_LENGTH`.
     output_tokens : ndarray of int64, shape (n,)
-        Output length ``o_i`` of each request, in tokens, at least 1.
+        Output length ``o_i`` of each request, in tokens, 1 to `MAX_LENGTH`.
     arrival_s : ndarray of float64, shape (n,), or None
         Arrival times in seconds since the first request, non-decreasing; None if the source
         has lengths only.
@@ -114,11 +118,11 @@ def _length_column(name: str, label: str, values: NDArray[np.int64]) -> NDArray[
             f"{name}: {label} must be a one-dimensional array of integers, "
             f"got {column.dtype} of shape {column.shape}"
         )
-    bad = np.flatnonzero(column < 1)
+    bad = np.flatnonzero((column < 1) | (column > MAX_LENGTH))
     if bad.size:
-        raise TraceError(
-            f"{name}: row {bad[0]}: {label} is {column[bad[0]]}, must be at least 1 token"
-        )
+        value = column[bad[0]]
+        limit = "at least 1 token" if value < 1 else f"at most {MAX_LENGTH:,} tokens"
+        raise TraceError(f"{name}: row {bad[0]}: {label} is {value}, must be {limit}")
     return np.ascontiguousarray(column, dtype=np.int64)
 
 

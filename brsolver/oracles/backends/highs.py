@@ -9,7 +9,7 @@ import numpy as np
 
 from brsolver.oracles.backends._base import Answer, Job, guarded
 from brsolver.oracles.backends._load import load
-from brsolver.oracles.model import FloatModel, Kind, LinearModel, Sense
+from brsolver.oracles.model import FloatArray, FloatModel, Kind, LinearModel, Sense
 from brsolver.oracles.result import SolverError, Status
 
 METHODS = {
@@ -21,6 +21,10 @@ METHODS = {
 
 CALLBACK_ENTRIES = 200_000
 """Entries from which a relaxation is worth interrupting: a callback per iteration costs."""
+
+
+WIDEST = 1 << 30
+"""Largest bound that HiGHS's branch and bound is given; see `_bounds`."""
 
 
 def solve(model: LinearModel, job: Job, backend: str = "highs") -> Answer:
@@ -65,6 +69,7 @@ def _set_options(solver: Any, model: LinearModel, job: Job, method: str) -> None
 def _pass_model(highspy: Any, solver: Any, model: LinearModel, mip: bool) -> None:
     scaled = FloatModel.of(model)
     integer = (model.kind == Kind.INTEGER) if mip else np.zeros(model.num_columns, np.bool_)
+    lower, upper = _bounds(scaled, maximise=model.sense is Sense.MAX) if mip else (scaled.lower, scaled.upper)
     status = solver.passModel(
         model.num_columns,
         model.num_rows,
@@ -73,8 +78,8 @@ def _pass_model(highspy: Any, solver: Any, model: LinearModel, mip: bool) -> Non
         -1 if model.sense is Sense.MAX else 1,
         scaled.offset,
         scaled.costs,
-        scaled.lower,
-        scaled.upper,
+        lower,
+        upper,
         scaled.row_lower,
         scaled.row_upper,
         model.row_start,
@@ -84,6 +89,20 @@ def _pass_model(highspy: Any, solver: Any, model: LinearModel, mip: bool) -> Non
     )
     if status == highspy.HighsStatus.kError:
         raise SolverError("HiGHS refused the model; try backend 'cp-sat' or 'glop'")
+
+
+def _bounds(scaled: FloatModel, *, maximise: bool) -> tuple[FloatArray, FloatArray]:
+    """Return bounds of columns without those beyond 32 bits that the costs do not push against.
+
+    Root reduced-cost fixing walks the values of a column it found implied integer in 32-bit
+    steps; a finite bound beyond them makes it walk for ever, past every limit and interrupt
+    (HiGHS 1.14, `HighsRedcostFixing::addRootRedcost`). What comes back is checked against the
+    model's own bounds, and the dual bound of fewer bounds holds for more.
+    """
+    costs = -scaled.costs if maximise else scaled.costs
+    lower = np.where((scaled.lower < -WIDEST) & (costs <= 0.0), -np.inf, scaled.lower)
+    upper = np.where((scaled.upper > WIDEST) & (costs >= 0.0), np.inf, scaled.upper)
+    return lower, upper
 
 
 def _run(solver: Any, job: Job, *, interruptible: bool) -> str:

@@ -279,7 +279,7 @@ def _check_values(instance: StepInstance) -> None:
             raise ParameterError(f"{name} is {value!r}, must be an integer of at least {low}")
     if instance.growth not in {0, 1}:
         raise ParameterError(f"growth is {instance.growth!r}, must be 0 or 1")
-    if instance.weights.sum() < 1:
+    if not instance.weights.any():
         raise ParameterError("weights are all 0; at least one step must count")
     _check_magnitude(instance)
 
@@ -287,13 +287,18 @@ def _check_values(instance: StepInstance) -> None:
 def _check_magnitude(instance: StepInstance) -> None:
     """Raise unless every objective fits 64 bits: kernels calculate with them unchecked."""
     steps = instance.weights.size
-    tokens = int(instance.prompts.sum()) + int(instance.projected.max())
+    tokens = _sum(instance.prompts) + int(instance.projected.max())
     tokens += instance.growth * steps * instance.prompts.size
     scale = max(instance.alpha + instance.beta, 2) * instance.workers
-    if tokens * int(instance.weights.sum()) * scale >= 1 << 50:
+    if tokens * _sum(instance.weights) * scale >= 1 << 50:
         raise ParameterError(
             "objectives of this instance exceed 64 bits; use a lower resolution of the weights"
         )
+
+
+def _sum(values: IntArray) -> int:
+    # In floating point, which does not wrap around and is exact below the limit.
+    return int(values.sum(dtype=np.float64))
 
 
 def _check_admit(instance: StepInstance) -> None:
@@ -316,7 +321,13 @@ def _check_capacity(prompts: IntArray, capacity: IntArray) -> None:
 
 
 def _integers(name: str, values: Any, dimensions: int) -> IntArray:
-    array = np.asarray(values)
+    try:
+        array = np.asarray(values)
+    except (ValueError, OverflowError) as error:
+        raise ParameterError(
+            f"{name} of a step instance must be {dimensions}-dimensional integers, "
+            "with rows of equal length"
+        ) from error
     if array.size == 0:
         return np.zeros((0,) * dimensions, np.int64)
     if array.dtype.kind != "i" or array.ndim != dimensions:

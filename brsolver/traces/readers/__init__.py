@@ -45,7 +45,7 @@ FORMATS: Mapping[str, TraceReader] = MappingProxyType({r.name: r for r in _READE
 """Every format that can be read, by name, in the order in which they are tried."""
 
 
-def find_reader(source: Source, format: str | None = None) -> TraceReader:  # noqa: A002
+def find_reader(source: Source, format: str | None = None) -> TraceReader:  # noqa: A002 # as in load_trace
     """Return the reader called `format`, or the first one that recognises the content.
 
     Raises

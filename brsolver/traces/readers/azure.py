@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from brsolver.traces.fields import Clock, Field, Whole
+from brsolver.traces.fields import LENGTH, Clock, Field
 from brsolver.traces.readers.seam import TableReader
 
 READER = TableReader(
@@ -10,8 +10,8 @@ READER = TableReader(
     summary="Azure LLM inference traces 2023, 2024, 2025 (CSV)",
     fields=(
         Field(source="TIMESTAMP", target="arrival", parser=Clock()),
-        Field(source="ContextTokens", target="prompt_tokens", parser=Whole()),
-        Field(source="GeneratedTokens", target="output_tokens", parser=Whole()),
+        Field(source="ContextTokens", target="prompt_tokens", parser=LENGTH),
+        Field(source="GeneratedTokens", target="output_tokens", parser=LENGTH),
     ),
     ticks_per_s=1e9,
 )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from brsolver.traces.fields import Field, IntList, Number, Whole
+from brsolver.traces.fields import LENGTH, Field, IntList, Number, Whole
 from brsolver.traces.readers.seam import TableReader
 
 if TYPE_CHECKING:
@@ -35,8 +35,8 @@ READER = TableReader(
     summary="Qwen-Bailian usage traces with chat turns (JSON lines)",
     fields=(
         Field(source="timestamp", target="arrival", parser=Number()),
-        Field(source="input_length", target="prompt_tokens", parser=Whole()),
-        Field(source="output_length", target="output_tokens", parser=Whole()),
+        Field(source="input_length", target="prompt_tokens", parser=LENGTH),
+        Field(source="output_length", target="output_tokens", parser=LENGTH),
         Field(source="chat_id", target="chat_id", parser=Whole(minimum=0, unit="")),
         Field(source="parent_chat_id", target="parent_chat_id", parser=Whole(minimum=-1, unit="")),
         Field(source="hash_ids", target="hash_ids", parser=IntList(), required=False),

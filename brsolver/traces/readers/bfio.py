@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 from brsolver.errors import TraceError
 from brsolver.traces.batches import json_batch
 from brsolver.traces.collector import Collector, ReadOptions
-from brsolver.traces.fields import Field, Whole
+from brsolver.traces.fields import LENGTH, Field
 
 if TYPE_CHECKING:
     from brsolver.traces.model import Trace
     from brsolver.traces.source import Source
 
 _FIELDS = (
-    Field(source="input_length", target="prompt_tokens", parser=Whole()),
-    Field(source="output_length", target="output_tokens", parser=Whole()),
+    Field(source="input_length", target="prompt_tokens", parser=LENGTH),
+    Field(source="output_length", target="output_tokens", parser=LENGTH),
 )
 
 
@@ -26,6 +26,7 @@ class BfioReader:
 
     name: str = "bfio"
     summary: str = "length pairs of the BF-IO simulator (JSON)"
+    random: bool = False
 
     def sniff(self, source: Source) -> bool:
         """Tell whether the first JSON value is an object with ``data``."""

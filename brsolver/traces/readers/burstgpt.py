@@ -6,7 +6,7 @@ first, ``skip_bad_rows`` leaves them out and counts them.
 
 from __future__ import annotations
 
-from brsolver.traces.fields import Field, Number, Whole
+from brsolver.traces.fields import LENGTH, Field, Number
 from brsolver.traces.readers.seam import TableReader
 
 READER = TableReader(
@@ -14,7 +14,7 @@ READER = TableReader(
     summary="BurstGPT, with or without session columns (CSV)",
     fields=(
         Field(source="Timestamp", target="arrival", parser=Number()),
-        Field(source="Request tokens", target="prompt_tokens", parser=Whole()),
-        Field(source="Response tokens", target="output_tokens", parser=Whole()),
+        Field(source="Request tokens", target="prompt_tokens", parser=LENGTH),
+        Field(source="Response tokens", target="output_tokens", parser=LENGTH),
     ),
 )

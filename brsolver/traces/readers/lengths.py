@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from brsolver.errors import TraceError
-from brsolver.traces.fields import Field, IntList, Whole
+from brsolver.traces.fields import LENGTH, Field, IntList
 from brsolver.traces.readers.seam import TableReader
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ class LengthsReader:
 
     name: str = "sharegpt-lengths"
     summary: str = "prompt and output lengths without times, such as ShareGPT's (CSV, JSON lines)"
+    random: bool = False
 
     def sniff(self, source: Source) -> bool:
         """Tell whether there is a known pair, and nothing that looks like a time."""
@@ -61,8 +62,8 @@ class LengthsReader:
             name=self.name,
             summary=self.summary,
             fields=(
-                Field(source=prompt, target="prompt_tokens", parser=Whole()),
-                Field(source=output, target="output_tokens", parser=Whole()),
+                Field(source=prompt, target="prompt_tokens", parser=LENGTH),
+                Field(source=output, target="output_tokens", parser=LENGTH),
                 Field(source="hash_ids", target="hash_ids", parser=IntList(), required=False),
             ),
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from brsolver.traces.fields import Field, IntList, Number, Whole
+from brsolver.traces.fields import LENGTH, Field, IntList, Number
 from brsolver.traces.readers.seam import TableReader
 
 READER = TableReader(
@@ -10,8 +10,8 @@ READER = TableReader(
     summary="Mooncake traces with prefix-hash chains (JSON lines)",
     fields=(
         Field(source="timestamp", target="arrival", parser=Number()),
-        Field(source="input_length", target="prompt_tokens", parser=Whole()),
-        Field(source="output_length", target="output_tokens", parser=Whole()),
+        Field(source="input_length", target="prompt_tokens", parser=LENGTH),
+        Field(source="output_length", target="output_tokens", parser=LENGTH),
         Field(source="hash_ids", target="hash_ids", parser=IntList(), required=False),
     ),
     ticks_per_s=1e3,

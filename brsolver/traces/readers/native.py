@@ -18,7 +18,7 @@ column               needed    content
 
 from __future__ import annotations
 
-from brsolver.traces.fields import Field, IntList, Label, Number, Whole
+from brsolver.traces.fields import LENGTH, Field, IntList, Label, Number, Whole
 from brsolver.traces.readers.seam import TableReader
 
 LABELS = ("session", "model", "tenant", "prompt_hash")
@@ -27,8 +27,8 @@ READER = TableReader(
     name="brsolver",
     summary="brsolver's own columns (CSV, JSON lines, Parquet)",
     fields=(
-        Field(source="prompt_tokens", target="prompt_tokens", parser=Whole()),
-        Field(source="output_tokens", target="output_tokens", parser=Whole()),
+        Field(source="prompt_tokens", target="prompt_tokens", parser=LENGTH),
+        Field(source="output_tokens", target="output_tokens", parser=LENGTH),
         Field(source="arrival_s", target="arrival", parser=Number(), required=False),
         Field(source="max_tokens", target="max_tokens", parser=Whole(), required=False),
         *(Field(source=name, target=name, parser=Label(), required=False) for name in LABELS),

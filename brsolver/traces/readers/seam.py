@@ -28,6 +28,10 @@ class TraceReader(Protocol):
     def summary(self) -> str:
         """One line for lists of formats."""
 
+    @property
+    def random(self) -> bool:
+        """Whether requests are drawn, so that the trace depends on the seed."""
+
     def sniff(self, source: Source) -> bool:
         """Tell from the content whether the file is of this format."""
 
@@ -43,7 +47,7 @@ class TableReader:
 
     Attributes
     ----------
-    name, summary : str
+    name, summary, random
         See `TraceReader`.
     fields : tuple of Field
         The columns.
@@ -61,6 +65,7 @@ class TableReader:
     ticks_per_s: float = 1.0
     distinct_from: frozenset[str] = frozenset()
     derive: Callable[[Columns], Columns] | None = None
+    random: bool = False
 
     def sniff(self, source: Source) -> bool:
         """Tell whether the file has the columns."""

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from brsolver.errors import TraceError
-from brsolver.traces.model import Trace
+from brsolver.traces.model import MAX_LENGTH, Trace
 from brsolver.traces.source import Source
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ _LENGTHS = ("input_tokens", "output_tokens")
 _PATTERNS = ("Exponential", "Gamma", "Weibull")
 _DEFAULT_WINDOW_S = 600.0
 _MIN_SHAPE = 0.01
+_MAX_DRAWN = 100_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +78,7 @@ class ServeGenReader:
 
     name: str = "servegen"
     summary: str = "ServeGen client files, from which requests are drawn (CSV + JSON pairs)"
+    random: bool = True
 
     def sniff(self, source: Source) -> bool:
         """Tell whether the source is a window table, a dataset or a folder of pairs."""
@@ -138,6 +140,11 @@ def _draw_client(
 def _arrivals(window: _Window, width: float, rng: np.random.Generator) -> NDArray[np.float64]:
     """Draw ``rate * width`` times whose gaps have the window's pattern and fill the window."""
     expected = window.rate * width
+    if expected > _MAX_DRAWN:
+        raise TraceError(
+            f"the window at {window.start_s:g} s sends {expected:g} requests, must be at most "
+            f"{_MAX_DRAWN:,}"
+        )
     count = int(expected) + int(rng.random() < expected % 1.0)
     gaps = _gaps(window, rng, count + 1)
     total = float(gaps.sum())
@@ -254,6 +261,11 @@ def _pdf(source: Source, start: str, name: str, fields: Any) -> _Pdf | None:
         raise TraceError(
             f"{source.label}: window {start!r}: {name} must have positive probabilities of "
             "lengths of at least 1 token"
+        )
+    if (longest := table[:, 0].max()) > MAX_LENGTH:
+        raise TraceError(
+            f"{source.label}: window {start!r}: {name} has the length {longest:g}, must be at "
+            f"most {MAX_LENGTH:,} tokens"
         )
     return _Pdf(lengths=table[:, 0].astype(np.int64), weights=table[:, 1] / weight)
 

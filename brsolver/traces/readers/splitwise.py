@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from brsolver.traces.fields import Field, Number, Whole
+from brsolver.traces.fields import LENGTH, Field, Number
 from brsolver.traces.readers.seam import TableReader
 
 READER = TableReader(
@@ -10,7 +10,7 @@ READER = TableReader(
     summary="Splitwise simulator request traces (CSV)",
     fields=(
         Field(source="arrival_timestamp", target="arrival", parser=Number()),
-        Field(source="prompt_size", target="prompt_tokens", parser=Whole()),
-        Field(source="token_size", target="output_tokens", parser=Whole()),
+        Field(source="prompt_size", target="prompt_tokens", parser=LENGTH),
+        Field(source="token_size", target="output_tokens", parser=LENGTH),
     ),
 )

@@ -15,15 +15,15 @@ import numpy as np
 from brsolver.errors import TraceError
 from brsolver.traces.batches import Batch
 from brsolver.traces.collector import Collector, ReadOptions
-from brsolver.traces.fields import Field, Number, Whole
+from brsolver.traces.fields import LENGTH, Field, Number
 
 if TYPE_CHECKING:
     from brsolver.traces.model import Trace
     from brsolver.traces.source import Source
 
 _FIELDS = (
-    Field(source="input_lens", target="prompt_tokens", parser=Whole()),
-    Field(source="output_lens", target="output_tokens", parser=Whole()),
+    Field(source="input_lens", target="prompt_tokens", parser=LENGTH),
+    Field(source="output_lens", target="output_tokens", parser=LENGTH),
     Field(source="start_times", target="arrival", parser=Number(), required=False),
 )
 
@@ -34,6 +34,7 @@ class VllmBenchReader:
 
     name: str = "vllm-bench"
     summary: str = "result of vllm bench serve --save-detailed (JSON)"
+    random: bool = False
 
     def sniff(self, source: Source) -> bool:
         """Tell whether the first JSON value has the two lists of lengths."""

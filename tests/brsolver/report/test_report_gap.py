@@ -164,7 +164,7 @@ def test_failure_half_way_leaves_nothing_behind(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module, "_write_picture", full)
+    monkeypatch.setattr(module, "write_picture", full)
     with pytest.raises(OutputError, match="No space left on device"):
         write_gap(report, tmp_path / "new" / "out")
     assert list(tmp_path.iterdir()) == []

@@ -143,7 +143,7 @@ def test_failure_half_way_leaves_nothing_behind(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module, "_write_picture", full)
+    monkeypatch.setattr(module, "write_picture", full)
     with pytest.raises(OutputError, match="No space left on device"):
         write_report(comparison, tmp_path / "new" / "out")
     assert list(tmp_path.iterdir()) == []
@@ -157,7 +157,7 @@ def test_failure_keeps_an_earlier_report(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, "_write_picture", interrupted)
+    monkeypatch.setattr(module, "write_picture", interrupted)
     with pytest.raises(KeyboardInterrupt):
         write_report(comparison, tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
