@@ -76,6 +76,8 @@ def gap(
 
     source = TraceSource(source=trace, reader=format, limit=limit, skip_bad_rows=skip_bad_rows)
     params = SimulationParams(
+        workers=workers,
+        slots=slots,
         arrivals=Arrivals(pool=pool),
         step_time=StepTime() if step_time is None else parse_step_time(step_time),
         seed=seed or 0,

@@ -57,7 +57,7 @@ class OneLineErrors(TyperGroup):
             _drop_output()
             _fail(f"{error.filename or 'output'}: {error.strerror or error}")
         except MemoryError as error:
-            _fail(f"not enough memory: {error or 'use a smaller trace or fewer workers and slots'}")
+            _fail(f"not enough memory: {str(error) or 'use a smaller trace or fewer workers'}")
         except OverflowError as error:
             _fail(f"a number is too large: {error}")
         except Exception as error:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from brsolver.cli import _options as o
+from brsolver.cli import _options as o  # noqa: TC001 # typer evaluates annotations
 
 if TYPE_CHECKING:
     from brsolver.traces import Trace, TraceStats

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -118,6 +119,8 @@ def test_progress_counts_runs() -> None:
     ("changes", "message"),
     [
         ({"seeds": 0}, "seeds is 0"),
+        ({"seeds": 10**12}, "seeds is 1000000000000"),
+        ({"jobs": 10**9}, "jobs is 1000000000"),
         ({"seeds": [1, 1]}, "seeds names a value twice"),
         ({"seeds": []}, "seeds is empty"),
         ({"workers": (0,)}, "workers is 0"),
@@ -145,9 +148,42 @@ def test_unknown_names_are_refused_before_anything_runs(policies: str, message: 
         small(policies)
 
 
-def test_repeated_policies_are_refused() -> None:
+@pytest.mark.parametrize(
+    "policies",
+    [
+        "fcfs,fcfs",
+        "br-0:r_max=4,br-0: r_max=4",
+        "br-0:r_max=4,s_greedy=2,br-0:s_greedy=2,r_max=4",
+        "br-0:r_max=10,br-0:r_max=1e1",
+    ],
+)
+def test_repeated_policies_are_refused(policies: str) -> None:
     with pytest.raises(ParameterError, match="given twice"):
-        small("fcfs,fcfs")
+        small(policies)
+
+
+@pytest.mark.parametrize("reader", [None, "servegen"])
+def test_servegen_is_drawn_anew_for_every_seed(tmp_path: Path, reader: str | None) -> None:
+    (tmp_path / "chunk-1-trace.csv").write_text("0,1.0,1.1,Gamma,0.5,0.1\n")
+    lengths = {"input_tokens": "{10: 0.5, 20: 0.5}", "output_tokens": "{5: 1}"}
+    (tmp_path / "chunk-1-dataset.json").write_text(json.dumps({"0": lengths}))
+    source = TraceSource(source=str(tmp_path), reader=reader, limit=30)
+    comparison = compare(source, "fcfs", seeds=2, workers=(2,), params=PARAMS, jobs=1)
+    first, second = (run.trace_fingerprint for run in comparison.runs)
+    assert first != second
+
+
+def test_a_script_without_guard_is_told_so(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from brsolver.compare import compare\n"
+        "compare('preset:uniform:n=30,s_high=99,o_high=20', 'fcfs,jsq', jobs=2)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert 'no if __name__ == "__main__": guard' in done.stderr.splitlines()[-1]
 
 
 def test_ambiguous_baseline_is_refused() -> None:

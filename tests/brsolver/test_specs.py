@@ -140,3 +140,39 @@ def test_build_params_suggests_and_asks_for_what_is_missing() -> None:
     with pytest.raises(ParameterError, match="p: parameter 'window' is missing"):
         build_params(Needy, {}, "p")
     assert build_params(Needy, {"window": "3"}, "p").window == 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outer:
+    """Parameters in parameters."""
+
+    sizes: int | tuple[int, ...] = 1
+    inner: Params = field(default_factory=Params)
+    several: tuple[Needy, ...] = ()
+
+
+def test_build_params_nests() -> None:
+    values = {"sizes": [1, 2], "inner": {"share": 1}, "several": [{"window": 3}]}
+    built = build_params(Outer, values, "o", convert_texts=False)
+    assert built == Outer(sizes=(1, 2), inner=Params(share=1.0), several=(Needy(window=3),))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"sizes": [1, "a"]}, "o: sizes is [1, 'a'], must be a whole number or a list, each entry"),
+        ({"sizes": "3"}, "o: sizes is '3', must be a whole number"),
+        ({"inner": 3}, "o: inner is 3, must be a table of count, share"),
+        ({"inner": {"flag": "yes"}}, "inner: flag is 'yes', must be true or false"),
+        ({"inner": {"mode": ["fast"]}}, "inner: mode is ['fast'], must be one of"),
+        ({"inner": {"share": 10**400}}, "inner: share is 1000"),
+        ({"inner": {"shar": 1}}, "unknown parameter of inner 'shar'"),
+        ({"several": [{"window": 3}, {"window": 1.5}]}, "several[1]: window is 1.5"),
+    ],
+)
+def test_build_params_takes_typed_values_as_they_are(
+    values: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ParameterError) as caught:
+        build_params(Outer, values, "o", convert_texts=False)
+    assert str(caught.value).startswith(message)

@@ -325,8 +325,8 @@ def _integers(name: str, values: Any, dimensions: int) -> IntArray:
         array = np.asarray(values)
     except (ValueError, OverflowError) as error:
         raise ParameterError(
-            f"{name} of a step instance must be {dimensions}-dimensional integers, "
-            "with rows of equal length"
+            f"not a step instance: {name} must be {dimensions}-dimensional integers, with rows of "
+            "equal length"
         ) from error
     if array.size == 0:
         return np.zeros((0,) * dimensions, np.int64)

@@ -95,6 +95,36 @@ def test_bugs_keep_their_traceback(
         brsolver("simulate", "x.csv", "--policy", "br-0")
 
 
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (MemoryError(), "not enough memory: use a smaller trace"),
+        (OverflowError("int too large"), "a number is too large: int too large"),
+        (OSError(28, "No space left on device", "there"), "there: No space left on device"),
+    ],
+)
+def test_limits_of_the_machine_are_one_line(
+    monkeypatch: pytest.MonkeyPatch, refused: Callable[..., str], error: Exception, message: str
+) -> None:
+    def crash(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(simulate_module, "_simulate", crash)
+    assert message in refused("simulate", "x.csv", "--policy", "br-0")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+@pytest.mark.parametrize("options", [["simulate", "--policy", "jsq"], ["trace", "info"]])
+def test_full_disk_is_one_line(trace_file: Path, options: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [COMMAND, *options, str(trace_file)],
+            stdout=full, stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr == "brsolver: error: output: No space left on device\n"
+
+
 def test_interruption_ends_quietly(
     monkeypatch: pytest.MonkeyPatch, brsolver: Callable[..., Any]
 ) -> None:

@@ -145,6 +145,7 @@ BAD_TRACES = {
     "header only": "prompt_tokens,output_tokens\n",
     "zero length": "prompt_tokens,output_tokens\n10,0\n",
     "negative length": "prompt_tokens,output_tokens\n-3,5\n",
+    "long": "prompt_tokens,output_tokens\n10,1000000000000\n",
     "NaN": "prompt_tokens,output_tokens\nnan,5\n",
     "NaN time": "arrival_s,prompt_tokens,output_tokens\nnan,10,5\n",
     "out of order": "arrival_s,prompt_tokens,output_tokens\n5,10,5\n1,10,5\n",
@@ -185,6 +186,25 @@ def test_bad_traces_are_refused(refused: Callable[..., str], tmp_path: Path, tex
         (["--policy", "jsq", "--format", "xml"], "xml"),
         (["--policy", "jsq", "--config", "none.toml"], "none.toml"),
         (["--policy", "br-h", "--predictor", "orcle"], "did you mean 'oracle'"),
+        (["--policy", "jsq", "--workers", 10**12], "workers is 1000000000000"),
+        (["--policy", "jsq", "--slots", 10**12], "slots is 1000000000000"),
+        (["--policy", "jsq", "--refresh-steps", 10**12], "refresh_steps is"),
+        (["--policy", "jsq", "--stale-steps", 10**12], "stale steps is"),
+        (["--policy", "jsq", "--pool", 10**20], "pool is"),
+        (["--policy", "jsq", "--max-steps", 10**20], "max_steps is"),
+        (["--policy", "jsq", "--seed", 10**30], "seed is"),
+        (["--policy", "jsq", "--rate", "1e-320"], "rate is"),
+        (["--policy", "jsq", "--utilization", "1e-320"], "utilization is"),
+        (["--policy", "jsq", "--rate", 1, "--prefill", "tier:workers=1000000000000"], "workers is"),
+        (["--policy", "jsq", "--step-time", "affine:base=1e308"], "base is 1e+308"),
+        (["--policy", "jsq", "--fail", f"{'9' * 5000}@1"], "WORKER@TIME"),
+        (["--policy", "jsq", "--fail", "0@1e999s"], "at_s is inf"),
+        (["--policy", "br-h:s_greedy=1e20"], "s_greedy is"),
+        (["--policy", "br-h:patience=1e20"], "patience is"),
+        (["--policy", "br-h:alpha=1e308"], "alpha is 1e+308"),
+        (["--policy", "br-h:beta=1e308"], "beta is 1e+308"),
+        (["--policy", "atom-least-tokens:request_tokens=1e23"], "request_tokens"),
+        (["--policy", "fast-phi:k=1000000000000"], "k = 1000000000000"),
     ],
 )
 def test_bad_options_are_refused(
@@ -201,6 +221,15 @@ def test_bad_options_are_refused(
 def test_impossible_folder_is_refused(refused: Callable[..., str], trace_file: Path) -> None:
     out = trace_file / "out"
     assert "cannot be written" in refused("simulate", trace_file, "--policy", "jsq", "--out", out)
+
+
+def test_empty_folder_name_is_refused(
+    refused: Callable[..., str], trace_file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "empty" in refused("simulate", trace_file, "--policy", "jsq", "--out", "")
+    assert "empty" in refused("compare", trace_file, "--policies", "jsq", "--out", "")
+    assert list(tmp_path.iterdir()) == [trace_file]
 
 
 def test_step_time_models() -> None:
@@ -242,6 +271,9 @@ def test_step_table(tmp_path: Path, header: str) -> None:
         ("1,2\n1,3\n", "must strictly increase"),
         ("1,2\n", "at least 2"),
         ("1,0\n2,1\n", "must be positive"),
+        ("0,1\ninf,2\n", "load is inf, must be a finite number"),
+        ("-inf,1\n0,2\n", "load is -inf"),
+        ("0,1\n1,1e7\n", "must be at most"),
         ("", "at least 2"),
     ],
 )

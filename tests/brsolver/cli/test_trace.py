@@ -124,3 +124,11 @@ def test_importing_the_commands_is_light() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_options_are_those_of_the_other_commands() -> None:
+    from brsolver.cli import _options, trace
+
+    shared = ("TraceArgument", "FormatOption", "SkipOption", "LimitOption", "SeedOption")
+    assert not [name for name in shared if hasattr(trace, name)]
+    assert all(hasattr(_options, name) for name in shared)

@@ -119,3 +119,17 @@ def test_nothing_to_decide_is_optimal() -> None:
 def test_sifting_refuses_integers() -> None:
     with pytest.raises(SolverError, match="relaxations only"):
         solve_step(make(), backend="sifting")
+
+
+def test_ragged_arrays_are_refused() -> None:
+    data = make().to_json()
+    with pytest.raises(ParameterError, match="projected must be 2-dimensional"):
+        StepInstance.from_json(data | {"projected": [[1], [1, 2]]})
+
+
+@pytest.mark.parametrize(
+    "changes", [{"prompts": np.full(4, 2**62)}, {"weights": np.full(2, 2**63 - 1)}]
+)
+def test_sums_that_would_wrap_around_are_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(ParameterError, match="exceed 64 bits"):
+        make(**changes)

@@ -180,3 +180,15 @@ def test_other_files_stay(
     write_gap(report, tmp_path)
     assert (tmp_path / "figures" / "load.png").read_text() == "a comparison's"
     assert "certified lower bound" in (tmp_path / "gap.html").read_text(encoding="utf-8")
+
+
+def test_files_of_the_user_stay(report: GapReport, tmp_path: Path) -> None:
+    mine = tmp_path / "gap-figures" / "mine.txt"
+    mine.parent.mkdir()
+    mine.write_text("mine")
+    write_gap(report, tmp_path)
+    write_gap(report, tmp_path)
+    assert mine.read_text() == "mine"
+    assert (tmp_path / "gap-figures" / "gap_by_phase.svg").is_file()
+    with pytest.raises(OutputError, match="empty"):
+        write_gap(report, "")

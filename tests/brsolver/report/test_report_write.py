@@ -164,16 +164,44 @@ def test_failure_keeps_an_earlier_report(
     assert (tmp_path / "report.html").read_text() == "earlier"
 
 
-def test_an_earlier_report_is_replaced_and_other_files_stay(
+def test_files_of_a_report_are_replaced_and_all_others_stay(
     monkeypatch: pytest.MonkeyPatch, comparison: Comparison, tmp_path: Path
 ) -> None:
     (tmp_path / "figures").mkdir()
-    (tmp_path / "figures" / "old.png").write_text("old")
+    (tmp_path / "figures" / "mine.png").write_text("mine")
+    (tmp_path / "figures" / "new.png").write_text("earlier")
     (tmp_path / "mine.txt").write_text("mine")
     monkeypatch.setattr(module, "_write_all", lambda _, folder, __: write_new(folder))
     write_report(comparison, tmp_path)
     found = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*")}
-    assert found == {"mine.txt", "report.html", "figures", "figures/new.png"}
+    assert found == {"mine.txt", "report.html", "figures", "figures/mine.png", "figures/new.png"}
+    assert (tmp_path / "figures" / "mine.png").read_text() == "mine"
+    assert (tmp_path / "figures" / "new.png").read_text() == "new"
+
+
+@pytest.mark.parametrize(("folder", "file"), [("report.html", ""), ("", "figures")])
+def test_what_is_of_another_kind_is_not_replaced(
+    monkeypatch: pytest.MonkeyPatch,
+    comparison: Comparison,
+    tmp_path: Path,
+    folder: str,
+    file: str,
+) -> None:
+    if folder:
+        (tmp_path / folder).mkdir()
+    if file:
+        (tmp_path / file).write_text("mine")
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.setattr(module, "_write_all", lambda _, folder, __: write_new(folder))
+    with pytest.raises(OutputError, match=f"{folder or file}: is a"):
+        write_report(comparison, tmp_path)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", ["", " "])
+def test_empty_names_are_refused(name: str) -> None:
+    with pytest.raises(OutputError, match="empty"):
+        check_out_dir(name)
 
 
 def write_new(folder: Path) -> None:

@@ -6,6 +6,7 @@ import gzip
 import json
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -13,13 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from brsolver.errors import BrsolverError, OutputError, ParameterError, TraceError, UnknownNameError
-from brsolver.traces import FORMATS, load_trace
+from brsolver.traces import FORMATS, Trace, load_trace
 from brsolver.traces import source as source_module
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from brsolver.traces import Trace
 
 AZURE = "TIMESTAMP,ContextTokens,GeneratedTokens"
 FIRST = "2023-11-16 18:15:46.6805900,100,20"
@@ -345,3 +344,26 @@ def test_times_are_compared_across_blocks(
     path = write(tmp_path / "a.csv", "prompt_tokens,output_tokens,arrival_s", *rows)
     assert "row 4 (line of the file): arrival_s is '6'" in message(path)
     assert load_trace(path, skip_bad_rows=True).output_tokens.tolist() == [1, 2, 4]
+
+
+@pytest.mark.parametrize(
+    ("name", "rows"),
+    [
+        ("a.csv", ("prompt_tokens,output_tokens", "5,6", "7,1000000000000")),
+        ("b.csv", ("prompt_tokens,output_tokens", "5,6", "7,1e12")),
+        ("c.csv", ("num_prefill_tokens,num_decode_tokens", "5,6", "16777217,1")),
+    ],
+)
+def test_lengths_have_a_limit(tmp_path: Path, name: str, rows: tuple[str, ...]) -> None:
+    path = write(tmp_path / name, *rows)
+    text = message(path)
+    assert "row 3 (line of the file)" in text
+    assert "must be at most 16,777,216 tokens" in text
+    assert load_trace(path, skip_bad_rows=True).skipped_rows == 1
+
+
+def test_the_longest_length_is_fine(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", "prompt_tokens,output_tokens,max_tokens", f"5,{2**24},{2**40}")
+    assert load_trace(path).output_tokens.tolist() == [2**24]
+    with pytest.raises(TraceError, match="must be at most 16,777,216 tokens"):
+        Trace(prompt_tokens=np.array([1]), output_tokens=np.array([2**24 + 1]))

@@ -14,13 +14,15 @@ from hypothesis import strategies as st
 from brsolver.errors import OutputError, ParameterError, UnknownNameError
 from brsolver.traces import Trace, load_trace, preset_trace, sample_trace, write_trace
 from brsolver.traces import export as export_module
+from brsolver.traces.model import MAX_LENGTH
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 
-lengths = st.integers(1, 2**40)
+lengths = st.integers(1, MAX_LENGTH)
+limits = st.integers(1, 2**40)
 gaps = st.floats(0, 1e6, allow_nan=False)
 # CSV cannot hold line breaks, and numpy drops NUL at the end of texts.
 texts = st.text(
@@ -39,7 +41,7 @@ def traces(draw: st.DrawFn) -> Trace:
 
     columns: dict[str, Any] = {}
     if draw(st.booleans()):
-        columns["max_tokens"] = np.array(column(lengths))
+        columns["max_tokens"] = np.array(column(limits))
     for name in ("session", "model", "tenant", "prompt_hash"):
         kind = draw(st.sampled_from(["none", "text", "number"]))
         if kind == "number":

@@ -124,3 +124,12 @@ def test_other_names_and_folders_are_refused(tmp_path: Path) -> None:
     (tmp_path / "chunk-1-dataset.json").write_text("[]")
     with pytest.raises(BrsolverError, match="is no ServeGen dataset"):
         load_trace(tmp_path)
+
+
+def test_lengths_and_windows_have_limits(tmp_path: Path) -> None:
+    path = write_client(tmp_path, 1, 2.0, "{1e300: 1}", "Gamma")
+    with pytest.raises(BrsolverError, match="at most 16,777,216 tokens"):
+        load_trace(path)
+    path = write_client(tmp_path, 1, 1e300, "{10: 1}", "Gamma")
+    with pytest.raises(BrsolverError, match="must be at most 100,000,000"):
+        load_trace(path)
