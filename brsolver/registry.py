@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from types import MappingProxyType
@@ -92,7 +92,7 @@ def describe_policy(name: str) -> PolicyInfo:
     """Describe the policy called `name`."""
     factory = _load(POLICY_GROUP, "policy", name)
     params = getattr(factory, "Params", None)
-    defaults = {} if params is None else {k: getattr(params(), k) for k in _fields(params)}
+    defaults = {} if params is None else _defaults(params)
     doc = (inspect.getdoc(factory) or "").strip().splitlines()
     return PolicyInfo(
         name=name,
@@ -123,7 +123,7 @@ def _load(group: str, kind: str, name: str) -> type:
         raise UnknownNameError.suggest(kind, name, entries)
     try:
         loaded = entries[name].load()
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # a stranger's module may raise anything when imported
         raise ParameterError(
             f"{kind} {name!r} ({entries[name].value}) cannot be loaded: {error}"
         ) from error
@@ -150,5 +150,13 @@ def _make(
     return factory(*arguments, **keywords)
 
 
-def _fields(params: type) -> list[str]:
-    return list(params.__dataclass_fields__)  # type: ignore[attr-defined] # a dataclass by contract
+def _defaults(params: type) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for field in fields(params):
+        if field.default is not MISSING:
+            found[field.name] = field.default
+        elif field.default_factory is not MISSING:
+            found[field.name] = field.default_factory()
+        else:
+            found[field.name] = "required"
+    return found

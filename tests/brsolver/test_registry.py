@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint
 from typing import TYPE_CHECKING
 
@@ -45,3 +46,21 @@ def test_entry_points_must_be_classes(
     if group == registry.POLICY_GROUP:
         with pytest.raises(ParameterError, match=message):
             registry.describe_policy("odd")
+
+
+def test_parameters_without_defaults_are_listed_as_required(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Params:
+        depth: int
+        names: list[str] = field(default_factory=list)
+
+    class Needy:
+        """Needs to be told."""
+
+        def route(self) -> None: ...
+
+    Needy.Params = Params  # type: ignore[attr-defined] # as a stranger's class would have it
+    monkeypatch.setattr(registry, "_load", lambda *_: Needy)
+    assert registry.describe_policy("odd").params == {"depth": "required", "names": []}
