@@ -69,7 +69,9 @@ def _set_options(solver: Any, model: LinearModel, job: Job, method: str) -> None
 def _pass_model(highspy: Any, solver: Any, model: LinearModel, mip: bool) -> None:
     scaled = FloatModel.of(model)
     integer = (model.kind == Kind.INTEGER) if mip else np.zeros(model.num_columns, np.bool_)
-    lower, upper = _bounds(scaled, maximise=model.sense is Sense.MAX) if mip else (scaled.lower, scaled.upper)
+    lower, upper = (
+        _bounds(scaled, maximise=model.sense is Sense.MAX) if mip else (scaled.lower, scaled.upper)
+    )
     status = solver.passModel(
         model.num_columns,
         model.num_rows,
