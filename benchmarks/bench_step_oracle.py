@@ -17,6 +17,7 @@ import numpy as np
 from brsolver.oracles.step import (
     Objective,
     StepInstance,
+    StepRelaxer,
     heuristic,
     lagrangian_bound,
     local_search,
@@ -24,14 +25,19 @@ from brsolver.oracles.step import (
     solve_step,
 )
 from brsolver.policy import NO_LIMIT
+from brsolver.registry import make_policy
+from brsolver.simulator import Arrivals, SimulationParams, simulate
+from brsolver.traces import load_trace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from brsolver.oracles.result import SolveResult
+    from brsolver.policy import ClusterView, Decision, Waiting
 
 SIZES = ((16, 128, 8), (16, 128, 32), (64, 512, 8), (64, 512, 32))
 HORIZON = 80
+FREE_ON_TRAJECTORY = 64
 OBJECTIVES: tuple[Objective, ...] = ("score", "imbalance")
 
 
@@ -76,12 +82,58 @@ def measure(instance: StepInstance, objective: Objective) -> dict[str, tuple[flo
     }
     sifted, ms = timed(lambda: solve_step(instance, objective, relax=True, backend="sifting"))
     rows["LP, sifting"] = (ms, off(sifted.objective))
-    for kicks in (0, 10, 40):
+    for kicks in (0, 8, 40):
         found, ms = timed(lambda k=kicks: local_search(instance, objective, kicks=k))  # type: ignore[misc]
         rows[f"local search, {kicks} kicks"] = (ms, off(found.objective))
-    bound, ms = timed(lambda: lagrangian_bound(instance, objective, incumbent=found.solution))
+    best = None if found.solution is None else found.solution.astype(np.int64)
+    bound, ms = timed(lambda: lagrangian_bound(instance, objective, incumbent=best))
     rows["Lagrangian bound"] = (ms, off(bound.dual_bound))
     return rows
+
+
+class Recorder:
+    """BR-H that keeps the decisions it faces while the cluster is full."""
+
+    horizon = HORIZON
+
+    def __init__(self) -> None:
+        self.inner = make_policy("br-h", {})
+        self.met: list[StepInstance] = []
+
+    def route(self, cluster: ClusterView, waiting: Waiting) -> Decision:
+        """Keep the decision and route."""
+        instance = StepInstance.from_view(cluster, waiting, horizon=HORIZON, gamma=0.98)
+        if 0 < int(instance.room.sum()) <= FREE_ON_TRAJECTORY:
+            self.met.append(instance)
+        return self.inner.route(cluster, waiting)
+
+
+def trajectory(workers: int, waiting: int, count: int) -> list[StepInstance]:
+    """Return consecutive decisions of a run, after its start."""
+    recorder = Recorder()
+    arrivals = Arrivals(mode="pool", pool=waiting)
+    params = SimulationParams(workers=workers, slots=32, arrivals=arrivals, max_steps=200 + count)
+    simulate(load_trace(f"preset:chat:n={40 * workers + 12 * count}"), recorder, params)
+    return recorder.met[-count:]
+
+
+def along_a_trajectory(objective: Objective, count: int) -> str:
+    """Return times of relaxations along a run, each by itself and each from the one before."""
+    relaxer = StepRelaxer(objective)
+    runs: dict[str, Callable[[StepInstance], SolveResult]] = {
+        "cold": lambda i: solve_step(i, objective, relax=True, backend="sifting"),
+        "warm": relaxer.solve,
+    }
+    times = {}
+    for name, run in runs.items():
+        # Decisions remember what was derived from them: each way gets its own.
+        met = trajectory(64, 512, count + 1)
+        times[name] = [timed(lambda i=i, run=run: run(i))[1] for i in met]  # type: ignore[misc]
+    free = median(int(instance.room.sum()) for instance in met)
+    parts = [
+        f"{name} {median(ms[1:]):.2f} ms (worst {max(ms[1:]):.2f})" for name, ms in times.items()
+    ]
+    return f"{len(met) - 1} decisions, {free:.0f} free: {', '.join(parts)}"
 
 
 def exact(instance: StepInstance, objective: Objective, limit: float) -> str:
@@ -113,6 +165,8 @@ def main() -> None:
                 worst = max(run[method][1] for run in runs)
                 print(f"{head} {method:24} {ms:8.2f} {off:8.4f} % (worst {worst:.4f} %)")
             print(f"{head} exact: {exact(cases[-1], objective, options.limit)}")
+    for objective in OBJECTIVES:
+        print(f" 64  512 {objective:10} LP along a trajectory: {along_a_trajectory(objective, 40)}")
 
 
 if __name__ == "__main__":

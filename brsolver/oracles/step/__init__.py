@@ -6,10 +6,12 @@ from brsolver.oracles.step.lagrangian import lagrangian_bound
 from brsolver.oracles.step.models import imbalance_model, score_model
 from brsolver.oracles.step.search import heuristic, local_search
 from brsolver.oracles.step.solve import solve_step
+from brsolver.oracles.step.trajectory import StepRelaxer
 
 __all__ = [
     "Objective",
     "StepInstance",
+    "StepRelaxer",
     "heuristic",
     "imbalance_model",
     "lagrangian_bound",

@@ -51,26 +51,44 @@ def score_at(
 
 
 @kernel
+def slope(j: int, tokens: IntArray, scalars: IntArray, bends: IntArray) -> int:
+    """Return a slope of F of worker j, without growth, at what it is given."""
+    below = np.searchsorted(bends[j, 0], tokens[j])
+    steep: int = scalars[ALPHA_D] - scalars[BETA] * bends[j, 1, below]
+    return steep
+
+
+@kernel
 def leaders(
     tokens: IntArray,
     requests: IntArray,
     margins: IntArray,
+    weights: IntArray,
     steps: IntArray,
     top: IntArray,
     who: IntArray,
+    hope: IntArray,
 ) -> None:
-    """Write the three largest envelope increases per step and their workers, at least 0."""
-    for h in range(margins.shape[1]):
-        for r in range(3):
-            top[r, h] = 0
-            who[r, h] = NONE
-        for j in range(margins.shape[0]):
-            over = tokens[j] + steps[h] * requests[j] - margins[j, h]
-            place, by = over, j
-            for r in range(3):
-                if place > top[r, h]:
-                    top[r, h], place = place, top[r, h]
-                    who[r, h], by = by, who[r, h]
+    """Write the two largest envelope increases per step, at least 0, and whose the first is.
+
+    `hope` gets, per worker, by how much the weighted envelope falls if it leaves all its leads.
+    """
+    for h in range(weights.shape[0]):
+        top[0, h] = 0
+        top[1, h] = 0
+        who[h] = NONE
+    for j in range(margins.shape[0]):
+        hope[j] = 0
+        given, count = tokens[j], requests[j]
+        for h in range(weights.shape[0]):
+            over = given + steps[h] * count - margins[j, h]
+            first = top[0, h]
+            top[1, h] = max(top[1, h], min(first, over))
+            top[0, h] = max(first, over)
+            who[h] = j if over > first else who[h]
+    for h in range(weights.shape[0]):
+        if who[h] != NONE:
+            hope[who[h]] += weights[h] * (top[0, h] - top[1, h])
 
 
 @kernel
@@ -87,21 +105,88 @@ def rise_change(
     top: IntArray,
     who: IntArray,
 ) -> int:
-    """Return by how much ``Σ_h d_h·E_h`` changes when workers j and i (or none) are given that."""
+    """Return by how much ``Σ_h d_h·E_h`` changes when workers j and i (or none) are given that.
+
+    If there is an i, it is given less than before and j more: then the second largest increase
+    is all there is to know of the others, for where j had it, it only rises.
+    """
     change = 0
     for h in range(weights.shape[0]):
-        rest = 0
-        for r in range(3):
-            if who[r, h] != j and who[r, h] != i:
-                rest = top[r, h]
-                break
-        over = tokens_j + steps[h] * count_j - margins[j, h]
-        rest = max(rest, over)
+        rest = top[1, h] if who[h] == j or who[h] == i else top[0, h]
+        rest = max(rest, tokens_j + steps[h] * count_j - margins[j, h])
         if i >= 0:
-            over = tokens_i + steps[h] * count_i - margins[i, h]
-            rest = max(rest, over)
+            rest = max(rest, tokens_i + steps[h] * count_i - margins[i, h])
         change += weights[h] * (rest - top[0, h])
     return change
+
+
+@kernel
+def exchange_pays(
+    j: int,
+    tokens_j: int,
+    count_j: int,
+    i: int,
+    tokens_i: int,
+    count_i: int,
+    margins: IntArray,
+    weights: IntArray,
+    steps: IntArray,
+    top: IntArray,
+    who: IntArray,
+    hope: IntArray,
+) -> bool:
+    """Return whether ``Σ_h d_h·E_h`` falls when worker j is given more and i as much less.
+
+    Stops as soon as all that i's remaining leads can bring does not make up for what j costs.
+    """
+    change, remaining = 0, hope[i]
+    for h in range(weights.shape[0]):
+        if change >= remaining:
+            return False
+        over = tokens_j + steps[h] * count_j - margins[j, h]
+        if who[h] == i:
+            remaining -= weights[h] * (top[0, h] - top[1, h])
+            rest = max(over, tokens_i + steps[h] * count_i - margins[i, h])
+            change += weights[h] * (max(rest, top[1, h]) - top[0, h])
+        elif over > top[0, h]:
+            change += weights[h] * (over - top[0, h])
+    return change < 0
+
+
+@kernel
+def first_past_peak(
+    j: int,
+    count: int,
+    last: int,
+    sizes: IntArray,
+    base: int,
+    scalars: IntArray,
+    margins: IntArray,
+    weights: IntArray,
+    steps: IntArray,
+    top: IntArray,
+    who: IntArray,
+    bend: IntArray,
+) -> int:
+    """Return the first length, up to `last`, beyond which more on worker j gains nothing.
+
+    The gain is concave in the worker's sum: ``D`` a token, less ``G·d_h`` from the sum on at
+    which it leads step h, which is written to `bend`. `base` is the sum without the length.
+    """
+    for h in range(weights.shape[0]):
+        rest = top[1, h] if who[h] == j else top[0, h]
+        bend[h] = rest + margins[j, h] - steps[h] * count - base
+    low, high = 0, last
+    while low < high:
+        middle = (low + high) // 2
+        size, lost = sizes[middle], 0
+        for h in range(weights.shape[0]):
+            lost += weights[h] if bend[h] <= size else 0
+        if scalars[SUM_D] > scalars[WORKERS] * lost:
+            low = middle + 1
+        else:
+            high = middle
+    return low
 
 
 @kernel

@@ -11,7 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brsolver._jit import kernel
-from brsolver.oracles.step._gain_kernels import ADMIT, BY_SCORE, NONE, gain, leaders, total
+from brsolver.oracles.step._gain_kernels import (
+    ADMIT,
+    BY_SCORE,
+    GROWS,
+    NONE,
+    exchange_pays,
+    first_past_peak,
+    gain,
+    leaders,
+    slope,
+    total,
+)
 
 IntArray = NDArray[np.int64]
 
@@ -44,6 +55,27 @@ def put(
         requests[j] += 1
         counters[ADMITTED] += 1
     slots[slot] = kind
+
+
+@kernel
+def refresh(
+    tokens: IntArray,
+    requests: IntArray,
+    scalars: IntArray,
+    bends: IntArray,
+    margins: IntArray,
+    weights: IntArray,
+    steps: IntArray,
+    top: IntArray,
+    who: IntArray,
+    hope: IntArray,
+) -> None:
+    """Bring up to date what gains are judged by: leaders, or slopes in `hope` for the score."""
+    if scalars[BY_SCORE] == 0:
+        leaders(tokens, requests, margins, weights, steps, top, who, hope)
+    elif scalars[GROWS] == 0:
+        for j in range(tokens.shape[0]):
+            hope[j] = slope(j, tokens, scalars, bends)
 
 
 @kernel
@@ -100,6 +132,7 @@ def best_kind(
     steps: IntArray,
     top: IntArray,
     who: IntArray,
+    bend: IntArray,
 ) -> tuple[int, int]:
     """Return the best length to put into a slot instead of what it holds, and its gain.
 
@@ -119,10 +152,16 @@ def best_kind(
     if old == NONE and counters[ADMITTED] == scalars[ADMIT]:
         return best, best_gain
     last = np.searchsorted(sizes, limit[j] - tokens[j] + present, side="right") - 1
-    low = concave_peak(
-        j, present, extra, last, sizes, tokens, requests, scalars, bends, margins, weights,
-        steps, top, who,
-    )  # fmt: skip
+    if scalars[BY_SCORE] == 1:
+        low = concave_peak(
+            j, present, extra, last, sizes, tokens, requests, scalars, bends, margins, weights,
+            steps, top, who,
+        )  # fmt: skip
+    else:
+        low = first_past_peak(
+            j, requests[j] + extra, last, sizes, tokens[j] - present, scalars, margins, weights,
+            steps, top, who, bend,
+        ) - 1  # fmt: skip
     below, above = low, low + 1
     while below >= 0 and left[below] == 0:
         below -= 1
@@ -160,18 +199,19 @@ def replace_all(
     steps: IntArray,
     top: IntArray,
     who: IntArray,
+    hope: IntArray,
+    bend: IntArray,
 ) -> bool:
     """Put the best waiting request into each slot in turn; return whether that gained."""
     improved = False
     for p in range(slots.shape[0]):
         kind, value = best_kind(
             p, sizes, slot_worker, limit, slots, left, tokens, requests, counters, scalars,
-            bends, margins, weights, steps, top, who,
+            bends, margins, weights, steps, top, who, bend,
         )  # fmt: skip
         if kind != slots[p]:
             put(p, kind, sizes, slot_worker, slots, left, tokens, requests, counters)
-            if scalars[BY_SCORE] == 0:
-                leaders(tokens, requests, margins, steps, top, who)
+            refresh(tokens, requests, scalars, bends, margins, weights, steps, top, who, hope)
             improved = improved or value > 0
     return improved
 
@@ -193,6 +233,7 @@ def exchange(
     steps: IntArray,
     top: IntArray,
     who: IntArray,
+    hope: IntArray,
 ) -> bool:
     """Exchange what two slots hold if that gains; return whether it did."""
     a, b = slots[p], slots[q]
@@ -201,19 +242,30 @@ def exchange(
     extra = (1 if b != NONE else 0) - (1 if a != NONE else 0)
     if tokens[j] + more > limit[j] or tokens[i] - more > limit[i]:
         return False
-    value = gain(
-        j, more, extra, i, -more, -extra, tokens, requests, scalars, bends, margins, weights,
-        steps, top, who,
-    )  # fmt: skip
-    if value <= 0:
+    if scalars[BY_SCORE] == 1:
+        up, down = (j, i) if more > 0 else (i, j)
+        # F is concave: what moves gains at most the difference of the slopes it moves between.
+        if scalars[GROWS] == 0 and hope[up] <= hope[down]:
+            return False
+        pays = gain(
+            j, more, extra, i, -more, -extra, tokens, requests, scalars, bends, margins, weights,
+            steps, top, who,
+        ) > 0  # fmt: skip
+    else:
+        up, down = (j, i) if more > 0 else (i, j)
+        more_up, extra_up = abs(more), abs(extra)
+        pays = hope[down] > 0 and exchange_pays(
+            up, tokens[up] + more_up, requests[up] + extra_up, down, tokens[down] - more_up,
+            requests[down] - extra_up, margins, weights, steps, top, who, hope,
+        )  # fmt: skip
+    if not pays:
         return False
     slots[p], slots[q] = b, a
     tokens[j] += more
     tokens[i] -= more
     requests[j] += extra
     requests[i] -= extra
-    if scalars[BY_SCORE] == 0:
-        leaders(tokens, requests, margins, steps, top, who)
+    refresh(tokens, requests, scalars, bends, margins, weights, steps, top, who, hope)
     return True
 
 
@@ -234,20 +286,22 @@ def descend(
     steps: IntArray,
     top: IntArray,
     who: IntArray,
+    hope: IntArray,
+    bend: IntArray,
 ) -> None:
     """Replace and exchange requests until neither helps."""
     improved = True
     while improved:
         improved = replace_all(
             sizes, slot_worker, limit, slots, left, tokens, requests, counters, scalars, bends,
-            margins, weights, steps, top, who,
+            margins, weights, steps, top, who, hope, bend,
         )  # fmt: skip
         for p in range(slots.shape[0]):
             for q in range(p + 1, slots.shape[0]):
                 if slot_worker[p] != slot_worker[q] and slots[p] != slots[q]:
                     improved |= exchange(
                         p, q, sizes, slot_worker, limit, slots, tokens, requests, scalars, bends,
-                        margins, weights, steps, top, who,
+                        margins, weights, steps, top, who, hope,
                     )  # fmt: skip
 
 
@@ -303,24 +357,28 @@ def search(
     tokens = np.zeros(margins.shape[0], np.int64)
     requests = np.zeros(margins.shape[0], np.int64)
     counters = np.array([0, seed], np.int64)
-    top = np.zeros((3, weights.shape[0]), np.int64)
-    who = np.full((3, weights.shape[0]), NONE, np.int64)
+    top = np.zeros((2, weights.shape[0]), np.int64)
+    who = np.full(weights.shape[0], NONE, np.int64)
+    hope = np.zeros(margins.shape[0], np.int64)
+    bend = np.zeros(weights.shape[0], np.int64)
     for p in range(slots.shape[0]):
         put(p, start[p], sizes, slot_worker, slots, left, tokens, requests, counters)
-    leaders(tokens, requests, margins, steps, top, who)
+    refresh(tokens, requests, scalars, bends, margins, weights, steps, top, who, hope)
     descend(
         sizes, slot_worker, limit, slots, left, tokens, requests, counters, scalars, bends,
-        margins, weights, steps, top, who,
+        margins, weights, steps, top, who, hope, bend,
     )  # fmt: skip
     best = slots.copy()
     value = total(tokens, requests, scalars, bends, margins, weights, steps, top)
     admitted = counters[ADMITTED]
     for turn in range(kicks):
-        kick(2 + turn % 3, sizes, slot_worker, limit, slots, left, tokens, requests, counters)
-        leaders(tokens, requests, margins, steps, top, who)
+        # Fewer than these and the descent mostly undoes the kick.
+        strength = 6 + turn % 7
+        kick(strength, sizes, slot_worker, limit, slots, left, tokens, requests, counters)
+        refresh(tokens, requests, scalars, bends, margins, weights, steps, top, who, hope)
         descend(
             sizes, slot_worker, limit, slots, left, tokens, requests, counters, scalars, bends,
-            margins, weights, steps, top, who,
+            margins, weights, steps, top, who, hope, bend,
         )  # fmt: skip
         reached = total(tokens, requests, scalars, bends, margins, weights, steps, top)
         more = counters[ADMITTED] > admitted and scalars[ADMIT] != NONE

@@ -9,7 +9,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from brsolver.oracles.step.instance import StepInstance
 
@@ -31,9 +31,10 @@ def violation(instance: StepInstance, assignment: Sequence[int]) -> str:
     for g, count in given.items():
         if g >= instance.workers or count > instance.room[g]:
             return f"worker {g} is given {count} requests beyond its room"
-        tokens = _tokens(instance, assignment)[g]
-        if tokens > instance.token_room[g]:
-            return f"worker {g} is given {tokens} tokens for {instance.token_room[g]}"
+    tokens = _tokens(instance, assignment)
+    for g in given:
+        if tokens[g] > instance.token_room[g]:
+            return f"worker {g} is given {tokens[g]} tokens for {instance.token_room[g]}"
     if instance.admit is not None and given.total() != instance.admit:
         return f"{given.total()} requests are admitted, must be {instance.admit}"
     return ""
@@ -53,27 +54,35 @@ def objective_value(instance: StepInstance, assignment: Sequence[int], objective
 def _score(instance: StepInstance, assignment: Sequence[int]) -> int:
     tokens, requests = _tokens(instance, assignment), _requests(instance, assignment)
     loads = instance.projected.tolist()
+    # A worker that is given nothing scores 0: its load is at most the envelope.
+    served = [(loads[g], tokens[g], requests[g]) for g in range(len(loads)) if requests[g]]
     value = 0
-    for h, weight in enumerate(instance.weights.tolist()):
-        top = max(load[h] for load in loads)
-        for g in range(instance.workers):
-            given = tokens[g] + instance.growth * h * requests[g]
-            over = max(given - (top - loads[g][h]), 0)
+    for h, (weight, column) in enumerate(_by_step(instance)):
+        top = max(column)
+        step = instance.growth * h
+        for load, token, request in served:
+            given = token + step * request
+            over = max(given - (top - load[h]), 0)
             value += weight * (instance.alpha * given - instance.beta * over)
     return value
 
 
 def _imbalance(instance: StepInstance, assignment: Sequence[int]) -> int:
     tokens, requests = _tokens(instance, assignment), _requests(instance, assignment)
-    loads = instance.projected.tolist()
     value = 0
-    for h, weight in enumerate(instance.weights.tolist()):
+    for h, (weight, column) in enumerate(_by_step(instance)):
+        step = instance.growth * h
         after = [
-            loads[g][h] + tokens[g] + instance.growth * h * requests[g]
-            for g in range(instance.workers)
+            load + token + step * request
+            for load, token, request in zip(column, tokens, requests, strict=True)
         ]
         value += weight * (instance.workers * max(after) - sum(after))
     return value
+
+
+def _by_step(instance: StepInstance) -> Iterator[tuple[int, list[int]]]:
+    """Yield the weight of each step and all workers' loads at it."""
+    return zip(instance.weights.tolist(), instance.projected.T.tolist(), strict=True)
 
 
 def _tokens(instance: StepInstance, assignment: Sequence[int]) -> list[int]:

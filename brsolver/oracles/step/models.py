@@ -8,6 +8,7 @@ and KV tokens where they are limited.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -123,6 +124,8 @@ def possible(instance: StepInstance, keep: Mask = None) -> NDArray[np.bool_]:
     return fits if keep is None else fits & keep
 
 
+# Building, sifting and pricing ask for both of the same decision; one is kept, by identity.
+@lru_cache(maxsize=1)
 def single_scores(instance: StepInstance) -> IntArray:
     """Return ``F_j({k})`` of every open worker and length, shape (J, K)."""
     sizes = instance.sizes
@@ -183,6 +186,7 @@ def _planes_at(
     )
 
 
+@lru_cache(maxsize=1)
 def merged_steps(instance: StepInstance) -> tuple[IntArray, IntArray, IntArray]:
     """Return margins (J, P), weights (P,) and h (P,) with steps of equal margins as one.
 

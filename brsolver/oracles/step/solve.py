@@ -61,8 +61,8 @@ def solve_step(
     """
     if objective not in {"score", "imbalance"}:
         raise ParameterError(f"objective is {objective!r}, must be score or imbalance")
-    if trivial := _trivial(instance, objective, relax):
-        return trivial
+    if known := trivial(instance, objective, relax):
+        return known
     if backend == SIFTING:
         if not relax:
             raise SolverError("sifting solves relaxations only; for integers use highs or cp-sat")
@@ -83,7 +83,7 @@ def solve_step(
     return _finish(instance, objective, model, replace(result, build_s=built), relax)
 
 
-def _trivial(instance: StepInstance, objective: Objective, relax: bool) -> SolveResult | None:
+def trivial(instance: StepInstance, objective: Objective, relax: bool) -> SolveResult | None:
     """Answer without a solver where nothing can be decided or nothing fits."""
     rooms = instance.token_room[instance.open_workers]
     limit = int(rooms.max(initial=0))

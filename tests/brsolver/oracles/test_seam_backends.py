@@ -55,6 +55,22 @@ def hard() -> LinearModel:
     return builder.build()
 
 
+def wide(loads: np.ndarray) -> LinearModel:
+    """A makespan problem per row of loads, whose columns have far too generous bounds."""
+    times, items = loads.shape
+    builder = ModelBuilder(Sense.MIN)
+    x = builder.add_columns("x", (items, 4), upper=1, kind=Kind.INTEGER)
+    top = builder.add_columns(
+        "top", (times,), lower=loads.max(axis=1), upper=1 << 48, cost=1, kind=Kind.IMPLIED
+    )
+    builder.add_entries(builder.add_rows("one", (items,), lower=1, upper=1)[:, None], x, 1)
+    rows = builder.add_rows("load", (times, 4), lower=0)
+    builder.add_entries(rows, top[:, None], 1)
+    for g in range(4):
+        builder.add_entries(rows[:, g, None], x[:, g], -loads)
+    return builder.build()
+
+
 def impossible() -> LinearModel:
     builder = ModelBuilder(Sense.MIN)
     x = builder.add_columns("x", (2,), upper=1, cost=1, kind=Kind.INTEGER)
@@ -116,6 +132,20 @@ def test_a_time_limit_leaves_what_is_known(backend: str) -> None:
     if found.status is Status.LIMIT:
         assert found.objective is None
         assert found.dual_bound is None
+
+
+def test_bounds_beyond_32_bits_do_not_hang_highs() -> None:
+    # Without care for such bounds HiGHS 1.14 walks through their values for ever.
+    rng = np.random.default_rng(0)
+    loads = np.minimum(rng.lognormal(8, 2, (12, 24)).astype(np.int64) + 1, 3_000_000)
+    loads *= rng.random(loads.shape) < 0.4
+    model = wide(loads)
+    began = time.monotonic()
+    found = solve(model, "highs", time_limit_s=1.0)
+    assert time.monotonic() - began < 20.0
+    assert found.status in {Status.OPTIMAL, Status.FEASIBLE, Status.BOUND, Status.LIMIT}
+    if found.solution is not None:
+        assert not verify.violation(model, found.solution.astype(np.int64))
 
 
 def test_a_memory_limit_stops_the_solver() -> None:
