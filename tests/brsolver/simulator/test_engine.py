@@ -25,6 +25,7 @@ from brsolver.simulator import (
     simulate,
 )
 from brsolver.simulator.reference import ReferenceSimulator, Request, Worker
+from brsolver.specs import parse_spec
 from brsolver.traces.model import Trace
 
 
@@ -71,7 +72,9 @@ def scenarios(draw):
         arrivals=Arrivals(mode=mode, pool=pool),
         events=tuple(events),
     )
-    policy = draw(st.sampled_from(["jsq-load", "br-0", "bf-io", "round-robin", "vllm", "lpt"]))
+    policy = draw(
+        st.sampled_from(["jsq-load", "br-0", "bf-io:horizon=0", "round-robin", "vllm", "lpt"])
+    )
     return trace, params, policy
 
 
@@ -88,7 +91,7 @@ def reference_run(trace, params, policy):
     simulator = ReferenceSimulator(
         list(requests),
         workers,
-        make_policy(policy),
+        make_policy(*parse_spec(policy)),
         pool=0 if timed else params.arrivals.pool,
         immediate=params.routing == "immediate",
         events=params.events,
