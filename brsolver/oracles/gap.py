@@ -286,8 +286,6 @@ def _hindsight(
         pool=params.arrivals.pool,
         admission="fcfs" if fcfs else "free",
         budget_s=budget_s,
-        # A bound on runs of so many steps must cover every run that it is held against.
-        horizon=None if fcfs else max(bound.steps, *(len(run.steps) for run in runs)),
         warm_start=_warm_start(runs, bound) if fcfs else None,
     )
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brsolver.errors import MissingExtraError, ParameterError
-from brsolver.oracles.result import SolverError, SolveResult
+from brsolver.oracles.result import SolverError, SolveResult, SolverLoadError
 from brsolver.oracles.step.instance import StepInstance
 from brsolver.oracles.step.search import heuristic, local_search, to_assignment
 from brsolver.oracles.step.sifting import SIFTING
@@ -277,7 +277,7 @@ def _guarded(
         return solve_step(
             instance, objective, backend=backend, relax=relax, time_limit_s=time_limit_s
         )
-    except MissingExtraError:
+    except (MissingExtraError, SolverLoadError):
         raise
     except SolverError:
         return None

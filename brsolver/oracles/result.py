@@ -18,6 +18,10 @@ class SolverError(BrsolverError, RuntimeError):
     """A solver crashed, cannot be loaded, or answered something that is not so."""
 
 
+class SolverLoadError(SolverError):
+    """A solver is installed and cannot be loaded."""
+
+
 class Status(Enum):
     """What is known when a solver has returned.
 

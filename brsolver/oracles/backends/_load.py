@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 from brsolver.errors import MissingExtraError
-from brsolver.oracles.result import SolverError
+from brsolver.oracles.result import SolverLoadError
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -21,7 +21,7 @@ def load(module: str) -> ModuleType:
     ------
     MissingExtraError
         Its package is not installed.
-    SolverError
+    SolverLoadError
         It is installed and cannot be loaded: highspy 1.15 and ortools 9.15 both carry
         ``libhighs.so.1``, of different versions, and whichever comes second in a process fails
         with an undefined symbol.
@@ -31,10 +31,10 @@ def load(module: str) -> ModuleType:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         if (error.name or "").split(".", 1)[0] != package:
-            raise SolverError(f"{package} cannot be loaded: {_line(error)}") from error
+            raise SolverLoadError(f"{package} cannot be loaded: {_line(error)}") from error
         raise MissingExtraError.for_extra(package, "oracles") from error
     except ImportError as error:
-        raise SolverError(_explain(package, error)) from error
+        raise SolverLoadError(_explain(package, error)) from error
 
 
 def _explain(package: str, error: ImportError) -> str:
@@ -44,7 +44,10 @@ def _explain(package: str, error: ImportError) -> str:
             "1.15 and ortools 9.15 carry different versions of libhighs.so.1; install a pair that "
             "works: pip install 'highspy>=1.11,<1.15' 'ortools==9.15.*'"
         )
-    return f"{package} cannot be loaded: {_line(error)}"
+    return (
+        f"{package} cannot be loaded: {_line(error)}; try another back end, or reinstall it: "
+        "pip install 'brsolver[oracles]'"
+    )
 
 
 def _line(error: Exception) -> str:

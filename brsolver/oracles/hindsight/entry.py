@@ -15,7 +15,12 @@ from brsolver.oracles.hindsight.anytime import hindsight_anytime
 from brsolver.oracles.hindsight.cp_sat import hindsight_cp_sat
 from brsolver.oracles.hindsight.dp import dp_reaches, hindsight_dp
 from brsolver.oracles.hindsight.follow import Replay, check_value, replay
-from brsolver.oracles.hindsight.free import FreeWeights, hindsight_free, plan_cost
+from brsolver.oracles.hindsight.free import (
+    FreeWeights,
+    free_bound,
+    hindsight_free,
+    plan_cost,
+)
 from brsolver.oracles.hindsight.free_search import hindsight_free_search
 from brsolver.oracles.hindsight.result import Admission, HindsightResult, Objective, Outcome
 from brsolver.oracles.hindsight.schedule import Schedule, fcfs_schedule
@@ -46,6 +51,7 @@ class _Task:
     step_time: StepTime
     work_conserving: bool
     horizon: int
+    any_run: bool
     budget_s: float
     method: Method
     threads: int
@@ -107,7 +113,9 @@ def hindsight(
     work_conserving : bool
         Free admission: whether a slot may stay empty while a request waits.
     horizon : int, optional
-        Free admission: steps T that a run may take, by default as many as under FCFS.
+        Free admission: steps T that a run may take; a proof then covers runs of at most T. By
+        default any run: ``search`` needs no limit, ``cp-sat`` plans within the steps of FCFS and
+        certifies no more than total work does, unless the plan meets that.
     warm_start : ndarray of int64, shape (n,), optional
         Workers of a FCFS run to start from; that of JSQ-Load by default.
     threads : int
@@ -137,6 +145,7 @@ def hindsight(
     start = least_loaded(schedule) if warm_start is None else warm_start
     if not schedule.fits(start):
         raise ParameterError("warm start is no assignment of this run under FCFS admission")
+    chosen = _method(schedule, admission, method, budget_s)
     task = _Task(
         trace=trace,
         schedule=schedule,
@@ -144,15 +153,21 @@ def hindsight(
         admission=admission,
         step_time=step_time or StepTime(),
         work_conserving=work_conserving,
-        horizon=schedule.steps if horizon is None else horizon,
+        horizon=_horizon(schedule, trace, chosen) if horizon is None else horizon,
+        any_run=horizon is None,
         budget_s=budget_s,
-        method=_method(schedule, admission, method, budget_s),
+        method=chosen,
         threads=threads,
         seed=seed,
         warm_start=start,
     )
     outcome = _free(task) if admission == "free" else _fcfs(task)
     return _result(task, outcome, began)
+
+
+def _horizon(schedule: Schedule, trace: Trace, method: Method) -> int:
+    # Every step of a run that is worth considering generates a token, so none takes more.
+    return int(trace.output_tokens.sum()) if method == "search" else schedule.steps
 
 
 def least_loaded(schedule: Schedule) -> IntArray:
@@ -238,7 +253,7 @@ def _free(task: _Task) -> Outcome:
         if found.worker is None and plan is not None:
             return replace(found, worker=plan[0], start=plan[1])
         return found
-    return hindsight_free(
+    found = hindsight_free(
         task.trace,
         workers=schedule.workers,
         slots=schedule.slots,
@@ -250,6 +265,16 @@ def _free(task: _Task) -> Outcome:
         warm_start=plan,
         threads=task.threads,
     )
+    return _for_any_run(task, found) if task.any_run else found
+
+
+def _for_any_run(task: _Task, found: Outcome) -> Outcome:
+    """Keep of a proof over runs of at most T steps what holds for all."""
+    if task.horizon >= int(task.trace.output_tokens.sum()):
+        return found
+    schedule = task.schedule
+    floor = free_bound(task.trace, schedule.workers, schedule.slots, task.weights)
+    return replace(found, bound=floor, infeasible=False, origin="total work")
 
 
 def _result(task: _Task, outcome: Outcome, began: float) -> HindsightResult:

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 IntArray = NDArray[np.int64]
 
 MAX_STARTS = 2_000_000
-"""Models with more start columns are refused rather than built."""
+MAX_POOL_ENTRIES = 4_000_000
+"""Models with more start columns, or entries in the pool's rows, are refused, not built."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,6 +170,11 @@ def _check_size(trace: Trace, workers: int, horizon: int) -> None:
         raise ParameterError(
             f"free admission of {len(trace)} requests over {horizon} steps on {workers} workers "
             f"is beyond {MAX_STARTS} start variables; use fewer requests or admission 'fcfs'"
+        )
+    if (len(trace) * horizon) ** 2 * workers > MAX_POOL_ENTRIES:
+        raise ParameterError(
+            f"free admission of {len(trace)} requests over {horizon} steps makes a model of over "
+            f"{MAX_POOL_ENTRIES} entries; use fewer requests or admission 'fcfs'"
         )
 
 

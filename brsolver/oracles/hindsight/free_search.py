@@ -104,6 +104,10 @@ def hindsight_free_search(
 _NEVER = 1 << 62
 
 
+class _OutOfLimitsError(Exception):
+    """Time or room ran out within a layer."""
+
+
 class _FreeSearch:
     def __init__(
         self,
@@ -124,6 +128,17 @@ class _FreeSearch:
         self.best_cost: int | None = None
         self.certified = 0
         self.message = ""
+        self.ticks = 0
+
+    def tick(self, room: bool) -> None:
+        """Leave the layer when time or room is up; one state may have very many successors."""
+        self.ticks += 1
+        if not room:
+            self.message = "state limit"
+            raise _OutOfLimitsError
+        if self.ticks % 256 == 0 and perf_counter() > self.deadline:
+            self.message = "time limit"
+            raise _OutOfLimitsError
 
     def look_for_plans(self, work_conserving: bool, max_states: int) -> None:
         """Search narrowly, over work-conserving plans first: there are fewer of them."""
@@ -156,31 +171,33 @@ class _FreeSearch:
     def _advance(self, layer: list[_Node], max_states: int) -> list[_Node] | None:
         """Return the next layer; None if time or room ran out."""
         found: dict[tuple[int, Groups], _Node] = {}
-        for number, node in enumerate(layer):
-            if number % 64 == 0 and perf_counter() > self.deadline:
-                self.message = "time limit"
-                return None
-            for child in self._children(node):
-                if not child.work:
-                    self._finish(child)
-                    continue
-                key = (child.left, tuple(sorted(child.groups)))
-                held = found.get(key)
-                if held is None or child.cost < held.cost:
-                    found[key] = child
-            if len(found) > max_states:
-                self.message = "state limit"
-                return None
+        try:
+            for node in layer:
+                for child in self._children(node, max_states):
+                    self._keep(child, found)
+                    self.tick(len(found) <= max_states)
+        except _OutOfLimitsError:
+            return None
         return list(found.values())
+
+    def _keep(self, child: _Node, found: dict[tuple[int, Groups], _Node]) -> None:
+        if not child.work:
+            self._finish(child)
+            return
+        key = (child.left, tuple(sorted(child.groups)))
+        held = found.get(key)
+        if held is None or child.cost < held.cost:
+            found[key] = child
 
     def _finish(self, node: _Node) -> None:
         if self.best_cost is None or node.cost < self.best_cost:
             self.best, self.best_cost = node, node.cost
 
-    def _children(self, node: _Node) -> Iterator[_Node]:
+    def _children(self, node: _Node, max_states: int) -> Iterator[_Node]:
         seen: set[tuple[Groups, tuple[int, ...]]] = set()
         for chosen in self._choices(node):
             for groups, placed in self._placements(node.groups, chosen):
+                self.tick(len(seen) <= max_states)
                 key = tuple(sorted(groups))
                 if (key, chosen) in seen:
                     continue

@@ -274,7 +274,7 @@ def test_a_clash_of_solvers_is_one_clear_line(tmp_path: Path, backend: str, modu
         "raise ImportError('_core.so: undefined symbol: _ZN5Highs')", encoding="utf-8"
     )
     done = run(CALL.format(backend=backend), tmp_path)
-    assert done.stdout.startswith(f"SolverError {module} cannot be loaded beside")
+    assert done.stdout.startswith(f"SolverLoadError {module} cannot be loaded beside")
     assert "highspy>=1.11,<1.15" in done.stdout
     assert done.stdout.count("\n") == 1
 
