@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from brsolver._version import __version__
-from brsolver.cli import compare, gap, oracle, policies, simulate, trace
+from brsolver.cli import compare, gap, oracle, plugins, policies, simulate, trace
 from brsolver.errors import BrsolverError
 
 if TYPE_CHECKING:
@@ -67,6 +67,16 @@ class OneLineErrors(TyperGroup):
                 raise
             _refuse_usage(error.format_message())
         sys.exit(code if isinstance(code, int) else 0)
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """List the built-in commands, then those of other packages."""
+        built_in = super().list_commands(ctx)
+        return built_in + [name for name in plugins.names() if name not in built_in]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Return a command by name; another package's is imported only now."""
+        found = super().get_command(ctx, cmd_name)
+        return plugins.load(cmd_name) if found is None else found
 
     def invoke(self, ctx: Any) -> Any:
         """Run the chosen command; an interruption ends it without a traceback."""
