@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: setup demo test lint bench dist clean
+.PHONY: setup demo test lint bench dist clean vllm-rig test-vllm bench-vllm
 
 setup: $(STAMP)
 
@@ -32,6 +32,20 @@ lint: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks
+
+# A real vLLM on CPU (docs/vllm-rig.md), in .vllm-rig or where BRSOLVER_VLLM_RIG says. Where its
+# wheels cannot be had, the tests are skipped and say so; everything else fails as usual.
+vllm-rig:
+	@$(PYTHON) tests/integration/rig/environment.py
+
+test-vllm:
+	@rig=$$($(PYTHON) tests/integration/rig/environment.py); status=$$?; \
+	if [ $$status -eq 3 ]; then echo "test-vllm: skipped, the rig cannot be had here"; exit 0; fi; \
+	[ $$status -eq 0 ] && $$rig -m pytest -m vllm tests/integration
+
+bench-vllm:
+	@rig=$$($(PYTHON) tests/integration/rig/environment.py) && \
+	PYTHONPATH=tests/integration:. $$rig -m benchmarks.bench_vllm
 
 dist: $(STAMP)
 	rm -rf dist

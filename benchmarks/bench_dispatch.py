@@ -8,9 +8,12 @@ from __future__ import annotations
 import numpy as np
 
 from benchmarks._table import show, times_us
-from brsolver import BRH, BRHParams, ClusterState, Waiting
+from brsolver import BRH, BRHParams, ClusterState, ClusterView, Waiting
+from brsolver.forecasting import Forecaster
+from brsolver.registry import make_predictor
 from brsolver.routers import reference
 
+GAMMA = 0.86
 PUBLISHED_US = {50: 1200.0, 99: 2770.0}
 
 
@@ -47,9 +50,31 @@ def decision_us(
     return times_us(lambda: policy.route(state.view(), queue), repeat)
 
 
+def survival_us(active: int, repeat: int = 1000) -> np.ndarray:
+    """Time decisions of BR-H as it is by default, forecasts weighed by survival curves."""
+    policy = BRH(BRHParams(r_max=4))
+    state = cluster(8, active // 8, 4, 900)
+    predictor = make_predictor("survival")
+    lengths = np.random.default_rng(2).integers(1, 900, 4000)
+    forecaster = Forecaster(predictor, horizon=80, refresh_steps=32)
+    forecaster.observe(lengths, lengths, request=np.arange(4000))
+    forecaster.update(state, state.handles(), 0)
+    queue = waiting(200)
+
+    def decide() -> object:
+        view = ClusterView(
+            state.view_table(),
+            projection=lambda *how: forecaster.project(state, *how),
+            active=state.active_requests,
+        )
+        return policy.route(view, queue)
+
+    return times_us(decide, repeat)
+
+
 def main() -> None:
     """Print latencies and ratios."""
-    params = BRHParams(horizon=80, r_max=4)
+    params = BRHParams(horizon=80, r_max=4, gamma=GAMMA, projection="expected")
     rows = []
     for workers, slots, queued, frees in (
         (8, 64, 200, (1, 4, 7, 64)),
@@ -64,8 +89,21 @@ def main() -> None:
         ("G", "slots", "waiting", "free", "P50 us", "P99 us", "published P50 / ours"),
         rows,
     )
+    _by_survival()
     _independence(params)
     _against_reference(params)
+
+
+def _by_survival() -> None:
+    rows = []
+    for active in (128, 512, 2048):
+        p50, p99 = np.percentile(survival_us(active), [50, 99])
+        rows.append((active, p50, p99))
+    show(
+        "BR-H decision by survival curves, G = 8, H = 80, 200 waiting, 4 free",
+        ("active requests", "P50 us", "P99 us"),
+        rows,
+    )
 
 
 def _independence(params: BRHParams) -> None:
@@ -90,7 +128,7 @@ def _independence(params: BRHParams) -> None:
 def _against_reference(params: BRHParams) -> None:
     state, queue = cluster(8, 64, 4, 900), waiting(200)
     fast = float(np.median(decision_us(state, queue, params)))
-    weights = reference.Weights(1.0, 8.0, [params.gamma**h for h in range(81)])
+    weights = reference.Weights(1.0, 8.0, [GAMMA**h for h in range(81)])
     table, projected = state.view_table(), state.projection(80).tolist()
 
     def plain() -> object:

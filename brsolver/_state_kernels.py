@@ -198,20 +198,35 @@ def predict_by_age(
     requests: IntArray,
     ring: IntArray,
     handles: IntArray,
-    contribution: FloatArray,
+    table: FloatArray,
+    integral: FloatArray,
+    limits: IntArray,
     horizon: int,
 ) -> None:
-    """Set predicted ends from a table of the expected contribution by age."""
+    """Set predicted ends from a table of ``P(O > a)`` and its running sum from 0.
+
+    The expected contribution is ``Σ_{h<L} P(O > a + h) / P(O > a)``, L the horizon or what the
+    request's own limit leaves of it. `limits` is by identity, empty if there are none.
+    """
     one, left = np.empty(1, np.int64), np.empty(1, np.int64)
+    last = table.shape[0] - 1
     for i in range(handles.shape[0]):
         handle = handles[i]
         g = requests[R_WORKER, handle]
         if g == NONE:
             continue
         age = requests[R_OFFSET, handle] + workers[W_CLOCK, g] - requests[R_PROMPT, handle]
-        expected = contribution[min(age, contribution.shape[0] - 1)]
+        ahead = horizon
+        if limits.shape[0]:
+            ahead = min(horizon, max(1, limits[requests[R_ID, handle]] - age))
+        expected = float(ahead)
+        if age < last and table[age] > 0.0:
+            inside = min(age + ahead, last)
+            lived = integral[inside] - integral[age] + (age + ahead - inside) * table[last]
+            expected = lived / table[age]
         one[0] = handle
-        left[0] = NEVER if expected >= horizon else int(np.ceil(expected))
+        # Sums that differ from a whole number by rounding alone must not gain a step.
+        left[0] = NEVER if expected >= horizon - 1e-9 else int(np.ceil(expected - 1e-9))
         predict(workers, requests, ring, one, left)
 
 
@@ -239,34 +254,73 @@ def project(workers: IntArray, ring: IntArray, horizon: int, growth: bool) -> In
 
 @kernel
 def project_survival(
-    workers: IntArray, requests: IntArray, table: FloatArray, horizon: int, growth: bool
+    workers: IntArray,
+    requests: IntArray,
+    table: FloatArray,
+    last: int,
+    horizon: int,
+    growth: bool,
 ) -> IntArray:
     """Return loads weighted by ``P(O > a + h | O > a)`` of a table of ``P(O > a)``.
 
-    Ages past the table's end keep its last value, as requests that no evidence says will end.
+    The table ends at age `last` and repeats its last value for `horizon` more steps, as
+    requests that no evidence says will end; without that the innermost loop, a plain weighted
+    sum of slices, would not compile to vector instructions.
     """
     count = workers.shape[1]
-    last = table.shape[0] - 1
-    grow = 1.0 if growth else 0.0
-    expected = np.zeros((count, horizon + 1))
+    out = np.empty((count, horizon + 1), np.int64)
+    most = 4 + workers[W_ACTIVE].max() if count else 4
+    ages, tokens, shares = np.zeros(most, np.int64), np.zeros(most), np.zeros(most)
+    loads, numbers = np.empty(horizon + 1), np.empty(horizon + 1)
     for g in range(count):
         clock = workers[W_CLOCK, g]
+        certain, certain_tokens, size = 0, 0, 0
         handle = workers[W_HEAD, g]
         while handle != NONE:
             kv_tokens = requests[R_OFFSET, handle] + clock
             age = min(kv_tokens - requests[R_PROMPT, handle], last)
-            now = table[age]
-            scale = 1.0 / now if now > 0.0 else 0.0
-            for h in range(horizon + 1):
-                stays = table[min(age + h, last)] * scale if now > 0.0 else 1.0
-                expected[g, h] += (kv_tokens + grow * h) * stays
+            if table[age] > 0.0:
+                ages[size] = age
+                shares[size] = 1.0 / table[age]
+                tokens[size] = kv_tokens * shares[size]
+                size += 1
+            else:
+                certain += 1
+                certain_tokens += kv_tokens
             handle = requests[R_NEXT, handle]
-    out = np.empty((count, horizon + 1), np.int64)
-    for g in range(count):
+        tokens[size : size + 3] = 0.0
+        shares[size : size + 3] = 0.0
+        ages[size : size + 3] = 0
+        _weigh(table, ages, tokens, size, loads)
+        if growth:
+            _weigh(table, ages, shares, size, numbers)
+        fixed = certain_tokens + workers[W_QUEUED_TOKENS, g]
         for h in range(horizon + 1):
-            out[g, h] = int(np.rint(expected[g, h])) + workers[W_QUEUED_TOKENS, g]
+            grown = h * (numbers[h] + certain) if growth else 0.0
+            out[g, h] = int(np.rint(loads[h] + grown)) + fixed
         out[g, 0] = workers[W_LOAD, g] + workers[W_QUEUED_TOKENS, g]
     return out
+
+
+@kernel
+def _weigh(
+    table: FloatArray, starts: IntArray, weights: FloatArray, size: int, out: FloatArray
+) -> None:
+    """Sum ``weights[i]·table[starts[i] + h]`` over i, four at a time to spare memory traffic.
+
+    Entries up to the next multiple of four exist and weigh nothing.
+    """
+    steps = out.shape[0]
+    out[:] = 0.0
+    for i in range(0, size, 4):
+        a, b = weights[i], weights[i + 1]
+        c, d = weights[i + 2], weights[i + 3]
+        first = table[starts[i] : starts[i] + steps]
+        second = table[starts[i + 1] : starts[i + 1] + steps]
+        third = table[starts[i + 2] : starts[i + 2] + steps]
+        fourth = table[starts[i + 3] : starts[i + 3] + steps]
+        for h in range(steps):
+            out[h] += a * first[h] + b * second[h] + c * third[h] + d * fourth[h]
 
 
 @kernel

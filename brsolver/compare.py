@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import multiprocessing
 import os
 import signal
@@ -18,6 +19,8 @@ from brsolver.errors import BrsolverError, ParameterError, UnknownNameError
 from brsolver.report.model import Comparison, Estimate, Run
 
 if TYPE_CHECKING:
+    from brsolver.predictors import Predictor
+    from brsolver.simulator.held_out import HeldOut
     from brsolver.simulator.params import SimulationParams
     from brsolver.traces.model import Trace
 
@@ -82,7 +85,9 @@ class _Task:
     trace: Trace
     policy: str
     params: SimulationParams
-    predictor: str | None
+    predictor: Predictor | str | None
+    predictor_name: str | None
+    trained_on: str | None
     keep_curves: bool
 
     def __str__(self) -> str:
@@ -145,7 +150,8 @@ def compare(
     params : SimulationParams, optional
         Everything else about the runs.
     predictor : str, optional
-        Predictor specification for all policies that use one.
+        Predictor specification for all policies that use one. One that is trained before the
+        run is trained once per trace; what trained it is left out of the runs of all policies.
     baseline : str, optional
         Policy that ratios refer to, by specification or name; default the first.
     jobs : int, optional
@@ -266,16 +272,32 @@ def _grid(
     params: SimulationParams,
     predictor: str | None,
 ) -> Iterator[_Task]:
+    held = _hold_out(traces, predictor)
     for count in workers:
         for policy in specs:
-            for index, (seed, trace) in enumerate(traces.items()):
+            for index, seed in enumerate(traces):
                 yield _Task(
-                    trace=trace,
+                    trace=held[seed].trace,
                     policy=policy,
                     params=replace(params, workers=count, seed=seed),
-                    predictor=predictor,
+                    predictor=held[seed].predictor,
+                    predictor_name=predictor,
+                    trained_on=held[seed].note,
                     keep_curves=index == 0,
                 )
+
+
+def _hold_out(traces: dict[int, Trace], predictor: str | None) -> dict[int, HeldOut]:
+    from brsolver.simulator.held_out import hold_out
+
+    made: dict[int, HeldOut] = {}
+    for seed, trace in traces.items():
+        # A file is one trace for all seeds: training it over and over would change nothing.
+        same = next(
+            (done for done, other in traces.items() if other is trace and done in made), None
+        )
+        made[seed] = hold_out(trace, predictor, seed) if same is None else made[same]
+    return made
 
 
 def _run_all(tasks: Sequence[_Task], jobs: int | None, progress: Progress) -> tuple[Run, ...]:
@@ -343,13 +365,21 @@ def _execute(task: _Task) -> Run:
     from brsolver.simulator import simulate
 
     try:
-        result = simulate(task.trace, task.policy, task.params, predictor=task.predictor)
+        result = simulate(
+            task.trace,
+            task.policy,
+            task.params,
+            # Predictors learn: every run starts from the same state.
+            predictor=copy.deepcopy(task.predictor),
+            predictor_name=task.predictor_name,
+        )
     except BrsolverError:
         raise
     except Exception as error:
         cause = str(error).partition("\n")[0]
         raise BrsolverError(f"{task}: {type(error).__name__}: {cause}") from error
-    return Run.of(result, task.trace, policy=task.policy, keep_curves=task.keep_curves)
+    run = Run.of(result, task.trace, policy=task.policy, keep_curves=task.keep_curves)
+    return run if task.trained_on is None else replace(run, notes=(task.trained_on, *run.notes))
 
 
 def _silent(done: int, total: int) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,8 @@ from brsolver._state_kernels import (
     still_running,
 )
 from brsolver.errors import ParameterError
-from brsolver.predictors import ForecastQuery, Predictor
+from brsolver.predictors import FinishedRequests, ForecastQuery, Predictor
+from brsolver.traces.model import take_chains
 
 if TYPE_CHECKING:
     from brsolver.state import ClusterState
@@ -24,6 +26,63 @@ IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
 
 BEYOND = 1 << 60
+_NO_LIMITS: IntArray = np.zeros(0, np.int64)
+
+
+class RequestColumns:
+    """What is known of requests besides their lengths, by identity.
+
+    Parameters
+    ----------
+    max_tokens : ndarray of int64, shape (n,), optional
+        Limits on generated tokens.
+    arrival_s : ndarray of float64, shape (n,), optional
+        Arrival times in seconds.
+    keys : mapping of str to ndarray, optional
+        Columns as in `ForecastQuery.keys`, by identity.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_tokens: IntArray | None = None,
+        arrival_s: FloatArray | None = None,
+        keys: Mapping[str, NDArray[np.generic]] | None = None,
+    ) -> None:
+        self.max_tokens = max_tokens
+        self.arrival_s = arrival_s
+        self.keys: Mapping[str, NDArray[np.generic]] = {} if keys is None else keys
+
+    def of(self, request: IntArray) -> dict[str, Any]:
+        """Return the columns of some requests, as `ForecastQuery` takes them."""
+        return {
+            "max_tokens": None if self.max_tokens is None else self.max_tokens[request],
+            "arrival_s": None if self.arrival_s is None else self.arrival_s[request],
+            "keys": _Gathered(self.keys, request),
+        }
+
+
+class _Gathered(Mapping[str, NDArray[np.generic]]):
+    """Key columns of some requests, gathered when looked at."""
+
+    def __init__(self, columns: Mapping[str, NDArray[np.generic]], request: IntArray) -> None:
+        self._columns = columns
+        self._request = request
+        self._chains: dict[str, NDArray[np.generic]] = {}
+
+    def __getitem__(self, name: str) -> NDArray[np.generic]:
+        column = self._columns[name]
+        if name in ("hash_offsets", "hash_values"):
+            self._chains = self._chains or take_chains(self._columns, self._request)
+            return self._chains[name]
+        gathered: NDArray[np.generic] = column[self._request]
+        return gathered
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._columns)
+
+    def __len__(self) -> int:
+        return len(self._columns)
 
 
 class Forecaster:
@@ -41,8 +100,8 @@ class Forecaster:
         Steps H of the projection.
     refresh_steps : int
         Decode steps ΔT between refreshes.
-    max_tokens : ndarray of int64, shape (n,), optional
-        Limits on generated tokens, by request identity.
+    columns : RequestColumns, optional
+        What is known of requests besides their lengths.
     """
 
     def __init__(
@@ -51,16 +110,17 @@ class Forecaster:
         *,
         horizon: int,
         refresh_steps: int,
-        max_tokens: IntArray | None = None,
+        columns: RequestColumns | None = None,
     ) -> None:
         self.predictor = predictor
         self.horizon = horizon
         self.refresh_steps = refresh_steps
-        self._max_tokens = max_tokens
+        self.columns = columns or RequestColumns()
         self._next_refresh = 0
         self._lengths = getattr(predictor, "lengths", None)
-        self._by_age = getattr(predictor, "contribution_by_age", None)
         self._table: FloatArray | None = None
+        self._integral: FloatArray = np.zeros(1)
+        self._longer: tuple[FloatArray | None, FloatArray] = None, np.zeros(0)
         self._observe = getattr(predictor, "observe", None)
         self._set_running = getattr(predictor, "set_running", None)
 
@@ -68,6 +128,11 @@ class Forecaster:
     def learns(self) -> bool:
         """Whether finished requests should be handed to `observe`."""
         return self._observe is not None
+
+    @property
+    def trust(self) -> float:
+        """How far routers should believe the forecasts, from 0 to 1."""
+        return float(getattr(self.predictor, "trust", 1.0))
 
     def due(self, step: int) -> bool:
         """Tell whether all forecasts are to be refreshed."""
@@ -80,10 +145,10 @@ class Forecaster:
         """
         if self.due(step):
             self._next_refresh = step + self.refresh_steps
-            self._table = None
             handles = state.handles()
             if self._set_running is not None:
-                self._set_running(state.describe(handles)[4])
+                self._set_running(self._query(state.describe(handles)))
+            self._tabulate()
         if self.horizon > 0 and handles.shape[0] > 0:
             self._predict(state, handles)
 
@@ -91,13 +156,20 @@ class Forecaster:
         arrays = (state.workers, state.requests, state.ring)
         if self._lengths is not None:
             predict_lengths(*arrays, handles, self._lengths)
-        elif self._by_age is not None and self._max_tokens is None:
-            if self._table is None:
-                self._table = self._by_age(self.horizon)
-            predict_by_age(*arrays, handles, self._table, self.horizon)
+        elif self._table is not None:
+            limits = self.columns.max_tokens
+            limits = _NO_LIMITS if limits is None else limits
+            predict_by_age(*arrays, handles, self._table, self._integral, limits, self.horizon)
         else:
             handles = still_running(state.requests, handles)
             state.predict(handles, self.remaining(state, handles))
+
+    def _tabulate(self) -> None:
+        table = getattr(self.predictor, "table", None)
+        if table is not self._table:
+            self._table = table
+            if table is not None:
+                self._integral = np.concatenate(([0.0], np.cumsum(table)))
 
     def remaining(self, state: ClusterState, handles: IntArray) -> IntArray:
         """Return predicted remaining steps of running requests, shape (n,)."""
@@ -116,9 +188,18 @@ class Forecaster:
         if not survival or self._lengths is not None:
             return state.projection(horizon, growth=growth)
         table = getattr(self.predictor, "table", None)
-        if table is not None:
-            return project_survival(state.workers, state.requests, table, horizon, growth)
+        if table is not None and self.columns.max_tokens is None:
+            longer = self._padded(table, horizon)
+            last = table.shape[0] - 1
+            return project_survival(state.workers, state.requests, longer, last, horizon, growth)
         return self._project_curves(state, horizon, growth)
+
+    def _padded(self, table: FloatArray, horizon: int) -> FloatArray:
+        known, longer = self._longer
+        if known is not table or longer.shape[0] < table.shape[0] + horizon:
+            longer = np.concatenate((table, np.full(horizon, table[-1])))
+            self._longer = table, longer
+        return longer
 
     def _project_curves(self, state: ClusterState, horizon: int, growth: bool) -> IntArray:
         curves = getattr(self.predictor, "survival", None)
@@ -140,13 +221,40 @@ class Forecaster:
 
     def _query(self, rows: IntArray) -> ForecastQuery:
         return ForecastQuery(
-            request=rows[1],
-            prompt_tokens=rows[2],
-            age=rows[4],
-            max_tokens=None if self._max_tokens is None else self._max_tokens[rows[1]],
+            request=rows[1], prompt_tokens=rows[2], age=rows[4], **self.columns.of(rows[1])
         )
 
-    def observe(self, prompt_tokens: IntArray, output_tokens: IntArray) -> None:
-        """Hand finished requests to a predictor that learns online."""
-        if self._observe is not None and prompt_tokens.shape[0] > 0:
-            self._observe(prompt_tokens, output_tokens)
+    def observe(
+        self,
+        prompt_tokens: IntArray,
+        output_tokens: IntArray,
+        *,
+        request: IntArray,
+        cancelled: NDArray[np.bool_] | None = None,
+    ) -> None:
+        """Hand requests that have ended to a predictor that learns online.
+
+        Parameters
+        ----------
+        prompt_tokens, output_tokens : ndarray of int64, shape (n,)
+            Their lengths.
+        request : ndarray of int64, shape (n,)
+            Their identities.
+        cancelled : ndarray of bool, shape (n,), optional
+            Which of them did not end by themselves, besides those that reached their limit.
+        """
+        if self._observe is None or prompt_tokens.shape[0] == 0:
+            return
+        known = self.columns.of(request)
+        censored = np.zeros(request.shape[0], np.bool_) if cancelled is None else cancelled
+        if known["max_tokens"] is not None:
+            censored = censored | (output_tokens >= known["max_tokens"])
+        self._observe(
+            FinishedRequests(
+                request=request,
+                prompt_tokens=prompt_tokens,
+                output_tokens=output_tokens,
+                censored=censored,
+                **known,
+            )
+        )

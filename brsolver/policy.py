@@ -65,9 +65,21 @@ class ClusterView:
         queue at that worker.
     clients : int
         Front ends that route independently of each other (1 unless configured).
+    trust : float
+        How far the forecasts behind projections deserve belief: 1 as far as they reach, 0 not
+        at all.
     """
 
-    __slots__ = ("_active", "_projection", "clients", "clock_s", "immediate", "step", "table")
+    __slots__ = (
+        "_active",
+        "_projection",
+        "clients",
+        "clock_s",
+        "immediate",
+        "step",
+        "table",
+        "trust",
+    )
 
     def __init__(
         self,
@@ -79,6 +91,7 @@ class ClusterView:
         step: int = 0,
         clock_s: float = 0.0,
         clients: int = 1,
+        trust: float = 1.0,
     ) -> None:
         self.table = table
         self._projection = projection
@@ -87,6 +100,7 @@ class ClusterView:
         self.step = step
         self.clock_s = clock_s
         self.clients = clients
+        self.trust = trust
 
     @property
     def workers(self) -> int:
@@ -208,6 +222,8 @@ class Policy(Protocol):
 
     ``horizon`` : int
         Steps of load projection it asks for; forecasts are kept for it if positive.
+    ``notes()``
+        Called after a run: lines that readers of its result must know.
     ``Params``
         Frozen dataclass of its parameters; the first constructor argument is an instance.
 

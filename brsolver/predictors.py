@@ -28,16 +28,61 @@ class ForecastQuery:
     prompt_tokens : ndarray of int64, shape (n,)
         Prompt length in tokens.
     max_tokens : ndarray of int64, shape (n,), or None
-        The request's own limit on generated tokens.
+        The request's own limit on generated tokens, which cuts every forecast short.
+    arrival_s : ndarray of float64, shape (n,), or None
+        When each request arrived, in seconds on the trace's clock.
     keys : mapping of str to ndarray
-        Optional columns (prompt hash, session, model, tenant), each of length n.
+        Optional columns, each of length n: ``prompt_hash``, ``session``, ``model``, ``tenant``,
+        and for prefix-hash chains the ragged pair ``hash_offsets`` (length n + 1) and
+        ``hash_values``. What is not looked at is not gathered.
     """
 
     request: IntArray
     age: IntArray
     prompt_tokens: IntArray
     max_tokens: IntArray | None = None
+    arrival_s: FloatArray | None = None
     keys: Mapping[str, NDArray[np.generic]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return int(self.request.shape[0])
+
+    def steps_left(self, horizon: int) -> IntArray:
+        """Return the steps of the horizon that each request's own limit leaves it, shape (n,).
+
+        A request at or beyond its limit has 1 step left, like one that outlived a forecast.
+        """
+        if self.max_tokens is None:
+            return np.full(len(self), horizon, np.int64)
+        left: IntArray = np.clip(self.max_tokens - self.age, min(1, horizon), horizon)
+        return left
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinishedRequests:
+    """Requests that have ended, for predictors that learn from them.
+
+    Attributes
+    ----------
+    request, prompt_tokens, max_tokens, arrival_s, keys
+        As in `ForecastQuery`.
+    output_tokens : ndarray of int64, shape (n,)
+        Tokens that each generated, at least 1.
+    censored : ndarray of bool, shape (n,)
+        True where the request was cut by its own limit or cancelled: it generated
+        `output_tokens` and would have gone on.
+    """
+
+    request: IntArray
+    prompt_tokens: IntArray
+    output_tokens: IntArray
+    censored: NDArray[np.bool_]
+    max_tokens: IntArray | None = None
+    arrival_s: FloatArray | None = None
+    keys: Mapping[str, NDArray[np.generic]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return int(self.request.shape[0])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,25 +112,55 @@ class Forecast:
         return expected
 
 
+def limited(forecast: Forecast, query: ForecastQuery) -> Forecast:
+    """Cut a forecast of p and μ alone short at each request's own limit.
+
+    For predictors without a survival curve. A request with ``L < H`` tokens left ends within the
+    horizon for certain, so ``p = 1``, and its expected contribution cannot exceed L:
+    ``μ = min(ĉ, L)``, an upper estimate of ``E[min(r, L)]``.
+
+    Parameters
+    ----------
+    forecast : Forecast
+        As if there were no limits.
+    query : ForecastQuery
+        Where the limits are.
+    """
+    left = query.steps_left(forecast.horizon)
+    cut = left < forecast.horizon
+    return Forecast(
+        p_finish=np.where(cut, 1.0, forecast.p_finish),
+        mu_remaining=np.where(cut, np.minimum(forecast.contribution, left), forecast.mu_remaining),
+        horizon=forecast.horizon,
+    )
+
+
 @runtime_checkable
 class Predictor(Protocol):
     """Forecasts remaining lengths.
 
+    A predictor honours ``query.max_tokens`` where given: no forecast goes beyond it.
+
     Optional members that callers honour:
 
-    ``observe(prompt_tokens, output_tokens)``
-        Called with the requests that finished since the last call.
+    ``observe(finished: FinishedRequests)``
+        Called at refreshes with the requests that ended since the last one.
+    ``set_running(query: ForecastQuery)``
+        Called at refreshes, after `observe`, with all running requests, which are censored.
     ``survival(query, horizon) -> ndarray of float64, shape (n, H + 1)``
-        Probability that each request is still running h steps from now.
-    ``table -> ndarray of float64``
-        ``P(O > a)`` for a = 0, 1, …, of a fresh request, for predictors that only use age.
-    ``lengths -> ndarray of int64``
-        True output lengths by request identity, used instead of `predict`; oracles only.
-    ``contribution_by_age(horizon) -> ndarray of float64``
-        Expected contribution by age, used instead of `predict` where it depends on nothing
-        else and requests have no limits of their own.
-    ``set_running(ages)``
-        Called at refreshes with the ages of all running requests, which are censored.
+        Probability that each request is still running h = 0..H steps from now.
+    ``table -> ndarray of float64, or None``
+        ``P(O > a)`` for a = 0, 1, …, of a fresh request, used instead of `predict` and
+        `survival` by predictors to which only age matters. The same array object until it
+        changes. None for the moment if they differ from it.
+    ``lengths -> ndarray of int64, or None``
+        Output lengths by request identity, used instead of `predict`; oracles only.
+    ``trust -> float``
+        How far routers should believe the forecasts: 1 throughout the horizon, 0 not at all.
+    ``notes() -> sequence of str``
+        What results should say about the run.
+    ``training_rows(trace: Trace) -> int``
+        Leading requests of the trace that trained it, and which no run may be judged on.
     ``sees_future : bool``
         True for oracles; printed with every result.
     """

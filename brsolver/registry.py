@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
 from brsolver.errors import ParameterError, UnknownNameError
-from brsolver.specs import build_params
+from brsolver.specs import build_params, parse_spec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -110,6 +110,33 @@ def wants(factory: type, keyword: str) -> bool:
 def policy_class(name: str) -> type:
     """Return the class registered as the policy `name`."""
     return _load(POLICY_GROUP, "policy", name)
+
+
+def predictor_class(name: str) -> type:
+    """Return the class registered as the predictor `name`."""
+    return _load(PREDICTOR_GROUP, "predictor", name)
+
+
+def parse_predictor(spec: str) -> tuple[str, dict[str, str]]:
+    """Take a predictor's specification apart, like `brsolver.specs.parse_spec`.
+
+    A class with an attribute ``positional`` takes a text that does not start with
+    ``PARAMETER=`` whole, as the value of the parameter so named: ``model:a=b,c.skops`` is a path.
+    """
+    name, _, rest = (part.strip() for part in spec.partition(":"))
+    if name and rest and name != "none":
+        factory = predictor_class(name)
+        positional = getattr(factory, "positional", None)
+        first = rest.partition("=")[0].strip()
+        known = {field.name for field in fields(getattr(factory, "Params", _NoParams))}
+        if positional is not None and first not in known:
+            return name, {positional: rest}
+    return parse_spec(spec)
+
+
+@dataclass(frozen=True)
+class _NoParams:
+    """Of a class that has none."""
 
 
 @cache

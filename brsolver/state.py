@@ -279,7 +279,14 @@ class ClusterState:
         rows = self.describe(self.handles())
         return ActiveRequests(worker=rows[0], kv_tokens=rows[3], age=rows[4])
 
-    def view(self, *, immediate: bool = False, step: int = 0, clock_s: float = 0.0) -> ClusterView:
+    def view(
+        self,
+        *,
+        immediate: bool = False,
+        step: int = 0,
+        clock_s: float = 0.0,
+        trust: float = 1.0,
+    ) -> ClusterView:
         """Return the cluster as a policy sees it now, with up-to-date information."""
         return ClusterView(
             self.view_table(immediate=immediate),
@@ -288,6 +295,7 @@ class ClusterState:
             immediate=immediate,
             step=step,
             clock_s=clock_s,
+            trust=trust,
         )
 
     def _project_expected(self, horizon: int, growth: bool, survival: bool) -> IntArray:

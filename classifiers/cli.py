@@ -1,8 +1,20 @@
-"""``brsolver classifier``."""
+"""``brsolver classifier``.
+
+Everything heavy is imported inside the commands: ``brsolver --help`` imports this module.
+"""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Annotated
+
 import typer
+
+from brsolver.cli import _options as o
+
+if TYPE_CHECKING:
+    from brsolver.compare import TraceSource
+
+JUDGING = "How forecasts are judged"
 
 app = typer.Typer(
     help="Train termination classifiers on traces, and judge them as forecasters.",
@@ -11,7 +23,170 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+ShareOption = Annotated[
+    float,
+    typer.Option(
+        "--train",
+        metavar="SHARE",
+        help="Earlier share of the trace to learn from; the rest is kept for judging.",
+    ),
+]
+HorizonOption = Annotated[
+    int | None, typer.Option("--horizon", metavar="H", help="Steps that forecasts look ahead.")
+]
+WorkersOption = Annotated[
+    int,
+    typer.Option(
+        metavar="G", rich_help_panel=JUDGING, help="Workers of the run that asks for forecasts."
+    ),
+]
+SlotsOption = Annotated[
+    int, typer.Option(metavar="B", rich_help_panel=JUDGING, help="Slots per worker.")
+]
+SamplesOption = Annotated[
+    int, typer.Option(metavar="N", rich_help_panel=JUDGING, help="About how many samples to keep.")
+]
+BootstrapOption = Annotated[
+    int,
+    typer.Option(
+        metavar="N", rich_help_panel=JUDGING, help="Bootstrap replicates; 0 for no intervals."
+    ),
+]
+JsonOption = Annotated[
+    bool, typer.Option("--json", rich_help_panel=o.OUTPUT, help="Print one JSON object.")
+]
 
-@app.callback()
-def _group() -> None:
-    """Keep the commands a group while there is only one."""
+
+@app.command()
+def train(
+    trace: o.TraceArgument,
+    *,
+    kind: Annotated[
+        str, typer.Option(metavar="KIND", help="hazard (the same as hazard-gb) or hazard-lr.")
+    ] = "hazard",
+    out: Annotated[str, typer.Option(metavar="FILE", help="Model file to write: model.skops.")],
+    horizon: HorizonOption = None,
+    share: ShareOption = 0.5,
+    seed: o.SeedOption = None,
+    limit: o.LimitOption = None,
+    format: o.FormatOption = None,  # noqa: A002 # the option's name
+    skip_bad_rows: o.SkipOption = False,
+) -> None:
+    """Train a classifier on the earlier part of a trace, and write it to a file."""
+    from classifiers.cli_train import train_to_file
+
+    source = _source(trace, format, limit, skip_bad_rows=skip_bad_rows)
+    train_to_file(source, kind, out, horizon=horizon, share=share, seed=seed or 0)
+
+
+@app.command()
+def evaluate(
+    trace: o.TraceArgument,
+    *,
+    model: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Model file that train has written.")
+    ] = None,
+    kind: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KIND", help="Or survival, exact, hazard-lr or hazard-gb, made on the spot."
+        ),
+    ] = None,
+    horizon: HorizonOption = None,
+    share: ShareOption = 0.5,
+    workers: WorkersOption = 8,
+    slots: SlotsOption = 64,
+    samples: SamplesOption = 20_000,
+    bootstrap: BootstrapOption = 200,
+    seed: o.SeedOption = None,
+    limit: o.LimitOption = None,
+    format: o.FormatOption = None,  # noqa: A002 # the option's name
+    skip_bad_rows: o.SkipOption = False,
+    json: JsonOption = False,
+    html: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", rich_help_panel=o.OUTPUT, help="Also write a page with plots."
+        ),
+    ] = None,
+) -> None:
+    """Judge one predictor's forecasts on requests that it has not seen."""
+    from classifiers.cli_judge import Request, evaluate_one
+
+    request = Request(
+        source=_source(trace, format, limit, skip_bad_rows=skip_bad_rows),
+        horizon=horizon,
+        share=share,
+        workers=workers,
+        slots=slots,
+        samples=samples,
+        replicates=bootstrap,
+        seed=seed or 0,
+    )
+    evaluate_one(request, model=model, kind=kind, json=json, html=html)
+
+
+@app.command()
+def compare(
+    trace: o.TraceArgument,
+    *,
+    kinds: Annotated[
+        str, typer.Option(metavar="A,B,...", help="Kinds of predictors.")
+    ] = "survival,exact,hazard-lr,hazard-gb",
+    out: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR", rich_help_panel=o.OUTPUT, help="Also write report.html, results.json."
+        ),
+    ] = None,
+    value_workers: Annotated[
+        str,
+        typer.Option(
+            "--value-workers",
+            metavar="G,...",
+            rich_help_panel=JUDGING,
+            help="Workers to route to for the decision value; none to leave it out.",
+        ),
+    ] = "8,16",
+    starts: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            rich_help_panel=JUDGING,
+            help="Runs per decision value, each starting one request later.",
+        ),
+    ] = 1,
+    horizon: HorizonOption = None,
+    share: ShareOption = 0.5,
+    workers: WorkersOption = 8,
+    slots: SlotsOption = 64,
+    samples: SamplesOption = 20_000,
+    bootstrap: BootstrapOption = 200,
+    seed: o.SeedOption = None,
+    limit: o.LimitOption = None,
+    format: o.FormatOption = None,  # noqa: A002 # the option's name
+    skip_bad_rows: o.SkipOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Judge several kinds of predictors, as forecasters and by what they are worth to BR-H."""
+    from classifiers.cli_judge import Request, compare_kinds
+
+    request = Request(
+        source=_source(trace, format, limit, skip_bad_rows=skip_bad_rows),
+        horizon=horizon,
+        share=share,
+        workers=workers,
+        slots=slots,
+        samples=samples,
+        replicates=bootstrap,
+        seed=seed or 0,
+    )
+    compare_kinds(request, kinds, value_workers=value_workers, starts=starts, json=json, out=out)
+
+
+def _source(
+    trace: str, reader: str | None, limit: int | None, *, skip_bad_rows: bool
+) -> TraceSource:
+    from brsolver.compare import TraceSource
+
+    return TraceSource(source=trace, reader=reader, limit=limit, skip_bad_rows=skip_bad_rows)

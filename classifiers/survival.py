@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from brsolver.errors import ParameterError
 from brsolver.predictors import Forecast
+from brsolver.traces.model import MAX_LENGTH
+from classifiers._curve_kernels import curves_by_age, forecast_by_age, tail_of
+from classifiers.history import Training, check_share, earliest, finished_rows
 
 if TYPE_CHECKING:
-    from brsolver.predictors import FloatArray, ForecastQuery, IntArray
+    from brsolver.predictors import FinishedRequests, FloatArray, ForecastQuery, IntArray
+    from brsolver.traces.model import Trace
+
+# Weights double every half-life; before they could overflow all are scaled down.
+_HEAVIEST = 2.0**200
+_LONGEST_LEAP = 200.0
+# After thirty half-lives an observation is as good as forgotten, and no evidence of an end.
+_FORGOTTEN = 2.0**-30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,47 +32,65 @@ class SurvivalParams:
     Attributes
     ----------
     growth : float
-        Share by which the number of observed requests must have grown before the distribution
-        is estimated anew, at least 0.
+        Share by which the weight of observed requests must have been added to before the
+        distribution is estimated anew, at least 0.
+    memory : float
+        Half-life of an observation, in finished requests; ``inf`` forgets nothing.
+    train : float
+        Share of the trace's earliest requests to learn from before the run, from 0 (learn from
+        the run itself only) to below 1.
     """
 
     growth: float = 0.05
+    memory: float = math.inf
+    train: float = 0.0
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.growth) and self.growth >= 0):
             raise ParameterError(f"growth = {self.growth}: must be finite and at least 0")
-
-
-class _ByAge(NamedTuple):
-    """Forecasts at one horizon for every age up to the longest output length seen."""
-
-    horizon: int
-    p_finish: FloatArray
-    mu_remaining: FloatArray
+        if not self.memory >= 1:
+            raise ParameterError(
+                f"memory = {self.memory}: must be at least 1 finished request, or inf"
+            )
+        check_share(self.train)
 
 
 class SurvivalPredictor:
     """Kaplan-Meier estimate of the output length, given the tokens generated so far.
 
-    With ``d_t`` requests that ended at length t and ``n_t`` whose length or, for those still
-    running, age is at least t, ``S(a) = P(O > a) = Π_{t≤a} (1 - d_t/n_t)``. A request of age a
-    ends within H steps with probability ``p = 1 - S(a + H)/S(a)``, after
-    ``μ = Σ_{t=a+1..a+H} (t - a)·(S(t-1) - S(t)) / (S(a) - S(a + H))`` steps in the mean.
+    With ``d_t`` requests that ended by themselves at length t and ``n_t`` whose length or, for
+    those still running, age is at least t, ``S(a) = P(O > a) = Π_{t≤a} (1 - d_t/n_t)``. Requests
+    cut by ``max_tokens`` or cancelled, and those still running, are censored: they count in
+    ``n_t`` alone. A request of age a ends within H steps with probability
+    ``p = 1 - S(a + H)/S(a)``, and its expected contribution is ``ĉ = Σ_{h<H} S(a + h)/S(a)``,
+    hence ``μ = (ĉ - (1 - p)·H)/p``. Where its own limit leaves it ``L ≤ H`` tokens it ends
+    within H for certain: ``p = 1`` and ``μ = Σ_{h<L} S(a + h)/S(a)``.
     Without the running requests short outputs would be over-represented online, since they are
     the first to be seen.
 
-    Past the longest length seen S keeps its last value. Where there is no evidence of an end
-    (nothing observed yet, or a request older than all that have ended), the forecast is that
-    the request stays: ``p = 0``, ``μ = H``, contribution H.
+    Past the longest length seen to end S keeps its last value. Where there is no evidence of an
+    end (nothing observed yet, only censored requests, or a request older than all that have
+    ended), the forecast is that the request stays: ``p = 0``, ``μ = H``, contribution H.
 
     The estimate is made anew, in time linear in the longest length, when a forecast is asked
-    for and the number of observed requests has grown by the share `growth` since the last
-    time: n observations cost O(log n) estimates. Look-ups between cost O(1) per request.
+    for and the weight of observed requests has grown by the share `growth` since the last time.
+    Look-ups between cost O(1) per request, through running sums over ages.
+
+    With `memory` the weight of an observation halves with every so many later ones; running
+    requests have the weight of the latest. What has been halved thirty times is dropped. Memory
+    is bounded by the longest length, whatever the number of observations.
 
     Parameters
     ----------
     params : SurvivalParams, optional
-        How often to estimate.
+        How often to estimate, what to forget, what to learn from first.
+    trace : Trace, optional
+        Whose earliest requests to learn from, if ``params.train`` is above 0.
+
+    Raises
+    ------
+    ParameterError
+        `train` is asked for without a trace.
 
     References
     ----------
@@ -73,110 +101,146 @@ class SurvivalPredictor:
     Params = SurvivalParams
     sees_future = False
 
-    def __init__(self, params: SurvivalParams | None = None) -> None:
-        self._growth = (params or SurvivalParams()).growth
-        self._ended = np.zeros(1, np.int64)
-        self._longest = 0
-        self._running = np.zeros(0, np.int64)
-        self._observed = 0
-        self._due = 1
+    def __init__(self, params: SurvivalParams | None = None, *, trace: Trace | None = None) -> None:
+        self.params = params or SurvivalParams()
+        # Rows: weight that ended at each length, weight that was censored there.
+        self._weights = np.zeros((2, 1))
+        self._latest = 1.0
+        self._known = 0.0
+        self._estimated_from = 0.0
+        self._fresh = 0
+        self._running: IntArray = np.zeros(0, np.int64)
         self._table: FloatArray = np.ones(1)
-        self._by_age: _ByAge | None = None
+        self._tail: FloatArray = np.zeros(1)
+        self._training = Training()
+        if self.params.train > 0:
+            self.fit(*earliest(trace, self.params.train))
 
     @property
     def table(self) -> FloatArray:
-        """``P(O > a)`` for a = 0, 1, …, the longest length seen; ``[1.0]`` before any.
+        """``P(O > a)`` for a = 0, 1, …, the longest length seen to end; ``[1.0]`` before any.
 
         The same array until the distribution is estimated anew.
         """
         self._refresh()
         return self._table
 
-    def observe(self, prompt_tokens: IntArray, output_tokens: IntArray) -> None:  # noqa: ARG002 # the seam names it
-        """Take in requests that have finished.
+    @property
+    def tail(self) -> FloatArray:
+        """Sums of `table` from each age to its end, the last value left out, shape as `table`."""
+        self._refresh()
+        return self._tail
 
-        Parameters
-        ----------
-        prompt_tokens : ndarray of int64, shape (n,)
-            Their prompt lengths, of which this predictor makes no use.
-        output_tokens : ndarray of int64, shape (n,)
-            Their output lengths, at least 1.
+    def fit(self, trace: Trace, rows: int | None = None) -> SurvivalPredictor:
+        """Learn from the first `rows` requests of a trace (all of them if None).
+
+        Returns
+        -------
+        SurvivalPredictor
+            Itself.
         """
-        if not len(output_tokens):
-            return
-        if (shortest := int(output_tokens.min())) < 1:
-            raise ParameterError(f"output length {shortest}: must be at least 1")
-        self._reserve(int(output_tokens.max()))
-        np.add.at(self._ended, output_tokens, 1)
-        self._observed += len(output_tokens)
+        self.observe(finished_rows(trace, rows))
+        self._training.note(trace, rows)
+        return self
 
-    def set_running(self, ages: IntArray) -> None:
+    def training_rows(self, trace: Trace) -> int:
+        """Return how many leading requests of `trace` it was fitted to."""
+        return self._training.rows(trace)
+
+    def observe(self, finished: FinishedRequests) -> None:
+        """Take in requests that have ended.
+
+        Raises
+        ------
+        ParameterError
+            A length below 1 token or beyond what traces may hold.
+        """
+        lengths = finished.output_tokens
+        if not len(lengths):
+            return
+        check_lengths(lengths)
+        self._reserve(int(lengths.max()))
+        weights = self._next(len(lengths))
+        np.add.at(self._weights, (finished.censored.astype(np.int64), lengths), weights)
+        self._known += float(weights.sum()) / self._latest
+        self._fresh += len(lengths)
+
+    def set_running(self, query: ForecastQuery) -> None:
         """State the ages of all requests that still run, for the next estimate.
 
         They replace those stated before.
         """
-        self._running = np.array(ages, np.int64)
+        check_ages(query.age)
+        self._running = np.array(query.age, np.int64)
 
     def predict(self, query: ForecastQuery, horizon: int) -> Forecast:
         """Forecast which of the queried requests end within `horizon` steps, and when."""
-        self._refresh()
-        if self._by_age is None or self._by_age.horizon != horizon:
-            self._by_age = _tabulate(self._table, horizon)
-        _, p_finish, mu_remaining = self._by_age
-        index = np.minimum(query.age, len(self._table) - 1)
-        return Forecast(p_finish=p_finish[index], mu_remaining=mu_remaining[index], horizon=horizon)
-
-    def contribution_by_age(self, horizon: int) -> FloatArray:
-        """Return the expected contribution ``ĉ = (1 - p)·H + p·μ`` for every age.
-
-        The last entry holds for all greater ages.
-        """
-        self._refresh()
-        if self._by_age is None or self._by_age.horizon != horizon:
-            self._by_age = _tabulate(self._table, horizon)
-        _, p_finish, mu_remaining = self._by_age
-        expected: FloatArray = (1.0 - p_finish) * horizon + p_finish * mu_remaining
-        return expected
+        check_ages(query.age)
+        p_finish, mu_remaining = np.empty(len(query)), np.empty(len(query))
+        left = query.steps_left(horizon + 1)
+        table, tail = self.table, self._tail
+        forecast_by_age(table, tail, query.age, left, horizon, p_finish, mu_remaining)
+        return Forecast(p_finish=p_finish, mu_remaining=mu_remaining, horizon=horizon)
 
     def survival(self, query: ForecastQuery, horizon: int) -> FloatArray:
         """Return the probability that each request still runs h = 0..`horizon` steps from now."""
-        table = self.table
-        last = len(table) - 1
-        ahead = table[np.minimum(query.age[:, None] + np.arange(horizon + 1), last)]
-        now = ahead[:, :1]
-        stays: FloatArray = np.divide(ahead, now, out=np.ones_like(ahead), where=now > 0)
-        return stays
+        check_ages(query.age)
+        out = np.empty((len(query), horizon + 1))
+        curves_by_age(self.table, query.age, query.steps_left(horizon + 1), horizon, out)
+        return out
+
+    def _next(self, count: int) -> FloatArray:
+        """Return the weights of the next observations, shape (count,)."""
+        if math.isinf(self.params.memory):
+            return np.ones(count)
+        self._advance(count / self.params.memory)
+        weights: FloatArray = self._latest * np.exp2(np.arange(1 - count, 1) / self.params.memory)
+        return weights
+
+    def _advance(self, half_lives: float) -> None:
+        ratio = 2.0 ** min(half_lives, _LONGEST_LEAP)
+        self._known /= ratio
+        self._latest *= ratio
+        if self._latest > _HEAVIEST:
+            self._weights /= self._latest
+            self._latest = 1.0
 
     def _reserve(self, length: int) -> None:
-        self._longest = max(self._longest, length)
-        if length >= len(self._ended):
-            grown = np.zeros(2 * length + 1, np.int64)
-            grown[: len(self._ended)] = self._ended
-            self._ended = grown
+        if length >= self._weights.shape[1]:
+            grown = np.zeros((2, min(2 * length, MAX_LENGTH) + 1))
+            grown[:, : self._weights.shape[1]] = self._weights
+            self._weights = grown
 
     def _refresh(self) -> None:
-        if self._observed < self._due:
+        if not self._fresh or self._fresh < self.params.growth * self._estimated_from:
             return
-        self._table = _kaplan_meier(self._ended[: self._longest + 1], self._running)
-        self._by_age = None
-        self._due = max(self._observed + 1, math.ceil(self._observed * (1 + self._growth)))
+        self._table = self._estimate()
+        self._tail = tail_of(self._table)
+        self._estimated_from, self._fresh = self._known, 0
+
+    def _estimate(self) -> FloatArray:
+        ended, cut = np.where(self._weights < self._latest * _FORGOTTEN, 0.0, self._weights)
+        seen = np.flatnonzero(ended)
+        longest = int(seen[-1]) if len(seen) else 0
+        still = np.bincount(np.minimum(self._running, longest), minlength=longest + 1)
+        left = ended[: longest + 1] + cut[: longest + 1] + self._latest * still
+        left[longest] += cut[longest + 1 :].sum()
+        at_risk = np.cumsum(left[::-1])[::-1]
+        share = ended[: longest + 1] / np.where(at_risk > 0, at_risk, 1.0)
+        table: FloatArray = np.cumprod(np.clip(1.0 - share, 0.0, 1.0))
+        return table
 
 
-def _kaplan_meier(ended: IntArray, running: IntArray) -> FloatArray:
-    left = ended + np.bincount(np.minimum(running, len(ended) - 1), minlength=len(ended))
-    at_risk = np.cumsum(left[::-1])[::-1]
-    survival: FloatArray = np.cumprod(1 - ended / np.maximum(at_risk, 1), dtype=np.float64)
-    return survival
+def check_lengths(lengths: IntArray) -> None:
+    """Refuse output lengths that no request can have."""
+    for length in (int(lengths.min()), int(lengths.max())):
+        if not 1 <= length <= MAX_LENGTH:
+            raise ParameterError(
+                f"output length {length}: must be at least 1 and at most {MAX_LENGTH:,} tokens"
+            )
 
 
-def _tabulate(table: FloatArray, horizon: int) -> _ByAge:
-    ages = np.arange(len(table))
-    then = np.minimum(ages + horizon, len(table) - 1)
-    ending = table - table[then]
-    # Lengths, not remaining steps, are summed, so that one running sum serves all ages.
-    lengths = np.cumsum(ages * -np.diff(table, prepend=1.0))
-    certain = ending > 0
-    p_finish = np.divide(ending, table, out=np.zeros_like(table), where=certain)
-    mean = np.divide(lengths[then] - lengths, ending, out=np.zeros_like(table), where=certain)
-    mu_remaining = np.where(certain, np.clip(mean - ages, 1, horizon), horizon)
-    return _ByAge(horizon, p_finish, mu_remaining.astype(np.float64))
+def check_ages(ages: IntArray) -> None:
+    """Refuse ages below 0."""
+    if len(ages) and ages.min() < 0:
+        raise ParameterError(f"age {int(ages.min())}: must be at least 0")

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import typer
+
+from integration.cli_check import check
 
 app = typer.Typer(
     help="Put the router into vLLM, and measure it there.",
@@ -11,7 +15,14 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+app.command()(check)
+
+with contextlib.suppress(ModuleNotFoundError):
+    from integration.cli_bench import bench
+
+    app.command()(bench)
+
 
 @app.callback()
 def _group() -> None:
-    """Keep the commands a group while there is only one."""
+    """Keep the commands a group, however many there are."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 ORACLE = "Oracle"
 PIPE_WIDTH = 160
+_REGRETS = ("score", "imbalance")
 _SPAN = re.compile(r"(?P<count>\d+(\.\d*)?|\.\d+)(?P<unit>ms|s|m|h|)")
 _MAX_SPAN_S = 1e9
 _UNITS = {"ms": 1e-3, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -53,6 +54,15 @@ def gap(
             metavar="TIME", rich_help_panel=ORACLE, help="Time for the oracle: 30s, 5m, 1h."
         ),
     ] = "1m",
+    horizon: Annotated[
+        int | None,
+        typer.Option(
+            metavar="H",
+            rich_help_panel=ORACLE,
+            help="Steps ahead by which step judges decisions. (default: each policy's own)",
+            show_default=False,
+        ),
+    ] = None,
     pool: o.PoolOption = None,
     step_time: o.StepTimeOption = None,
     predictor: o.PredictorOption = None,
@@ -91,6 +101,7 @@ def gap(
             slots=slots,
             oracle=oracle,
             budget_s=parse_span(budget),
+            horizon=horizon,
             predictor=predictor,
             out=out,
             bar=bar,
@@ -114,6 +125,7 @@ def _report(
     slots: int,
     oracle: str,
     budget_s: float,
+    horizon: int | None,
     predictor: str | None,
     out: str | None,
     bar: LateBar,
@@ -136,6 +148,7 @@ def _report(
         params=params,
         predictor=predictor,
         seed=params.seed,
+        horizon=horizon,
         progress=bar.update,
     )
 
@@ -176,6 +189,10 @@ def _print_report(report: GapReport) -> None:
     # Tables that are piped somewhere should not be cut to the width of a terminal of 80.
     console = Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
     console.print(_table(report))
+    if any(row.regret for row in report.policies):
+        console.print()
+        console.print(_regret_table(report))
+        console.print()
     console.print(Text(_verdict(report)), soft_wrap=True)
     for note in report.notes:
         console.print(Text(f"note: {note}", style="yellow"), soft_wrap=True)
@@ -195,9 +212,6 @@ def _table(report: GapReport) -> Table:
     table.add_column("policy")
     for heading in ("barrier time", "gap to bound", "to best", "routing: fill", "steady", "drain"):
         table.add_column(heading, justify="right")
-    if any(row.regret for row in report.policies):
-        for heading in ("regret/step", "P95", "worst"):
-            table.add_column(heading, justify="right")
     for row in report.policies:
         table.add_row(Text(row.policy), *_cells(row))
     return table
@@ -206,10 +220,36 @@ def _table(report: GapReport) -> Table:
 def _cells(row: PolicyGap) -> list[str]:
     phases = [_percent(part.gap) for part in row.routing.phases]
     mark = "" if row.certified else "*"
-    cells = [f"{row.barrier_time:,}", _percent(row.gap) + mark, _percent(row.gap_to_best), *phases]
-    regret = row.regret.get("imbalance")
-    if regret:
-        cells += [f"{regret[name]:,.0f}" for name in ("mean", "p95", "worst")]
+    return [f"{row.barrier_time:,}", _percent(row.gap) + mark, _percent(row.gap_to_best), *phases]
+
+
+def _regret_table(report: GapReport) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    title = "regret per decision in KV tokens (~: some are bounds, at most that much)"
+    table = Table(
+        title=Text(title), title_justify="left", box=None, header_style="bold", pad_edge=False
+    )
+    table.add_column("policy")
+    for heading in ("examined", "horizon"):
+        table.add_column(heading, justify="right")
+    for name in _REGRETS:
+        for heading in (f"{name}: mean", "P95", "worst", "proven"):
+            table.add_column(heading, justify="right")
+    for row in report.policies:
+        if row.regret:
+            table.add_row(Text(row.policy), *_regret_cells(row.regret))
+    return table
+
+
+def _regret_cells(regret: dict[str, Any]) -> list[str]:
+    cells = [f"{regret['examined']:,} of {regret['decisions']:,}", str(regret["horizon"])]
+    for name in _REGRETS:
+        figures = regret[name]
+        mark = "" if figures["proven"] == regret["examined"] else "~"
+        cells += [f"{mark}{figures[part]:,.0f}" for part in ("mean", "p95", "worst")]
+        cells.append(f"{figures['proven']:,}")
     return cells
 
 

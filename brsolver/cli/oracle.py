@@ -5,6 +5,7 @@ Everything heavy is imported inside the commands: ``brsolver --help`` imports th
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -23,6 +24,8 @@ app = typer.Typer(help="Solve saved states by every solver, side by side.", no_a
 
 OBJECTIVES = ("score", "imbalance")
 SIFTING = "sifting"
+KICKS = 100
+"""Of the local search: nobody waits for its milliseconds here."""
 _INTEGER = ("highs", "cp-sat")
 _INTEGER_ONLY = ("cp-sat",)
 
@@ -56,22 +59,43 @@ def step(
             show_default=False,
         ),
     ] = None,
+    memory_limit: Annotated[
+        float | None,
+        typer.Option(metavar="MB", help="Memory for each back end, in MiB. (default: no limit)"),
+    ] = None,
+    isolate: Annotated[
+        bool,
+        typer.Option(
+            help="Solve in a process of its own, which is ended at a limit and may crash alone."
+        ),
+    ] = True,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Solve one saved routing decision with every back end."""
     from brsolver.cli._progress import late_bar
 
-    limit_s = parse_span(time_limit, "time limit")
+    limits = _limits(time_limit, memory_limit)
     objectives = _objectives(objective)
     plan = _plan(backends, relax)
     instance, taken = _load(state)
     with late_bar("solving, models") as bar:
-        sheets = _solve_all(instance, taken, objectives, plan, limit_s, bar)
+        sheets = _solve_all(instance, taken, objectives, plan, limits, isolate, bar)
     _check_any(sheets)
     if json:
-        print_json(state, instance, limit_s, sheets)
+        print_json(state, instance, limits["time_limit_s"], sheets)
     else:
         print_sheets(state, instance, sheets)
+
+
+def _limits(time_limit: str, memory_limit: float | None) -> dict[str, float]:
+    from brsolver.errors import ParameterError
+
+    limits = {"time_limit_s": parse_span(time_limit, "time limit")}
+    if memory_limit is not None:
+        if not (math.isfinite(memory_limit) and memory_limit > 0):
+            raise ParameterError(f"memory limit is {memory_limit}, must be a positive number of MiB")
+        limits["memory_limit_mb"] = memory_limit
+    return limits
 
 
 def _objectives(name: str) -> tuple[Objective, ...]:
@@ -147,30 +171,33 @@ def _solve_all(
     taken: dict[str, Any],
     objectives: Sequence[Objective],
     plan: Sequence[tuple[str, str]],
-    limit_s: float,
+    limits: dict[str, float],
+    isolate: bool,
     bar: LateBar,
 ) -> list[Sheet]:
+    from brsolver.oracles.backends import Isolation
+
     sheets: list[Sheet] = []
-    for done, objective in enumerate(objectives):
-        rows = list(_without_solver(instance, objective, taken))
-        for tried, (backend, kind) in enumerate(plan, start=1):
-            rows.append(_solve(instance, objective, backend, kind, limit_s))
-            bar.update(done * len(plan) + tried, len(objectives) * len(plan))
-        sheets.append(Sheet(objective=objective, rows=tuple(rows)))
+    with Isolation() as process:
+        given = {**limits, "isolate": process if isolate else False}
+        for done, objective in enumerate(objectives):
+            rows = list(_without_solver(instance, objective, taken))
+            for tried, (backend, kind) in enumerate(plan, start=1):
+                rows.append(_solve(instance, objective, backend, kind, given))
+                bar.update(done * len(plan) + tried, len(objectives) * len(plan))
+            sheets.append(Sheet(objective=objective, rows=tuple(rows)))
     return sheets
 
 
 def _solve(
-    instance: StepInstance, objective: Objective, backend: str, kind: str, limit_s: float
+    instance: StepInstance, objective: Objective, backend: str, kind: str, given: dict[str, Any]
 ) -> Row:
     from brsolver.errors import BrsolverError
     from brsolver.oracles.result import SolveResult, Status
     from brsolver.oracles.step import solve_step
 
     try:
-        result = solve_step(
-            instance, objective, backend=backend, relax=kind == LP, time_limit_s=limit_s
-        )
+        result = solve_step(instance, objective, backend=backend, relax=kind == LP, **given)
     except BrsolverError as error:
         result = SolveResult(status=Status.ERROR, message=" ".join(str(error).split()))
     return Row(backend=backend, kind=kind, result=result)
@@ -196,7 +223,7 @@ def _without_solver(
     else:
         result = _judged(instance, objective, known.tolist(), "two stages")
     yield Row(backend="br", kind="heuristic", result=result)
-    found = local_search(instance, objective)
+    found = local_search(instance, objective, kicks=KICKS)
     yield Row(backend="local-search", kind="search", result=found)
     bound = lagrangian_bound(instance, objective, incumbent=_array(found) if found.found else None)
     yield Row(backend="lagrangian", kind="bound", result=bound)

@@ -115,7 +115,7 @@ def _write(
     from brsolver.report.write import write_report
 
     bar.rename("drawing, figures")
-    run = Run.of(result, loaded, policy=result.policy)
+    run = Run.of(result, loaded.after(result.training_rows), policy=result.policy)
     comparison = Comparison.single(run, result.params, predictor=predictor)
     write_report(comparison, out, progress=bar.update)
 

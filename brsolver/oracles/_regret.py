@@ -1,8 +1,10 @@
-"""Regret per decision: what each routing decision of a run missed by its own objective."""
+"""Regret per decision: what each routing decision of a run missed by two objectives."""
 
 from __future__ import annotations
 
 import time
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -11,157 +13,244 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from brsolver.oracles.step import Objective, StepInstance
-    from brsolver.policy import ClusterView, Decision, Policy, Waiting
-    from brsolver.simulator.params import SimulationParams
+    from brsolver.oracles.step.judge import Judgement
+    from brsolver.policy import ClusterView, Decision, Waiting
+    from brsolver.simulator.result import SimulationResult
     from brsolver.traces.model import Trace
 
 IntArray = NDArray[np.int64]
 
 OBJECTIVES: tuple[Objective, ...] = ("score", "imbalance")
-TURNS = 40
-"""Subgradient steps per decision: a run has thousands of decisions."""
+SAMPLE = 512
+"""Decisions of a run that are kept to be judged: a run has thousands."""
+
+GAMMA = 0.86
+"""Discount per step where the policy names none; [BFIO]'s."""
+
+LEAST_S, MOST_S = 0.05, 1.0
+"""Least and most seconds for one decision and objective."""
+
+SHARE = 50
+"""Decisions that the budget must suffice for, whatever each takes."""
 
 
-@dataclass(slots=True)
-class _Worst:
-    objective: Objective
-    regret: list[int] = field(default_factory=list)
-    most: int = -1
-    state: StepInstance | None = None
-    taken: IntArray | None = None
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weights:
+    """By which projection decisions are judged.
 
-    def note(self, regret: int, instance: StepInstance, assignment: IntArray) -> None:
-        self.regret.append(regret)
-        if regret > self.most:
-            self.most, self.state, self.taken = regret, instance, assignment
+    Attributes
+    ----------
+    horizon : int
+    gamma : float
+    growth, survival : bool
+        As in `ClusterView.projection`.
+    """
 
-    def summary(self, policy: str) -> dict[str, Any]:
-        values = np.array(self.regret, np.int64)
-        return {
-            "mean": float(values.mean()),
-            "p95": float(np.percentile(values, 95)),
-            "worst": int(values.max()),
-            "worst_state": self._saved(policy),
-        }
+    horizon: int
+    gamma: float
+    growth: bool
+    survival: bool
 
-    def _saved(self, policy: str) -> dict[str, Any] | None:
-        """Return the state as `StepInstance.load` reads it, and what the policy did there."""
-        if self.state is None or self.taken is None:
-            return None
-        taken = {
-            "policy": policy,
-            "objective": self.objective,
-            "regret": self.most,
-            "assignment": self.taken.tolist(),
-        }
-        return {**self.state.to_json(), "taken": taken}
+    @classmethod
+    def of(cls, run: SimulationResult, horizon: int | None) -> Weights:
+        """Take a policy's own; `horizon` instead of its own if given."""
+        own = run.policy_params
+        steps = int(str(own.get("horizon", 0))) if horizon is None else horizon
+        gamma = own.get("gamma", GAMMA)
+        return cls(
+            horizon=steps,
+            gamma=float(gamma) if isinstance(gamma, int | float) else GAMMA,
+            growth=own.get("growth") is True,
+            survival=own.get("projection") == "survival",
+        )
 
 
-class WatchedPolicy:
-    """Routes as another policy does and bounds what each of its decisions missed.
+class Recorder:
+    """Repeats a run and keeps some of the states it met, and what was done there.
+
+    Following the run's admissions rather than asking its policy again meets the same states
+    whatever the policy draws or learns, with forecasts for any horizon.
 
     Parameters
     ----------
-    inner : Policy
-    decisions : int
-        Decisions to expect; those examined are spread over them as time allows.
-    budget_s : float
-    policy : str
-        Its name, for the states that are saved.
+    run : SimulationResult
+    weights : Weights
+    keep : ndarray of int64, shape (k,)
+        Which decisions to keep, counted from 0.
     """
 
     source = "step oracle"
 
-    def __init__(self, inner: Policy, decisions: int, budget_s: float, policy: str) -> None:
-        self.inner, self.policy = inner, policy
-        self.horizon = int(getattr(inner, "horizon", 0))
-        self.params = getattr(inner, "params", None)
-        self.worst: dict[Objective, _Worst] = {name: _Worst(name) for name in OBJECTIVES}
-        self.examined = 0
-        self._pace = budget_s / max(decisions, 1)
-        self._seen, self._spent = 0, 0.0
+    def __init__(self, run: SimulationResult, weights: Weights, keep: IntArray) -> None:
+        self.horizon = weights.horizon
+        self.kept: dict[int, tuple[StepInstance, IntArray]] = {}
+        self.seen = 0
+        self._weights = weights
+        self._wanted = set(keep.tolist())
+        self._worker, self._start = run.requests.worker, run.requests.start_step
 
     def route(self, cluster: ClusterView, waiting: Waiting) -> Decision:
-        """Route, and look at the decision while the budget is not ahead of the run."""
-        decision = self.inner.route(cluster, waiting)
-        self._seen += 1
-        if self._spent <= self._pace * self._seen:
-            began = time.perf_counter()
-            self._examine(cluster, waiting, decision)
-            self._spent += time.perf_counter() - began
-        return decision
+        """Do what the run did, and keep the state if it is one of those wanted."""
+        at = np.flatnonzero(self._start[waiting.request] == cluster.step)
+        workers = self._worker[waiting.request[at]]
+        if self.seen in self._wanted:
+            assignment = np.full(len(waiting), -1, np.int64)
+            assignment[at] = workers
+            self.kept[self.seen] = (self._state(cluster, waiting, at.size), assignment)
+        self.seen += 1
+        return np.stack((at, workers), axis=1).astype(np.int64)
 
-    def _examine(self, cluster: ClusterView, waiting: Waiting, decision: Decision) -> None:
-        from brsolver.oracles.step import StepInstance, lagrangian_bound, objective_value
+    def _state(self, cluster: ClusterView, waiting: Waiting, admitted: int) -> StepInstance:
+        from brsolver.oracles.step import StepInstance
 
-        assignment = np.full(len(waiting), -1, np.int64)
-        for at, g in decision:
-            assignment[at] = g
-        held = int((assignment < 0).sum()) > max(0, len(waiting) - int(cluster.room.sum()))
-        instance = StepInstance.from_view(cluster, waiting, hold=held)
-        self.examined += 1
-        for name in OBJECTIVES:
-            value = objective_value(instance, assignment.tolist(), name)
-            found = lagrangian_bound(instance, name, incumbent=assignment, turns=TURNS)
-            bound = value if found.dual_bound is None else int(found.dual_bound)
-            self.worst[name].note(abs(bound - value), instance, assignment)
+        w = self._weights
+        return StepInstance.from_view(
+            cluster,
+            waiting,
+            horizon=w.horizon,
+            gamma=w.gamma,
+            growth=w.growth,
+            survival=w.survival,
+            # Whoever leaves slots free that it could fill is judged as free to do so.
+            hold=admitted < min(len(waiting), int(cluster.room.sum())),
+        )
+
+
+@dataclass(slots=True)
+class _Tally:
+    """Judgements of one policy by one objective, in KV tokens."""
+
+    policy: str
+    objective: Objective
+    value: list[float] = field(default_factory=list)
+    regret: list[float] = field(default_factory=list)
+    surely: list[float] = field(default_factory=list)
+    proven: int = 0
+    origins: Counter[str] = field(default_factory=Counter)
+    worst_state: dict[str, Any] | None = None
+
+    def note(self, found: Judgement, instance: StepInstance, taken: IntArray) -> None:
+        # Per unit of weight, so that horizons compare: at horizon 0 it is the imbalance itself.
+        unit = instance.weight_sum
+        regret = found.regret / unit
+        if not self.regret or regret > max(self.regret):
+            self.worst_state = {**instance.to_json(), "taken": self._taken(regret, taken)}
+        self.value.append(found.value / unit)
+        self.regret.append(regret)
+        self.surely.append(found.surely / unit)
+        self.proven += found.proven
+        self.origins[found.origin] += 1
+
+    def _taken(self, regret: float, taken: IntArray) -> dict[str, Any]:
+        return {
+            "policy": self.policy,
+            "objective": self.objective,
+            "regret": regret,
+            "assignment": taken.tolist(),
+        }
 
     def summary(self) -> dict[str, Any]:
-        """Return regret per objective in KV tokens, at most; the state of the worst decision."""
-        if not self.examined:
-            return {}
-        figures: dict[str, Any] = {
-            name: worst.summary(self.policy) for name, worst in self.worst.items()
+        regret = np.array(self.regret)
+        return {
+            "mean": float(regret.mean()),
+            "p95": float(np.percentile(regret, 95)),
+            "worst": float(regret.max()),
+            "at_least": float(np.mean(self.surely)),
+            "taken": float(np.mean(self.value)),
+            "proven": self.proven,
+            "origins": dict(self.origins.most_common()),
+            "worst_state": self.worst_state,
         }
-        return {"decisions": self._seen, "examined": self.examined, **figures}
 
 
-def run_regret(
+class _Watched:
+    """A run, the decisions kept of it and what was found of them."""
+
+    def __init__(self, trace: Trace, run: SimulationResult, source: str | None, w: Weights) -> None:
+        from brsolver.simulator import simulate
+
+        total = run.metrics.decisions
+        recorder = Recorder(run, w, spread(total, SAMPLE))
+        simulate(trace, recorder, run.params, predictor=source, policy_name=run.policy)
+        self.weights, self.decisions = w, recorder.seen
+        order = spread_order(len(recorder.kept))
+        kept = [recorder.kept[at] for at in sorted(recorder.kept)]
+        self.left = [kept[at] for at in order][::-1]
+        self.tallies = [_Tally(run.policy, name) for name in OBJECTIVES]
+
+    def judge_next(self, limit_s: float) -> None:
+        from brsolver.oracles.step.judge import judge
+
+        instance, taken = self.left.pop()
+        for tally in self.tallies:
+            found = judge(instance, taken, tally.objective, time_limit_s=limit_s)
+            tally.note(found, instance, taken)
+
+    def summary(self) -> dict[str, Any]:
+        examined = len(self.tallies[0].regret)
+        if not examined:
+            return {}
+        return {
+            "decisions": self.decisions,
+            "examined": examined,
+            "horizon": self.weights.horizon,
+            "gamma": self.weights.gamma,
+            **{tally.objective: tally.summary() for tally in self.tallies},
+        }
+
+
+def regrets(
     trace: Trace,
-    spec: str,
-    params: SimulationParams,
+    runs: Sequence[SimulationResult],
     *,
-    decisions: int,
     predictor: str | None,
     budget_s: float,
-) -> dict[str, Any]:
-    """Repeat a policy's run and bound what its decisions missed at horizon 0.
+    horizon: int | None = None,
+) -> list[dict[str, Any]]:
+    """Repeat runs and say what a sample of their decisions missed.
 
-    Regret is the distance from a Lagrangian bound of the step's optimum, so at most what is
-    printed; ``score`` is the sum of F, ``imbalance`` is ``G·M' - Σ_g L'_g`` right after routing.
+    Regret is in KV tokens per unit of weight ``Σ_h d_h``: ``score`` is ``Σ_g F_g`` with α = 1 and
+    β = G, ``imbalance`` is ``G·M'_h - Σ_g L'_{g,h}``. Where the best decision is not proven, the
+    regret is the distance from the bound, so at most what is said; ``at_least`` is the mean
+    distance from the best decision known. The decisions are spread evenly over each run, and as
+    many are judged of each as the budget allows.
 
     Parameters
     ----------
     trace : Trace
-    spec : str
-        Policy specification.
-    params : SimulationParams
-    decisions : int
-        How many decisions the run takes.
+    runs : sequence of SimulationResult
     predictor : str or None
+        Where forecasts come from, as the runs had it.
     budget_s : float
-        Seconds for the bounds; decisions are left out evenly where it does not suffice.
+        Seconds for all of them.
+    horizon : int, optional
+        Steps of the projection; None is each policy's own, 0 if it has none.
     """
-    from brsolver.simulator import simulate
+    watched = [_Watched(trace, run, predictor, Weights.of(run, horizon)) for run in runs]
+    parts = len(OBJECTIVES) * len(watched) * SHARE
+    limit_s = min(max(budget_s / parts, LEAST_S), MOST_S)
+    ends = time.perf_counter() + budget_s
+    first = True
+    # One of each in turn: whenever time is up, all have about as many, spread over their runs.
+    while any(one.left for one in watched) and (first or time.perf_counter() < ends):
+        for one in watched:
+            if one.left and (first or time.perf_counter() < ends):
+                one.judge_next(limit_s)
+        first = False
+    return [one.summary() for one in watched]
 
-    watched = WatchedPolicy(_make(spec, params, trace, predictor), decisions, budget_s, spec)
-    simulate(trace, watched, params, predictor=predictor, policy_name=spec)
-    return watched.summary()
+
+def spread(total: int, count: int) -> IntArray:
+    """Return up to `count` indices below `total`, in the middles of equal parts."""
+    count = min(total, count)
+    return ((2 * np.arange(count) + 1) * total // (2 * max(count, 1))).astype(np.int64)
 
 
-def _make(spec: str, params: SimulationParams, trace: Trace, predictor: str | None) -> Policy:
-    from brsolver.registry import make_policy, make_predictor, policy_class, wants
-    from brsolver.simulator.streams import stream
-    from brsolver.specs import parse_spec
+def spread_order(count: int) -> IntArray:
+    """Return an order of ``0..count-1`` whose every beginning is spread over the whole.
 
-    name, values = parse_spec(spec)
-    context: dict[str, object] = {"rng": stream(params.seed, "policy")}
-    if wants(policy_class(name), "predictor"):
-        source, settings = parse_spec(predictor or "survival")
-        context["predictor"] = make_predictor(
-            source,
-            settings,
-            rng=stream(params.seed, "predictor"),
-            output_tokens=trace.output_tokens,
-        )
-    return make_policy(name, values, **context)
+    Bits reversed (van der Corput, 1935).
+    """
+    bits = max(count - 1, 1).bit_length()
+    reversed_bits = [int(f"{at:0{bits}b}"[::-1], 2) for at in range(1 << bits)]
+    return np.array([at for at in reversed_bits if at < count], np.int64)

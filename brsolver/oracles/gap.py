@@ -27,6 +27,8 @@ Progress = Callable[[int, int], None]
 ORACLES: tuple[str, ...] = get_args(Oracle)
 """Where lower bounds and best known runs may come from."""
 
+MAX_HORIZON = 100_000
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyGap:
@@ -155,6 +157,7 @@ def gap(
     params: SimulationParams | None = None,
     predictor: str | None = None,
     seed: int = 0,
+    horizon: int | None = None,
     progress: Progress | None = None,
 ) -> GapReport:
     """Simulate policies and say how far each was from the best possible.
@@ -178,6 +181,9 @@ def gap(
     predictor : str, optional
         For policies that use one.
     seed : int
+    horizon : int, optional
+        Steps of the projection by which ``step`` judges decisions; None is each policy's own, 0
+        if it has none.
     progress : callable, optional
         Called with (finished, all) parts.
 
@@ -189,7 +195,7 @@ def gap(
     from brsolver.compare import check_policies
 
     began = time.perf_counter()
-    _check(oracle, budget_s)
+    _check(oracle, budget_s, horizon)
     specs = check_policies(policies)
     tick = _ticker(len(specs) + 2, progress)
     used = _params(params, workers, slots, seed)
@@ -199,7 +205,7 @@ def gap(
     best = _hindsight(trace, used, oracle, budget_s, runs, bounds.fcfs)
     tick()
     goal = Goal.of(runs, bounds, best)
-    regrets = _regrets(trace, runs, used, predictor, oracle, budget_s)
+    regrets = _regrets(trace, runs, predictor, oracle, budget_s, horizon)
     return GapReport(
         oracle=oracle,
         status=goal.status,
@@ -222,11 +228,13 @@ def gap(
     )
 
 
-def _check(oracle: str, budget_s: float) -> None:
+def _check(oracle: str, budget_s: float, horizon: int | None) -> None:
     if oracle not in ORACLES:
         raise UnknownNameError.suggest("oracle", oracle, ORACLES)
     if not (math.isfinite(budget_s) and budget_s > 0):
         raise ParameterError(f"budget is {budget_s} s, must be a positive number of seconds")
+    if horizon is not None and not 0 <= horizon <= MAX_HORIZON:
+        raise ParameterError(f"horizon is {horizon}, must be between 0 and {MAX_HORIZON} steps")
 
 
 def _ticker(total: int, progress: Progress | None) -> Callable[[], None]:
@@ -299,26 +307,16 @@ def _warm_start(runs: Sequence[SimulationResult], bound: BoundResult) -> IntArra
 def _regrets(
     trace: Trace,
     runs: Sequence[SimulationResult],
-    params: SimulationParams,
     predictor: str | None,
     oracle: str,
     budget_s: float,
+    horizon: int | None,
 ) -> list[dict[str, Any]]:
     if oracle != "step":
         return [{} for _ in runs]
-    from brsolver.oracles._regret import run_regret
+    from brsolver.oracles._regret import regrets
 
-    return [
-        run_regret(
-            trace,
-            run.policy,
-            params,
-            decisions=run.metrics.decisions,
-            predictor=predictor,
-            budget_s=budget_s / len(runs),
-        )
-        for run in runs
-    ]
+    return regrets(trace, runs, predictor=predictor, budget_s=budget_s, horizon=horizon)
 
 
 def _row(

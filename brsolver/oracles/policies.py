@@ -18,11 +18,13 @@ from brsolver.errors import MissingExtraError, ParameterError
 from brsolver.oracles.result import SolverError, SolveResult, SolverLoadError
 from brsolver.oracles.step.instance import StepInstance
 from brsolver.oracles.step.search import heuristic, local_search, to_assignment
-from brsolver.oracles.step.sifting import SIFTING
 from brsolver.oracles.step.solve import solve_step
+from brsolver.oracles.step.trajectory import StepRelaxer
 from brsolver.routers.balance import check_weights
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from brsolver.policy import ClusterView, IntArray, Waiting
 
 FloatArray = NDArray[np.float64]
@@ -134,6 +136,7 @@ class _StepRouter:
     def __init__(self, params: StepParams) -> None:
         self._step = params
         self.horizon = params.horizon
+        self.decisions = 0
         self.fallbacks = 0
 
     def route(self, cluster: ClusterView, waiting: Waiting) -> IntArray:
@@ -156,11 +159,21 @@ class _StepRouter:
             # KV tokens, not slots, are short: admit as many as the heuristic could.
             instance = replace(instance, admit=admitted)
         found = self._decide(instance)
+        self.decisions += 1
         if found is None:
             self.fallbacks += 1
         decision = known if found is None else found
         taken = np.flatnonzero(decision >= 0)
         return np.stack((taken, decision[taken]), axis=1)
+
+    def notes(self) -> tuple[str, ...]:
+        """Say how often the heuristic decided instead; see `brsolver.Policy`."""
+        if not self.fallbacks:
+            return ()
+        return (
+            f"{self.fallbacks:,} of {self.decisions:,} decisions fell back to the heuristic: the "
+            "solver failed, or found nothing within its time",
+        )
 
     def _decide(self, instance: StepInstance) -> IntArray | None:
         """Return a worker or -1 per request, or None for the heuristic's decision."""
@@ -182,12 +195,12 @@ class MilpStep(_StepRouter):
         super().__init__(self.params)
 
     def _decide(self, instance: StepInstance) -> IntArray | None:
+        p = self.params
         return _decision(
             _guarded(
-                instance,
-                self.params.objective,
-                backend=self.params.backend,
-                time_limit_s=self.params.time_limit_s,
+                lambda: solve_step(
+                    instance, p.objective, backend=p.backend, time_limit_s=p.time_limit_s
+                )
             )
         )
 
@@ -205,11 +218,13 @@ class LpRound(_StepRouter):
     def __init__(self, params: LpRoundParams | None = None) -> None:
         self.params = params or LpRoundParams()
         super().__init__(self.params)
+        # Each relaxation starts from the lengths that the one before it used.
+        self._relaxer = StepRelaxer(self.params.objective)
 
     def _decide(self, instance: StepInstance) -> IntArray | None:
         p = self.params
         relaxed = _guarded(
-            instance, p.objective, backend=SIFTING, relax=True, time_limit_s=p.time_limit_s
+            lambda: self._relaxer.solve(instance, time_limit_s=p.time_limit_s)
         )
         if relaxed is None or relaxed.solution is None:
             return None
@@ -264,19 +279,10 @@ def round_fractions(instance: StepInstance, fractions: FloatArray) -> IntArray:
     return to_assignment(instance, counts)
 
 
-def _guarded(
-    instance: StepInstance,
-    objective: StepObjective,
-    *,
-    backend: str,
-    time_limit_s: float,
-    relax: bool = False,
-) -> SolveResult | None:
+def _guarded(run: Callable[[], SolveResult]) -> SolveResult | None:
     """Solve; None if the solver fails. A missing solver is the user's to know, at once."""
     try:
-        return solve_step(
-            instance, objective, backend=backend, relax=relax, time_limit_s=time_limit_s
-        )
+        return run()
     except (MissingExtraError, SolverLoadError):
         raise
     except SolverError:

@@ -34,16 +34,22 @@ EPSILON = 2.0**-52
 
 def activities(model: LinearModel, x: IntArray) -> IntArray:
     """Return ``A x`` exactly, shape (m,)."""
-    products = _exact(model.row_value) * _exact(x)[model.row_column]
-    if float(np.abs(products.astype(np.float64)).sum()) < SAFE:
-        products = products.astype(np.int64)
+    values, taken = model.row_value, x[model.row_column]
+    # In floating point, which does not wrap around: whether int64 would.
+    if float(np.abs(values.astype(np.float64)) @ np.abs(taken.astype(np.float64))) < SAFE:
+        products = values * taken
+    else:
+        products = _exact(values) * _exact(taken)
     sums = np.concatenate((np.zeros(1, products.dtype), np.cumsum(products)))
     return np.diff(sums[model.row_start])
 
 
 def objective(model: LinearModel, x: IntArray) -> int:
     """Return ``c·x + offset`` exactly."""
-    return int(np.dot(_exact(model.costs), _exact(x))) + model.offset
+    costs = model.costs
+    if float(np.abs(costs.astype(np.float64)) @ np.abs(x.astype(np.float64))) < SAFE:
+        return int(costs @ x) + model.offset
+    return int(np.dot(_exact(costs), _exact(x))) + model.offset
 
 
 def violation(model: LinearModel, x: IntArray) -> str:

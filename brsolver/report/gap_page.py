@@ -213,7 +213,8 @@ def _regret_rows(report: GapReport) -> list[dict[str, Any]]:
             "objective": objective,
             "examined": row.regret["examined"],
             "decisions": row.regret["decisions"],
-            **{name: figures[name] for name in ("mean", "p95", "worst")},
+            "horizon": row.regret["horizon"],
+            **{name: figures[name] for name in ("mean", "p95", "worst", "at_least", "proven")},
             "file": names.get((row.policy, objective), ""),
         }
         for row in report.policies

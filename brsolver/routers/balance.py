@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from brsolver.errors import ParameterError
 from brsolver.policy import LOAD, SLOTS, ClusterView, IntArray, Waiting
 from brsolver.routers._br_kernels import route_immediate, route_pooled
+from brsolver.routers._discounting import Turnover
 from brsolver.routers._subset_kernels import BY_SCORE
 
 FloatArray = NDArray[np.float64]
@@ -18,6 +19,8 @@ FloatArray = NDArray[np.float64]
 _MAX_COUNT = 2**53
 # Far beyond any useful ratio, and far from where products with tokens overflow.
 _MAX_WEIGHT = 1e12
+# Smaller changes of γ are not worth a new table of its powers.
+_NOTICEABLE = 1e-3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,8 +61,10 @@ class BRHParams:
     beta : float or None
         Weight of overflow; None is ``alpha·G``, with which F is the exact fall of the
         discounted imbalance of the projection.
-    gamma : float
-        Discount per step, in (0, 1].
+    gamma : float or "auto"
+        Discount per step, in (0, 1]. ``auto`` follows the cluster: ``γ = exp(-1.5·λ)`` with λ
+        departures per worker and step, the chance that a step passes without an
+        opportunity to correct this decision.
     horizon : int
         Steps H of the projection; 0 looks at current loads only.
     r_max, s_greedy, patience : int
@@ -74,18 +79,21 @@ class BRHParams:
 
     alpha: float = 1.0
     beta: float | None = None
-    gamma: float = 0.86
+    gamma: float | Literal["auto"] = "auto"
     horizon: int = 80
-    r_max: int = 32
+    r_max: int = 64
     s_greedy: int = 7
     patience: int = 2500
     growth: bool = False
-    projection: Literal["expected", "survival"] = "expected"
+    projection: Literal["expected", "survival"] = "survival"
 
     def __post_init__(self) -> None:
         check_stages(self.s_greedy, self.r_max)
         check_patience(self.patience)
-        check_weights(self.alpha, self.beta, self.gamma, self.horizon)
+        gamma = 1.0 if self.gamma == "auto" else self.gamma
+        if isinstance(gamma, str):
+            raise ParameterError(f"gamma is {gamma!r}, must be a number in (0, 1] or auto")
+        check_weights(self.alpha, self.beta, gamma, self.horizon)
         if self.projection not in ("expected", "survival"):
             raise ParameterError(f"projection is {self.projection!r}, must be expected or survival")
 
@@ -177,6 +185,10 @@ class BRH:
     ``F_g(Q) = α·(Σ_h d_h)·S - β·Σ_h d_h·(S - m_{g,h})_+`` with ``d_h = γ^h`` and margins
     ``m_{g,h} = max_j L_{j,h} - L_{g,h}`` of loads projected from the forecast ends of running
     requests ([BR] §2). ``horizon=0, alpha=1, beta=G`` is BR-0. The stages are BR-0's.
+
+    Where forecasts deserve less belief (``cluster.trust`` below 1), γ falls in proportion, and
+    with it the steps that count; at trust 0 BR-0 decides, with its own default parameters but
+    this router's `s_greedy` and `patience`.
     """
 
     Params: ClassVar[type] = BRHParams
@@ -185,19 +197,49 @@ class BRH:
     def __init__(self, params: BRHParams | None = None) -> None:
         self.params = params or BRHParams()
         self.horizon = self.params.horizon
-        steps = np.arange(self.horizon + 1)
-        self._discounts: FloatArray = discounts(self.params.gamma, self.horizon)
+        self._steps = np.arange(self.horizon + 1)
+        self._without_forecasts = BR0(
+            BR0Params(s_greedy=self.params.s_greedy, patience=self.params.patience)
+        )
+        self._turnover = Turnover() if self.params.gamma == "auto" else None
+        self._discount_by(self.gamma)
+
+    @property
+    def gamma(self) -> float:
+        """The discount per step in use, before any loss of trust."""
+        if self._turnover is not None:
+            return self._turnover.gamma
+        return float(self.params.gamma)
+
+    def _discount_by(self, gamma: float) -> None:
+        self._discounting = gamma
+        self._discounts: FloatArray = discounts(gamma, self.horizon)
         self._sum = self.params.alpha * float(self._discounts.sum())
-        self._ramp = self.params.alpha * float(self._discounts @ steps)
+        self._ramp = self.params.alpha * float(self._discounts @ self._steps)
 
     def route(self, cluster: ClusterView, waiting: Waiting) -> IntArray:
         """Choose subsets by projected loads; see `brsolver.Policy`."""
+        if self._turnover is None:
+            return self._choose(cluster, waiting)
+        self._turnover.look(cluster)
+        chosen = self._choose(cluster, waiting)
+        self._turnover.placed(chosen.shape[0])
+        return chosen
+
+    def _choose(self, cluster: ClusterView, waiting: Waiting) -> IntArray:
+        if cluster.trust <= 0 < self.horizon:
+            return self._without_forecasts.route(cluster, waiting)
+        gamma = self.gamma * cluster.trust
+        if abs(gamma - self._discounting) > _NOTICEABLE:
+            self._discount_by(gamma)
         p = self.params
         table = cluster.table
         beta = p.alpha * np.count_nonzero(table[SLOTS]) if p.beta is None else p.beta
         weights = np.array([self._sum, self._ramp, float(beta)])
         projected = cluster.projection(
-            self.horizon, growth=p.growth, survival=p.projection == "survival"
+            self.horizon,
+            growth=p.growth,
+            survival=self.horizon > 0 and p.projection == "survival",
         )
         growth = int(p.growth)
         if cluster.immediate:

@@ -237,6 +237,8 @@ class Engine:
                 clock_s=self.clock_s,
             )
         view.clients = self.params.clients
+        if self.forecaster is not None:
+            view.trust = self.forecaster.trust
         return view
 
     def _project(self, horizon: int, growth: bool, survival: bool) -> IntArray:
@@ -254,7 +256,8 @@ class Engine:
             return
         if self.forecaster.learns and self.forecaster.due(self.step):
             rows = self.book[lay.B_FINISHED, self._observed : self.finished]
-            self.forecaster.observe(self.book[lay.B_PROMPT, rows], self.book[lay.B_OUTPUT, rows])
+            lengths = self.book[lay.B_PROMPT, rows], self.book[lay.B_OUTPUT, rows]
+            self.forecaster.observe(*lengths, request=rows)
             self._observed = self.finished
         handles = self.buffers[lay.ADMITTED, : self.control[lay.C_ADMITTED]]
         if self.control[lay.C_ADMITTED_LOST]:

@@ -227,6 +227,8 @@ class SimulationResult:
     samples : LoadSamples
     dispatch_us : ndarray of float64, shape (decisions,)
         Latency of every routing call in microseconds.
+    training_rows : int
+        Leading requests of the trace that trained the predictor and are not part of the run.
     notes : tuple of str
         What a reader of the figures must know: surrogate trace, oracle, skipped rows, requests
         that did not finish.
@@ -244,4 +246,5 @@ class SimulationResult:
     steps: StepLog
     samples: LoadSamples
     dispatch_us: FloatArray
+    training_rows: int = 0
     notes: tuple[str, ...] = ()

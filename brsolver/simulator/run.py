@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brsolver.errors import ParameterError
-from brsolver.forecasting import Forecaster
+from brsolver.forecasting import Forecaster, RequestColumns
 from brsolver.policy import Policy
-from brsolver.registry import make_policy, make_predictor, policy_class, wants
+from brsolver.registry import make_policy, policy_class, wants
 from brsolver.simulator import _layout as lay
 from brsolver.simulator.engine import Engine, Progress
+from brsolver.simulator.held_out import is_trained, predictor_for, rows_that_trained
 from brsolver.simulator.metrics import compute_metrics
 from brsolver.simulator.params import SimulationParams
 from brsolver.simulator.result import (
@@ -30,14 +31,12 @@ from brsolver.specs import parse_spec
 from brsolver.traces.model import Trace
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from brsolver.predictors import Predictor
     from brsolver.state import ClusterState
 
 IntArray = NDArray[np.int64]
-
-DEFAULT_PREDICTOR = "survival"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +45,7 @@ class _Prepared:
     name: str
     predictor: Predictor | None
     predictor_name: str
+    trained_on: int
 
 
 def simulate(
@@ -55,6 +55,7 @@ def simulate(
     *,
     predictor: str | Predictor | None = None,
     policy_name: str | None = None,
+    predictor_name: str | None = None,
     progress: Progress | None = None,
 ) -> SimulationResult:
     """Replay `trace` through a cluster under `policy`.
@@ -70,9 +71,11 @@ def simulate(
     predictor : str or Predictor, optional
         Where forecasts come from, for policies that use any. ``"survival"`` (the default)
         learns online from requests that have finished, ``"oracle"`` sees true lengths,
-        ``"none"`` forecasts nothing.
-    policy_name : str, optional
-        What to call the policy in results.
+        ``"none"`` forecasts nothing. The requests that trained a predictor before the run
+        (its `training_rows` of this trace) are left out of the run, so that no forecast is
+        judged on what it has seen.
+    policy_name, predictor_name : str, optional
+        What to call the policy and the predictor in results.
     progress : callable, optional
         Called now and then with (finished, total) requests.
 
@@ -96,11 +99,12 @@ def simulate(
     params = params or SimulationParams()
     if isinstance(policy, str) and _is_ours(policy):
         _warm_up(policy, params, predictor)
-    prepared = _prepare(trace, policy, params, predictor, policy_name)
+    prepared = _prepare(trace, policy, params, predictor, policy_name, predictor_name)
+    whole, trace = trace, trace.after(prepared.trained_on)
     engine = Engine(trace, prepared.policy, params, _forecaster(prepared, trace, params))
     began = perf_counter()
     engine.run(progress)
-    return _result(engine, prepared, trace, params, perf_counter() - began)
+    return _result(engine, prepared, trace, params, perf_counter() - began, len(whole))
 
 
 def _is_ours(policy: str) -> bool:
@@ -116,8 +120,8 @@ def _warm_up(policy: str, params: SimulationParams, predictor: str | Predictor |
     small = SimulationParams(
         workers=2, slots=1, routing=params.routing, refresh_steps=params.refresh_steps
     )
-    source = predictor if isinstance(predictor, str) else None
-    prepared = _prepare(miniature, policy, small, source, None)
+    source = predictor if isinstance(predictor, str) and not is_trained(predictor) else None
+    prepared = _prepare(miniature, policy, small, source)
     Engine(miniature, prepared.policy, small, _forecaster(prepared, miniature, small)).run()
 
 
@@ -126,63 +130,49 @@ def _prepare(
     policy: str | Policy,
     params: SimulationParams,
     predictor: str | Predictor | None,
-    policy_name: str | None,
+    policy_name: str | None = None,
+    predictor_name: str | None = None,
 ) -> _Prepared:
+    source, label = predictor_for(predictor, trace, params.seed)
     if isinstance(policy, str):
         name, values = parse_spec(policy)
         needed = wants(policy_class(name), "predictor")
-        rng = stream(params.seed, "policy")
-        source, label = _make_predictor(predictor, trace, params)
-        if not needed:
-            made = make_policy(name, values, rng=rng)
-        else:
-            made = make_policy(name, values, rng=rng, predictor=source)
-        looks_ahead = needed or getattr(made, "horizon", 0) > 0
-        return _Prepared(
-            policy=made,
-            name=policy_name or policy,
-            predictor=source if looks_ahead else None,
-            predictor_name=label if looks_ahead else "none",
-        )
-    if not isinstance(policy, Policy):
+        context = {"predictor": source} if needed else {}
+        made = make_policy(name, values, rng=stream(params.seed, "policy"), **context)
+    elif isinstance(policy, Policy):
+        name, needed, made = type(policy).__name__, False, policy
+    else:
         raise ParameterError(
             f"policy is {type(policy).__name__}, must be a name or an object with route()"
         )
-    source, label = _make_predictor(predictor, trace, params)
-    looks_ahead = getattr(policy, "horizon", 0) > 0
+    looks_ahead = needed or getattr(made, "horizon", 0) > 0
     return _Prepared(
-        policy=policy,
-        name=policy_name or type(policy).__name__,
+        policy=made,
+        name=policy_name or (policy if isinstance(policy, str) else name),
         predictor=source if looks_ahead else None,
-        predictor_name=label if looks_ahead else "none",
+        predictor_name=(predictor_name or label) if looks_ahead else "none",
+        trained_on=rows_that_trained(source, trace),
     )
-
-
-def _make_predictor(
-    predictor: str | Predictor | None, trace: Trace, params: SimulationParams
-) -> tuple[Predictor | None, str]:
-    if predictor is None:
-        predictor = DEFAULT_PREDICTOR
-    if not isinstance(predictor, str):
-        return predictor, type(predictor).__name__
-    name, values = parse_spec(predictor)
-    if name == "none":
-        return None, "none"
-    rng = stream(params.seed, "predictor")
-    made = make_predictor(name, values, rng=rng, output_tokens=trace.output_tokens)
-    return made, predictor
 
 
 def _forecaster(prepared: _Prepared, trace: Trace, params: SimulationParams) -> Forecaster | None:
     horizon = int(getattr(prepared.policy, "horizon", 0))
     if prepared.predictor is None:
         return _NoForecast(horizon) if horizon > 0 else None
-    limits = trace.columns.get("max_tokens")
     return Forecaster(
         prepared.predictor,
         horizon=horizon,
         refresh_steps=params.refresh_steps,
+        columns=_columns(trace),
+    )
+
+
+def _columns(trace: Trace) -> RequestColumns:
+    limits = trace.columns.get("max_tokens")
+    return RequestColumns(
         max_tokens=None if limits is None else limits.astype(np.int64),
+        arrival_s=None if trace.arrival_s is None else trace.arrival_s + trace.origin_s,
+        keys={name: column for name, column in trace.columns.items() if name != "max_tokens"},
     )
 
 
@@ -190,6 +180,7 @@ class _NoForecast(Forecaster):
     """Forecasts nothing: every request counts as running throughout the horizon."""
 
     learns = False
+    trust = 1.0
 
     def __init__(self, horizon: int) -> None:
         self.horizon = horizon
@@ -197,7 +188,7 @@ class _NoForecast(Forecaster):
     def update(self, *_: object) -> None:
         """Leave the state's forecasts as they are: beyond the horizon."""
 
-    def observe(self, *_: object) -> None:
+    def observe(self, *_: object, **__: object) -> None:
         """Learn nothing."""
 
     def project(self, state: ClusterState, horizon: int, growth: bool, survival: bool) -> IntArray:
@@ -207,7 +198,12 @@ class _NoForecast(Forecaster):
 
 
 def _result(
-    engine: Engine, prepared: _Prepared, trace: Trace, params: SimulationParams, wall_s: float
+    engine: Engine,
+    prepared: _Prepared,
+    trace: Trace,
+    params: SimulationParams,
+    wall_s: float,
+    whole: int,
 ) -> SimulationResult:
     requests, steps, samples = _requests(engine), _steps(engine), _samples(engine)
     metrics = compute_metrics(
@@ -234,7 +230,8 @@ def _result(
         steps=steps,
         samples=samples,
         dispatch_us=engine.dispatch_us,
-        notes=_notes(trace, prepared, requests, metrics),
+        training_rows=prepared.trained_on,
+        notes=_notes(trace, prepared, requests, metrics, whole),
     )
 
 
@@ -292,14 +289,27 @@ def _samples(engine: Engine) -> LoadSamples:
     )
 
 
+def _own_notes(policy: Policy) -> tuple[str, ...]:
+    own = getattr(policy, "notes", None)
+    return tuple(own()) if callable(own) else ()
+
+
 def _notes(
-    trace: Trace, prepared: _Prepared, requests: RequestLog, metrics: Metrics
+    trace: Trace, prepared: _Prepared, requests: RequestLog, metrics: Metrics, whole: int
 ) -> tuple[str, ...]:
     notes = []
+    if prepared.trained_on:
+        notes.append(
+            f"the first {prepared.trained_on:,} of {whole:,} requests trained the predictor and "
+            "are not part of the run"
+        )
+    notes.extend(_own_notes(prepared.policy))
+    notes.extend(_own_notes(prepared.predictor))
     if trace.surrogate:
         notes.append(f"{trace.name} is a synthetic surrogate, not the published trace")
     if getattr(prepared.predictor, "sees_future", False):
         notes.append(f"{prepared.name} is given true output lengths (oracle)")
+    notes += _own_notes(prepared.policy)
     if trace.skipped_rows:
         notes.append(f"{trace.skipped_rows} bad rows of {trace.name} were skipped")
     if metrics.window_first >= metrics.window_end:
@@ -309,6 +319,11 @@ def _notes(
         reasons = ", ".join(f"{count} {reason}" for reason, count in unfinished.items())
         notes.append(f"{sum(unfinished.values())} requests did not finish: {reasons}")
     return tuple(notes)
+
+
+def _own_notes(source: object) -> Sequence[str]:
+    say = getattr(source, "notes", None)
+    return tuple(say()) if callable(say) else ()
 
 
 __all__ = ["RequestStatus", "simulate"]

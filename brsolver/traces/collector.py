@@ -120,7 +120,9 @@ class Collector:
         """
         if not self._size:
             raise TraceError(f"{self._source.label}: {self._why_empty()}")
-        arrival = self._seconds() if "arrival" in self._chunks else None
+        timed = "arrival" in self._chunks
+        origin = float(self._chunks["arrival"][0][0]) / self._ticks_per_s if timed else 0.0
+        arrival = self._seconds() if timed else None
         prompt, output = self._take("prompt_tokens"), self._take("output_tokens")
         columns: Columns = {}
         for target in list(self._chunks):
@@ -135,6 +137,7 @@ class Collector:
             surrogate=surrogate is not None and bool(surrogate.any()),
             columns=derive(columns) if derive else columns,
             skipped_rows=self._skipped,
+            origin_s=origin,
         )
 
     def _room(self) -> int | None:

@@ -45,6 +45,8 @@ class Trace:
         n + 1) and ``hash_values``.
     skipped_rows : int
         Bad rows that were left out on request.
+    origin_s : float
+        Where time 0 lies on the source's own clock, in seconds: since 1970 for dates.
     """
 
     prompt_tokens: NDArray[np.int64]
@@ -55,6 +57,7 @@ class Trace:
     surrogate: bool = False
     columns: Mapping[str, NDArray[np.generic]] = field(default_factory=dict)
     skipped_rows: int = 0
+    origin_s: float = 0.0
 
     def __post_init__(self) -> None:
         prompt = _length_column(self.name, "prompt_tokens", self.prompt_tokens)
@@ -90,10 +93,11 @@ class Trace:
             for key, values in self.columns.items()
             if key not in ("hash_offsets", "hash_values")
         }
-        columns.update(_take_ragged(self.columns, rows))
-        arrival = None
+        columns.update(take_chains(self.columns, rows))
+        arrival, origin = None, self.origin_s
         if self.arrival_s is not None:
             arrival = self.arrival_s[rows]
+            origin += float(arrival[0])
             arrival = arrival - arrival[0]
         return replace(
             self,
@@ -101,7 +105,16 @@ class Trace:
             output_tokens=self.output_tokens[rows],
             arrival_s=arrival,
             columns=columns,
+            origin_s=origin,
         )
+
+    def after(self, rows: int) -> Trace:
+        """Return the requests from row `rows` on, arrival times re-based to the first of them."""
+        if not 0 <= rows < len(self):
+            raise ParameterError(
+                f"{self.name}: nothing is left after {rows} of its {len(self)} requests"
+            )
+        return self.take(np.arange(rows, len(self))) if rows else self
 
     def fingerprint(self) -> str:
         """Return a short digest of lengths and arrival times, stable across machines."""
@@ -143,9 +156,18 @@ def _arrival_column(name: str, values: NDArray[np.float64], size: int) -> NDArra
     return column
 
 
-def _take_ragged(
+def take_chains(
     columns: Mapping[str, NDArray[np.generic]], rows: NDArray[np.integer]
 ) -> dict[str, NDArray[np.generic]]:
+    """Return the prefix-hash chains at `rows` as a ragged pair of their own; {} if there are none.
+
+    Parameters
+    ----------
+    columns : mapping of str to ndarray
+        As in `Trace`.
+    rows : ndarray of int, shape (k,)
+        Which requests.
+    """
     if "hash_offsets" not in columns:
         return {}
     offsets = columns["hash_offsets"].astype(np.int64)

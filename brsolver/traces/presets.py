@@ -1,6 +1,7 @@
 """Synthetic presets: traces that anyone can draw again from a name and a seed.
 
-A preset is a dataclass of parameters with a ``draw`` method. Lengths are in tokens, times in
+A preset is a dataclass of parameters with a ``draw`` method, which returns prompt lengths, output
+lengths, arrival times and, if there are any, optional columns. Lengths are in tokens, times in
 seconds, rates in requests per second.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 import numpy as np
 
@@ -29,6 +30,7 @@ from brsolver.traces.draws import (
     tokens,
 )
 from brsolver.traces.model import Trace
+from brsolver.traces.recurring import RecurringPrompts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -64,7 +66,7 @@ def preset_trace(name: str, seed: int | None = None, **params: object) -> Trace:
         raise UnknownNameError.suggest("preset", name, PRESETS)
     given = params if seed is None else {"seed": seed, **params}
     preset = build_params(PRESETS[name], given, f"preset:{name}")
-    prompt, output, arrival = preset.draw()
+    prompt, output, arrival, *columns = preset.draw()
     return Trace(
         prompt_tokens=prompt,
         output_tokens=output,
@@ -72,6 +74,7 @@ def preset_trace(name: str, seed: int | None = None, **params: object) -> Trace:
         name=f"preset:{name} (surrogate)" if preset.surrogate else f"preset:{name}",
         source_format="preset",
         surrogate=preset.surrogate,
+        columns=columns[0] if columns else {},
     )
 
 
@@ -328,16 +331,19 @@ class Bursty(Chat):
         return prompt, output, since_first(rng.gamma(shape, 1.0 / (shape * self.rate), self.n))
 
 
-PRESETS: Mapping[str, type[Uniform | BfioNormal | ProprietaryLike | Azure2024LongLike | Chat]] = (
-    MappingProxyType(
-        {
-            "uniform": Uniform,
-            "bfio-normal": BfioNormal,
-            "proprietary-like": ProprietaryLike,
-            "azure2024-long-like": Azure2024LongLike,
-            "chat": Chat,
-            "bursty": Bursty,
-        }
-    )
+Preset: TypeAlias = (
+    Uniform | BfioNormal | ProprietaryLike | Azure2024LongLike | RecurringPrompts | Chat
+)
+
+PRESETS: Mapping[str, type[Preset]] = MappingProxyType(
+    {
+        "uniform": Uniform,
+        "bfio-normal": BfioNormal,
+        "proprietary-like": ProprietaryLike,
+        "azure2024-long-like": Azure2024LongLike,
+        "recurring-prompts": RecurringPrompts,
+        "chat": Chat,
+        "bursty": Bursty,
+    }
 )
 """Parameter class of every preset, by name."""

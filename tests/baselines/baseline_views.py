@@ -24,6 +24,7 @@ from brsolver.policy import (
     Decision,
     Waiting,
 )
+from brsolver.predictors import FinishedRequests
 
 Pairs = list[tuple[int, int]]
 
@@ -103,6 +104,16 @@ def workers_of(view: ClusterView) -> list[Worker]:
 
 def waiting_of(tokens: Sequence[int]) -> Waiting:
     return Waiting(np.array(tokens, np.int64), np.arange(len(tokens)))
+
+
+def finished(lengths: Sequence[int]) -> FinishedRequests:
+    count = len(lengths)
+    return FinishedRequests(
+        request=np.arange(count),
+        prompt_tokens=np.ones(count, np.int64),
+        output_tokens=np.array(lengths, np.int64),
+        censored=np.zeros(count, np.bool_),
+    )
 
 
 def pairs_of(decision: Decision) -> Pairs:

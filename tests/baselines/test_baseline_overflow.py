@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from baseline_views import Worker, pairs_of, place, view_of, waiting_of
+from baseline_views import Worker, finished, pairs_of, place, view_of, waiting_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -206,7 +206,7 @@ def test_decisions_follow_the_predictor_as_it_learns(
     policy = make()
     waiting = waiting_of([60])
     assert pairs_of(policy.route(view, waiting)) == [(0, 0)]
-    policy.predictor.observe(np.ones(9, np.int64), np.arange(1, 10))  # type: ignore[attr-defined]
+    policy.predictor.observe(finished(range(1, 10)))  # type: ignore[attr-defined]
     assert pairs_of(policy.route(view, waiting)) == [(0, 1)]
 
 

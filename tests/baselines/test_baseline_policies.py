@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import baseline_views as views
 import numpy as np
 import pytest
-from baseline_views import Choose, Worker, pairs_of, view_of, waiting_of
+from baseline_views import Choose, Worker, finished, pairs_of, view_of, waiting_of
 from hypothesis import given, settings
 
 from baselines.atom_least_tokens import AtomLeastTokens, AtomLeastTokensParams
@@ -105,7 +105,7 @@ RULES: list[tuple[Callable[[], Policy], Callable[[ClusterView], Choose]]] = [
 
 def survival_of_short_outputs() -> SurvivalPredictor:
     predictor = SurvivalPredictor()
-    predictor.observe(np.full(4, 5), np.array([1, 3, 4, 4]))
+    predictor.observe(finished([1, 3, 4, 4]))
     return predictor
 
 

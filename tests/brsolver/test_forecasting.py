@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from brsolver.errors import ParameterError, StateError
-from brsolver.forecasting import Forecaster
+from brsolver.forecasting import Forecaster, RequestColumns
 from brsolver.policy import Waiting
 from brsolver.predictors import Forecast
 from brsolver.routers import BRH, BRHParams
@@ -84,9 +84,9 @@ def test_limits_reach_the_predictor_by_request():
     state = state_of(10, 20)
     predictor = Expecting(1)
     limits = np.array([7, 9])
-    Forecaster(predictor, horizon=4, refresh_steps=8, max_tokens=limits).update(
-        state, state.handles(), step=0
-    )
+    Forecaster(
+        predictor, horizon=4, refresh_steps=8, columns=RequestColumns(max_tokens=limits)
+    ).update(state, state.handles(), step=0)
     assert predictor.asked[0].max_tokens.tolist() == [7, 9]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -19,11 +19,17 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-POLL_S = 0.02
+POLL_S = 0.01
 """Seconds between two looks at memory, deadline and interrupt of a running solver."""
 
-GRACE_S = 0.05
-"""Seconds a solver may go over its own time limit before it is told to stop."""
+GRACE = 0.02
+"""Part of its time limit a solver may go over it before it is told to stop."""
+
+SHORTEST_S = 1e-3
+"""What solvers are given where building their model used up the time."""
+
+TIME, MEMORY, INTERRUPTED = "time limit", "memory limit", "interrupted"
+"""Why a solver was stopped."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +47,11 @@ class Job:
         A solution to start from.
     relax : bool
         Solve the linear relaxation.
+    report : callable or None
+        Given an `Answer` whenever there is a better solution or bound.
+    began : float
+        ``time.monotonic()`` from which the time limit counts: handing a solver its model is part
+        of solving.
     """
 
     time_limit_s: float | None = None
@@ -48,6 +59,14 @@ class Job:
     threads: int = 1
     warm_start: IntArray | None = None
     relax: bool = False
+    report: Callable[[Answer], None] | None = None
+    began: float = field(default_factory=time.monotonic)
+
+    def left(self) -> float | None:
+        """Return the seconds that are left, None without a limit."""
+        if self.time_limit_s is None:
+            return None
+        return max(self.began + self.time_limit_s - time.monotonic(), SHORTEST_S)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,8 +119,7 @@ def guarded(run: Callable[[], T], stop: Callable[[], None], job: Job) -> tuple[T
     Returns
     -------
     tuple of (T, str)
-        What `run` returned, and why it was stopped: empty, or ``"time limit"``,
-        ``"memory limit"``, ``"interrupted"``.
+        What `run` returned, and why it was stopped: empty, `TIME`, `MEMORY` or `INTERRUPTED`.
     """
     done: list[T] = []
     failed: list[Exception] = []
@@ -125,14 +143,15 @@ def guarded(run: Callable[[], T], stop: Callable[[], None], job: Job) -> tuple[T
 
 def _wait(ended: threading.Event, stop: Callable[[], None], job: Job) -> str:
     reason = ""
-    deadline = None if job.time_limit_s is None else time.monotonic() + job.time_limit_s + GRACE_S
+    left = job.left()
+    deadline = None if left is None else time.monotonic() + left + GRACE * (job.time_limit_s or 0.0)
     while not ended.is_set():
         try:
             if ended.wait(POLL_S):
                 break
             reason = reason or _limit_reached(deadline, job.memory_limit_mb)
         except KeyboardInterrupt:
-            reason = "interrupted"
+            reason = INTERRUPTED
         if reason:
             stop()
     return reason
@@ -140,20 +159,28 @@ def _wait(ended: threading.Event, stop: Callable[[], None], job: Job) -> str:
 
 def _limit_reached(deadline: float | None, memory_limit_mb: float | None) -> str:
     if deadline is not None and time.monotonic() > deadline:
-        return "time limit"
+        return TIME
     if memory_limit_mb is not None and resident_mb() > memory_limit_mb:
-        return "memory limit"
+        return MEMORY
     return ""
 
 
-def resident_mb() -> float:
-    """Return this process's resident memory in MiB; its peak where the system tells no more."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
-    except OSError:
-        import resource
+def resident_mb(process: int | None = None) -> float:
+    """Return a process's resident memory in MiB; this one's if none is given.
 
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0
+    Where the system does not tell: of this process its peak, of another 0.
+    """
+    try:
+        statm = Path("/proc") / ("self" if process is None else str(process)) / "statm"
+        pages = int(statm.read_text("ascii").split()[1])
+    except (OSError, IndexError):
+        return _peak_mb() if process is None else 0.0
     import resource
 
     return pages * resource.getpagesize() / 2.0**20
+
+
+def _peak_mb() -> float:
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0

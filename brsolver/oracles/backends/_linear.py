@@ -22,8 +22,9 @@ def solve(model: LinearModel, job: Job, name: str) -> Answer:
     solver = helper.ModelSolverHelper(name)
     if not solver.solver_is_supported():
         raise SolverError(f"this ortools was built without {name}; try backend 'highs'")
-    if job.time_limit_s is not None:
-        solver.set_time_limit_in_seconds(float(job.time_limit_s))
+    left = job.left()
+    if left is not None:
+        solver.set_time_limit_in_seconds(left)
     _, reason = guarded(lambda: solver.solve(built), solver.interrupt_solve, job)
     return _answer(helper, solver, model, name, reason)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from brsolver.errors import BrsolverError, ParameterError, UnknownNameError
 from brsolver.oracles import verify
 from brsolver.oracles.backends import cp_sat, glop, highs, pdlp
 from brsolver.oracles.backends._base import Answer, Backend, Job
+from brsolver.oracles.backends._isolate import Isolation, Outcome, ProcessDied, working_time
 from brsolver.oracles.backends._load import load
 from brsolver.oracles.model import IntArray, LinearModel, Sense
 from brsolver.oracles.result import Number, Solution, SolverError, SolveResult, Status
@@ -39,6 +40,9 @@ MODULES = {
 }
 """What each back end imports on first use."""
 
+CHECK_S = 1e-7
+"""Seconds per entry of the model that checking a solution takes."""
+
 
 def solve(
     model: LinearModel,
@@ -49,6 +53,7 @@ def solve(
     threads: int = 1,
     warm_start: ArrayLike | None = None,
     relax: bool = False,
+    isolate: bool | Isolation = False,
 ) -> SolveResult:
     """Solve a model; check whatever comes back.
 
@@ -59,15 +64,20 @@ def solve(
         One of `BACKENDS`. ``highs`` and ``cp-sat`` solve integer models; all but ``cp-sat``
         solve relaxations.
     time_limit_s : float, optional
-        Seconds of wall-clock time.
+        Seconds of wall-clock time, handing the model to the solver included. Some solvers look
+        at it seconds late unless `isolate` is set.
     memory_limit_mb : float, optional
-        Resident memory of this process, in MiB, at which the solver is stopped.
+        Resident memory of the process that solves, in MiB, at which the solver is stopped.
     threads : int
     warm_start : array_like of int, shape (n,), optional
         A solution to start from; it must be feasible. It is what is returned if nothing better
         is found.
     relax : bool
         Solve the linear relaxation.
+    isolate : bool or Isolation
+        Solve in a process of its own, which is ended at a limit; the best it had found by then
+        is returned, and if it crashes it does so alone. Costs a second for starting it, once
+        per `Isolation`; limits do not cover that.
 
     Returns
     -------
@@ -94,11 +104,18 @@ def solve(
         relax=relax,
     )
     _check_job(model, job)
-    load(MODULES[backend])
-    start = time.perf_counter()
+    if isolate is not False:
+        return _solve_apart(model, backend, job, isolate)
+    job = _after(job, lambda: load(MODULES[backend]))
     answer = _run(BACKENDS[backend], backend, model, job)
-    solved_s = time.perf_counter() - start
-    return _believe(model, job, answer, solved_s)
+    return _believe(model, job, answer, time.monotonic() - job.began)
+
+
+def _after(job: Job, prepare: Callable[[], object]) -> Job:
+    """Return the job with its clock set back by what loading took: no limit covers that."""
+    before = time.monotonic()
+    prepare()
+    return replace(job, began=job.began + time.monotonic() - before)
 
 
 def _check_job(model: LinearModel, job: Job) -> None:
@@ -122,10 +139,67 @@ def _run(run: Backend, name: str, model: LinearModel, job: Job) -> Answer:
     except BrsolverError:
         raise
     except Exception as error:
-        other = "cp-sat" if name.startswith("highs") and not job.relax else "highs-ipm"
-        other = "highs" if not name.startswith("highs") else other
-        line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise SolverError(f"{name} crashed ({line}); try backend {other!r}") from error
+        raise crash(name, error, relax=job.relax) from error
+
+
+def crash(name: str, error: Exception, *, relax: bool) -> SolverError:
+    """Return what to raise when a back end crashed: one line with the back end to try."""
+    other = "cp-sat" if name.startswith("highs") and not relax else "highs-ipm"
+    other = "highs" if not name.startswith("highs") else other
+    line = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return SolverError(f"{name} crashed ({line}); try backend {other!r}")
+
+
+def apart(backend: str, model: LinearModel, job: Job, report: Callable[[Answer], None]) -> Answer:
+    """Solve, reporting what is found; called in a process of its own."""
+    load(MODULES[backend])
+    return _run(BACKENDS[backend], backend, model, replace(job, report=report))
+
+
+def _solve_apart(
+    model: LinearModel, backend: str, job: Job, isolate: bool | Isolation
+) -> SolveResult:
+    if isinstance(isolate, bool):
+        with Isolation() as process:
+            return _solve_apart(model, backend, job, process)
+    try:
+        job = _after(job, lambda: isolate.prepare((__name__, MODULES[backend])))
+        # Clocks of processes agree, and sending the model is part of solving.
+        told = replace(job, time_limit_s=working_time(job.time_limit_s))
+        outcome = isolate.call(
+            __name__,
+            apart.__name__,
+            (backend, model, told),
+            deadline=_deadline(model, job),
+            memory_limit_mb=job.memory_limit_mb,
+        )
+    except ProcessDied as error:
+        raise crash(backend, error, relax=job.relax) from error
+    answer = _latest(outcome, backend) if outcome.reason else outcome.value
+    return _believe(model, job, answer, time.monotonic() - job.began)
+
+
+def _deadline(model: LinearModel, job: Job) -> float:
+    """Return when to end the process: early enough to check what it found."""
+    if job.time_limit_s is None:
+        return math.inf
+    checking = min(CHECK_S * model.row_value.size, 0.1 * job.time_limit_s)
+    return job.began + job.time_limit_s - checking
+
+
+def _latest(outcome: Outcome, backend: str) -> Answer:
+    """Put together what a solver had reported before it was ended."""
+    best, bound = Answer(status=Status.LIMIT, origin=backend), None
+    for report in outcome.reports:
+        best = report if report.solution is not None else best
+        bound = report if report.bound is not None else bound
+    return replace(
+        best,
+        bound=None if bound is None else bound.bound,
+        exact=best.exact or (bound is not None and bound.exact),
+        origin=best.origin if bound is None else bound.origin,
+        message=outcome.reason,
+    )
 
 
 @dataclass(slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,6 +11,9 @@ from brsolver.oracles.backends._base import Answer, Job, guarded
 from brsolver.oracles.backends._load import load
 from brsolver.oracles.model import INFINITE, IntArray, LinearModel, Sense
 from brsolver.oracles.result import SolverError, Status
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 DOMAIN = 1 << 50
 """Bound given to columns that have none: CP-SAT's sums must fit 64 bits."""
@@ -29,7 +32,7 @@ def solve(model: LinearModel, job: Job) -> Answer:
             cp.add_hint(variable, value)
     solver = cp_model.CpSolver()
     _set_parameters(solver, job)
-    stopper, stopped = _stopper(cp_model)
+    stopper, stopped = _stopper(cp_model, variables, job.report)
     ended, reason = guarded(lambda: solver.solve(cp, stopper), stopped.set_now(solver), job)
     return _answer(cp_model, solver, ended, variables, reason)
 
@@ -38,8 +41,9 @@ def _set_parameters(solver: Any, job: Job) -> None:
     solver.parameters.num_workers = job.threads
     # The calling thread sees the interrupt; CP-SAT's own handler would take it away for good.
     solver.parameters.catch_sigint_signal = False
-    if job.time_limit_s is not None:
-        solver.parameters.max_time_in_seconds = float(job.time_limit_s)
+    left = job.left()
+    if left is not None:
+        solver.parameters.max_time_in_seconds = left
     if job.memory_limit_mb is not None:
         solver.parameters.max_memory_in_mb = int(job.memory_limit_mb)
 
@@ -61,13 +65,26 @@ class _Stop:
         return self._event.is_set()
 
 
-def _stopper(cp_model: Any) -> tuple[Any, _Stop]:
+def _stopper(
+    cp_model: Any, variables: list[Any], report: Callable[[Answer], None] | None
+) -> tuple[Any, _Stop]:
     stopped = _Stop()
 
-    class Stopper(cp_model.CpSolverSolutionCallback):  # type: ignore[misc]
+    class Stopper(cp_model.CpSolverSolutionCallback):  # type: ignore[misc] # its base is untyped
         def on_solution_callback(self) -> None:
+            if report is not None:
+                report(self._answer())
             if stopped:
                 self.stop_search()
+
+        def _answer(self) -> Answer:
+            return Answer(
+                status=Status.FEASIBLE,
+                solution=np.array([self.value(v) for v in variables], np.int64),
+                bound=float(self.best_objective_bound),
+                exact=True,
+                origin=f"cp-sat {load('ortools').__version__}",
+            )
 
     return Stopper(), stopped
 

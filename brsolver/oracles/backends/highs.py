@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from typing import Any
+import time
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,6 +12,9 @@ from brsolver.oracles.backends._base import Answer, Job, guarded
 from brsolver.oracles.backends._load import load
 from brsolver.oracles.model import FloatArray, FloatModel, Kind, LinearModel, Sense
 from brsolver.oracles.result import SolverError, Status
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 METHODS = {
     "highs": "choose",
@@ -22,6 +26,8 @@ METHODS = {
 CALLBACK_ENTRIES = 200_000
 """Entries from which a relaxation is worth interrupting: a callback per iteration costs."""
 
+REPORT_S = 0.05
+"""Seconds between two reports of a bound."""
 
 WIDEST = 1 << 30
 """Largest bound that HiGHS's branch and bound is given; see `_bounds`."""
@@ -45,9 +51,15 @@ def solve(model: LinearModel, job: Job, backend: str = "highs") -> Answer:
         columns = np.arange(model.num_columns, dtype=np.int32)
         start = job.warm_start / model.column_unit
         solver.setSolution(model.num_columns, columns, start)
-    reason = _run(solver, job, interruptible=mip or model.row_value.size >= CALLBACK_ENTRIES)
     kind = "mip" if mip else METHODS[backend].replace("choose", "lp")
-    return _answer(highspy, solver, model, mip, f"highs-{kind} {solver.version()}", reason)
+    origin = f"highs-{kind} {solver.version()}"
+    left = job.left()
+    if left is not None:
+        solver.setOptionValue("time_limit", left)
+    if mip and job.report is not None:
+        _stream(solver, model, job.report, origin)
+    reason = _run(solver, job, interruptible=mip or model.row_value.size >= CALLBACK_ENTRIES)
+    return _answer(highspy, solver, model, mip, origin, reason)
 
 
 def _set_options(solver: Any, model: LinearModel, job: Job, method: str) -> None:
@@ -60,8 +72,6 @@ def _set_options(solver: Any, model: LinearModel, job: Job, method: str) -> None
         "mip_abs_gap": 0.999 / model.objective_unit if model.is_integral else 0.0,
         "mip_feasibility_tolerance": 1e-9,
     }
-    if job.time_limit_s is not None:
-        options["time_limit"] = float(job.time_limit_s)
     for name, value in options.items():
         solver.setOptionValue(name, value)
 
@@ -107,6 +117,28 @@ def _bounds(scaled: FloatModel, *, maximise: bool) -> tuple[FloatArray, FloatArr
     return lower, upper
 
 
+def _stream(solver: Any, model: LinearModel, report: Callable[[Answer], None], origin: str) -> None:
+    """Report every better solution, and now and then the bound."""
+    last = 0.0
+
+    def bound_of(event: Any) -> float | None:
+        return _finite(event.data_out.mip_dual_bound * model.objective_unit)
+
+    def improved(event: Any) -> None:
+        values = np.array(event.data_out.mip_solution) * model.column_unit
+        report(Answer(status=Status.FEASIBLE, solution=values, origin=origin))
+
+    def passing(event: Any) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= REPORT_S:
+            last = now
+            report(Answer(status=Status.BOUND, bound=bound_of(event), origin=origin))
+
+    solver.cbMipImprovingSolution.subscribe(improved)
+    solver.cbMipInterrupt.subscribe(passing)
+
+
 def _run(solver: Any, job: Job, *, interruptible: bool) -> str:
     if not interruptible:
         solver.run()
@@ -123,7 +155,7 @@ def _run(solver: Any, job: Job, *, interruptible: bool) -> str:
     try:
         return guarded(solver.run, stopped.set, job)[1]
     finally:
-        for callback in callbacks:
+        for callback in (*callbacks, solver.cbMipImprovingSolution):
             callback.clear()
 
 

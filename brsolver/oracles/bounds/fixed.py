@@ -229,8 +229,9 @@ def _bound(
     table = sk.step_table(runs.prompt, runs.start, runs.end, runs.workers, runs.slots)
     per_step = table[sk.AVERAGE :].max(axis=0)
     windows: tuple[Window, ...] = ()
+    joint: tuple[Window, ...] = ()
     if budget_s > 0:
-        windows, per_step = _tighten(runs, table[sk.ACTIVE], per_step, built + budget_s)
+        windows, joint, per_step = _tighten(runs, table[sk.ACTIVE], per_step, built + budget_s)
     fill_end = fill_end_of(table[sk.ACTIVE], runs)
     phases = _split(per_step, windows, fill_end, runs.drain_start)
     work = total_work(trace.prompt_tokens, trace.output_tokens)
@@ -240,6 +241,7 @@ def _bound(
         phases=phases,
         per_step=per_step,
         windows=windows,
+        joint=joint,
         active=table[sk.ACTIVE],
         start=start,
         fill_end=fill_end,
@@ -276,12 +278,12 @@ def _split(
 
 def _tighten(
     runs: FixedRuns, active: IntArray, per_step: IntArray, deadline: float
-) -> tuple[tuple[Window, ...], IntArray]:
+) -> tuple[tuple[Window, ...], tuple[Window, ...], IntArray]:
     lifted = _search_steps(runs, active, per_step, deadline)
     first = _window_start(runs, active)
     if first is None or time.perf_counter() > deadline:
-        return (), lifted
-    return _window_bounds(runs, first, lifted), lifted
+        return (), (), lifted
+    return *_window_bounds(runs, first, lifted), lifted
 
 
 def _search_steps(
@@ -315,7 +317,10 @@ def _window_start(runs: FixedRuns, active: IntArray) -> int | None:
     return first if active[first] > runs.workers else None
 
 
-def _window_bounds(runs: FixedRuns, first: int, per_step: IntArray) -> tuple[Window, ...]:
+def _window_bounds(
+    runs: FixedRuns, first: int, per_step: IntArray
+) -> tuple[tuple[Window, ...], tuple[Window, ...]]:
+    """Return the best disjoint windows, and all that gain something."""
     left = runs.active_at(first)
     key = runs.prompt[left] - runs.start[left]
     order = np.argsort(-key, kind="stable")
@@ -323,7 +328,12 @@ def _window_bounds(runs: FixedRuns, first: int, per_step: IntArray) -> tuple[Win
     excess = wk.pair_excess(key[order], runs.end[left][order], edges, first, per_step[first:])
     gains = wk.window_gains(excess, runs.workers, WINDOW_STARTS)
     _, opened = wk.best_windows(gains)
-    return _chosen(gains, opened, edges)
+    every = zip(*(at.tolist() for at in np.nonzero(gains)), strict=True)
+    return _chosen(gains, opened, edges), tuple(_window(gains, edges, a, b) for a, b in every)
+
+
+def _window(gains: IntArray, edges: IntArray, opens: int, closes: int) -> Window:
+    return Window(first=int(edges[opens]), end=int(edges[closes]), gain=int(gains[opens, closes]))
 
 
 def _chosen(gains: IntArray, opened: IntArray, edges: IntArray) -> tuple[Window, ...]:
@@ -331,10 +341,6 @@ def _chosen(gains: IntArray, opened: IntArray, edges: IntArray) -> tuple[Window,
     while closes > 0:
         opens = int(opened[closes])
         if gains[opens, closes] > 0:
-            windows.append(
-                Window(
-                    first=int(edges[opens]), end=int(edges[closes]), gain=int(gains[opens, closes])
-                )
-            )
+            windows.append(_window(gains, edges, opens, closes))
         closes = opens
     return tuple(reversed(windows))

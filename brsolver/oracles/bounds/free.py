@@ -214,11 +214,29 @@ def latest_admission(output_tokens: IntArray, positions: int, pool: int) -> int:
     """Return an upper bound X of the last admission step of any work-conserving run.
 
     At every step before it either all slots are taken, or all P requests of the pool were
-    admitted; the slot-steps used by then are at most ``Σ o_i - 1``, the admissions ``n - 1``.
+    admitted. The slot-steps used by then are at most ``Σ o_i - 1``, and at most
+    ``Σ_i min(o_i, (X - r_i)_+)``: a long request uses but few of its own before X. The
+    admissions are at most ``n - 1``.
     """
     admitting = (output_tokens.size - 1) // pool if pool <= positions else 0
     spent = int(output_tokens.sum()) - 1 - admitting * pool
-    return admitting + max(0, spent // positions)
+    latest = admitting + max(0, spent // positions)
+    steps = np.arange(latest + 1)
+    emptied = np.minimum(admitting, steps)
+    needed = positions * (steps - emptied) + pool * emptied
+    usable = _usable_before(output_tokens, positions, pool, latest)
+    return int(np.flatnonzero(needed <= usable)[-1])
+
+
+def _usable_before(output_tokens: IntArray, positions: int, pool: int, latest: int) -> IntArray:
+    """Return ``Σ_i min(o_i, (X - r_i)_+)`` for X = 0..latest."""
+    start = earliest_admission(output_tokens, positions, pool)
+    length = latest + 1 + int(output_tokens.max()) + int(start[-1])
+    change = np.bincount(start, minlength=length)
+    change -= np.bincount(start + output_tokens, minlength=length)
+    running = np.cumsum(change)[:latest]
+    usable: IntArray = np.concatenate(([0], np.cumsum(running)))
+    return usable
 
 
 def earliest_admission(output_tokens: IntArray, positions: int, pool: int) -> IntArray:

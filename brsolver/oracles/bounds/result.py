@@ -74,6 +74,8 @@ class BoundResult:
     windows : tuple of Window
         What several steps together prove beyond `per_step`; ``total`` is the sum of both where
         admissions are fixed.
+    joint : tuple of Window
+        All windows of which that is proven; `windows` are the best disjoint ones.
     active : ndarray of int64, shape (K,)
         Requests active at those steps.
     start : ndarray of int64, shape (n,), or None
@@ -102,6 +104,7 @@ class BoundResult:
     phases: PhaseSplit
     per_step: IntArray
     windows: tuple[Window, ...] = ()
+    joint: tuple[Window, ...] = field(default=(), repr=False)
     active: IntArray = field(repr=False)
     start: IntArray | None = field(default=None, repr=False)
     fill_end: int

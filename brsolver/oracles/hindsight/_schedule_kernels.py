@@ -213,3 +213,54 @@ def assign_least_loaded(
         worker[i] = chosen
         running[chosen, place] = i
     return worker
+
+
+@kernel
+def overlap_cost(load: IntArray, prompt: int, discount: float) -> float:
+    """Return ``Σ_k d^(k-x)·w(k)·L(k)``: by how much a request adds to the square of a load."""
+    cost, weight = 0.0, 1.0
+    for j in range(load.shape[0]):
+        cost += weight * (prompt + j) * load[j]
+        weight *= discount
+    return cost
+
+
+@kernel
+def assign_smoothest(
+    prompt: IntArray,
+    start: IntArray,
+    end: IntArray,
+    workers: int,
+    slots: int,
+    steps: int,
+    discount: float,
+) -> IntArray:
+    """Give each request to the worker whose known future load it overlaps least.
+
+    Admission step by admission step, those with most work first. Overlap is `overlap_cost`; the
+    least of it is the least growth of ``Σ_g Σ_k L_g(k)²``, knowing who has been admitted so far.
+    """
+    n = prompt.shape[0]
+    loads = np.zeros((workers, steps), np.int64)
+    taken = np.zeros((workers, steps), np.int64)
+    worker = np.empty(n, np.int64)
+    i = 0
+    while i < n:
+        last = np.searchsorted(start, start[i], side="right")
+        output = end[i:last] - start[i:last]
+        work = output * prompt[i:last] + output * (output - 1) // 2
+        for at in np.argsort(-work, kind="mergesort"):
+            r = i + at
+            chosen, least = -1, 0.0
+            for g in range(workers):
+                if taken[g, start[r]] < slots:
+                    future = loads[g, start[r] : end[r]]
+                    cost = overlap_cost(future, prompt[r], discount)
+                    if chosen < 0 or cost < least:
+                        chosen, least = g, cost
+            worker[r] = chosen
+            for k in range(start[r], end[r]):
+                loads[chosen, k] += prompt[r] + k - start[r]
+                taken[chosen, k] += 1
+        i = last
+    return worker

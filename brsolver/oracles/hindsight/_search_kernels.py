@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -74,6 +76,49 @@ def lane_loads(
 
 
 @kernel
+def find_leaders(loads: IntArray, first: int, last: int, top: IntArray, who: IntArray) -> None:
+    """Write the three largest loads of steps first..last-1 and whose they are; -1 if fewer."""
+    for k in range(first, last):
+        for rank in range(3):
+            top[rank, k], who[rank, k] = -1, -1
+        for g in range(loads.shape[0]):
+            load, owner = loads[g, k], g
+            for rank in range(3):
+                if load > top[rank, k]:
+                    load, top[rank, k] = top[rank, k], load
+                    owner, who[rank, k] = who[rank, k], owner
+
+
+@kernel
+def swap_change(
+    g: int, h: int, first: int, moved: IntArray, loads: IntArray, top: IntArray, who: IntArray
+) -> int:
+    """Return by how much ``Σ_k M(k)`` grows if worker g passes the loads `moved` on to h."""
+    change = 0
+    for j in range(moved.shape[0]):
+        k = first + j
+        rank = 0
+        while who[rank, k] in (g, h):
+            rank += 1
+            if rank == 3:
+                break
+        other = top[rank, k] if rank < 3 else 0
+        change += max(other, loads[g, k] - moved[j], loads[h, k] + moved[j]) - top[0, k]
+    return change
+
+
+@kernel
+def tolerated(change: int, temperature: float, state: IntArray) -> bool:
+    """Tell whether annealing accepts a change: always if it costs nothing."""
+    if change <= 0:
+        return True
+    if temperature <= 0.0:
+        return False
+    uniform = (next_random(state) % 1_000_000 + 1) / 1_000_001.0
+    return change <= -temperature * math.log(uniform)
+
+
+@kernel
 def swap_search(
     prompt: IntArray,
     start: IntArray,
@@ -85,14 +130,18 @@ def swap_search(
     after: IntArray,
     before: IntArray,
     loads: IntArray,
+    top: IntArray,
+    who: IntArray,
     difference: IntArray,
     state: IntArray,
     trials: int,
+    temperature: float,
 ) -> int:
-    """Try random swaps and keep those that do not cost more; return the barrier time saved.
+    """Try random swaps and keep those that annealing accepts; return the barrier time saved.
 
     Two requests admitted at the same step to different workers change places, with all that
-    follows on their slots until both slots are between requests again.
+    follows on their slots until both slots are between requests again. One of them is mostly
+    on the worker that leads at a random step of its life: others cannot lower that step.
     """
     saved = 0
     for _ in range(trials):
@@ -100,7 +149,8 @@ def swap_search(
         size = group_last[a] - group_first[a]
         b = group_first[a] + next_random(state) % size
         g, h = worker[a], worker[b]
-        if g == h:
+        k = start[a] + next_random(state) % (end[a] - start[a])
+        if g == h or (who[0, k] != g and next_random(state) % loads.shape[0] > 0):
             continue
         last_a, last_b, until = common_boundary(a, b, start, end, after)
         first = start[a]
@@ -108,21 +158,14 @@ def swap_search(
         d[:] = 0
         lane_loads(a, first, until, prompt, start, end, after, 1, d)
         lane_loads(b, first, until, prompt, start, end, after, -1, d)
-        change = 0
-        for k in range(first, until):
-            top, other = 0, 0
-            for w in range(loads.shape[0]):
-                top = max(top, loads[w, k])
-                if w not in (g, h):
-                    other = max(other, loads[w, k])
-            move = d[k - first]
-            change += max(other, loads[g, k] - move, loads[h, k] + move) - top
-        if change > 0:
+        change = swap_change(g, h, first, d, loads, top, who)
+        if not tolerated(change, temperature, state):
             continue
         saved -= change
-        for k in range(first, until):
-            loads[g, k] -= d[k - first]
-            loads[h, k] += d[k - first]
+        for j in range(until - first):
+            loads[g, first + j] -= d[j]
+            loads[h, first + j] += d[j]
+        find_leaders(loads, first, until, top, who)
         exchange(a, last_a, b, last_b, worker, after, before)
     return saved
 

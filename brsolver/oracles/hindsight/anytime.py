@@ -11,14 +11,19 @@ from numpy.typing import NDArray
 from brsolver.oracles.hindsight.chains import build_assignment, crossings, find_chains
 from brsolver.oracles.hindsight.cp_sat import SHORTEST_S, hindsight_cp_sat, solve_model
 from brsolver.oracles.hindsight.local_search import SwapSearch
+from brsolver.oracles.hindsight.neighbourhoods import draw
 from brsolver.oracles.hindsight.result import CurvePoint, Outcome
+from brsolver.oracles.hindsight.rising import RisingBound, cell_counts
 
 if TYPE_CHECKING:
+    from brsolver.oracles.bounds.result import BoundResult
+    from brsolver.oracles.hindsight.chains import AssignmentModel
     from brsolver.oracles.hindsight.schedule import Schedule
+    from brsolver.oracles.result import SolveResult
 
 IntArray = NDArray[np.int64]
 
-TRIALS = 2_000
+TRIALS = 1_000
 """Swaps tried between two looks at the clock."""
 
 WINDOW_CELLS = 6_000
@@ -27,6 +32,12 @@ WINDOW_CELLS = 6_000
 SOLVE_S = 0.5
 """Longest solve of one window at first; doubles whenever all windows have had their turn."""
 
+ANNEALED = 0.7
+"""Part of the budget over which swaps cool down; solvers improve what they leave."""
+
+BOUND_SHARE = 0.25
+"""Part of the time that goes into the bound."""
+
 
 def hindsight_anytime(
     schedule: Schedule,
@@ -34,18 +45,17 @@ def hindsight_anytime(
     budget_s: float,
     warm_start: IntArray,
     bound: int = 0,
+    known: BoundResult | None = None,
     threads: int = 1,
     backend: str = "cp-sat",
     seed: int = 0,
 ) -> Outcome:
     """Improve an assignment and its lower bound until they meet or time is over.
 
-    The incumbent falls by large-neighbourhood search: swaps between slots (`SwapSearch`), and
-    exact re-optimisation, by the interval model, of all chains that start within a window of
-    time, of a suffix, or of the chains of two workers there. The bound rises by windows: time
-    is cut into windows, and the least cost of each by itself, its requests free to be anywhere
-    at its beginning, adds up to a lower bound of ``Σ_k M(k)``. Windows whose model is solved
-    are joined with a neighbour, where the gap is largest first.
+    The incumbent falls by annealed swaps between slots (`SwapSearch`), then by exact
+    re-optimisation, with the interval model, of all chains that start within a window of time,
+    of a suffix, or of those of two workers. The bound rises by windows of time (`RisingBound`),
+    which are solved exactly where the gap is largest for their size, and grow.
 
     Parameters
     ----------
@@ -57,13 +67,15 @@ def hindsight_anytime(
         Worker of every request.
     bound : int
         A lower bound that is known already.
+    known : BoundResult, optional
+        Bounds per step and per window to rise from, as `fcfs_bound` gives them.
     threads : int
     backend : str
     seed : int
         Of the random choices; results also depend on the speed of the machine.
     """
     began = perf_counter()
-    search = _Anytime(schedule, warm_start, bound, began, budget_s, threads, backend, seed)
+    search = _Anytime(schedule, warm_start, bound, known, began, budget_s, threads, backend, seed)
     try:
         search.run()
     except KeyboardInterrupt:
@@ -86,6 +98,7 @@ class _Anytime:
         schedule: Schedule,
         warm_start: IntArray,
         bound: int,
+        known: BoundResult | None,
         began: float,
         budget_s: float,
         threads: int,
@@ -97,27 +110,42 @@ class _Anytime:
         self.rng = np.random.default_rng(seed)
         self.best, self.value = warm_start, schedule.barrier_time(warm_start)
         self.swaps = SwapSearch(schedule, warm_start, seed)
-        self.edges = schedule.edges()
-        self.low = schedule.interval_bounds(self.edges)
-        self.width = _cell_counts(schedule, self.edges) * schedule.workers
-        self.windows = self._initial_windows()
-        self.bound, self.origin = max(bound, int(self.low.sum())), "interval bounds"
-        self.build_s = 0.0
+        self.rising = RisingBound(schedule, known, WINDOW_CELLS)
+        self.edges = self.rising.edges
+        self.bound, self.origin = self.rising.total, "interval bounds"
+        if known is not None:
+            self.origin = known.origin
+        if bound > self.bound:
+            self.bound, self.origin = bound, "given"
+        self.build_s = self.bound_s = 0.0
         self.solve_s = SOLVE_S
         self.message = "time limit"
         self.curve: list[CurvePoint] = []
         self.chains = find_chains(schedule)
+        # What one request adds to the distance from the bound: swaps that cost about as much
+        # are accepted at first.
+        self.heat = max(0, self.value - self.bound) / len(schedule)
         self._note("start")
 
     def run(self) -> None:
-        """Alternate between swaps, windows for the incumbent and windows for the bound."""
-        self._swap(min(0.5, 0.1 * (self.deadline - perf_counter())))
-        if int(self.width.sum()) <= WINDOW_CELLS:
-            self._solve_whole(0.4 * (self.deadline - perf_counter()))
-        while self._time_left() and self.value > self.bound:
-            self._swap(min(0.5, (self.deadline - perf_counter()) * 0.2))
-            self._improve_window()
-            self._raise_bound()
+        """Alternate between swaps, neighbourhoods for the incumbent and windows for the bound."""
+        self._swap(min(0.5, 0.1 * self._left()), 0.0)
+        cells = int(cell_counts(self.schedule, self.edges).sum()) * self.schedule.workers
+        if cells <= WINDOW_CELLS:
+            self._solve_whole(0.4 * self._left())
+        started, span = perf_counter(), ANNEALED * self._left()
+        while self._left() > SHORTEST_S and self.value > self.bound:
+            cooled = (perf_counter() - started) / span
+            if cooled < 1.0:
+                self._swap(min(0.5, 0.1 * span), self.heat * (1.0 - cooled) ** 2)
+            else:
+                self._swap(min(0.2, 0.2 * self._left()), 0.0)
+                self._improve()
+            if self.bound_s < BOUND_SHARE * (perf_counter() - self.began):
+                self._raise_bound()
+
+    def _left(self) -> float:
+        return self.deadline - perf_counter()
 
     def _solve_whole(self, seconds: float) -> None:
         """Give the interval model of the whole run, if it is small, a share of the time."""
@@ -138,9 +166,6 @@ class _Anytime:
             self._keep(found.worker, "whole run")
             self.swaps.restart(self.best)
 
-    def _time_left(self) -> bool:
-        return self.deadline - perf_counter() > SHORTEST_S
-
     def _note(self, by: str) -> None:
         now = perf_counter() - self.began
         self.curve.append(CurvePoint(time_s=now, incumbent=self.value, bound=self.bound, by=by))
@@ -151,146 +176,97 @@ class _Anytime:
             self.best, self.value = worker.copy(), value
             self._note(by)
 
-    def _swap(self, seconds: float) -> None:
-        until = perf_counter() + seconds
-        while perf_counter() < until and self._time_left():
-            self.swaps.run(TRIALS)
-        self._keep(self.swaps.worker, "swaps")
+    def _swap(self, seconds: float, temperature: float) -> None:
+        until = min(perf_counter() + seconds, self.deadline - SHORTEST_S)
+        while perf_counter() < until:
+            self.swaps.run(TRIALS, temperature)
+        if temperature == 0.0 and self.swaps.value > self.swaps.best_value:
+            self.swaps.restart(self.swaps.best)
+        self._keep(self.swaps.best, "swaps")
 
-    def _improve_window(self) -> None:
+    def _improve(self) -> None:
         """Re-optimise the chains that start in a window, or those of two workers there."""
-        if not self._time_left() or not self._reaches_solver():
+        if self._left() < SHORTEST_S or not self._reaches_solver():
             return
-        chosen = self._neighbourhood()
-        if chosen.size < 2:
+        of_chain = self._workers_of_chains()
+        loads = self.schedule.loads(self.best)
+        chosen = draw(self.chains, of_chain, loads, self.edges, WINDOW_CELLS, self.rng)
+        if chosen.chains.size < 2:
             return
-        last = int(self.chains.end[chosen].max())
-        first = int(self.chains.start[chosen].min())
+        first = int(self.chains.start[chosen.chains].min())
+        last = int(self.chains.end[chosen.chains].max())
         edges = self.edges[(self.edges >= first) & (self.edges <= last)]
+        started = perf_counter()
+        made = build_assignment(
+            self.schedule,
+            self.chains,
+            chosen.chains,
+            of_chain,
+            crossings(self.schedule, self.best, edges),
+            chosen.among,
+        )
+        self.build_s += perf_counter() - started
+        answer = self._solve(made, of_chain)
+        if answer is not None and answer.solution is not None:
+            moved = made.assignment(answer.solution.astype(np.int64), of_chain)
+            self._keep(moved[self.chains.of], chosen.kind)
+            self.swaps.restart(self.best)
+
+    def _workers_of_chains(self) -> IntArray:
         of_chain = np.zeros(len(self.chains), np.int64)
         of_chain[self.chains.of] = self.best
-        edges = crossings(self.schedule, self.best, edges)
-        moved = self._solve(chosen, of_chain, edges, of_chain)[1]
-        if moved is not None:
-            self._keep(moved[self.chains.of], "window")
-            self.swaps.restart(self.best)
+        return of_chain
 
     def _reaches_solver(self) -> bool:
         return self.schedule.workers > 1 and len(self.chains) > 1
 
-    def _neighbourhood(self) -> IntArray:
-        """Return chains to re-optimise together, small enough for the solver."""
-        order = np.argsort(self.chains.start, kind="stable")
-        if self.rng.random() < 0.3:
-            pair = self.rng.choice(self.schedule.workers, 2, replace=False)
-            of_chain = np.zeros(len(self.chains), np.int64)
-            of_chain[self.chains.of] = self.best
-            order = order[np.isin(of_chain[order], pair)]
-        first = int(self.rng.integers(0, max(1, order.size)))
-        if self.rng.random() < 0.2:
-            first = max(0, order.size - int(self.rng.integers(2, 60)))
-        taken = 0
-        chosen: list[int] = []
-        for chain in order[first : first + 200].tolist():
-            spans = np.searchsorted(self.edges, (self.chains.start[chain], self.chains.end[chain]))
-            taken += int(spans[1] - spans[0]) * self.schedule.workers
-            if taken > WINDOW_CELLS and len(chosen) >= 2:
-                break
-            chosen.append(chain)
-        return np.array(chosen, np.int64) if taken <= 10 * WINDOW_CELLS else np.zeros(0, np.int64)
-
-    def _solve(
-        self, movable: IntArray, fixed: IntArray, edges: IntArray, current: IntArray
-    ) -> tuple[int | None, IntArray | None, bool]:
-        started = perf_counter()
-        made = build_assignment(self.schedule, self.chains, movable, fixed, edges)
-        self.build_s += perf_counter() - started
-        seconds = min(self.solve_s, self.deadline - perf_counter() - SHORTEST_S)
+    def _solve(self, made: AssignmentModel, current: IntArray) -> SolveResult | None:
+        seconds = min(self.solve_s, self._left() - SHORTEST_S)
         if seconds < SHORTEST_S:
-            return None, None, False
-        solved = solve_model(
+            return None
+        return solve_model(
             made, self.schedule, self.chains, current, seconds, self.threads, self.backend
-        )
-        found = solved.answer.dual_bound
-        bound = None if found is None else int(found)
-        return bound, solved.worker_of_chain, solved.answer.proven
-
-    def _initial_windows(self) -> list[_Window]:
-        return [
-            _Window(first, first + 1, int(self.low[first]), False) for first in range(self.low.size)
-        ]
+        ).answer
 
     def _raise_bound(self) -> None:
-        """Solve the unsolved window with the largest gap; join solved ones when there is none."""
-        if not self._time_left() or not self._reaches_solver():
+        """Solve the window in which most is to be gained, for longer when all had their turn."""
+        if self._left() < SHORTEST_S or not self._reaches_solver():
             return
-        cost = self._incumbent_costs()
-        gaps = [
-            (cost[w.last] - cost[w.first] - w.bound, number)
-            for number, w in enumerate(self.windows)
-            if not w.solved and self._cells(w) <= 4 * WINDOW_CELLS
-        ]
-        gap, number = max(gaps, default=(0, -1))
-        if gap <= 0:
-            self._join_windows(cost)
-            return
-        window = self.windows[number]
-        raised = self._window_bound(window)
-        self.windows[number] = _Window(window.first, window.last, max(window.bound, raised), True)
-        total = sum(w.bound for w in self.windows)
-        if total > self.bound:
-            self.bound = total
-            self.origin = f"{self.backend}, optima of {len(self.windows)} windows"
-            self._note("bound")
+        started = perf_counter()
+        window = self.rising.next(self._incumbent_costs())
+        if window is None:
+            self.solve_s *= 2
+            self.rising.retry()
+        else:
+            self._solve_window(*window)
+            if self.rising.total > self.bound:
+                self.bound = self.rising.total
+                self.origin = f"{self.backend}, windows of time"
+                self._note("bound")
+        self.bound_s += perf_counter() - started
 
     def _incumbent_costs(self) -> IntArray:
-        """Return the incumbent's barrier time before each edge."""
+        """Return the incumbent's barrier time in each interval."""
         heaviest = self.schedule.loads(self.best).max(axis=0)
-        return np.concatenate(([0], np.cumsum(heaviest)))[self.edges]
+        costs: IntArray = np.add.reduceat(np.append(heaviest, 0), self.edges)[:-1]
+        return costs
 
-    def _cells(self, window: _Window) -> int:
-        return int(self.width[window.first : window.last].sum())
-
-    def _window_bound(self, window: _Window) -> int:
-        edges = self.edges[window.first : window.last + 1]
+    def _solve_window(self, first: int, last: int) -> None:
+        edges = self.edges[first : last + 1]
         inside = np.flatnonzero((self.chains.start < edges[-1]) & (self.chains.end > edges[0]))
-        nowhere = np.full(len(self.chains), -1, np.int64)
-        of_chain = np.zeros(len(self.chains), np.int64)
-        of_chain[self.chains.of] = self.best
-        edges = crossings(self.schedule, self.best, edges)
-        return self._solve(inside, nowhere, edges, of_chain)[0] or 0
-
-    def _join_windows(self, cost: IntArray) -> None:
-        """Join neighbours pairwise; give the solver twice the time when none can be joined."""
-        joined: list[_Window] = []
-        for window in self.windows:
-            if joined and self._worth_joining(joined[-1], window, cost):
-                before = joined.pop()
-                window = _Window(  # noqa: PLW2901 - the joined window takes its place
-                    before.first, window.last, before.bound + window.bound, False
-                )
-            joined.append(window)
-        if len(joined) == len(self.windows):
-            self.solve_s *= 2
-            joined = [_Window(w.first, w.last, w.bound, False) for w in joined]
-        self.windows = joined
-
-    def _worth_joining(self, a: _Window, b: _Window, cost: IntArray) -> bool:
-        if not a.solved and not b.solved and a.last - a.first > 1:
-            return False
-        gap = cost[b.last] - cost[a.first] - a.bound - b.bound
-        return bool(gap > 0) and self._cells(a) + self._cells(b) <= 4 * WINDOW_CELLS
-
-
-class _Window:
-    __slots__ = ("bound", "first", "last", "solved")
-
-    def __init__(self, first: int, last: int, bound: int, solved: bool) -> None:
-        self.first, self.last, self.bound, self.solved = first, last, bound, solved
-
-
-def _cell_counts(schedule: Schedule, edges: IntArray) -> IntArray:
-    """Return the number of active requests in every interval."""
-    ends = np.sort(schedule.end)
-    started = np.searchsorted(schedule.start, edges[:-1], side="right")
-    return np.asarray(started - np.searchsorted(ends, edges[:-1], side="right"), np.int64)
+        started = perf_counter()
+        made = build_assignment(
+            self.schedule,
+            self.chains,
+            inside,
+            np.full(len(self.chains), -1, np.int64),
+            crossings(self.schedule, self.best, edges),
+            floor=self.rising.floor,
+        )
+        self.build_s += perf_counter() - started
+        answer = self._solve(made, self._workers_of_chains())
+        if answer is None:
+            return
+        self.rising.settle((first, last), answer.proven)
+        if answer.dual_bound is not None:
+            self.rising.add(first, last, int(answer.dual_bound))

@@ -60,21 +60,25 @@ class AssignmentModel:
     Attributes
     ----------
     model : LinearModel
-        Columns ``x`` (movable chains, G) and ``z`` (intervals).
+        Columns ``x`` (movable chains, workers among which they move) and ``z`` (intervals).
     movable : ndarray of int64
         The chains that may move.
+    among : ndarray of int64
+        The workers they may move to, ascending.
     edges : ndarray of int64, shape (intervals + 1,)
     """
 
     model: LinearModel
     movable: IntArray
+    among: IntArray
     edges: IntArray
 
     def hint(self, worker_of_chain: IntArray, schedule: Schedule, chains: Chains) -> IntArray:
         """Return the values of all columns under an assignment."""
         values = np.zeros(self.model.num_columns, np.int64)
         x, z = self.model.column("x"), self.model.column("z")
-        values[x[np.arange(self.movable.size), worker_of_chain[self.movable]]] = 1
+        at = np.searchsorted(self.among, worker_of_chain[self.movable])
+        values[x[np.arange(self.movable.size), at]] = 1
         worker = worker_of_chain[chains.of]
         heaviest = interval_maxima(schedule, worker, self.edges)
         values[z] = np.maximum(heaviest, self.model.lower[z])
@@ -83,7 +87,7 @@ class AssignmentModel:
     def assignment(self, solution: IntArray, worker_of_chain: IntArray) -> IntArray:
         """Return the worker of every chain under a solution."""
         moved = worker_of_chain.copy()
-        moved[self.movable] = solution[self.model.column("x")].argmax(axis=1)
+        moved[self.movable] = self.among[solution[self.model.column("x")].argmax(axis=1)]
         return moved
 
 
@@ -101,6 +105,8 @@ def build_assignment(
     movable: IntArray,
     fixed_worker: IntArray,
     edges: IntArray,
+    among: IntArray | None = None,
+    floor: IntArray | None = None,
 ) -> AssignmentModel:
     """Build ``min Σ_I z_I`` over the workers of the movable chains.
 
@@ -121,36 +127,55 @@ def build_assignment(
         Worker of every other chain, -1 for chains to leave out.
     edges : ndarray of int64
         Where intervals begin and end; at least all changes of the active set in between.
+    among : ndarray of int64, optional
+        Workers to choose from, ascending; all by default. The others only put a floor under
+        every ``z_I``, which makes the model of two workers a small one.
+    floor : ndarray of int64, shape (K,), optional
+        Lower bounds of ``M(k)`` that are known already.
     """
-    groups = schedule.workers
-    builder = ModelBuilder(Sense.MIN)
-    x = builder.add_columns("x", (movable.size, groups), upper=1, kind=Kind.INTEGER)
-    low = schedule.interval_bounds(edges)
-    z = builder.add_columns("z", low.shape, lower=low, upper=1 << 48, cost=1, kind=Kind.IMPLIED)
-    one = builder.add_rows("one", (movable.size,), lower=1, upper=1)
-    builder.add_entries(one[:, None], x, 1)
+    every = np.arange(schedule.workers)
+    among = every if among is None else among
     column = np.full(len(chains), -1, np.int64)
     column[movable] = np.arange(movable.size)
     cells = sk.interval_work(schedule.prompt, schedule.start, schedule.end, chains.of, edges)
-    _add_loads(builder, cells, column, fixed_worker, x, z)
-    _add_slots(builder, schedule, chains, column, fixed_worker, x, edges)
-    return AssignmentModel(model=builder.build(), movable=movable, edges=edges)
+    given = _given_loads(cells, column, fixed_worker, (edges.size - 1, schedule.workers))
+    low = schedule.interval_bounds(edges)
+    if floor is not None:
+        low = np.maximum(low, np.add.reduceat(np.append(floor, 0), edges)[:-1])
+    others = np.setdiff1d(every, among)
+    if others.size:
+        low = np.maximum(low, given[:, others].max(axis=1))
+    builder = ModelBuilder(Sense.MIN)
+    x = builder.add_columns("x", (movable.size, among.size), upper=1, kind=Kind.INTEGER)
+    z = builder.add_columns("z", low.shape, lower=low, upper=1 << 48, cost=1, kind=Kind.IMPLIED)
+    one = builder.add_rows("one", (movable.size,), lower=1, upper=1)
+    builder.add_entries(one[:, None], x, 1)
+    _add_loads(builder, cells, column, given[:, among], x, z)
+    _add_slots(builder, schedule, chains, column, fixed_worker, x, edges, among)
+    return AssignmentModel(model=builder.build(), movable=movable, among=among, edges=edges)
+
+
+def _given_loads(
+    cells: IntArray, column: IntArray, fixed_worker: IntArray, shape: tuple[int, int]
+) -> IntArray:
+    """Return what the chains that stay bring to every interval and worker."""
+    interval, chain, work = cells
+    given = np.zeros(shape, np.int64)
+    fixed = (column[chain] < 0) & (fixed_worker[chain] >= 0)
+    np.add.at(given, (interval[fixed], fixed_worker[chain[fixed]]), work[fixed])
+    return given
 
 
 def _add_loads(
     builder: ModelBuilder,
     cells: IntArray,
     column: IntArray,
-    fixed_worker: IntArray,
+    given: IntArray,
     x: IntArray,
     z: IntArray,
 ) -> None:
     interval, chain, work = cells
-    groups = x.shape[1]
-    given = np.zeros((z.size, groups), np.int64)
-    fixed = (column[chain] < 0) & (fixed_worker[chain] >= 0)
-    np.add.at(given, (interval[fixed], fixed_worker[chain[fixed]]), work[fixed])
-    rows = builder.add_rows("load", (z.size, groups), upper=-given)
+    rows = builder.add_rows("load", given.shape, upper=-given)
     builder.add_entries(rows, z[:, None], -1)
     free = column[chain] >= 0
     builder.add_entries(rows[interval[free]], x[column[chain[free]]], work[free][:, None])
@@ -164,6 +189,7 @@ def _add_slots(
     fixed_worker: IntArray,
     x: IntArray,
     edges: IntArray,
+    among: IntArray,
 ) -> None:
     inside = (chains.start >= edges[0]) & (chains.start < edges[-1])
     steps = np.unique(np.append(chains.start[inside], edges[0]))
@@ -173,8 +199,8 @@ def _add_slots(
         if not mine.size or active.size <= schedule.slots:
             continue
         others = fixed_worker[active[(column[active] < 0) & (fixed_worker[active] >= 0)]]
-        room = schedule.slots - np.bincount(others, minlength=schedule.workers)
-        rows = builder.add_rows(f"slots{number}", (schedule.workers,), upper=room)
+        room = schedule.slots - np.bincount(others, minlength=schedule.workers)[among]
+        rows = builder.add_rows(f"slots{number}", (among.size,), upper=room)
         builder.add_entries(rows, x[column[mine]], 1)
 
 

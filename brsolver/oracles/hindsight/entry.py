@@ -22,6 +22,7 @@ from brsolver.oracles.hindsight.free import (
     plan_cost,
 )
 from brsolver.oracles.hindsight.free_search import hindsight_free_search
+from brsolver.oracles.hindsight.local_search import smoothest
 from brsolver.oracles.hindsight.result import Admission, HindsightResult, Objective, Outcome
 from brsolver.oracles.hindsight.schedule import Schedule, fcfs_schedule
 from brsolver.oracles.result import Status
@@ -30,6 +31,7 @@ from brsolver.simulator import StepTime
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from brsolver.oracles.bounds.result import BoundResult
     from brsolver.traces.model import Trace
 
 IntArray = NDArray[np.int64]
@@ -40,6 +42,12 @@ MAX_DP_WORK = 4e9
 
 FREE_REACH = 60
 """Requests up to which free admission is searched state by state."""
+
+BOUND_SHARE = 0.2
+"""Part of the budget for the bound at trace scale, where none is given."""
+
+MIN_LEFT = 0.5
+"""Part of the budget that is left for the search whatever came before it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +65,8 @@ class _Task:
     threads: int
     seed: int
     warm_start: IntArray
+    bound: BoundResult | None
+    left_s: float
 
     @property
     def weights(self) -> FreeWeights:
@@ -80,6 +90,7 @@ def hindsight(
     work_conserving: bool = True,
     horizon: int | None = None,
     warm_start: IntArray | None = None,
+    bound: BoundResult | None = None,
     threads: int = 1,
     seed: int = 0,
 ) -> HindsightResult:
@@ -117,7 +128,11 @@ def hindsight(
         default any run: ``search`` needs no limit, ``cp-sat`` plans within the steps of FCFS and
         certifies no more than total work does, unless the plan meets that.
     warm_start : ndarray of int64, shape (n,), optional
-        Workers of a FCFS run to start from; that of JSQ-Load by default.
+        Workers of a FCFS run to start from. Where a search starts, the cheapest of some that
+        look ahead takes its place if it is cheaper, see `smoothest`.
+    bound : BoundResult, optional
+        A bound at trace scale to begin with: of `fcfs_bound`, or under free admission of
+        `free_bound`. Computed if not given, within a fifth of the budget.
     threads : int
         Threads of solvers.
     seed : int
@@ -146,6 +161,10 @@ def hindsight(
     if not schedule.fits(start):
         raise ParameterError("warm start is no assignment of this run under FCFS admission")
     chosen = _method(schedule, admission, method, budget_s)
+    if bound is not None:
+        _check_bound(bound, trace, schedule, admission, work_conserving)
+    elif chosen != "dp":
+        bound = _trace_bound(trace, schedule, admission, work_conserving, BOUND_SHARE * budget_s)
     task = _Task(
         trace=trace,
         schedule=schedule,
@@ -160,9 +179,47 @@ def hindsight(
         threads=threads,
         seed=seed,
         warm_start=start,
+        bound=bound,
+        left_s=max(MIN_LEFT * budget_s, budget_s - (perf_counter() - began)),
     )
     outcome = _free(task) if admission == "free" else _fcfs(task)
-    return _result(task, outcome, began)
+    return _result(task, _at_least(task, outcome), began)
+
+
+def _check_bound(
+    bound: BoundResult, trace: Trace, schedule: Schedule, admission: str, work_conserving: bool
+) -> None:
+    needed = "fcfs" if admission == "fcfs" else "free" if work_conserving else "idling"
+    where = (bound.trace_fingerprint, bound.workers, bound.slots, bound.pool)
+    if where != (trace.fingerprint(), schedule.workers, schedule.slots, schedule.pool):
+        raise ParameterError("bound is about another trace, cluster or pool")
+    if bound.kind not in {needed, *(("idling",) if admission == "free" else ())}:
+        raise ParameterError(f"bound is of kind {bound.kind!r}, must be {needed!r} for these runs")
+
+
+def _trace_bound(
+    trace: Trace, schedule: Schedule, admission: str, work_conserving: bool, budget_s: float
+) -> BoundResult:
+    from brsolver.oracles.bounds.fixed import fcfs_bound
+    from brsolver.oracles.bounds.free import free_bound as trace_free_bound
+
+    workers, slots, pool = schedule.workers, schedule.slots, schedule.pool
+    if admission == "fcfs":
+        return fcfs_bound(trace, workers=workers, slots=slots, pool=pool, budget_s=budget_s)
+    return trace_free_bound(
+        trace, workers=workers, slots=slots, pool=pool, work_conserving=work_conserving
+    )
+
+
+def _at_least(task: _Task, outcome: Outcome) -> Outcome:
+    """Raise the bound that a method found to the one at trace scale, if that is higher."""
+    if task.bound is None or outcome.bound is None or outcome.infeasible:
+        return outcome
+    steps = task.bound.steps if task.weights.per_step else 0
+    least = task.weights.per_step * steps + task.weights.per_token * task.bound.total
+    if least <= outcome.bound:
+        return outcome
+    return replace(outcome, bound=least, origin=task.bound.origin)
 
 
 def _horizon(schedule: Schedule, trace: Trace, method: Method) -> int:
@@ -216,19 +273,20 @@ def _method(schedule: Schedule, admission: str, method: Method, budget_s: float)
 def _fcfs(task: _Task) -> Outcome:
     schedule = task.schedule
     if task.method == "dp":
-        found = hindsight_dp(schedule, budget_s=task.budget_s)
+        found = hindsight_dp(schedule, budget_s=task.left_s)
         if found.value is None:
             value = schedule.barrier_time(task.warm_start)
             return replace(found, value=value, worker=task.warm_start)
         return found
     if task.method == "cp-sat":
         return hindsight_cp_sat(
-            schedule, budget_s=task.budget_s, warm_start=task.warm_start, threads=task.threads
+            schedule, budget_s=task.left_s, warm_start=task.warm_start, threads=task.threads
         )
     return hindsight_anytime(
         schedule,
-        budget_s=task.budget_s,
-        warm_start=task.warm_start,
+        budget_s=task.left_s,
+        warm_start=min(task.warm_start, smoothest(schedule), key=schedule.barrier_time),
+        known=task.bound,
         threads=task.threads,
         seed=task.seed,
     )
@@ -247,7 +305,7 @@ def _free(task: _Task) -> Outcome:
             horizon=task.horizon,
             work_conserving=task.work_conserving,
             weights=weights,
-            budget_s=task.budget_s,
+            budget_s=task.left_s,
             known=known,
         )
         if found.worker is None and plan is not None:
@@ -261,7 +319,7 @@ def _free(task: _Task) -> Outcome:
         horizon=task.horizon,
         work_conserving=task.work_conserving,
         weights=weights,
-        budget_s=task.budget_s,
+        budget_s=task.left_s,
         warm_start=plan,
         threads=task.threads,
     )

@@ -23,11 +23,15 @@ from brsolver.oracles.step._gain_kernels import (
     slope,
     total,
 )
+from brsolver.oracles.step._pair_kernels import best_pair
 
 IntArray = NDArray[np.int64]
 
 # Entries of the array of counters.
 ADMITTED, SEED = range(2)
+
+NEIGHBOURS = 4
+"""Slots of a worker that are paired with each: all pairs of many slots would take too long."""
 
 
 @kernel
@@ -270,6 +274,80 @@ def exchange(
 
 
 @kernel
+def replace_pairs(
+    sizes: IntArray,
+    slot_worker: IntArray,
+    limit: IntArray,
+    slots: IntArray,
+    left: IntArray,
+    tokens: IntArray,
+    requests: IntArray,
+    counters: IntArray,
+    scalars: IntArray,
+    bends: IntArray,
+    margins: IntArray,
+    weights: IntArray,
+    steps: IntArray,
+    top: IntArray,
+    who: IntArray,
+    hope: IntArray,
+    found: IntArray,
+) -> bool:
+    """Put the best two requests into each two slots of a worker; return whether that gained."""
+    improved = False
+    for p in range(slots.shape[0]):
+        q = p + 1
+        while q < slots.shape[0] and slot_worker[q] == slot_worker[p] and q - p <= NEIGHBOURS:
+            if slots[p] != NONE and slots[q] != NONE:
+                side = best_pair(
+                    p, q, sizes, slot_worker, limit, slots, left, tokens, requests, scalars,
+                    bends, margins, weights, steps, top, who, found,
+                )  # fmt: skip
+                if side != NONE:
+                    first, second = found[side], found[side + 1]
+                    # Both return what they held first: it may be what the other takes.
+                    for slot in (p, q):
+                        put(slot, NONE, sizes, slot_worker, slots, left, tokens, requests, counters)
+                    put(p, first, sizes, slot_worker, slots, left, tokens, requests, counters)
+                    put(q, second, sizes, slot_worker, slots, left, tokens, requests, counters)
+                    refresh(
+                        tokens, requests, scalars, bends, margins, weights, steps, top, who, hope
+                    )
+                    improved = True
+            q += 1
+    return improved
+
+
+@kernel
+def exchange_all(
+    sizes: IntArray,
+    slot_worker: IntArray,
+    limit: IntArray,
+    slots: IntArray,
+    tokens: IntArray,
+    requests: IntArray,
+    scalars: IntArray,
+    bends: IntArray,
+    margins: IntArray,
+    weights: IntArray,
+    steps: IntArray,
+    top: IntArray,
+    who: IntArray,
+    hope: IntArray,
+) -> bool:
+    """Exchange requests between workers where that gains; return whether any was."""
+    improved = False
+    for p in range(slots.shape[0]):
+        for q in range(p + 1, slots.shape[0]):
+            if slot_worker[p] != slot_worker[q] and slots[p] != slots[q]:
+                improved |= exchange(
+                    p, q, sizes, slot_worker, limit, slots, tokens, requests, scalars, bends,
+                    margins, weights, steps, top, who, hope,
+                )  # fmt: skip
+    return improved
+
+
+@kernel
 def descend(
     sizes: IntArray,
     slot_worker: IntArray,
@@ -288,21 +366,24 @@ def descend(
     who: IntArray,
     hope: IntArray,
     bend: IntArray,
+    found: IntArray,
 ) -> None:
-    """Replace and exchange requests until neither helps."""
+    """Replace and exchange requests, and then pairs of them, until nothing helps."""
     improved = True
     while improved:
         improved = replace_all(
             sizes, slot_worker, limit, slots, left, tokens, requests, counters, scalars, bends,
             margins, weights, steps, top, who, hope, bend,
         )  # fmt: skip
-        for p in range(slots.shape[0]):
-            for q in range(p + 1, slots.shape[0]):
-                if slot_worker[p] != slot_worker[q] and slots[p] != slots[q]:
-                    improved |= exchange(
-                        p, q, sizes, slot_worker, limit, slots, tokens, requests, scalars, bends,
-                        margins, weights, steps, top, who, hope,
-                    )  # fmt: skip
+        improved |= exchange_all(
+            sizes, slot_worker, limit, slots, tokens, requests, scalars, bends, margins, weights,
+            steps, top, who, hope,
+        )  # fmt: skip
+        if not improved:
+            improved = replace_pairs(
+                sizes, slot_worker, limit, slots, left, tokens, requests, counters, scalars,
+                bends, margins, weights, steps, top, who, hope, found,
+            )  # fmt: skip
 
 
 @kernel
@@ -361,12 +442,13 @@ def search(
     who = np.full(weights.shape[0], NONE, np.int64)
     hope = np.zeros(margins.shape[0], np.int64)
     bend = np.zeros(weights.shape[0], np.int64)
+    found = np.zeros(4, np.int64)
     for p in range(slots.shape[0]):
         put(p, start[p], sizes, slot_worker, slots, left, tokens, requests, counters)
     refresh(tokens, requests, scalars, bends, margins, weights, steps, top, who, hope)
     descend(
         sizes, slot_worker, limit, slots, left, tokens, requests, counters, scalars, bends,
-        margins, weights, steps, top, who, hope, bend,
+        margins, weights, steps, top, who, hope, bend, found,
     )  # fmt: skip
     best = slots.copy()
     value = total(tokens, requests, scalars, bends, margins, weights, steps, top)
@@ -378,7 +460,7 @@ def search(
         refresh(tokens, requests, scalars, bends, margins, weights, steps, top, who, hope)
         descend(
             sizes, slot_worker, limit, slots, left, tokens, requests, counters, scalars, bends,
-            margins, weights, steps, top, who, hope, bend,
+            margins, weights, steps, top, who, hope, bend, found,
         )  # fmt: skip
         reached = total(tokens, requests, scalars, bends, margins, weights, steps, top)
         more = counters[ADMITTED] > admitted and scalars[ADMIT] != NONE

@@ -75,6 +75,7 @@ class StepInstance:
         alpha: int = 1,
         beta: int | None = None,
         growth: bool = False,
+        survival: bool = False,
         hold: bool = False,
         resolution: int = RESOLUTION,
     ) -> Self:
@@ -94,6 +95,8 @@ class StepInstance:
             Weights of F; `beta` None is ``alpha·G``, G counting live workers.
         growth : bool
             Let projected and new requests grow by a token per step.
+        survival : bool
+            As in `ClusterView.projection`.
         hold : bool
             Free to hold requests back; otherwise ``min(n, free slots)`` are admitted.
         resolution : int
@@ -111,8 +114,9 @@ class StepInstance:
         steps = int(np.count_nonzero(factors))
         weights = factors[:steps] if horizon else np.ones(1, np.int64)
         free = int(view.room.sum())
+        projected = view.projection(horizon, growth=growth, survival=survival)
         return cls(
-            projected=view.projection(horizon, growth=growth)[:, : weights.size],
+            projected=projected[:, : weights.size],
             room=view.room.copy(),
             token_room=view.token_room.copy(),
             prompts=np.asarray(waiting.prompt_tokens, np.int64),
@@ -277,7 +281,7 @@ def _check_values(instance: StepInstance) -> None:
         value = getattr(instance, name)
         if not isinstance(value, int) or isinstance(value, bool) or value < low:
             raise ParameterError(f"{name} is {value!r}, must be an integer of at least {low}")
-    if instance.growth not in {0, 1}:
+    if isinstance(instance.growth, bool) or instance.growth not in {0, 1}:
         raise ParameterError(f"growth is {instance.growth!r}, must be 0 or 1")
     if not instance.weights.any():
         raise ParameterError("weights are all 0; at least one step must count")
@@ -304,7 +308,9 @@ def _sum(values: IntArray) -> int:
 def _check_admit(instance: StepInstance) -> None:
     most = min(instance.prompts.size, int(instance.room.sum()))
     admit = instance.admit
-    if admit is not None and not (isinstance(admit, int) and 0 <= admit <= most):
+    # A saved state's `true` is no number, though Python counts it as one.
+    whole = isinstance(admit, int) and not isinstance(admit, bool)
+    if admit is not None and not (whole and 0 <= admit <= most):
         raise ParameterError(
             f"admit is {admit!r}, must be between 0 and {most}: "
             f"{instance.prompts.size} requests wait and {int(instance.room.sum())} slots are free"
@@ -330,6 +336,14 @@ def _integers(name: str, values: Any, dimensions: int) -> IntArray:
         ) from error
     if array.size == 0:
         return np.zeros((0,) * dimensions, np.int64)
-    if array.dtype.kind != "i" or array.ndim != dimensions:
+    whole = array.dtype.kind == "i" and not _holds_bool(values)
+    if not whole or array.ndim != dimensions:
         raise ParameterError(f"{name} of a step instance must be {dimensions}-dimensional integers")
     return array.astype(np.int64)
+
+
+def _holds_bool(values: Any) -> bool:
+    # numpy makes a number of a truth value that stands among numbers.
+    if isinstance(values, list):
+        return any(_holds_bool(value) for value in values)
+    return isinstance(values, bool)

@@ -30,6 +30,8 @@ from brsolver.oracles.step.search import improved, to_counts
 from brsolver.policy import NO_LIMIT
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from brsolver.oracles.model import LinearModel
     from brsolver.oracles.step.evaluate import Objective
     from brsolver.oracles.step.instance import StepInstance
@@ -51,12 +53,15 @@ def sift(
     objective: Objective,
     *,
     time_limit_s: float | None = None,
+    memory_limit_mb: float | None = None,
     lengths: IntArray | None = None,
+    report: Callable[[SolveResult], None] | None = None,
 ) -> SolveResult:
     """Solve the relaxation of a routing decision; see `brsolver.oracles.step.solve_step`.
 
     `lengths` are those that a good decision is expected to use, so that none need be searched
     for: of a decision before, for instance. They affect the time it takes, not the result.
+    `report` is given what each round proves.
     """
     began = time.perf_counter()
     form = score_model if objective == "score" else imbalance_model
@@ -67,7 +72,9 @@ def sift(
         model = form(instance, keep)
         spent = time.perf_counter() - began
         left = None if time_limit_s is None else max(time_limit_s - spent, 1e-3)
-        result = solve(model, "highs", relax=True, time_limit_s=left)
+        result = solve(
+            model, "highs", relax=True, time_limit_s=left, memory_limit_mb=memory_limit_mb
+        )
         iterations += result.iterations
         if result.status is Status.INFEASIBLE and not (keep == everything).all():
             keep = everything
@@ -78,10 +85,24 @@ def sift(
         appeal[~everything | keep] = 0.0
         result = replace(result, dual_bound=_widened(instance, objective, result, appeal))
         closed = (result.gap or 0.0) <= TOLERANCE or not (appeal > 0.0).any()
-        if closed or (left is not None and left <= 1e-3):
+        if closed or result.message or (left is not None and left <= 1e-3):
             break
+        if report is not None:
+            spent = time.perf_counter() - began
+            report(_report(instance, model, keep, result, iterations, spent))
         keep = keep | _largest(appeal, MORE)
     return _report(instance, model, keep, result, iterations, time.perf_counter() - began)
+
+
+def sift_apart(
+    instance: StepInstance,
+    objective: Objective,
+    time_limit_s: float | None,
+    *,
+    report: Callable[[SolveResult], None],
+) -> SolveResult:
+    """Sift in a process of its own, whose memory is watched from without."""
+    return sift(instance, objective, time_limit_s=time_limit_s, report=report)
 
 
 def _first(instance: StepInstance, objective: Objective, lengths: IntArray | None) -> Mask:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -10,12 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brsolver.errors import ParameterError
-from brsolver.oracles.backends import solve
+from brsolver.oracles.backends import Isolation, solve
+from brsolver.oracles.backends._isolate import ProcessDied, working_time
 from brsolver.oracles.result import SolverError, SolveResult, Status
 from brsolver.oracles.step.evaluate import Objective, objective_value, violation
 from brsolver.oracles.step.models import columns_of, counts_of, imbalance_model, score_model
 from brsolver.oracles.step.search import local_search, to_assignment, to_counts
-from brsolver.oracles.step.sifting import SIFTING, sift
+from brsolver.oracles.step.sifting import SIFTING, sift, sift_apart
 
 if TYPE_CHECKING:
     from brsolver.oracles.model import LinearModel
@@ -34,6 +36,7 @@ def solve_step(
     memory_limit_mb: float | None = None,
     threads: int = 1,
     warm: bool = True,
+    isolate: bool | Isolation = False,
 ) -> SolveResult:
     """Solve one routing decision.
 
@@ -48,8 +51,8 @@ def solve_step(
         columns, adding those whose reduced costs ask for it: the same optimum, sooner.
     relax : bool
         Solve the linear relaxation.
-    time_limit_s, memory_limit_mb, threads
-        As in `brsolver.oracles.backends.solve`. The limit covers building, too.
+    time_limit_s, memory_limit_mb, threads, isolate
+        As in `brsolver.oracles.backends.solve`. The time limit covers building, too.
     warm : bool
         Start from the local search's decision.
 
@@ -66,7 +69,7 @@ def solve_step(
     if backend == SIFTING:
         if not relax:
             raise SolverError("sifting solves relaxations only; for integers use highs or cp-sat")
-        return sift(instance, objective, time_limit_s=time_limit_s)
+        return _sift(instance, objective, time_limit_s, memory_limit_mb, isolate)
     began = time.perf_counter()
     model = (score_model if objective == "score" else imbalance_model)(instance)
     start = None if relax or not warm else _start(instance, objective, model)
@@ -79,8 +82,42 @@ def solve_step(
         threads=threads,
         warm_start=start,
         relax=relax,
+        isolate=isolate,
     )
     return _finish(instance, objective, model, replace(result, build_s=built), relax)
+
+
+def _sift(
+    instance: StepInstance,
+    objective: Objective,
+    time_limit_s: float | None,
+    memory_limit_mb: float | None,
+    isolate: bool | Isolation,
+) -> SolveResult:
+    if isolate is False:
+        return sift(instance, objective, time_limit_s=time_limit_s, memory_limit_mb=memory_limit_mb)
+    if isolate is True:
+        with Isolation() as process:
+            return _sift(instance, objective, time_limit_s, memory_limit_mb, process)
+    limits = {"time_limit_s": time_limit_s, "memory_limit_mb": memory_limit_mb}
+    try:
+        isolate.prepare((sift.__module__, "highspy"))
+        began = time.monotonic()
+        outcome = isolate.call(
+            sift.__module__,
+            sift_apart.__name__,
+            (instance, objective, working_time(time_limit_s)),
+            deadline=math.inf if time_limit_s is None else began + time_limit_s,
+            memory_limit_mb=memory_limit_mb,
+        )
+    except ProcessDied as error:
+        raise SolverError(f"sifting crashed ({error}); try backend 'highs-ipm'") from error
+    if not outcome.reason:
+        found: SolveResult = outcome.value
+        return found
+    latest = outcome.reports[-1] if outcome.reports else SolveResult(status=Status.LIMIT)
+    spent = time.monotonic() - began
+    return replace(latest, solve_s=spent, origin=SIFTING, message=outcome.reason)
 
 
 def trivial(instance: StepInstance, objective: Objective, relax: bool) -> SolveResult | None:

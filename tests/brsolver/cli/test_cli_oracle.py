@@ -131,11 +131,22 @@ def lose(monkeypatch: pytest.MonkeyPatch, *lost: str) -> None:
     monkeypatch.setattr(_solve, "load", load)
 
 
+def test_in_a_process_apart_or_not_answers_are_the_same(
+    solved: Callable[..., dict[str, Any]], state_file: Path
+) -> None:
+    options = ("--backends", "highs,cp-sat,sifting", "--memory-limit", 8000)
+    one, other = solved(state_file, *options), solved(state_file, *options, "--no-isolate")
+    for objective, sheet in one.items():
+        for row, same in zip(sheet["rows"], other[objective]["rows"], strict=True):
+            assert (row["backend"], row["status"]) == (same["backend"], same["status"])
+            assert row["objective"] == pytest.approx(same["objective"])
+
+
 def test_a_missing_back_end_is_a_row(
     monkeypatch: pytest.MonkeyPatch, solved: Callable[..., dict[str, Any]], state_file: Path
 ) -> None:
     lose(monkeypatch, "ortools")
-    rows = solved(state_file, "--objective", "score")["score"]["rows"]
+    rows = solved(state_file, "--objective", "score", "--no-isolate")["score"]["rows"]
     found = {row["backend"]: row for row in rows if row["kind"] != "lp"}
     assert found["highs"]["status"] == "optimal"
     assert found["cp-sat"]["status"] == "error"
@@ -149,7 +160,8 @@ def test_a_crashing_back_end_is_a_row(
         raise ZeroDivisionError("inside\nthe solver")
 
     monkeypatch.setitem(BACKENDS, "highs", partial(crash))
-    rows = solved(state_file, "--objective", "score", "--no-relax")["score"]["rows"]
+    options = ("--objective", "score", "--no-relax", "--no-isolate")
+    rows = solved(state_file, *options)["score"]["rows"]
     (highs,) = (row for row in rows if row["backend"] == "highs")
     assert highs["status"] == "error"
     assert highs["message"] == "highs crashed (inside); try backend 'cp-sat'"
@@ -160,7 +172,7 @@ def test_no_back_end_at_all_is_one_line(
     monkeypatch: pytest.MonkeyPatch, refused: Callable[..., str], state_file: Path
 ) -> None:
     lose(monkeypatch, "ortools", "highspy")
-    line = refused("oracle", "step", state_file)
+    line = refused("oracle", "step", state_file, "--no-isolate")
     assert "no back end works" in line
     assert line.count("ortools is not installed") == 1
     assert "brsolver[oracles]" in line
@@ -174,6 +186,7 @@ def test_no_back_end_at_all_is_one_line(
         (["--backends", ""], "unknown back end ''"),
         (["--backends", "glop", "--no-relax"], "relaxations only: leave out --no-relax"),
         (["--backends", "cp-sat", "--relax"], "integer models only: leave out --relax"),
+        (["--memory-limit", "0"], "memory limit is 0.0, must be a positive number"),
         (["--time-limit", "never"], "time limit is 'never', must be a positive time"),
     ],
 )
@@ -196,6 +209,12 @@ def test_bad_options_are_one_line(
         ({"prompts": [10**30]}, "integers"),
         ({"room": [1, 2]}, "room has shape"),
         ({"room": [1, -2, 2]}, "room holds -2"),
+        ({"growth": True}, "growth is True, must be 0 or 1"),
+        ({"admit": True}, "admit is True, must be between 0 and 5"),
+        ({"prompts": [True] * 6}, "prompts of a step instance must be 1-dimensional integers"),
+        ({"room": [True, 2, 2]}, "room of a step instance must be 1-dimensional integers"),
+        ({"projected": [[900], [650], [True]]}, "must be 2-dimensional integers"),
+        ({"token_room": [None, False, None]}, "must be 1-dimensional integers"),
         ({"admit": 9}, "admit is 9, must be between 0 and 5"),
         ({"token_room": [100, 100, 100]}, "5 requests must be admitted and 2 fit a worker"),
     ],

@@ -105,14 +105,25 @@ def test_hindsight_is_between_bound_and_policies(oracle: str) -> None:
     assert found.policies[0].certified
 
 
-def test_regret_is_reported_per_decision() -> None:
-    found = report("jsq-load", "br-0", oracle="step")
+def test_regret_is_reported_per_decision_at_each_policys_horizon() -> None:
+    found = report("jsq-load", "br-0", "br-h:horizon=7,gamma=0.9", oracle="step")
+    assert [row.regret["horizon"] for row in found.policies] == [0, 0, 7]
+    assert found.policies[2].regret["gamma"] == 0.9
     for row in found.policies:
-        assert row.regret["examined"] >= 1
+        assert 1 <= row.regret["examined"] <= row.regret["decisions"]
         for objective in ("score", "imbalance"):
             figures = row.regret[objective]
-            assert 0 <= figures["mean"] <= figures["worst"]
+            assert 0 <= figures["at_least"] <= figures["mean"] <= figures["worst"]
+            assert figures["proven"] <= row.regret["examined"] == sum(figures["origins"].values())
             assert figures["worst_state"]["room"]
+
+
+def test_one_horizon_for_all_is_taken() -> None:
+    found = report("jsq-load", "br-h:horizon=7", oracle="step", horizon=3)
+    for row in found.policies:
+        assert row.regret["horizon"] == 3
+        state = row.regret["imbalance"]["worst_state"]
+        assert {len(loads) for loads in state["projected"]} == {4}
 
 
 @pytest.mark.parametrize(
@@ -124,6 +135,7 @@ def test_regret_is_reported_per_decision() -> None:
         (("jsq",), {"budget_s": 0.0}, ParameterError, "budget is 0.0 s"),
         (("jsq",), {"workers": 0}, ParameterError, "workers is 0"),
         (("jsq",), {"slots": 0}, ParameterError, "slots is 0"),
+        (("jsq",), {"horizon": -1, "oracle": "step"}, ParameterError, "horizon is -1"),
         (
             ("jsq",),
             {"params": SimulationParams(events=(WorkerEvent(kind="fail", worker=0, at_step=2),))},

@@ -110,6 +110,7 @@ def test_every_choice_of_brh_has_the_best_score(
 ):
     """Exact weights (powers of two), so that equal scores are equal to the bit."""
     params = BRHParams(
+        projection="expected",
         alpha=1,
         beta=beta,
         gamma=gamma,
@@ -253,7 +254,7 @@ def test_large_sums_are_rounded_but_never_overrun():
     assert 389_000 <= total <= 390_000
 
 
-@pytest.mark.parametrize("policy", [BR0(), BRH(BRHParams(horizon=4))])
+@pytest.mark.parametrize("policy", [BR0(), BRH(BRHParams(horizon=4, projection="expected"))])
 def test_ties_go_to_the_lowest_load(policy):
     """Without it most requests went to worker 0 [DPR]."""
     state = ClusterState([4, 4, 4, 4], horizon=4)
@@ -313,6 +314,7 @@ def test_overdue_requests_stop_at_the_first_that_fits_nowhere():
         (lambda: BRHParams(alpha=0), "alpha is 0"),
         (lambda: BRHParams(beta=-1), "beta is -1"),
         (lambda: BRHParams(gamma=1.5), "gamma is 1.5"),
+        (lambda: BRHParams(gamma="high"), "gamma is 'high', must be a number in"),  # type: ignore[arg-type]
         (lambda: BRHParams(horizon=-1), "horizon is -1"),
         (lambda: BRHParams(patience=-1), "patience is -1"),
     ],

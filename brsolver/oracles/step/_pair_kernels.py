@@ -1,0 +1,137 @@
+"""Kernels that replace two requests of one worker at once; see `brsolver.oracles.step.search`.
+
+Single requests leave a worker's sum up to half a gap between lengths off its best; the sums of
+two are so much denser that they nearly always hit it. The best pair is exact, not searched for:
+the gain is concave in the sum, so only the nearest sums below and above its peak can be best,
+and two pointers over the sorted lengths find both.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from brsolver._jit import kernel
+from brsolver.oracles.step._gain_kernels import NONE, gain
+
+IntArray = NDArray[np.int64]
+
+
+@kernel
+def nearest_pairs(
+    target: int, last: int, p_kind: int, q_kind: int, sizes: IntArray, left: IntArray,
+    found: IntArray,
+) -> None:  # fmt: skip
+    """Write the pairs of lengths with the largest sum up to `target` and the smallest beyond.
+
+    Lengths up to `last` that wait, and those in hand, may be used. `found` gets four indices, -1
+    where there is no such pair.
+    """
+    found[:] = NONE
+    low, high = 0, last
+    below, above = -1, 1 << 62
+    while low <= high:
+        spare_low = left[low] + (low == p_kind) + (low == q_kind)
+        spare_high = left[high] + (high == p_kind) + (high == q_kind)
+        if spare_low == 0:
+            low += 1
+            continue
+        if spare_high == 0:
+            high -= 1
+            continue
+        if low == high and spare_low < 2:
+            break
+        both = sizes[low] + sizes[high]
+        if both <= target:
+            if both > below:
+                below = both
+                found[0], found[1] = low, high
+            low += 1
+        else:
+            if both < above:
+                above = both
+                found[2], found[3] = low, high
+            high -= 1
+
+
+@kernel
+def peak_sum(
+    j: int,
+    present: int,
+    most: int,
+    tokens: IntArray,
+    requests: IntArray,
+    scalars: IntArray,
+    bends: IntArray,
+    margins: IntArray,
+    weights: IntArray,
+    steps: IntArray,
+    top: IntArray,
+    who: IntArray,
+) -> int:
+    """Return the sum up to `most`, instead of the `present` one, that worker j gains most by."""
+    low, high = 0, most
+    while low < high:
+        middle = (low + high) // 2
+        here = gain(
+            j, middle - present, 0, NONE, 0, 0, tokens, requests, scalars, bends, margins,
+            weights, steps, top, who,
+        )  # fmt: skip
+        after = gain(
+            j, middle + 1 - present, 0, NONE, 0, 0, tokens, requests, scalars, bends, margins,
+            weights, steps, top, who,
+        )  # fmt: skip
+        if after > here:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@kernel
+def best_pair(
+    p: int,
+    q: int,
+    sizes: IntArray,
+    slot_worker: IntArray,
+    limit: IntArray,
+    slots: IntArray,
+    left: IntArray,
+    tokens: IntArray,
+    requests: IntArray,
+    scalars: IntArray,
+    bends: IntArray,
+    margins: IntArray,
+    weights: IntArray,
+    steps: IntArray,
+    top: IntArray,
+    who: IntArray,
+    found: IntArray,
+) -> int:
+    """Return where in `found` the best pair for two slots of one worker stands, -1 if none is.
+
+    None is if the present pair is as good.
+    """
+    j = slot_worker[p]
+    present = sizes[slots[p]] + sizes[slots[q]]
+    room = limit[j] - tokens[j] + present
+    most = min(room, 2 * sizes[sizes.shape[0] - 1])
+    target = peak_sum(
+        j, present, most, tokens, requests, scalars, bends, margins, weights, steps, top, who
+    )
+    last = np.searchsorted(sizes, room, side="right") - 1
+    nearest_pairs(target, last, slots[p], slots[q], sizes, left, found)
+    best, best_gain = NONE, 0
+    for side in range(2):
+        if found[2 * side] == NONE:
+            continue
+        both = sizes[found[2 * side]] + sizes[found[2 * side + 1]]
+        if both > room:
+            continue
+        value = gain(
+            j, both - present, 0, NONE, 0, 0, tokens, requests, scalars, bends, margins, weights,
+            steps, top, who,
+        )  # fmt: skip
+        if value > best_gain:
+            best, best_gain = 2 * side, value
+    return best

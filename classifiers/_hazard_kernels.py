@@ -1,0 +1,163 @@
+"""Compiled evaluation of hazard models: design row, trees or splines, calibration."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from brsolver._jit import kernel
+
+# Columns of the design matrix; features without a role of their own follow them.
+(
+    D_LOGIT,
+    D_MU,
+    D_AGE,
+    D_PROMPT,
+    D_LIMIT,
+    D_COUNT,
+    D_KEY_LEFT,
+    D_RECENT,
+    D_HOUR,
+) = range(9)
+ROLES = 9
+
+SHRINKAGE = 4.0
+MISSING = -1e6
+
+
+@kernel
+def design_row(x, column, plain, p_logit, mu, fill, out):
+    """Derive one row of the design matrix from one row of features.
+
+    ``column[i]`` is where the i-th of `classifiers.features.FEATURES` lies in ``x``, or -1;
+    ``plain`` lists the columns handed on as they are, ``fill`` what to take missing values for.
+    """
+    out[:] = np.nan
+    age = x[column[0]] if column[0] >= 0 else 0.0
+    at = min(max(int(age), 0), p_logit.shape[0] - 1)
+    out[D_LOGIT] = p_logit[at]
+    out[D_MU] = mu[at]
+    if column[0] >= 0:
+        out[D_AGE] = age
+    for i in range(1, 4):
+        if column[i] >= 0:
+            out[D_AGE + i] = math.log1p(max(x[column[i]], 0.0))
+    recent = x[column[5]] if column[5] >= 0 else np.nan
+    out[D_RECENT] = recent
+    if column[6] >= 0:
+        out[D_HOUR] = x[column[6]]
+    if column[3] >= 0 and column[4] >= 0 and x[column[3]] > 0:
+        # Few lengths say little: the recent mean stands in for SHRINKAGE more.
+        weight = 0.0 if math.isnan(recent) else SHRINKAGE
+        count = x[column[3]]
+        total = count * x[column[4]] + (weight * recent if weight > 0 else 0.0)
+        out[D_KEY_LEFT] = total / (count + weight) - age
+    for i in range(plain.shape[0]):
+        out[ROLES + i] = x[plain[i]]
+    for j in range(out.shape[0]):
+        if math.isnan(out[j]):
+            out[j] = fill[j]
+
+
+@kernel
+def design_matrix(X, column, plain, p_logit, mu, fill):
+    """Derive the design matrix, shape (n, ROLES + plain columns)."""
+    out = np.empty((X.shape[0], ROLES + plain.shape[0]))
+    for i in range(X.shape[0]):
+        design_row(X[i], column, plain, p_logit, mu, fill, out[i])
+    return out
+
+
+@kernel
+def tree_value(row, feature, threshold, left, right, value):
+    """Return the value of the leaf that a design row falls into.
+
+    Comparisons are made in single precision, as scikit-learn's trees were grown.
+    """
+    node = 0
+    while feature[node] >= 0:
+        x = row[feature[node]]
+        if math.isnan(x):
+            x = MISSING
+        node = left[node] if np.float32(x) <= threshold[node] else right[node]
+    return value[node]
+
+
+@kernel
+def additive_value(row, columns, breaks, coefficients, missing, out):
+    """Write the sums of per-column piecewise cubics, one per stage.
+
+    ``breaks[j]`` ascend, padded with infinity; piece k of column j covers
+    ``breaks[j, k] ≤ x < breaks[j, k + 1]`` with powers of ``x - breaks[j, k]``. Beyond either
+    end the function keeps its value there.
+    """
+    out[:] = 0.0
+    for j in range(columns.shape[0]):
+        x = row[columns[j]]
+        if math.isnan(x):
+            out += missing[j]
+            continue
+        low = 0
+        last = breaks.shape[1] - 1
+        while last > 0 and math.isinf(breaks[j, last]):
+            last -= 1
+        x = min(max(x, breaks[j, 0]), breaks[j, last])
+        while low + 1 < last and x >= breaks[j, low + 1]:
+            low += 1
+        step = x - breaks[j, low]
+        for stage in range(out.shape[0]):
+            c = coefficients[j, low, stage]
+            out[stage] += c[0] + step * (c[1] + step * (c[2] + step * c[3]))
+
+
+@kernel
+def settle(raw_logit, raw_mu, base_logit, base_mu, weights, horizon, knots, levels):
+    """Return p and μ from a model's raw outputs, the baseline's and the calibration."""
+    z = weights[0] * base_logit + weights[1] * (raw_logit - base_logit)
+    p = 1.0 / (1.0 + math.exp(-z))
+    if knots.shape[0] > 0:
+        p = np.interp(p, knots, levels)
+    mu = base_mu + weights[2] * (raw_mu - base_mu)
+    return p, min(max(mu, min(1.0, horizon)), horizon)
+
+
+@kernel
+def forecast_trees(X, column, plain, p_logit, mu, fill, trees, weights, horizon, knots, levels):
+    """Forecast with one tree per stage, side by side in `trees`."""
+    first, second = trees
+    n = X.shape[0]
+    p_out, mu_out = np.empty(n), np.empty(n)
+    row = np.empty(ROLES + plain.shape[0])
+    for i in range(n):
+        design_row(X[i], column, plain, p_logit, mu, fill, row)
+        a = tree_value(row, first[0], first[1], first[2], first[3], first[4])
+        b = tree_value(row, second[0], second[1], second[2], second[3], second[4])
+        p_out[i], mu_out[i] = settle(
+            a, b, row[D_LOGIT], row[D_MU], weights, horizon, knots, levels
+        )
+    return p_out, mu_out
+
+
+@kernel
+def forecast_additive(X, column, plain, p_logit, mu, fill, tables, weights, horizon, knots, levels):
+    """Forecast with sums of one-dimensional tables."""
+    columns, breaks, coefficients, missing, constant = tables
+    n = X.shape[0]
+    p_out, mu_out = np.empty(n), np.empty(n)
+    row = np.empty(ROLES + plain.shape[0])
+    raw = np.empty(2)
+    for i in range(n):
+        design_row(X[i], column, plain, p_logit, mu, fill, row)
+        additive_value(row, columns, breaks, coefficients, missing, raw)
+        p_out[i], mu_out[i] = settle(
+            raw[0] + constant[0],
+            raw[1] + constant[1],
+            row[D_LOGIT],
+            row[D_MU],
+            weights,
+            horizon,
+            knots,
+            levels,
+        )
+    return p_out, mu_out

@@ -1,0 +1,5 @@
+"""Forecasts judged: as forecasts, and by what routing makes of them.
+
+`samples` gathers what a router would have been told, `scores` holds it against what came to
+pass, `decision` runs the router with each predictor, `study` does all of it for one trace.
+"""

@@ -1,0 +1,465 @@
+"""A discrete-time hazard model of the remaining length, as a scikit-learn estimator."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from brsolver.errors import ParameterError
+from classifiers.extra import require_extra
+
+require_extra()
+
+from sklearn.base import BaseEstimator, ClassifierMixin  # noqa: E402  # after the clear message
+from sklearn.utils import check_random_state  # noqa: E402
+from sklearn.utils.validation import check_is_fitted, validate_data  # noqa: E402
+
+from classifiers import features as feature_columns  # noqa: E402
+from classifiers import person_period  # noqa: E402
+from classifiers._hazard_kernels import (  # noqa: E402
+    D_LOGIT,
+    D_MU,
+    D_RECENT,
+    forecast_additive,
+    forecast_trees,
+)
+from classifiers.baseline import SURE  # noqa: E402
+from classifiers.calibration import (  # noqa: E402
+    BASELINE,
+    Calibration,
+    Outputs,
+    beats,
+    brier,
+    calibrate,
+    time_ordered,
+)
+from classifiers.design import Design, check_required  # noqa: E402
+from classifiers.stages import FEW, Training, train_splines, train_trees  # noqa: E402
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+    from brsolver.predictors import FloatArray, IntArray
+    from brsolver.traces.model import Trace
+
+KINDS = ("gb", "lr")
+CALIBRATIONS = ("sigmoid", "isotonic")
+RECENT = ("auto", "use", "ignore")
+
+FEWEST_REQUESTS = 100
+"""Requests with a known outcome that training on a trace needs at least."""
+
+FEWEST_SAMPLES = 200
+"""Samples in the first training fold below which the model is the baseline."""
+
+MAX_SAMPLES = 400_000
+"""Samples that training on a trace draws at most."""
+
+SLOPE = 1e-6
+"""Cumulative hazard per step added to the baseline's curve."""
+
+_LEAF = (
+    np.array([-1], np.int64),
+    np.zeros(1),
+    np.zeros(1, np.int64),
+    np.zeros(1, np.int64),
+    np.zeros(1),
+)
+STUMPS = (_LEAF, _LEAF)
+"""Trees that say nothing, where the baseline is used alone."""
+
+
+class HazardClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sklearn is untyped
+    """Whether a request ends within H steps, and when if it does.
+
+    Two stages as in [BR] §3, on samples of (request, age) with the features of
+    `classifiers.features`. Both start from a Kaplan-Meier baseline by age and add to it what
+    the features say, as far as that held good on requests that came later: forecasts of
+    time-ordered folds calibrate the model, and decide whether it or the bare baseline is used
+    (`classifiers.calibration`). The result is distilled: what is evaluated at run time, and
+    what was calibrated, is one deep regression tree per stage (``kind="gb"``) or a sum of
+    one-dimensional tables (``kind="lr"``), compiled.
+
+    The classes are False and True, "ends within the horizon", though `fit` takes remaining
+    lengths: stage 2 and the baseline need them.
+
+    Parameters
+    ----------
+    kind : {"gb", "lr"}
+        Gradient-boosted trees, or linear models on splines.
+    horizon : int
+        Steps H, at least 1.
+    calibration : {"sigmoid", "isotonic"}
+        Logistic weights of baseline and model, or isotonic regression on top of them.
+    distil : bool
+        False evaluates the trained models themselves: slow, for comparison.
+    features : tuple of str, or None
+        What the columns of X are, of `classifiers.features.FEATURES` or other names. None
+        takes all columns as they are; without ``"age"`` the baseline is one and the same for
+        all requests.
+    recent : {"auto", "use", "ignore"}
+        Whether to use the feature ``recent_mean``; automatically if it improves the forecasts
+        of later folds.
+    max_iter : int
+        Rounds of boosting.
+    leaves : int
+        Most leaves of each distilled tree.
+    random_state : int, RandomState instance or None
+        Seed of the training.
+
+    Attributes
+    ----------
+    classes_ : ndarray of bool, shape (2,)
+    n_features_in_ : int
+    design_ : Design
+        How features become columns of the model, with the Kaplan-Meier baseline.
+    used_ : ndarray of int64
+        Columns of the design matrix that the model uses.
+    teachers_ : tuple or None
+        The trained scikit-learn estimators of both stages; None where only the baseline is
+        used.
+    evaluator_ : StudentTrees, AdditiveTables or None
+        What they were distilled into.
+    calibration_ : Calibration
+        Weights and levels.
+
+    References
+    ----------
+    Singer and Willett, It's about time: using discrete-time survival analysis, Journal of
+    Educational Statistics 18 (1993); Bu et al., arXiv:2605.06113, §3.
+    """
+
+    def __init__(
+        self,
+        kind: str = "gb",
+        *,
+        horizon: int = 80,
+        calibration: str = "sigmoid",
+        distil: bool = True,
+        features: tuple[str, ...] | None = feature_columns.FEATURES,
+        recent: str = "auto",
+        max_iter: int = 60,
+        leaves: int = 2048,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        self.kind = kind
+        self.horizon = horizon
+        self.calibration = calibration
+        self.distil = distil
+        self.features = features
+        self.recent = recent
+        self.max_iter = max_iter
+        self.leaves = leaves
+        self.random_state = random_state
+
+    def fit(self, X: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None) -> Self:
+        """Train, calibrate and distil.
+
+        Parameters
+        ----------
+        X : array of float, shape (n, features)
+            In order of time; see `classifiers.features.build`. NaN where a feature is missing.
+        y : array, shape (n,)
+            Remaining lengths, at least 1 step. Any value above the horizon means that the
+            request outlives it.
+        groups : array of int, shape (n,), optional
+            Request of each sample, non-decreasing. Each sample one of its own without.
+
+        Raises
+        ------
+        ParameterError
+            If a parameter is out of range, the columns are not those of `features`, a required
+            feature is missing somewhere, or a length is below 1.
+        """
+        self._check_params()
+        X, y = validate_data(self, X, y, ensure_all_finite="allow-nan", dtype=np.float64)
+        remaining = _lengths(y)
+        self._check_columns(X)
+        group = _groups(groups, len(X))
+        self.classes_ = np.array([False, True])
+        self._seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        self.design_ = self._designed(X, remaining)
+        self.used_, self.calibration_ = self._calibrate(X, remaining, group)
+        self.teachers_, self.evaluator_ = None, None
+        if self.calibration_.weights[1:].any():
+            training = self._training(self.design_.matrix(X), remaining, self.used_)
+            self.teachers_, self.evaluator_ = self._train(training)
+        return self
+
+    def fit_trace(
+        self,
+        trace: Trace,
+        *,
+        max_samples: int = MAX_SAMPLES,
+        refresh_steps: int = 32,
+        token_s: float = feature_columns.TOKEN_S,
+    ) -> Self:
+        """Train on the requests of a trace, at the ages at which a router would ask.
+
+        Parameters
+        ----------
+        trace : Trace
+            Requests to learn from, all of them.
+        max_samples : int
+            Samples to draw at most.
+        refresh_steps : int
+            Decode steps ΔT between a router's refreshes.
+        token_s : float
+            Seconds per output token, for what had finished when.
+
+        Raises
+        ------
+        ParameterError
+            If too few requests have a known outcome.
+        """
+        rng = check_random_state(self.random_state)
+        periods = person_period.sample(
+            trace,
+            self.horizon,
+            refresh_steps=refresh_steps,
+            max_samples=max_samples,
+            random_state=int(rng.randint(2**31 - 1)),
+        )
+        known = np.flatnonzero(periods.known)
+        requests = len(np.unique(periods.row[known]))
+        if requests < FEWEST_REQUESTS:
+            raise ParameterError(
+                f"{trace.name}: {requests} of {len(trace)} requests show whether they end within "
+                f"{self.horizon} steps before their max_tokens cuts them, training needs "
+                f"{FEWEST_REQUESTS}; use survival"
+            )
+        X = feature_columns.build(trace, periods, token_s=token_s)
+        return self.fit(X[known], periods.remaining[known], groups=periods.row[known])
+
+    def forecast(self, X: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Return p and μ of each row: what routers call.
+
+        Parameters
+        ----------
+        X : ndarray of float64, shape (n, features)
+
+        Returns
+        -------
+        p_finish, mu_remaining : ndarray of float64, shape (n,)
+
+        Raises
+        ------
+        ParameterError
+            If the number of columns is wrong or a required feature is missing.
+        """
+        if X.ndim != 2 or X.shape[1] != self.n_features_in_:
+            raise ParameterError(
+                f"features of shape {X.shape}: this model takes {self.n_features_in_} columns"
+            )
+        check_required(self.features, X)
+        if not self.distil and self.teachers_ is not None:
+            return self.forecast_plainly(X)
+        return self._compiled(np.ascontiguousarray(X, np.float64))
+
+    def forecast_plainly(self, X: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Return what `forecast` does, by scikit-learn's own evaluation."""
+        design = self.design_.matrix(X)
+        base_logit, base_mu = design[:, D_LOGIT], design[:, D_MU]
+        raw_logit, raw_mu = base_logit, base_mu
+        if self.teachers_ is not None:
+            raw_logit, raw_mu = self._raw(design, self.used_, self.teachers_, self.evaluator_)
+        weights, knots, levels = self.calibration_
+        p = 1.0 / (1.0 + np.exp(-weights[0] * base_logit - weights[1] * (raw_logit - base_logit)))
+        p = np.interp(p, knots, levels) if len(knots) else p
+        mu = base_mu + weights[2] * (raw_mu - base_mu)
+        return p, np.clip(mu, 1.0, self.horizon)
+
+    def predict_proba(self, X: ArrayLike) -> FloatArray:
+        """Return the probabilities of outliving and of ending within the horizon."""
+        p, _ = self.forecast(self._validated(X))
+        return np.column_stack([1.0 - p, p])
+
+    def predict(self, X: ArrayLike) -> NDArray[np.bool_]:
+        """Tell which requests rather end within the horizon than not, shape (n,)."""
+        p, _ = self.forecast(self._validated(X))
+        chosen: NDArray[np.bool_] = self.classes_[(p >= 0.5).astype(np.int64)]
+        return chosen
+
+    def predict_remaining(self, X: ArrayLike) -> FloatArray:
+        """Return the mean remaining steps of requests that end within the horizon, shape (n,)."""
+        _, mu = self.forecast(self._validated(X))
+        return mu
+
+    def survival(self, X: FloatArray) -> FloatArray:
+        """Return the probability of still running h = 0..H steps from now, shape (n, H + 1).
+
+        The baseline's curve with its hazards scaled by one factor per request,
+        ``S_i(h) = S(h | age)^θ``, such that ``S_i(H) = 1 - p``.
+        """
+        p, _ = self.forecast(X)
+        # A floor keeps logarithms finite, a slope lets requests without baseline hazard end.
+        hazard = -np.log(np.maximum(self.design_.baseline.curve(self.design_.age(X)), SURE))
+        hazard += SLOPE * np.arange(self.horizon + 1)
+        left = np.log1p(-np.minimum(p, 1.0 - SURE))
+        curves: FloatArray = np.exp(hazard * (left / hazard[:, -1])[:, None])
+        return curves
+
+    def score(
+        self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
+    ) -> float:
+        """Return the share of requests whose class is predicted right.
+
+        Parameters
+        ----------
+        X : array of float, shape (n, features)
+        y : array, shape (n,)
+            Remaining lengths, as in `fit`.
+        sample_weight : array of float, shape (n,), optional
+        """
+        ends = _lengths(np.asarray(y)) <= self.horizon
+        return float(super().score(X, ends, sample_weight))
+
+    def __sklearn_tags__(self) -> Any:
+        """State what scikit-learn may ask of this estimator."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = self.features is None
+        tags.classifier_tags.multi_class = False
+        tags.target_tags.positive_only = True
+        return tags
+
+    def _validated(self, X: ArrayLike) -> FloatArray:
+        check_is_fitted(self)
+        checked: FloatArray = validate_data(
+            self, X, reset=False, ensure_all_finite="allow-nan", dtype=np.float64
+        )
+        return checked
+
+    def _check_params(self) -> None:
+        for name, known in (("kind", KINDS), ("calibration", CALIBRATIONS), ("recent", RECENT)):
+            if (value := getattr(self, name)) not in known:
+                raise ParameterError(f"{name} = {value!r}: must be one of {', '.join(known)}")
+        for name in ("horizon", "max_iter", "leaves"):
+            if not getattr(self, name) >= 1:
+                raise ParameterError(f"{name} = {getattr(self, name)}: must be at least 1")
+
+    def _check_columns(self, X: FloatArray) -> None:
+        if self.features is not None and X.shape[1] != len(self.features):
+            raise ParameterError(
+                f"{X.shape[1]} columns for the {len(self.features)} features "
+                f"{', '.join(self.features)}"
+            )
+        check_required(self.features, X)
+
+    def _designed(self, X: FloatArray, remaining: FloatArray) -> Design:
+        return Design(self.features, X, remaining, self.horizon)
+
+    def _training(self, design: FloatArray, remaining: FloatArray, used: IntArray) -> Training:
+        return Training(
+            design=design, used=used, ends=remaining <= self.horizon, remaining=remaining
+        )
+
+    def _train(self, training: Training) -> tuple[Any, Any]:
+        if self.kind == "lr":
+            return train_splines(training, seed=self._seed)
+        return train_trees(
+            training, max_iter=self.max_iter, leaves=self.leaves, seed=self._seed
+        )
+
+    def _raw(
+        self, design: FloatArray, used: IntArray, teachers: Any, evaluator: Any
+    ) -> tuple[FloatArray, FloatArray]:
+        if self.kind == "gb" and self.distil:
+            raw = evaluator.outputs(design)
+            return raw[:, 0], raw[:, 1]
+        first, second = teachers
+        rows = design[:, used]
+        mean = design[:, D_MU] if second is None else second.predict(rows)
+        return first.decision_function(rows), mean
+
+    def _calibrate(
+        self, X: FloatArray, remaining: FloatArray, group: IntArray
+    ) -> tuple[IntArray, Calibration]:
+        """Return the columns to use and how to calibrate, by forecasts of later requests."""
+        ends = remaining <= self.horizon
+        used = self.design_.informative
+        variants = {
+            "use": [used],
+            "ignore": [used[used != D_RECENT]],
+            "auto": [used[used != D_RECENT], used],
+        }[self.recent]
+        best: tuple[IntArray, Calibration] = (variants[0], BASELINE)
+        score: FloatArray | None = None
+        if ends.all() or not ends.any():
+            return best
+        for variant in variants if D_RECENT in used else variants[:1]:
+            outputs = self._later(X, remaining, group, variant)
+            if outputs is None:
+                continue
+            calibration = calibrate(outputs, isotonic=self.calibration == "isotonic")
+            own = brier(outputs, calibration)
+            if score is None or beats(own, score, outputs.group):
+                best, score = (variant, calibration), own
+        return best
+
+    def _later(
+        self, X: FloatArray, remaining: FloatArray, group: IntArray, used: IntArray
+    ) -> Outputs | None:
+        """Forecast each fold's requests by a model trained on earlier ones; None if too few."""
+        parts = []
+        for past, later in time_ordered(group):
+            if not _enough(remaining[past] <= self.horizon):
+                continue
+            design = self._designed(X[past], remaining[past])
+            own = np.intersect1d(used, design.informative)
+            training = self._training(design.matrix(X[past]), remaining[past], own)
+            teachers, evaluator = self._train(training)
+            rows = design.matrix(X[later])
+            raw = self._raw(rows, own, teachers, evaluator)
+            parts.append((rows[:, D_LOGIT], raw[0], rows[:, D_MU], raw[1], later))
+        if not parts:
+            return None
+        base_logit, raw_logit, base_mu, raw_mu, later = map(
+            np.concatenate, zip(*parts, strict=True)
+        )
+        return Outputs(
+            base_logit=base_logit,
+            raw_logit=raw_logit,
+            base_mu=base_mu,
+            raw_mu=raw_mu,
+            ends=remaining[later] <= self.horizon,
+            remaining=remaining[later],
+            group=group[later],
+        )
+
+    def _compiled(self, X: FloatArray) -> tuple[FloatArray, FloatArray]:
+        weights, knots, levels = self.calibration_
+        rest = (weights, float(self.horizon), knots, levels)
+        if self.evaluator_ is None:
+            return forecast_trees(X, *self.design_.arrays, STUMPS, *rest)
+        run = forecast_additive if self.kind == "lr" else forecast_trees
+        return run(X, *self.design_.arrays, self.evaluator_.arrays, *rest)
+
+
+def _enough(ends: NDArray[np.bool_]) -> bool:
+    few = min(int(ends.sum()), int((~ends).sum()))
+    return len(ends) >= FEWEST_SAMPLES and few >= FEW
+
+
+def _lengths(y: NDArray[np.generic]) -> FloatArray:
+    if y.dtype.kind not in "iuf":
+        raise ParameterError(
+            f"remaining lengths of type {y.dtype}: must be numbers of steps, at least 1"
+        )
+    bad = ~(y >= 1)
+    if bad.any():
+        raise ParameterError(
+            f"row {int(bad.argmax())}: remaining length {y[bad.argmax()]}: must be at least 1 step"
+        )
+    return y.astype(np.float64)
+
+
+def _groups(groups: ArrayLike | None, size: int) -> IntArray:
+    if groups is None:
+        return np.arange(size)
+    group = np.asarray(groups, np.int64)
+    if group.shape != (size,) or (np.diff(group) < 0).any():
+        raise ParameterError(
+            f"groups of shape {group.shape}: must be {size} requests in non-decreasing order"
+        )
+    return group

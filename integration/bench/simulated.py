@@ -1,0 +1,141 @@
+"""The simulator held against the real server: step times fitted, imbalance foretold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.optimize import least_squares
+
+from brsolver.errors import TraceError
+from brsolver.simulator import SimulationParams, simulate
+from brsolver.simulator.params import Arrivals, Staleness, StepTime
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from brsolver.simulator.result import SimulationResult
+    from integration.bench.arms import Arm
+    from integration.bench.steps import Steps
+    from integration.bench.workload import Workload
+
+FEWEST_STEPS = 30
+VLLM_PUBLISHES_MS = 100.0
+"""How often vLLM's coordinator publishes the counts that its own rule decides on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepFit:
+    """Duration of a decode step: ``base + per_token·max_g L_g + per_sequence·max_g B_g``.
+
+    Attributes
+    ----------
+    base_s, per_token_s, per_sequence_s : float
+        In seconds.
+    sequences : float
+        Mean over steps of the largest number of running requests.
+    error : float
+        Median over steps of the relative error.
+    steps : int
+        Steps that were fitted.
+    """
+
+    base_s: float
+    per_token_s: float
+    per_sequence_s: float
+    sequences: float
+    error: float
+    steps: int
+
+    def step_time(self) -> StepTime:
+        """Return the simulator's model, which knows loads only, for slots as full as here."""
+        base = self.base_s + self.per_sequence_s * self.sequences
+        return StepTime(base=max(base, 0.0), per_token=max(self.per_token_s, 0.0))
+
+
+def fit_step_time(steps: Steps) -> StepFit:
+    """Fit decode steps, robustly: a step that something else held up counts little.
+
+    Parameters
+    ----------
+    steps : Steps
+        Of any runs; steps with prompts in them are left out.
+
+    Raises
+    ------
+    TraceError
+        If fewer than `FEWEST_STEPS` steps only decode.
+    """
+    running = steps.running.sum(axis=1)
+    decoding = (
+        (steps.scheduled.sum(axis=1) == running) & (running > 0) & ~np.isnan(steps.duration_s)
+    )
+    used = steps.where(decoding)
+    if len(used) < FEWEST_STEPS:
+        raise TraceError(f"{len(used)} decode steps, a fit needs at least {FEWEST_STEPS}")
+    sequences = used.running.max(axis=1).astype(np.float64)
+    terms = np.stack([np.ones(len(used)), used.kv_tokens.max(axis=1) / 1000, sequences], axis=1)
+    solution = _robust(terms, used.duration_s)
+    error = np.abs(terms @ solution - used.duration_s) / used.duration_s
+    return StepFit(
+        base_s=float(solution[0]),
+        per_token_s=float(solution[1]) / 1000,
+        per_sequence_s=float(solution[2]),
+        sequences=float(sequences.mean()),
+        error=float(np.median(error)),
+        steps=len(used),
+    )
+
+
+def _robust(terms: NDArray[np.float64], seconds: NDArray[np.float64]) -> NDArray[np.float64]:
+    start, *_ = np.linalg.lstsq(terms, seconds, rcond=None)
+    spread = float(np.median(np.abs(terms @ start - seconds))) or 1e-6
+    # Negative costs are noise: with the slots always full, sequences say nothing.
+    bounds = (np.zeros(terms.shape[1]), np.full(terms.shape[1], np.inf))
+    fitted = least_squares(
+        lambda x: terms @ x - seconds,
+        np.maximum(start, 1e-9),
+        bounds=bounds,
+        loss="soft_l1",
+        f_scale=spread,
+    )
+    return np.asarray(fitted.x, np.float64)
+
+
+def predicted_imbalance(
+    arm: Arm, workload: Workload, fit: StepFit, *, ranks: int, slots: int, waiting: int
+) -> float:
+    """Return the max/mean KV of a simulated run of the same requests.
+
+    Parameters
+    ----------
+    arm : Arm
+    workload : Workload
+    fit : StepFit
+    ranks, slots : int
+        The real server's.
+    waiting : int
+        Requests in flight beyond the slots.
+    """
+    stale = Staleness(ms=VLLM_PUBLISHES_MS, mode="periodic", local_correction=True)
+    params = SimulationParams(
+        workers=ranks,
+        slots=slots,
+        routing="pooled" if arm.mode == "pooled" else "immediate",
+        arrivals=Arrivals(mode="pool", pool=max(waiting, 1)),
+        step_time=fit.step_time(),
+        staleness=stale if arm.mode in {"", "observe"} else Staleness(),
+    )
+    result = simulate(workload.trace, arm.policy, params)
+    return _imbalance(result, in_flight=ranks * slots + waiting)
+
+
+def _imbalance(result: SimulationResult, in_flight: int) -> float:
+    """Max/mean over the steps that the real run's window covers; see `session.Window`."""
+    ends = np.sort(result.requests.finish_s)
+    last_sent = ends[max(len(ends) - in_flight - 1, 0)]
+    steps = result.steps
+    inside = (steps.start_s >= ends[0]) & (steps.start_s < last_sent)
+    top, total = steps.load_max[inside].sum(), (steps.load_sum / steps.alive)[inside].sum()
+    return float(top / total) if total > 0 else float("nan")

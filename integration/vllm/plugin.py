@@ -1,0 +1,146 @@
+"""What vLLM calls, in each of its processes, when it loads its plug-ins."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from integration.vllm.guard import logger
+
+if TYPE_CHECKING:
+    from integration.vllm.config import AdapterConfig
+    from integration.vllm.deployment import Deployment
+    from integration.vllm.router import Router
+    from integration.vllm.sharing import Board
+    from integration.vllm.wrapping import Originals
+
+RUST_FRONTEND = "VLLM_USE_RUST_FRONTEND"
+
+
+def register() -> None:
+    """Wrap vLLM's load balancer, if `BRSOLVER_ROUTER` says so and this vLLM is as expected.
+
+    Never raises: whatever is wrong is logged, and vLLM goes on by itself.
+    """
+    try:
+        _register()
+    except Exception as error:  # noqa: BLE001 # vLLM must start, whatever it is
+        logger.warning(
+            "brsolver: not active (%s: %s); vLLM routes by itself", type(error).__name__, error
+        )
+
+
+def _register() -> None:
+    from integration.vllm.config import ROUTER, from_environment
+
+    if not os.environ.get(ROUTER, "").strip():
+        return
+    if bypassed(os.environ):
+        _say_once(f"{RUST_FRONTEND}=1: the Rust front end routes, past all Python")
+        return
+    config = from_environment(os.environ)
+    if config is None:
+        return
+    from integration.vllm.capability import CLIENTS, MESSAGES, mismatches
+    from integration.vllm.shapes import live
+
+    missing = mismatches(live())
+    if missing:
+        _say_once(f"this vLLM is not as expected: {'; '.join(missing)}")
+        return
+    from integration.vllm.wrapping import wrap
+
+    wrap(import_module(CLIENTS), import_module(MESSAGES), _Attach(config))
+
+
+def bypassed(environ: Any) -> bool:
+    """Tell whether vLLM's Rust front end is asked for."""
+    return str(environ.get(RUST_FRONTEND, "0")).strip() not in {"", "0"}
+
+
+def _say_once(reason: str) -> None:
+    # Engines and workers load plug-ins too; nobody wants to read it from each of them.
+    if multiprocessing.parent_process() is None:
+        logger.warning("brsolver: not active (%s); vLLM routes by itself", reason)
+
+
+class _Attach:
+    """Gives each client that vLLM makes its adapter."""
+
+    def __init__(self, config: AdapterConfig) -> None:
+        self._config = config
+
+    def __call__(self, client: Any, originals: Originals) -> None:
+        try:
+            self._attach(client, originals)
+        except Exception as error:  # noqa: BLE001 # vLLM must start, whatever it is
+            logger.warning(
+                "brsolver: not active (%s: %s); vLLM routes by itself",
+                type(error).__name__,
+                error,
+            )
+
+    def _attach(self, client: Any, originals: Originals) -> None:
+        from integration.vllm import deployment
+
+        name = type(client).__name__
+        if not hasattr(client, "reqs_in_flight"):
+            logger.warning(
+                "brsolver: not active: %s leaves nothing to route (%s)",
+                name,
+                "external load balancing"
+                if name == "DPAsyncMPClient"
+                else "a single data-parallel rank",
+            )
+            return
+        known = deployment.describe(client)
+        if known.moe is False:
+            logger.warning(
+                "brsolver: the model has no experts, so ranks do not wait for each other: "
+                "routing can change tail latency only, not throughput"
+            )
+        _make(self._config, client, known, originals)
+
+
+def _make(config: AdapterConfig, client: Any, known: Deployment, originals: Originals) -> None:
+    from integration.vllm.adapter import Adapter
+    from integration.vllm.recorder import Recorder, path_of
+    from integration.vllm.reload import watch
+    from integration.vllm.router import Router, warm_up
+    from integration.vllm.wrapping import ATTRIBUTE
+
+    warm_up(config)
+    router = Router(
+        config, ranks=known.ranks, slots=known.slots, capacity=known.capacity, clients=known.clients
+    )
+    board = _board(client, known, router) if known.clients > 1 else None
+    router.board = board
+    recorder = None
+    if config.params.record is not None:
+        recorder = Recorder(path_of(config.params.record, known.clients, known.index))
+    adapter = Adapter(config, known, router, originals, board=board, recorder=recorder)
+    setattr(client, ATTRIBUTE, adapter)
+    watch(adapter)
+    logger.info("brsolver: attached: policy %s, %s", config.params.policy, config.params.mode)
+
+
+def _board(client: Any, known: Deployment, router: Router) -> Board:
+    from integration.vllm.deployment import identities
+    from integration.vllm.sharing import Board, board_path
+
+    first = identities(client)[0]
+    try:
+        return Board(
+            board_path(str(client.stats_update_address), first),
+            servers=known.clients,
+            index=known.index,
+            ranks=known.ranks,
+            horizon=router.horizon,
+        )
+    except OSError as error:
+        raise RuntimeError(
+            f"{known.clients} API servers cannot share what they know: {error}; "
+            "set --api-server-count 1"
+        ) from error

@@ -1,0 +1,178 @@
+"""What several API servers of one deployment tell each other: a table in shared memory.
+
+Every server keeps exact books of its own requests and nobody else's. It writes their sums per
+rank into its row of a memory-mapped file; a decision adds up the other rows. Rows have one writer
+each, of aligned 8-byte numbers, so that a reader can at worst mix figures that are a moment
+apart. A lock around "decide and enter" keeps two servers from giving away the same slot; the
+kernel drops it with the process that holds it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import mmap
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from brsolver.errors import ParameterError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from brsolver.policy import IntArray
+
+# Rows of a server's figures, per rank.
+S_LOAD, S_RUNNING, S_QUEUED, S_QUEUED_TOKENS, S_PROMPTS = range(5)
+FIGURES = 5
+
+_WORD = 8
+_HEADER = 2
+_PID, _HELD = range(_HEADER)
+LOCK_PATIENCE_S = 0.002
+
+
+class Board:
+    """The table, as one server sees it.
+
+    Parameters
+    ----------
+    path : path
+        The file; made if it is not there.
+    servers : int
+        API servers of the deployment.
+    index : int
+        Which of them this is.
+    ranks : int
+        Ranks G they route to.
+    horizon : int
+        Steps of projected load that they exchange.
+
+    Attributes
+    ----------
+    contended : int
+        Decisions taken without the lock, because another server kept it too long.
+
+    Raises
+    ------
+    OSError
+        The file cannot be made, or is another user's.
+    """
+
+    def __init__(
+        self, path: Path, *, servers: int, index: int, ranks: int, horizon: int = 0
+    ) -> None:
+        self.path = path
+        self.servers = servers
+        self.index = index
+        self.contended = 0
+        self.horizon = horizon
+        width = _HEADER + ranks * (FIGURES + horizon + 1)
+        self._descriptor = _open_own(path)
+        os.ftruncate(self._descriptor, servers * width * _WORD)
+        self._memory = mmap.mmap(self._descriptor, servers * width * _WORD)
+        table: NDArray[np.int64] = np.frombuffer(self._memory, np.int64).reshape(servers, width)
+        self._header = table[:, :_HEADER]
+        figures_end = _HEADER + ranks * FIGURES
+        self._figures = table[:, _HEADER:figures_end].reshape(servers, FIGURES, ranks)
+        self._projected = table[:, figures_end:].reshape(servers, ranks, horizon + 1)
+        table[index] = 0
+        self._header[index, _PID] = os.getpid()
+
+    def publish(self, figures: IntArray, held: int) -> None:
+        """Write this server's sums, shape (FIGURES, G), and the requests it holds back."""
+        self._figures[self.index] = figures
+        self._header[self.index, _HELD] = held
+
+    def publish_projection(self, projected: IntArray) -> None:
+        """Write this server's projected loads, shape (G, H + 1)."""
+        steps = projected.shape[1]
+        self._projected[self.index, :, :steps] = projected
+
+    def others(self) -> IntArray:
+        """Return the sums of all other servers, shape (FIGURES, G)."""
+        total: IntArray = self._figures.sum(axis=0)
+        total -= self._figures[self.index]
+        return total
+
+    def others_projected(self, steps: int) -> IntArray:
+        """Return the projected loads of all other servers, shape (G, steps + 1)."""
+        part = self._projected[:, :, : steps + 1]
+        total: IntArray = part.sum(axis=0)
+        total -= part[self.index]
+        return total
+
+    @property
+    def attached(self) -> int:
+        """Servers that have attached so far."""
+        return int(np.count_nonzero(self._header[:, _PID]))
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the lock, or go without it after `LOCK_PATIENCE_S`: a late decision is worse."""
+        held = self._acquire()
+        try:
+            yield
+        finally:
+            if held:
+                fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+
+    def _acquire(self) -> bool:
+        give_up = time.perf_counter() + LOCK_PATIENCE_S
+        while True:
+            try:
+                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.perf_counter() > give_up:
+                    self.contended += 1
+                    return False
+                time.sleep(0)
+            else:
+                return True
+
+    def require_horizon(self, horizon: int) -> None:
+        """Raise `ParameterError` if projections that long were never exchanged."""
+        if horizon > self.horizon:
+            raise ParameterError(
+                f"horizon is {horizon}, several API servers have agreed on at most "
+                f"{self.horizon}; restart the server to change that"
+            )
+
+    def withdraw(self) -> None:
+        """Clear this server's row: it keeps no books any more."""
+        self._figures[self.index] = 0
+        self._projected[self.index] = 0
+        self._header[self.index] = 0
+
+    def remove(self) -> None:
+        """Remove the file; those who have it open keep it."""
+        self.path.unlink(missing_ok=True)
+
+
+def board_path(address: str, first_rank: int) -> Path:
+    """Return where the servers of one deployment on this machine meet.
+
+    They are children of one process and share the coordinator's address, which nobody else
+    does. Hybrid load balancing has a group of servers per node, told apart by their first rank.
+    """
+    key = f"{os.getuid()}:{os.getppid()}:{address}:{first_rank}"
+    name = hashlib.blake2b(key.encode(), digest_size=12).hexdigest()
+    shared = Path("/dev/shm")  # noqa: S108 # the file is opened as nobody else's
+    folder = shared if shared.is_dir() else Path(tempfile.gettempdir())
+    return folder / f"brsolver-{name}"
+
+
+def _open_own(path: Path) -> int:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    if os.fstat(descriptor).st_uid != os.getuid():
+        os.close(descriptor)
+        raise PermissionError(f"{path} belongs to another user")
+    return descriptor

@@ -1,0 +1,1 @@
+"""A real vLLM on CPU, small enough for tests: environment, model, server, step log."""
