@@ -41,11 +41,11 @@ vllm-rig:
 test-vllm:
 	@rig=$$($(PYTHON) tests/integration/rig/environment.py); status=$$?; \
 	if [ $$status -eq 3 ]; then echo "test-vllm: skipped, the rig cannot be had here"; exit 0; fi; \
-	[ $$status -eq 0 ] && $$rig -m pytest -m vllm tests/integration
+	[ $$status -eq 0 ] && NUMBA_CACHE_DIR=$$(dirname $$rig)/../numba $$rig -m pytest -m vllm tests/integration
 
 bench-vllm:
 	@rig=$$($(PYTHON) tests/integration/rig/environment.py) && \
-	PYTHONPATH=tests/integration:. $$rig -m benchmarks.bench_vllm
+	NUMBA_CACHE_DIR=$$(dirname $$rig)/../numba PYTHONPATH=tests/integration:. $$rig -m benchmarks.bench_vllm
 
 dist: $(STAMP)
 	rm -rf dist

@@ -64,7 +64,7 @@ class ExpectedOverflow(ABC):
 
     def __init__(self, predictor: Predictor | None) -> None:
         self.predictor = make_predictor("survival") if predictor is None else predictor
-        if not hasattr(self.predictor, "table"):
+        if getattr(self.predictor, "table", None) is None:
             raise ParameterError(
                 f"predictor {type(self.predictor).__name__} has no survival table: "
                 "expected marginal overflow takes predictors that have one, such as survival"

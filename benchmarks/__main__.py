@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import bench_dispatch, bench_memory, bench_quality, bench_simulation
+from benchmarks import (
+    bench_classifiers,
+    bench_dispatch,
+    bench_memory,
+    bench_quality,
+    bench_simulation,
+)
 
 
 def main() -> None:
@@ -13,6 +19,7 @@ def main() -> None:
     bench_simulation.main(sys.argv[1] if len(sys.argv) > 1 else None)
     bench_memory.main()
     bench_quality.main()
+    bench_classifiers.main()
 
 
 if __name__ == "__main__":

@@ -77,6 +77,11 @@ def main() -> None:
             f"free N=12 T=20 G=2 B=2, seed {seed}", "proven", small_trace(seed), workers=2,
             slots=2, admission="free", horizon=20,
         )  # fmt: skip
+        measure(
+            f"free, slots may stay empty, N=12 T=20, seed {seed}", "proven", small_trace(seed),
+            workers=2, slots=2, admission="free", horizon=20, work_conserving=False,
+        )  # fmt: skip
+    measure("anytime G=16 B=72, whole trace", "", trace, workers=16, slots=72, budget_s=60.0)
 
 
 if __name__ == "__main__":

@@ -22,8 +22,9 @@ from integration.bench.arms import parse_arms
 from integration.bench.session import SessionParams, run_session
 from integration.bench.simulated import fit_step_time, predicted_imbalance
 from integration.bench.skew import SkewParams, run_skew
-from integration.bench.steps import Steps
+from integration.bench.steps import joined, read_steps
 from integration.bench.summary import Foretold, as_json, as_text, summarise
+from integration.bench.switching import stage_for
 from integration.bench.workload import WorkloadParams, workloads
 
 if TYPE_CHECKING:
@@ -45,11 +46,11 @@ def main() -> None:
     """Run the session, the skew experiment, or both, and print what they show."""
     options = _options()
     folder = Path(options.out or tempfile.mkdtemp(prefix="brsolver-bench-vllm-"))
-    results = {}
-    if not options.no_session:
-        results |= _session(options, folder)
+    results: dict[str, object] = {}
     if not options.no_skew:
         results["skew"] = _skew(options, folder)
+    if not options.no_session:
+        results |= _session(options, folder)
     (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
     print(f"wrote {folder / 'results.json'}")
 
@@ -63,6 +64,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--waiting", type=int, default=8)
     parser.add_argument("--trace", default=WorkloadParams().trace)
     parser.add_argument("--scale", type=float, default=1.0)
+    parser.add_argument("--restart", action="store_true", help="a fresh server for every run")
     parser.add_argument("--no-session", action="store_true")
     parser.add_argument("--no-skew", action="store_true")
     parser.add_argument("--out", help="folder for logs, step logs and results.json")
@@ -81,26 +83,18 @@ def _session(options: argparse.Namespace, folder: Path) -> dict[str, object]:
             skip_prefill=True,
             arguments=LEAN,
             environment=environment,
-            steps=folder / label,
+            steps=folder / f"{label}-steps",
             log=folder / f"{label}.log",
         )
 
-    runs = run_session(arms, rounds, factory, params, steps_of=lambda label: folder / label)
-    fit = fit_step_time(_together(runs))
+    with stage_for(arms, factory, rounds[0], restart=options.restart) as stage:
+        runs = run_session(arms, rounds, stage, params)
+    # Filling, draining and the skewed runs too: within the windows loads hardly differ.
+    fit = fit_step_time(joined([read_steps(path) for path in sorted(folder.glob("*-steps"))]))
     foretold = [_foretold(arm, runs, rounds, fit, options) for arm in arms]
     summaries = summarise(runs, params.confidence)
     print(as_text(summaries, fit, foretold))
     return as_json(runs, summaries, fit, foretold)
-
-
-def _together(runs: Sequence[Run]) -> Steps:
-    parts = [run.steps for run in runs if run.steps is not None]
-    return Steps(
-        **{
-            name: np.concatenate([getattr(part, name) for part in parts])
-            for name in Steps.__dataclass_fields__
-        }
-    )
 
 
 def _foretold(
@@ -125,7 +119,11 @@ def _foretold(
 def _skew(options: argparse.Namespace, folder: Path) -> dict[str, object]:
     params = SkewParams(rounds=options.rounds)
     server = rig_server(
-        slots=options.slots, skip_prefill=True, arguments=LEAN, log=folder / "skew.log"
+        slots=options.slots,
+        skip_prefill=True,
+        arguments=LEAN,
+        steps=folder / "skew-steps",
+        log=folder / "skew.log",
     )
     with server:
         result = run_skew(server, params, report=lambda line: print(line, file=sys.stderr))
@@ -133,7 +131,7 @@ def _skew(options: argparse.Namespace, folder: Path) -> dict[str, object]:
     reach = "" if math.isnan(lost.low) else f" [{lost.low:+.1%}, {lost.high:+.1%}]"
     print(
         f"same work, long requests spread evenly: {result.balanced.mean:.1f} tok/s; all on one "
-        f"rank: {result.skewed.mean:.1f} tok/s, {lost.mean:+.1%}{reach}"
+        f"rank: {result.skewed.mean:.1f} tok/s, {lost.mean:+.1%}{reach}, {lost.verdict()}"
     )
     return asdict(result)
 

@@ -12,6 +12,7 @@ standard error and exits with code 2.
     - `PolicyError`: a policy returned a decision that the cluster cannot carry out.
     - `StateError`: an event names a request or a worker the cluster state does not hold.
     - `OutputError`: a result cannot be written where it was asked for.
+    - `ModelError`: a file with a trained model cannot be used.
     - `MissingExtraError`: an optional part is not installed.
 """
 
@@ -68,6 +69,10 @@ class PolicyError(BrsolverError, RuntimeError):
 
 class StateError(BrsolverError, RuntimeError):
     """An event names a request or a worker that the cluster state does not hold."""
+
+
+class ModelError(BrsolverError, ValueError):
+    """A file with a trained model is damaged, not to be trusted, or not what was asked for."""
 
 
 class OutputError(BrsolverError, OSError):

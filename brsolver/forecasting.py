@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from brsolver._curve_kernels import project_curves, project_survival
 from brsolver._state_kernels import (
-    W_QUEUED_TOKENS,
     predict_by_age,
     predict_lengths,
-    project_survival,
     still_running,
 )
 from brsolver.errors import ParameterError
@@ -121,8 +120,14 @@ class Forecaster:
         self._table: FloatArray | None = None
         self._integral: FloatArray = np.zeros(1)
         self._longer: tuple[FloatArray | None, FloatArray] = None, np.zeros(0)
+        self._wants_curves = False
+        self._curves: FloatArray = np.zeros((0, horizon + refresh_steps + 1))
+        self._since: IntArray = np.zeros(0, np.int64)
         self._observe = getattr(predictor, "observe", None)
         self._set_running = getattr(predictor, "set_running", None)
+        look_ahead = getattr(predictor, "look_ahead", None)
+        if look_ahead is not None:
+            look_ahead(horizon)
 
     @property
     def learns(self) -> bool:
@@ -151,6 +156,8 @@ class Forecaster:
             self._tabulate()
         if self.horizon > 0 and handles.shape[0] > 0:
             self._predict(state, handles)
+            if self._wants_curves:
+                self._draw(state, handles)
 
     def _predict(self, state: ClusterState, handles: IntArray) -> None:
         arrays = (state.workers, state.requests, state.ring)
@@ -188,11 +195,14 @@ class Forecaster:
         if not survival or self._lengths is not None:
             return state.projection(horizon, growth=growth)
         table = getattr(self.predictor, "table", None)
-        if table is not None and self.columns.max_tokens is None:
-            longer = self._padded(table, horizon)
-            last = table.shape[0] - 1
-            return project_survival(state.workers, state.requests, longer, last, horizon, growth)
-        return self._project_curves(state, horizon, growth)
+        if table is None:
+            return self._project_curves(state, horizon, growth)
+        longer, last = self._padded(table, horizon), table.shape[0] - 1
+        limits = self.columns.max_tokens
+        limits = _NO_LIMITS if limits is None else limits
+        return project_survival(
+            state.workers, state.requests, longer, last, limits, horizon, growth
+        )
 
     def _padded(self, table: FloatArray, horizon: int) -> FloatArray:
         known, longer = self._longer
@@ -202,22 +212,37 @@ class Forecaster:
         return longer
 
     def _project_curves(self, state: ClusterState, horizon: int, growth: bool) -> IntArray:
+        if not self._wants_curves:
+            self._wants_curves = True
+            self._draw(state, state.handles())
+        # A request admitted since the last update has no curve yet: it stays.
+        self._make_room(state.requests.shape[1])
+        return project_curves(
+            state.workers, state.requests, self._curves, self._since, horizon, growth
+        )
+
+    def _draw(self, state: ClusterState, handles: IntArray) -> None:
+        """Ask for the curves of some requests, long enough to age until the next refresh."""
         curves = getattr(self.predictor, "survival", None)
         if curves is None:
             raise ParameterError(
                 f"{type(self.predictor).__name__} has no survival curve to project with; "
                 "use projection=expected"
             )
-        rows = state.describe(state.handles())
-        ahead = np.arange(horizon + 1) if growth else np.zeros(horizon + 1, np.int64)
-        weighted = (rows[3][:, None] + ahead) * curves(self._query(rows), horizon)
-        out = np.zeros((state.workers.shape[1], horizon + 1))
-        np.add.at(out, rows[0], weighted)
-        projected: IntArray = (
-            np.rint(out).astype(np.int64) + state.workers[W_QUEUED_TOKENS][:, None]
-        )
-        projected[:, 0] = state.load + state.workers[W_QUEUED_TOKENS]
-        return projected
+        reach = self.horizon + self.refresh_steps
+        self._make_room(state.requests.shape[1])
+        handles = still_running(state.requests, handles)
+        if handles.shape[0]:
+            rows = state.describe(handles)
+            self._curves[handles] = curves(self._query(rows), reach)
+            self._since[handles] = rows[4]
+
+    def _make_room(self, handles: int) -> None:
+        known, width = self._curves.shape
+        if known < handles:
+            curves, since = np.ones((handles, width)), np.zeros(handles, np.int64)
+            curves[:known], since[:known] = self._curves, self._since
+            self._curves, self._since = curves, since
 
     def _query(self, rows: IntArray) -> ForecastQuery:
         return ForecastQuery(

@@ -115,7 +115,7 @@ class Forecast:
 def limited(forecast: Forecast, query: ForecastQuery) -> Forecast:
     """Cut a forecast of p and μ alone short at each request's own limit.
 
-    For predictors without a survival curve. A request with ``L < H`` tokens left ends within the
+    For predictors without a survival curve. A request with ``L ≤ H`` tokens left ends within the
     horizon for certain, so ``p = 1``, and its expected contribution cannot exceed L:
     ``μ = min(ĉ, L)``, an upper estimate of ``E[min(r, L)]``.
 
@@ -126,8 +126,8 @@ def limited(forecast: Forecast, query: ForecastQuery) -> Forecast:
     query : ForecastQuery
         Where the limits are.
     """
-    left = query.steps_left(forecast.horizon)
-    cut = left < forecast.horizon
+    left = query.steps_left(forecast.horizon + 1)
+    cut = left <= forecast.horizon
     return Forecast(
         p_finish=np.where(cut, 1.0, forecast.p_finish),
         mu_remaining=np.where(cut, np.minimum(forecast.contribution, left), forecast.mu_remaining),
@@ -143,12 +143,16 @@ class Predictor(Protocol):
 
     Optional members that callers honour:
 
+    ``look_ahead(horizon: int)``
+        Called once, before anything else, with the horizon of the router that asks. A predictor
+        made for another one raises `ParameterError`.
     ``observe(finished: FinishedRequests)``
         Called at refreshes with the requests that ended since the last one.
     ``set_running(query: ForecastQuery)``
         Called at refreshes, after `observe`, with all running requests, which are censored.
     ``survival(query, horizon) -> ndarray of float64, shape (n, H + 1)``
-        Probability that each request is still running h = 0..H steps from now.
+        Probability that each request is still running h = 0..H steps from now; asked for some
+        steps beyond the router's horizon, so that curves can age between refreshes.
     ``table -> ndarray of float64, or None``
         ``P(O > a)`` for a = 0, 1, …, of a fresh request, used instead of `predict` and
         `survival` by predictors to which only age matters. The same array object until it

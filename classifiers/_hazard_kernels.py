@@ -42,7 +42,7 @@ def design_row(x, column, plain, p_logit, mu, fill, out):
         out[D_AGE] = age
     for i in range(1, 4):
         if column[i] >= 0:
-            out[D_AGE + i] = math.log1p(max(x[column[i]], 0.0))
+            out[D_AGE + i] = x[column[i]]
     recent = x[column[5]] if column[5] >= 0 else np.nan
     out[D_RECENT] = recent
     if column[6] >= 0:
@@ -70,25 +70,30 @@ def design_matrix(X, column, plain, p_logit, mu, fill):
 
 
 @kernel
-def tree_value(row, feature, threshold, left, right, value):
-    """Return the value of the leaf that a design row falls into.
+def tree_values(rows, links, bounds, values, depth):
+    """Return the values of the leaves that rows fall into, shape (n,).
 
-    Comparisons are made in single precision, as scikit-learn's trees were grown.
+    Node i sends a row to node ``links[i, 1]`` if its column ``links[i, 0]`` is at most
+    ``bounds[i]``, else to the one after; leaves send rows to themselves. All rows step down
+    together, without branches: their steps do not wait for one another.
     """
-    node = 0
-    while feature[node] >= 0:
-        x = row[feature[node]]
-        if math.isnan(x):
-            x = MISSING
-        node = left[node] if np.float32(x) <= threshold[node] else right[node]
-    return value[node]
+    # Unsigned, which spares the test whether an index counts from the end.
+    at = np.zeros(rows.shape[0], np.uint32)
+    for _ in range(depth):
+        for i in range(rows.shape[0]):
+            node = at[i]
+            at[i] = links[node, 1] + np.uint32(rows[i, links[node, 0]] > bounds[node])
+    out = np.empty(rows.shape[0])
+    for i in range(rows.shape[0]):
+        out[i] = values[at[i]]
+    return out
 
 
 @kernel
-def additive_value(row, columns, breaks, coefficients, missing, out):
+def additive_value(row, columns, pieces, breaks, coefficients, missing, out):
     """Write the sums of per-column piecewise cubics, one per stage.
 
-    ``breaks[j]`` ascend, padded with infinity; piece k of column j covers
+    The ``pieces[j] + 1`` breaks of column j ascend; its piece k covers
     ``breaks[j, k] ≤ x < breaks[j, k + 1]`` with powers of ``x - breaks[j, k]``. Beyond either
     end the function keeps its value there.
     """
@@ -98,17 +103,26 @@ def additive_value(row, columns, breaks, coefficients, missing, out):
         if math.isnan(x):
             out += missing[j]
             continue
-        low = 0
-        last = breaks.shape[1] - 1
-        while last > 0 and math.isinf(breaks[j, last]):
-            last -= 1
+        last = pieces[j]
         x = min(max(x, breaks[j, 0]), breaks[j, last])
-        while low + 1 < last and x >= breaks[j, low + 1]:
-            low += 1
+        low = min(np.searchsorted(breaks[j, : last + 1], x, side="right"), last) - 1
         step = x - breaks[j, low]
         for stage in range(out.shape[0]):
             c = coefficients[j, low, stage]
             out[stage] += c[0] + step * (c[1] + step * (c[2] + step * c[3]))
+
+
+@kernel
+def interpolate(x, knots, levels):
+    """Return what `numpy.interp` does, for one value."""
+    last = knots.shape[0] - 1
+    if x <= knots[0]:
+        return levels[0]
+    if x >= knots[last]:
+        return levels[last]
+    low = np.searchsorted(knots, x, side="right") - 1
+    share = (x - knots[low]) / (knots[low + 1] - knots[low])
+    return levels[low] + share * (levels[low + 1] - levels[low])
 
 
 @kernel
@@ -117,7 +131,7 @@ def settle(raw_logit, raw_mu, base_logit, base_mu, weights, horizon, knots, leve
     z = weights[0] * base_logit + weights[1] * (raw_logit - base_logit)
     p = 1.0 / (1.0 + math.exp(-z))
     if knots.shape[0] > 0:
-        p = np.interp(p, knots, levels)
+        p = interpolate(p, knots, levels)
     mu = base_mu + weights[2] * (raw_mu - base_mu)
     return p, min(max(mu, min(1.0, horizon)), horizon)
 
@@ -125,16 +139,23 @@ def settle(raw_logit, raw_mu, base_logit, base_mu, weights, horizon, knots, leve
 @kernel
 def forecast_trees(X, column, plain, p_logit, mu, fill, trees, weights, horizon, knots, levels):
     """Forecast with one tree per stage, side by side in `trees`."""
-    first, second = trees
     n = X.shape[0]
     p_out, mu_out = np.empty(n), np.empty(n)
+    base = np.empty((n, 2))
     row = np.empty(ROLES + plain.shape[0])
+    # Single precision, as scikit-learn's trees were grown.
+    rows = np.empty((n, row.shape[0]), np.float32)
     for i in range(n):
         design_row(X[i], column, plain, p_logit, mu, fill, row)
-        a = tree_value(row, first[0], first[1], first[2], first[3], first[4])
-        b = tree_value(row, second[0], second[1], second[2], second[3], second[4])
+        base[i, 0], base[i, 1] = row[D_LOGIT], row[D_MU]
+        for j in range(row.shape[0]):
+            rows[i, j] = MISSING if math.isnan(row[j]) else row[j]
+    first, second = trees
+    ends = tree_values(rows, first[0], first[1], first[2], first[3])
+    means = tree_values(rows, second[0], second[1], second[2], second[3])
+    for i in range(n):
         p_out[i], mu_out[i] = settle(
-            a, b, row[D_LOGIT], row[D_MU], weights, horizon, knots, levels
+            ends[i], means[i], base[i, 0], base[i, 1], weights, horizon, knots, levels
         )
     return p_out, mu_out
 
@@ -142,14 +163,14 @@ def forecast_trees(X, column, plain, p_logit, mu, fill, trees, weights, horizon,
 @kernel
 def forecast_additive(X, column, plain, p_logit, mu, fill, tables, weights, horizon, knots, levels):
     """Forecast with sums of one-dimensional tables."""
-    columns, breaks, coefficients, missing, constant = tables
+    columns, pieces, breaks, coefficients, missing, constant = tables
     n = X.shape[0]
     p_out, mu_out = np.empty(n), np.empty(n)
     row = np.empty(ROLES + plain.shape[0])
     raw = np.empty(2)
     for i in range(n):
         design_row(X[i], column, plain, p_logit, mu, fill, row)
-        additive_value(row, columns, breaks, coefficients, missing, raw)
+        additive_value(row, columns, pieces, breaks, coefficients, missing, raw)
         p_out[i], mu_out[i] = settle(
             raw[0] + constant[0],
             raw[1] + constant[1],

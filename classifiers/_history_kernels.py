@@ -85,6 +85,10 @@ def add_batch(names, seen, stats, recent, offsets, keys, lengths, keep):
 @kernel
 def look_up_batch(names, seen, stats, recent, offsets, keys, out):
     """Look up one row of `out` per request."""
+    if keys.shape[0] == 0 and out.shape[0] > 0:
+        look_up(names, seen, stats, recent, keys, out[0])
+        out[1:] = out[0]
+        return
     for i in range(out.shape[0]):
         own = keys[offsets[i] : offsets[i + 1]]
         look_up(names, seen, stats, recent, own, out[i])

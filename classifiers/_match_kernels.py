@@ -288,6 +288,36 @@ def forecast_by_key(
 
 
 @kernel
+def _add_samples(
+    known: Known,
+    entry: int,
+    held: int,
+    table: FloatArray,
+    age: int,
+    ending: FloatArray,
+    out: FloatArray,
+) -> None:
+    """Add to ``out[h]`` how many of a key's output lengths exceed ``age + h``.
+
+    `ending`, one longer than `out`, is for scratch.
+    """
+    horizon = out.shape[0] - 1
+    ending[:] = 0.0
+    for j in range(held):
+        sample = known.samples[entry, j]
+        if sample > age:
+            ending[0] += 1.0
+            ending[min(sample - age, horizon + 1)] -= 1.0
+        elif sample < 0:
+            for h in range(horizon + 1):
+                out[h] += _sample_alive(sample, table, age + h)
+    still = 0.0
+    for h in range(horizon + 1):
+        still += ending[h]
+        out[h] += still
+
+
+@kernel
 def curves_by_key(
     known: Known,
     key: IntArray,
@@ -299,13 +329,14 @@ def curves_by_key(
     out: FloatArray,
 ) -> None:
     """Write ``P(O > a + h | O > a)`` for h = 0..horizon, shape (n, horizon + 1)."""
+    ending = np.empty(horizon + 2)
     for i in range(key.shape[0]):
         entry, held = _held(known, key[i])
         share = weight[class_of(known.seen[entry])] if held else 1.0
         for h in range(horizon + 1):
             out[i, h] = share * alive(table, age[i] + h)
-            for j in range(held):
-                out[i, h] += _sample_alive(known.samples[entry, j], table, age[i] + h)
+        if held:
+            _add_samples(known, entry, held, table, age[i], ending, out[i])
         now = out[i, 0]
         for h in range(horizon + 1):
             ahead = 1.0 if now <= 0.0 else out[i, h] / now

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -9,7 +10,7 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LinearRegression, LogisticRegression
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
@@ -75,7 +76,7 @@ def time_ordered(group: IntArray) -> Iterator[tuple[IntArray, IntArray]]:
     """
     _, first = np.unique(group, return_index=True)
     cuts = np.append(first, len(group))[np.round(np.array(FOLDS) * len(first)).astype(int)]
-    for start, stop in zip(cuts[:-1], cuts[1:], strict=True):
+    for start, stop in pairwise(cuts):
         yield np.arange(start), np.arange(start, stop)
 
 
@@ -84,9 +85,10 @@ def calibrate(outputs: Outputs, *, isotonic: bool) -> Calibration:
 
     Stage 1 is a logistic regression on the log odds of the baseline and what the model adds.
     It has no intercept: how the level moved from one fold to the next says nothing about where
-    it will move later. If its Brier score does not beat the baseline's by more than the
-    standard error of the difference over requests, the baseline is used as it is; stage 2
-    likewise, by squared error.
+    it will move later. Nor do its weights exceed 1: the past may show a model to be too sure of
+    itself, but sharpening it would bet that nothing changes. If its Brier score does not beat
+    the baseline's by more than the standard error of the difference over requests, the baseline
+    is used as it is; stage 2 likewise, by squared error.
 
     Parameters
     ----------
@@ -99,7 +101,7 @@ def calibrate(outputs: Outputs, *, isotonic: bool) -> Calibration:
         return BASELINE
     adds = np.column_stack([outputs.base_logit, outputs.raw_logit - outputs.base_logit])
     fitted = LogisticRegression(C=np.inf, fit_intercept=False).fit(adds, outputs.ends)
-    weights = np.array([*fitted.coef_[0], _mean_weight(outputs)])
+    weights = np.array([*np.clip(fitted.coef_[0], 0.0, 1.0), _mean_weight(outputs)])
     p = _sigmoid(adds @ weights[:2])
     if not _pays(_sigmoid(outputs.base_logit), p, outputs.ends, outputs.group):
         weights[:2] = BASELINE.weights[:2]

@@ -32,7 +32,12 @@ ShareOption = Annotated[
     ),
 ]
 HorizonOption = Annotated[
-    int | None, typer.Option("--horizon", metavar="H", help="Steps that forecasts look ahead.")
+    int | None,
+    typer.Option(
+        "--horizon",
+        metavar="H",
+        help="Steps that forecasts look ahead. (default: 80, or the model's)",
+    ),
 ]
 WorkersOption = Annotated[
     int,
@@ -65,7 +70,9 @@ def train(
         str, typer.Option(metavar="KIND", help="hazard (the same as hazard-gb) or hazard-lr.")
     ] = "hazard",
     out: Annotated[str, typer.Option(metavar="FILE", help="Model file to write: model.skops.")],
-    horizon: HorizonOption = None,
+    horizon: Annotated[
+        int, typer.Option("--horizon", metavar="H", help="Steps that forecasts look ahead.")
+    ] = 80,
     share: ShareOption = 0.5,
     seed: o.SeedOption = None,
     limit: o.LimitOption = None,

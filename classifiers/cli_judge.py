@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from brsolver.cli._progress import LateBar, late_bar
@@ -190,7 +190,7 @@ def _unseen(request: Request, header: Header) -> tuple[Trace, c.Split, str]:
     # A limit below the training rows would keep them from being recognised, and be judged on.
     enough = None if limit is None else max(limit, rows)
     trace = replace(request.source, limit=enough).load(request.seed)
-    if trace.head(rows).fingerprint() != header.trace_fingerprint:
+    if not header.trained_on(trace):
         trace = trace.head(limit)
         split, note = request.split(trace)
         return trace, split, f"the model was trained on {header.trace_name}; {note}"
@@ -214,7 +214,7 @@ def evaluation_facts(found: Study, kind: str, header: Header | None) -> dict[str
         "brier_survival": found.judgement(c.SURVIVAL).scores.brier,
         "brier_climatology": found.judgement(c.CLIMATOLOGY).scores.brier,
         **{key: value for key, value in facts.items() if key != "decision_value"},
-        "model": None if header is None else header.to_dict(),
+        "model": None if header is None else asdict(header),
     }
 
 

@@ -20,10 +20,9 @@ if TYPE_CHECKING:
 class Design:
     """Derives the design matrix of `classifiers._hazard_kernels.design_row`.
 
-    Log odds and mean of the baseline at the request's age; age, the logarithms of the other
-    lengths and the count; how much of the key's mean length is left; recent mean and hour; and
-    features without a role, as they are. A value that is missing, where none was in the
-    training rows, is taken to be their median.
+    Log odds and mean of the baseline at the request's age, how much of the key's mean length is
+    left, and the features as they are but for the key's mean. A value that is missing, where
+    none was in the training rows, is taken to be their median.
 
     Parameters
     ----------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
     from brsolver.predictors import FloatArray, IntArray
 
     Outputs = Callable[[FloatArray], FloatArray]
+
+
+DEPTH = 12
+"""Deepest student: evaluation takes as many steps for every row."""
 
 
 class StudentTrees:
@@ -37,7 +42,8 @@ class StudentTrees:
     ----------
     trees : list of sklearn.tree.DecisionTreeRegressor
     arrays : tuple
-        The same as arrays for `classifiers._hazard_kernels.forecast_trees`.
+        The same for `classifiers._hazard_kernels.forecast_trees`: per tree the
+        arguments of `classifiers._hazard_kernels.tree_values` after the rows.
     """
 
     def __init__(
@@ -53,10 +59,14 @@ class StudentTrees:
         known = self._known(design)
         self.trees = [
             DecisionTreeRegressor(
-                max_leaf_nodes=leaves, min_samples_leaf=samples_per_leaf, random_state=0
+                max_leaf_nodes=leaves,
+                max_depth=DEPTH,
+                min_samples_leaf=samples_per_leaf,
+                random_state=0,
             ).fit(known, output)
             for output in outputs
         ]
+        self.arrays = tuple(self._nodes(tree.tree_) for tree in self.trees)
 
     def _known(self, design: FloatArray) -> FloatArray:
         return np.nan_to_num(design[:, self.used], nan=MISSING)
@@ -66,16 +76,40 @@ class StudentTrees:
         known = self._known(design)
         return np.column_stack([tree.predict(known) for tree in self.trees])
 
-    @property
-    def arrays(self) -> tuple[Any, ...]:
-        """Each tree as (feature, threshold, left, right, value); a leaf's feature is -1."""
-        return tuple(self._arrays_of(tree.tree_) for tree in self.trees)
+    def compiled_only(self) -> StudentTrees:
+        """Return a copy without scikit-learn's trees."""
+        slim = copy.copy(self)
+        slim.trees = []
+        return slim
 
-    def _arrays_of(self, tree: Any) -> tuple[Any, ...]:
-        feature = np.where(tree.feature >= 0, self.used[np.maximum(tree.feature, 0)], -1)
-        left, right = tree.children_left.astype(np.int64), tree.children_right.astype(np.int64)
-        value = np.ascontiguousarray(tree.value[:, 0, 0], np.float64)
-        return feature.astype(np.int64), tree.threshold.astype(np.float64), left, right, value
+    def _nodes(self, tree: Any) -> tuple[Any, ...]:
+        order, first_child = _siblings_adjacent(tree.children_left, tree.children_right)
+        split = tree.feature[order] >= 0
+        column = np.where(split, self.used[np.maximum(tree.feature[order], 0)], 0)
+        links = np.column_stack([column, first_child]).astype(np.uint32)
+        bounds = np.where(split, _rounded_down(tree.threshold[order]), np.inf)
+        values = np.ascontiguousarray(tree.value[order, 0, 0], np.float64)
+        return links, bounds.astype(np.float32), values, int(tree.max_depth)
+
+
+def _siblings_adjacent(left: IntArray, right: IntArray) -> tuple[IntArray, IntArray]:
+    """Return nodes level by level, and the new number of each one's first child, or its own."""
+    order, first_child = [0], []
+    for at, node in enumerate(order):
+        split = left[node] >= 0
+        first_child.append(len(order) if split else at)
+        # The list is walked while it grows: that is what makes the order one by level.
+        order.extend([int(left[node]), int(right[node])] if split else [])
+    return np.array(order), np.array(first_child)
+
+
+def _rounded_down(threshold: FloatArray) -> FloatArray:
+    """Return the largest single-precision numbers not above, which split alike."""
+    single = threshold.astype(np.float32)
+    down: FloatArray = np.where(
+        single > threshold, np.nextafter(single, np.float32(-np.inf)), single
+    )
+    return down
 
 
 class AdditiveTables:
@@ -96,7 +130,8 @@ class AdditiveTables:
     Attributes
     ----------
     arrays : tuple
-        For `classifiers._hazard_kernels.forecast_additive`.
+        For `classifiers._hazard_kernels.forecast_additive`: columns, pieces, breaks,
+        coefficients, parts of missing values, and constants.
     """
 
     def __init__(
@@ -116,6 +151,12 @@ class AdditiveTables:
             self.breaks[j, : len(own)] = own
             for stage, model in enumerate(models):
                 self._tabulate(j, stage, model, own, reference)
+        pieces = np.array([len(own) - 1 for own in breaks], np.int64)
+        self.arrays = (used, pieces, self.breaks, self.coefficients, self.missing, self.constant)
+
+    def compiled_only(self) -> AdditiveTables:
+        """Return this: it holds nothing else."""
+        return self
 
     def _tabulate(
         self, j: int, stage: int, model: Outputs, own: FloatArray, reference: FloatArray
@@ -134,8 +175,3 @@ class AdditiveTables:
         scaled = np.linalg.solve(np.vander(at, 4, increasing=True), values.T).T
         pieces = slice(0, len(width))
         self.coefficients[j, pieces, stage] = scaled / width[:, None] ** np.arange(4)
-
-    @property
-    def arrays(self) -> tuple[Any, ...]:
-        """Columns, breaks, coefficients, parts of missing values, and constants."""
-        return self.used, self.breaks, self.coefficients, self.missing, self.constant

@@ -12,30 +12,20 @@ from classifiers.extra import require_extra
 require_extra()
 
 from sklearn.base import BaseEstimator, ClassifierMixin  # noqa: E402  # after the clear message
-from sklearn.utils import check_random_state  # noqa: E402
-from sklearn.utils.validation import check_is_fitted, validate_data  # noqa: E402
+from sklearn.utils import check_random_state  # noqa: E402  # likewise
+from sklearn.utils.validation import check_is_fitted, validate_data  # noqa: E402  # likewise
 
-from classifiers import features as feature_columns  # noqa: E402
-from classifiers import person_period  # noqa: E402
-from classifiers._hazard_kernels import (  # noqa: E402
+from classifiers import features as feature_columns  # noqa: E402  # likewise
+from classifiers import person_period  # noqa: E402  # likewise
+from classifiers._hazard_kernels import (  # noqa: E402  # likewise
     D_LOGIT,
     D_MU,
-    D_RECENT,
     forecast_additive,
     forecast_trees,
 )
-from classifiers.baseline import SURE  # noqa: E402
-from classifiers.calibration import (  # noqa: E402
-    BASELINE,
-    Calibration,
-    Outputs,
-    beats,
-    brier,
-    calibrate,
-    time_ordered,
-)
-from classifiers.design import Design, check_required  # noqa: E402
-from classifiers.stages import FEW, Training, train_splines, train_trees  # noqa: E402
+from classifiers.baseline import SURE  # noqa: E402  # likewise
+from classifiers.design import check_required  # noqa: E402  # likewise
+from classifiers.training import Recipe  # noqa: E402  # likewise
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -44,14 +34,11 @@ if TYPE_CHECKING:
     from brsolver.traces.model import Trace
 
 KINDS = ("gb", "lr")
-CALIBRATIONS = ("sigmoid", "isotonic")
+CALIBRATIONS = ("auto", "sigmoid", "isotonic")
 RECENT = ("auto", "use", "ignore")
 
 FEWEST_REQUESTS = 100
 """Requests with a known outcome that training on a trace needs at least."""
-
-FEWEST_SAMPLES = 200
-"""Samples in the first training fold below which the model is the baseline."""
 
 MAX_SAMPLES = 400_000
 """Samples that training on a trace draws at most."""
@@ -59,13 +46,7 @@ MAX_SAMPLES = 400_000
 SLOPE = 1e-6
 """Cumulative hazard per step added to the baseline's curve."""
 
-_LEAF = (
-    np.array([-1], np.int64),
-    np.zeros(1),
-    np.zeros(1, np.int64),
-    np.zeros(1, np.int64),
-    np.zeros(1),
-)
+_LEAF = (np.zeros((1, 2), np.uint32), np.full(1, np.inf, np.float32), np.zeros(1), 0)
 STUMPS = (_LEAF, _LEAF)
 """Trees that say nothing, where the baseline is used alone."""
 
@@ -90,8 +71,9 @@ class HazardClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         Gradient-boosted trees, or linear models on splines.
     horizon : int
         Steps H, at least 1.
-    calibration : {"sigmoid", "isotonic"}
-        Logistic weights of baseline and model, or isotonic regression on top of them.
+    calibration : {"auto", "sigmoid", "isotonic"}
+        Logistic weights of baseline and model, or isotonic regression on top of them;
+        automatically the latter for ``kind="lr"``, whose shape cannot follow every curve.
     distil : bool
         False evaluates the trained models themselves: slow, for comparison.
     features : tuple of str, or None
@@ -118,7 +100,7 @@ class HazardClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         Columns of the design matrix that the model uses.
     teachers_ : tuple or None
         The trained scikit-learn estimators of both stages; None where only the baseline is
-        used.
+        used, and in classifiers read from a file.
     evaluator_ : StudentTrees, AdditiveTables or None
         What they were distilled into.
     calibration_ : Calibration
@@ -135,7 +117,7 @@ class HazardClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         kind: str = "gb",
         *,
         horizon: int = 80,
-        calibration: str = "sigmoid",
+        calibration: str = "auto",
         distil: bool = True,
         features: tuple[str, ...] | None = feature_columns.FEATURES,
         recent: str = "auto",
@@ -178,13 +160,13 @@ class HazardClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         self._check_columns(X)
         group = _groups(groups, len(X))
         self.classes_ = np.array([False, True])
-        self._seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        self.design_ = self._designed(X, remaining)
-        self.used_, self.calibration_ = self._calibrate(X, remaining, group)
+        recipe = self._recipe()
+        self.design_ = recipe.design(X, remaining)
+        self.used_, self.calibration_ = recipe.choose(self.design_, X, remaining, group)
         self.teachers_, self.evaluator_ = None, None
         if self.calibration_.weights[1:].any():
-            training = self._training(self.design_.matrix(X), remaining, self.used_)
-            self.teachers_, self.evaluator_ = self._train(training)
+            trained = recipe.train(self.design_, X, remaining, self.used_)
+            self.teachers_, self.evaluator_ = trained
         return self
 
     def fit_trace(
@@ -253,22 +235,47 @@ class HazardClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
                 f"features of shape {X.shape}: this model takes {self.n_features_in_} columns"
             )
         check_required(self.features, X)
-        if not self.distil and self.teachers_ is not None:
+        if not self.distil and self.evaluator_ is not None:
             return self.forecast_plainly(X)
         return self._compiled(np.ascontiguousarray(X, np.float64))
 
     def forecast_plainly(self, X: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Return what `forecast` does, by scikit-learn's own evaluation."""
+        """Return what `forecast` does, by scikit-learn's own evaluation.
+
+        Raises
+        ------
+        ParameterError
+            The estimators that this was distilled from are not there: it comes from a file.
+        """
+        if self.evaluator_ is not None and self.teachers_ is None:
+            raise ParameterError("this classifier was read from a file, without its teachers")
         design = self.design_.matrix(X)
         base_logit, base_mu = design[:, D_LOGIT], design[:, D_MU]
         raw_logit, raw_mu = base_logit, base_mu
-        if self.teachers_ is not None:
-            raw_logit, raw_mu = self._raw(design, self.used_, self.teachers_, self.evaluator_)
+        if self.evaluator_ is not None:
+            trained = (self.teachers_, self.evaluator_)
+            raw_logit, raw_mu = self._recipe().raw(design, self.used_, trained)
         weights, knots, levels = self.calibration_
         p = 1.0 / (1.0 + np.exp(-weights[0] * base_logit - weights[1] * (raw_logit - base_logit)))
         p = np.interp(p, knots, levels) if len(knots) else p
         mu = base_mu + weights[2] * (raw_mu - base_mu)
         return p, np.clip(mu, 1.0, self.horizon)
+
+    def check_deployable(self) -> None:
+        """Refuse a classifier that a router could not use.
+
+        Raises
+        ------
+        ParameterError
+            It is not fitted, or takes other features than `classifiers.features.FEATURES`.
+        """
+        if not hasattr(self, "calibration_"):
+            raise ParameterError("this HazardClassifier is not fitted; call fit_trace")
+        if tuple(self.features or ()) != feature_columns.FEATURES:
+            raise ParameterError(
+                f"this classifier takes {self.n_features_in_} columns that are not "
+                f"{', '.join(feature_columns.FEATURES)}"
+            )
 
     def predict_proba(self, X: ArrayLike) -> FloatArray:
         """Return the probabilities of outliving and of ending within the horizon."""
@@ -300,9 +307,7 @@ class HazardClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         curves: FloatArray = np.exp(hazard * (left / hazard[:, -1])[:, None])
         return curves
 
-    def score(
-        self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
-    ) -> float:
+    def score(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
         """Return the share of requests whose class is predicted right.
 
         Parameters
@@ -330,6 +335,21 @@ class HazardClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         )
         return checked
 
+    def _recipe(self) -> Recipe:
+        isotonic = self.calibration == "isotonic"
+        isotonic |= (self.calibration, self.kind) == ("auto", "lr")
+        return Recipe(
+            kind=self.kind,
+            names=self.features,
+            horizon=self.horizon,
+            isotonic=isotonic,
+            distil=self.distil,
+            recent=self.recent,
+            max_iter=self.max_iter,
+            leaves=self.leaves,
+            seed=int(check_random_state(self.random_state).randint(2**31 - 1)),
+        )
+
     def _check_params(self) -> None:
         for name, known in (("kind", KINDS), ("calibration", CALIBRATIONS), ("recent", RECENT)):
             if (value := getattr(self, name)) not in known:
@@ -346,87 +366,6 @@ class HazardClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
             )
         check_required(self.features, X)
 
-    def _designed(self, X: FloatArray, remaining: FloatArray) -> Design:
-        return Design(self.features, X, remaining, self.horizon)
-
-    def _training(self, design: FloatArray, remaining: FloatArray, used: IntArray) -> Training:
-        return Training(
-            design=design, used=used, ends=remaining <= self.horizon, remaining=remaining
-        )
-
-    def _train(self, training: Training) -> tuple[Any, Any]:
-        if self.kind == "lr":
-            return train_splines(training, seed=self._seed)
-        return train_trees(
-            training, max_iter=self.max_iter, leaves=self.leaves, seed=self._seed
-        )
-
-    def _raw(
-        self, design: FloatArray, used: IntArray, teachers: Any, evaluator: Any
-    ) -> tuple[FloatArray, FloatArray]:
-        if self.kind == "gb" and self.distil:
-            raw = evaluator.outputs(design)
-            return raw[:, 0], raw[:, 1]
-        first, second = teachers
-        rows = design[:, used]
-        mean = design[:, D_MU] if second is None else second.predict(rows)
-        return first.decision_function(rows), mean
-
-    def _calibrate(
-        self, X: FloatArray, remaining: FloatArray, group: IntArray
-    ) -> tuple[IntArray, Calibration]:
-        """Return the columns to use and how to calibrate, by forecasts of later requests."""
-        ends = remaining <= self.horizon
-        used = self.design_.informative
-        variants = {
-            "use": [used],
-            "ignore": [used[used != D_RECENT]],
-            "auto": [used[used != D_RECENT], used],
-        }[self.recent]
-        best: tuple[IntArray, Calibration] = (variants[0], BASELINE)
-        score: FloatArray | None = None
-        if ends.all() or not ends.any():
-            return best
-        for variant in variants if D_RECENT in used else variants[:1]:
-            outputs = self._later(X, remaining, group, variant)
-            if outputs is None:
-                continue
-            calibration = calibrate(outputs, isotonic=self.calibration == "isotonic")
-            own = brier(outputs, calibration)
-            if score is None or beats(own, score, outputs.group):
-                best, score = (variant, calibration), own
-        return best
-
-    def _later(
-        self, X: FloatArray, remaining: FloatArray, group: IntArray, used: IntArray
-    ) -> Outputs | None:
-        """Forecast each fold's requests by a model trained on earlier ones; None if too few."""
-        parts = []
-        for past, later in time_ordered(group):
-            if not _enough(remaining[past] <= self.horizon):
-                continue
-            design = self._designed(X[past], remaining[past])
-            own = np.intersect1d(used, design.informative)
-            training = self._training(design.matrix(X[past]), remaining[past], own)
-            teachers, evaluator = self._train(training)
-            rows = design.matrix(X[later])
-            raw = self._raw(rows, own, teachers, evaluator)
-            parts.append((rows[:, D_LOGIT], raw[0], rows[:, D_MU], raw[1], later))
-        if not parts:
-            return None
-        base_logit, raw_logit, base_mu, raw_mu, later = map(
-            np.concatenate, zip(*parts, strict=True)
-        )
-        return Outputs(
-            base_logit=base_logit,
-            raw_logit=raw_logit,
-            base_mu=base_mu,
-            raw_mu=raw_mu,
-            ends=remaining[later] <= self.horizon,
-            remaining=remaining[later],
-            group=group[later],
-        )
-
     def _compiled(self, X: FloatArray) -> tuple[FloatArray, FloatArray]:
         weights, knots, levels = self.calibration_
         rest = (weights, float(self.horizon), knots, levels)
@@ -434,11 +373,6 @@ class HazardClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
             return forecast_trees(X, *self.design_.arrays, STUMPS, *rest)
         run = forecast_additive if self.kind == "lr" else forecast_trees
         return run(X, *self.design_.arrays, self.evaluator_.arrays, *rest)
-
-
-def _enough(ends: NDArray[np.bool_]) -> bool:
-    few = min(int(ends.sum()), int((~ends).sum()))
-    return len(ends) >= FEWEST_SAMPLES and few >= FEW
 
 
 def _lengths(y: NDArray[np.generic]) -> FloatArray:

@@ -6,8 +6,6 @@ import math
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
-
 from brsolver._jit import kernel
 from brsolver.errors import ParameterError
 from classifiers._history_kernels import WAYS, add_batch, look_up_batch, replay
@@ -15,15 +13,15 @@ from classifiers._history_kernels import WAYS, add_batch, look_up_batch, replay
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from numpy.typing import NDArray
+
     from brsolver.predictors import FloatArray, IntArray
 
 KEY_COLUMNS = ("session", "hash_values", "prompt_hash", "tenant")
 """Columns that can be a request's key; the first that there is counts."""
 
 
-def ragged_keys(
-    columns: Mapping[str, NDArray[np.generic]], size: int
-) -> tuple[IntArray, IntArray]:
+def ragged_keys(columns: Mapping[str, NDArray[np.generic]], size: int) -> tuple[IntArray, IntArray]:
     """Return each request's keys as a ragged pair (offsets, values), the most telling last.
 
     Prefix-hash chains have one key per block, other columns one per request. Without any of

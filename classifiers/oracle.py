@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.special import log_ndtr
 
 from brsolver.errors import ParameterError
 from brsolver.predictors import Forecast
@@ -47,11 +48,11 @@ class OraclePredictor:
     With ``r = o - a`` the remaining steps of a request of output length o and age a, ``p = 1``
     if ``r ≤ H``, else 0, and ``μ = min(r, H)``: the contribution of [BR] §3 is ``min(r, H)``.
 
-    To study how good a forecast must be, lengths can be made wrong: ``ô = o·exp(σ·z)`` with z
-    standard normal, rounded to at least 1 token and cut at ``max_tokens``; and a share of
-    requests can go without a forecast, which leaves them running until their limit, if any. Both
-    are drawn once per request. A request that outlives its ``ô`` counts as about to end: 1 step
-    remains.
+    To study how good a forecast must be, it can be told less: a length ``ô = o·exp(σ·z)`` with z
+    standard normal, drawn once per request, of which it forecasts what follows for one who knows
+    ``ô`` and σ but had no other expectation, ``P(O > t | ô) = Φ((ln ô - ln t)/σ)``, given the
+    age. And a share of requests can go without a forecast, which leaves them running until
+    their limit, if any.
 
     Parameters
     ----------
@@ -88,39 +89,70 @@ class OraclePredictor:
             )
         self.params = params or OracleParams()
         self._output_tokens = np.asarray(output_tokens, np.int64)
-        self._lengths = self._limited(self._forecast(rng), trace)
+        self._told = self._limited(self._draw(rng), trace)
 
     def predict(self, query: ForecastQuery, horizon: int) -> Forecast:
         """Tell which of the queried requests end within `horizon` steps, and when."""
-        remaining = np.maximum(self._lengths[query.request] - query.age, 1)
-        remaining = np.minimum(remaining, query.steps_left(horizon + 1))
+        stays = self.survival(query, horizon)
+        ends = 1.0 - stays[:, -1]
+        steps = stays[:, :-1].sum(axis=1)
+        some = ends > 0
+        mean = np.divide(steps - (1 - ends) * horizon, ends, out=np.zeros_like(ends), where=some)
         return Forecast(
-            p_finish=(remaining <= horizon).astype(np.float64),
-            mu_remaining=np.minimum(remaining, horizon).astype(np.float64),
+            p_finish=ends,
+            mu_remaining=np.where(some, np.clip(mean, 0.0, horizon), float(horizon)),
             horizon=horizon,
         )
 
     def survival(self, query: ForecastQuery, horizon: int) -> FloatArray:
-        """Return 1.0 while each request still runs, h = 0..`horizon` steps from now, then 0.0."""
-        remaining = self.predict(query, horizon + 1).contribution
-        return (np.arange(horizon + 1) < remaining[:, None]).astype(np.float64)
+        """Return the probability that each request still runs h = 0..`horizon` steps from now.
+
+        Shape (n, H + 1); 1 and then 0 where lengths are known for certain.
+        """
+        stays = self._stays(query, np.arange(horizon + 1))
+        left = query.steps_left(horizon + 1)
+        stays[np.arange(horizon + 1) >= left[:, None]] = 0.0
+        return stays
 
     @cached_property
-    def table(self) -> FloatArray:
+    def table(self) -> FloatArray | None:
         """``P(O > a)`` of the whole trace for a = 0, 1, …, the longest length.
 
-        For rules that need the distribution of output lengths rather than each one's end.
+        For rules that need the distribution of output lengths rather than each one's end; None
+        where forecasts are uncertain, and each request has a curve of its own.
         """
+        if self.params.noise > 0:
+            return None
         counts = np.bincount(self._output_tokens)
         tail: FloatArray = 1.0 - np.cumsum(counts) / counts.sum()
         return tail
 
     @property
-    def lengths(self) -> IntArray:
-        """Forecast output length of every request, by identity, shape (n,)."""
-        return self._lengths
+    def told(self) -> IntArray:
+        """Length that the oracle is told of every request, by identity, shape (n,)."""
+        return self._told
 
-    def _forecast(self, rng: np.random.Generator | None) -> IntArray:
+    @property
+    def lengths(self) -> IntArray | None:
+        """The lengths told, for callers who take them for certain; None if they are not."""
+        return None if self.params.noise > 0 else self._told
+
+    def _stays(self, query: ForecastQuery, ahead: IntArray) -> FloatArray:
+        told = self._told[query.request]
+        if self.params.noise == 0:
+            remaining = np.maximum(told - query.age, 1)
+            certain: FloatArray = (ahead < remaining[:, None]).astype(np.float64)
+            return certain
+        # A request runs at step h if it is longer than the tokens it has by then; half a token
+        # more stands for the rounding of lengths.
+        reached = np.log(query.age[:, None] + ahead + 0.5)
+        score = (np.log(told)[:, None] - reached) / self.params.noise
+        chance = log_ndtr(score)
+        stays: FloatArray = np.exp(chance - chance[:, :1])
+        stays[told >= _NEVER] = 1.0
+        return stays
+
+    def _draw(self, rng: np.random.Generator | None) -> IntArray:
         noise, dropout = self.params.noise, self.params.dropout
         if noise == 0 and dropout == 0:
             return self._output_tokens
@@ -136,6 +168,7 @@ class OraclePredictor:
 
     def _limited(self, lengths: IntArray, trace: Trace | None) -> IntArray:
         limits = None if trace is None else trace.columns.get("max_tokens")
-        if limits is None:
+        # What is uncertain is cut where it is forecast: a limit is no evidence of the length.
+        if limits is None or self.params.noise > 0:
             return lengths
         return np.minimum(lengths, np.maximum(limits.astype(np.int64), 1))

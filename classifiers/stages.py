@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from brsolver.predictors import FloatArray, IntArray
 
-KNOTS = 8
+KNOTS = 16
 """Knots of each feature's spline, at its quantiles."""
 
 FEW = 20
@@ -74,8 +74,8 @@ def train_trees(
     }
     rises = (training.used == D_LOGIT).astype(int)
     first = HistGradientBoostingClassifier(monotonic_cst=rises, **settings)
-    first.fit(rows, training.ends)
     second, mean = None, training.design[:, D_MU]
+    first.fit(rows, training.ends)
     if training.ends.sum() >= FEW:
         settings["min_samples_leaf"] = _leaf(int(training.ends.sum()))
         second = HistGradientBoostingRegressor(**settings)
@@ -100,11 +100,10 @@ def train_splines(training: Training, *, seed: int) -> tuple[Any, AdditiveTables
     """
     rows = training.design[:, training.used]
     knots = [_knots(column) for column in rows.T]
-    first = make_pipeline(
-        _basis(rows, training.used, knots), LogisticRegression(max_iter=500, random_state=seed)
-    )
+    logistic = LogisticRegression(solver="newton-cholesky", random_state=seed)
+    first = make_pipeline(_basis(training.used, knots), logistic)
     first.fit(rows, training.ends)
-    second = make_pipeline(_basis(rows, training.used, knots), Ridge(random_state=seed))
+    second = make_pipeline(_basis(training.used, knots), Ridge(random_state=seed))
     second.fit(rows[training.ends], training.remaining[training.ends])
     reference = np.array([own[0] for own in knots])
     models = [first.decision_function, second.predict]
@@ -117,7 +116,7 @@ def _knots(column: FloatArray) -> FloatArray:
     return at if len(at) > 1 else np.array([at[0], at[0] + 1.0])
 
 
-def _basis(rows: FloatArray, used: IntArray, knots: list[FloatArray]) -> ColumnTransformer:
+def _basis(used: IntArray, knots: list[FloatArray]) -> ColumnTransformer:
     """Return the baseline's columns as they are, and splines of the others."""
     linear = np.flatnonzero((used == D_LOGIT) | (used == D_MU))
     curved = np.setdiff1d(np.arange(len(used)), linear)

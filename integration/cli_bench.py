@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
     from integration.bench.arms import Arm
     from integration.bench.server import ServerParams
-    from integration.bench.session import Factory, Run
+    from integration.bench.session import Run
+    from integration.bench.switching import Factory
 
 SERVER = "Server"
 LOAD = "Load"
@@ -84,6 +85,15 @@ def bench(
             metavar="NAME=VALUE", rich_help_panel=SERVER, help="Variable for it. Repeatable."
         ),
     ] = None,
+    restart: Annotated[
+        bool,
+        typer.Option(
+            "--restart",
+            rich_help_panel=SERVER,
+            help="A fresh server for every run, instead of one that changes its policy while it "
+            "runs. Needed for the arm off.",
+        ),
+    ] = False,
     startup: Annotated[
         float, typer.Option(metavar="S", rich_help_panel=SERVER, help="Longest start in seconds.")
     ] = 600.0,
@@ -100,12 +110,13 @@ def bench(
 ) -> None:
     """Drive a real vLLM server through several policies, interleaved, and compare them.
 
-    Each round starts a server per policy, sends all of them the same requests and takes it down
-    again. Times and rates are means over rounds with Student intervals; differences are paired
-    by round, and called differences only where the interval leaves out zero.
+    In each round every policy serves requests of the same lengths, on one server that switches
+    between them. Times and rates are means over rounds with Student intervals; differences are
+    paired by round, and called differences only where the interval leaves out zero.
     """
     from integration.bench.server import ServerParams
     from integration.bench.session import SessionParams, run_session
+    from integration.bench.switching import stage_for
     from integration.bench.workload import WorkloadParams, workloads
 
     arms = arms_of(policies)
@@ -122,7 +133,9 @@ def bench(
         environment=variables(server_env or ()),
         startup_s=startup,
     )
-    runs = run_session(arms, workloads(load, rounds), _factory(given, logs), params)
+    parts = workloads(load, rounds)
+    with stage_for(arms, _factory(given, logs), parts[0], restart=restart) as stage:
+        runs = run_session(arms, parts, stage, params)
     _print(runs, confidence, as_json_object=json)
 
 

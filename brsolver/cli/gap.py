@@ -44,14 +44,18 @@ def gap(
         typer.Option(
             metavar="NAME",
             rich_help_panel=ORACLE,
-            help="bounds (any size), hindsight-fcfs, hindsight-free (small traces) or step "
-            "(bounds, and the regret of every decision).",
+            help="bounds (any size), hindsight-fcfs, hindsight-free (exact up to a dozen "
+            "requests; beyond 60 it certifies the free bound only) or step (bounds, and the "
+            "regret of every decision).",
         ),
     ] = "bounds",
     budget: Annotated[
         str,
         typer.Option(
-            metavar="TIME", rich_help_panel=ORACLE, help="Time for the oracle: 30s, 5m, 1h."
+            metavar="TIME",
+            rich_help_panel=ORACLE,
+            help="Time for the oracle: 30s, 5m, 1h. Simulations and first-time compilation "
+            "come on top.",
         ),
     ] = "1m",
     horizon: Annotated[

@@ -93,7 +93,7 @@ def _limits(time_limit: str, memory_limit: float | None) -> dict[str, float]:
     limits = {"time_limit_s": parse_span(time_limit, "time limit")}
     if memory_limit is not None:
         if not (math.isfinite(memory_limit) and memory_limit > 0):
-            raise ParameterError(f"memory limit is {memory_limit}, must be a positive number of MiB")
+            raise ParameterError(f"memory limit is {memory_limit}, must be a positive number")
         limits["memory_limit_mb"] = memory_limit
     return limits
 

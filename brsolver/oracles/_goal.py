@@ -41,9 +41,8 @@ class Bounds:
             "workers": params.workers,
             "slots": params.slots,
             "pool": params.arrivals.pool,
+            "step_time": params.step_time,
         }
-        if params.step_time.model != "table":
-            where["step_time"] = params.step_time
         return cls(
             fcfs=fcfs_bound(trace, budget_s=budget_s, **where),
             free=free_bound(trace, **where),

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from brsolver.routers._discounting import Turnover
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from brsolver.oracles.step import Objective, StepInstance
     from brsolver.oracles.step.judge import Judgement
     from brsolver.policy import ClusterView, Decision, Waiting
@@ -27,6 +30,8 @@ SAMPLE = 512
 GAMMA = 0.86
 """Discount per step where the policy names none; [BFIO]'s."""
 
+LEAST_GAMMA = 1e-9
+
 LEAST_S, MOST_S = 0.05, 1.0
 """Least and most seconds for one decision and objective."""
 
@@ -41,13 +46,14 @@ class Weights:
     Attributes
     ----------
     horizon : int
-    gamma : float
+    gamma : float or None
+        Discount per step; None follows the cluster's turnover, as BR-H does.
     growth, survival : bool
         As in `ClusterView.projection`.
     """
 
     horizon: int
-    gamma: float
+    gamma: float | None
     growth: bool
     survival: bool
 
@@ -57,9 +63,10 @@ class Weights:
         own = run.policy_params
         steps = int(str(own.get("horizon", 0))) if horizon is None else horizon
         gamma = own.get("gamma", GAMMA)
+        fixed = float(gamma) if isinstance(gamma, int | float) else GAMMA
         return cls(
             horizon=steps,
-            gamma=float(gamma) if isinstance(gamma, int | float) else GAMMA,
+            gamma=None if gamma == "auto" else fixed,
             growth=own.get("growth") is True,
             survival=own.get("projection") == "survival",
         )
@@ -84,13 +91,15 @@ class Recorder:
     def __init__(self, run: SimulationResult, weights: Weights, keep: IntArray) -> None:
         self.horizon = weights.horizon
         self.kept: dict[int, tuple[StepInstance, IntArray]] = {}
+        self.gammas: list[float] = []
         self.seen = 0
-        self._weights = weights
+        self._weights, self._turnover = weights, Turnover()
         self._wanted = set(keep.tolist())
         self._worker, self._start = run.requests.worker, run.requests.start_step
 
     def route(self, cluster: ClusterView, waiting: Waiting) -> Decision:
         """Do what the run did, and keep the state if it is one of those wanted."""
+        self._turnover.look(cluster)
         at = np.flatnonzero(self._start[waiting.request] == cluster.step)
         workers = self._worker[waiting.request[at]]
         if self.seen in self._wanted:
@@ -98,19 +107,24 @@ class Recorder:
             assignment[at] = workers
             self.kept[self.seen] = (self._state(cluster, waiting, at.size), assignment)
         self.seen += 1
+        self._turnover.placed(at.size)
         return np.stack((at, workers), axis=1).astype(np.int64)
 
     def _state(self, cluster: ClusterView, waiting: Waiting, admitted: int) -> StepInstance:
         from brsolver.oracles.step import StepInstance
 
         w = self._weights
+        gamma = self._turnover.gamma if w.gamma is None else w.gamma
+        # Forecasts that deserve no belief leave BR-H the present alone.
+        gamma = max(gamma * cluster.trust, LEAST_GAMMA)
+        self.gammas.append(gamma)
         return StepInstance.from_view(
             cluster,
             waiting,
             horizon=w.horizon,
-            gamma=w.gamma,
+            gamma=gamma,
             growth=w.growth,
-            survival=w.survival,
+            survival=w.survival and w.horizon > 0,
             # Whoever leaves slots free that it could fill is judged as free to do so.
             hold=admitted < min(len(waiting), int(cluster.room.sum())),
         )
@@ -153,6 +167,7 @@ class _Tally:
         regret = np.array(self.regret)
         return {
             "mean": float(regret.mean()),
+            "median": float(np.median(regret)),
             "p95": float(np.percentile(regret, 95)),
             "worst": float(regret.max()),
             "at_least": float(np.mean(self.surely)),
@@ -173,6 +188,7 @@ class _Watched:
         recorder = Recorder(run, w, spread(total, SAMPLE))
         simulate(trace, recorder, run.params, predictor=source, policy_name=run.policy)
         self.weights, self.decisions = w, recorder.seen
+        self.gamma = float(np.mean(recorder.gammas)) if recorder.gammas else GAMMA
         order = spread_order(len(recorder.kept))
         kept = [recorder.kept[at] for at in sorted(recorder.kept)]
         self.left = [kept[at] for at in order][::-1]
@@ -194,7 +210,7 @@ class _Watched:
             "decisions": self.decisions,
             "examined": examined,
             "horizon": self.weights.horizon,
-            "gamma": self.weights.gamma,
+            "gamma": self.gamma,
             **{tally.objective: tally.summary() for tally in self.tallies},
         }
 

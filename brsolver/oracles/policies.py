@@ -223,9 +223,7 @@ class LpRound(_StepRouter):
 
     def _decide(self, instance: StepInstance) -> IntArray | None:
         p = self.params
-        relaxed = _guarded(
-            lambda: self._relaxer.solve(instance, time_limit_s=p.time_limit_s)
-        )
+        relaxed = _guarded(lambda: self._relaxer.solve(instance, time_limit_s=p.time_limit_s))
         if relaxed is None or relaxed.solution is None:
             return None
         rounded = round_fractions(instance, relaxed.solution.astype(np.float64))

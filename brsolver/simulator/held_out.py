@@ -52,7 +52,7 @@ def hold_out(trace: Trace, predictor: str | None, seed: int = 0) -> HeldOut:
     trained, _ = predictor_for(predictor, trace, seed)
     rows = rows_that_trained(trained, trace)
     if rows == 0:
-        return HeldOut(trace=trace, predictor=trained)
+        return HeldOut(trace=trace, predictor=predictor)
     note = (
         f"the first {rows:,} of {len(trace):,} requests trained the predictor and are not part "
         "of the run"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, is_dataclass
+import copy
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from brsolver.policy import Policy
 from brsolver.registry import make_policy, policy_class, wants
 from brsolver.simulator import _layout as lay
 from brsolver.simulator.engine import Engine, Progress
-from brsolver.simulator.held_out import is_trained, predictor_for, rows_that_trained
+from brsolver.simulator.held_out import predictor_for, rows_that_trained
 from brsolver.simulator.metrics import compute_metrics
 from brsolver.simulator.params import SimulationParams
 from brsolver.simulator.result import (
@@ -28,13 +29,13 @@ from brsolver.simulator.result import (
 )
 from brsolver.simulator.streams import stream
 from brsolver.specs import parse_spec
-from brsolver.traces.model import Trace
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from brsolver.predictors import Predictor
     from brsolver.state import ClusterState
+    from brsolver.traces.model import Trace
 
 IntArray = NDArray[np.int64]
 
@@ -97,9 +98,9 @@ def simulate(
     200
     """
     params = params or SimulationParams()
-    if isinstance(policy, str) and _is_ours(policy):
-        _warm_up(policy, params, predictor)
     prepared = _prepare(trace, policy, params, predictor, policy_name, predictor_name)
+    if isinstance(policy, str) and _is_ours(policy):
+        _warm_up(policy, trace, params, prepared.predictor)
     whole, trace = trace, trace.after(prepared.trained_on)
     engine = Engine(trace, prepared.policy, params, _forecaster(prepared, trace, params))
     began = perf_counter()
@@ -113,15 +114,20 @@ def _is_ours(policy: str) -> bool:
     return module.partition(".")[0] in {"brsolver", "baselines"}
 
 
-def _warm_up(policy: str, params: SimulationParams, predictor: str | Predictor | None) -> None:
-    """Run a miniature with a policy of its own, so that no kernel compiles while it is timed."""
-    lengths = np.array([1, 2, 3, 1], np.int64)
-    miniature = Trace(prompt_tokens=lengths, output_tokens=lengths)
+def _warm_up(
+    policy: str, trace: Trace, params: SimulationParams, predictor: Predictor | None
+) -> None:
+    """Run a miniature with copies of policy and predictor, so that no kernel compiles in the run.
+
+    The miniature has the columns of the trace, which decide what a predictor computes.
+    """
+    few = trace.take(np.arange(min(4, len(trace))))
+    lengths = np.array([1, 2, 3, 1], np.int64)[: len(few)]
+    miniature = replace(few, prompt_tokens=lengths, output_tokens=lengths)
     small = SimulationParams(
         workers=2, slots=1, routing=params.routing, refresh_steps=params.refresh_steps
     )
-    source = predictor if isinstance(predictor, str) and not is_trained(predictor) else None
-    prepared = _prepare(miniature, policy, small, source)
+    prepared = _prepare(miniature, policy, small, copy.deepcopy(predictor) or "none")
     Engine(miniature, prepared.policy, small, _forecaster(prepared, miniature, small)).run()
 
 
@@ -289,11 +295,6 @@ def _samples(engine: Engine) -> LoadSamples:
     )
 
 
-def _own_notes(policy: Policy) -> tuple[str, ...]:
-    own = getattr(policy, "notes", None)
-    return tuple(own()) if callable(own) else ()
-
-
 def _notes(
     trace: Trace, prepared: _Prepared, requests: RequestLog, metrics: Metrics, whole: int
 ) -> tuple[str, ...]:
@@ -309,7 +310,6 @@ def _notes(
         notes.append(f"{trace.name} is a synthetic surrogate, not the published trace")
     if getattr(prepared.predictor, "sees_future", False):
         notes.append(f"{prepared.name} is given true output lengths (oracle)")
-    notes += _own_notes(prepared.policy)
     if trace.skipped_rows:
         notes.append(f"{trace.skipped_rows} bad rows of {trace.name} were skipped")
     if metrics.window_first >= metrics.window_end:

@@ -170,7 +170,7 @@ def take_chains(
     """
     if "hash_offsets" not in columns:
         return {}
-    offsets = columns["hash_offsets"].astype(np.int64)
+    offsets = columns["hash_offsets"].astype(np.int64, copy=False)
     values = columns["hash_values"]
     lengths = (offsets[1:] - offsets[:-1])[rows]
     new_offsets = np.concatenate(([0], np.cumsum(lengths)))

@@ -57,8 +57,8 @@ class Bins:
 
     def sums(self, values: FloatArray) -> FloatArray:
         """Add up `values` by bin, shape (count,)."""
-        total: FloatArray = np.bincount(self.index, weights=values, minlength=self.count)
-        return total
+        total = np.bincount(self.index, weights=values, minlength=self.count)
+        return total.astype(np.float64)
 
 
 class Curve(NamedTuple):

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from brsolver.errors import ParameterError, UnknownNameError
-from classifiers.history import finished_rows
 
 if TYPE_CHECKING:
     from brsolver.predictors import Predictor
@@ -129,5 +128,5 @@ def deployed(classifier: HazardClassifier, past: Trace) -> Predictor:
     from classifiers.hazard_predictor import HazardPredictor
 
     predictor = HazardPredictor(classifier)
-    predictor.observe(finished_rows(past))
+    predictor.warm(past)
     return predictor

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +14,10 @@ from brsolver.errors import BrsolverError, MissingExtraError, ParameterError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from integration.bench.server import Server
     from integration.bench.workload import Workload
 
+WARM_UP_TOKENS = 8
 PIN = "X-data-parallel-rank"
 """Header that vLLM takes a request's rank from."""
 
@@ -94,6 +96,24 @@ def drive(
         raise ParameterError(f"{len(ranks)} ranks for {len(workload)} requests")
     run = _Run(url, model, workload, ranks, timeout_s, progress)
     return asyncio.run(run.all(concurrency))
+
+
+def warm_up(server: Server, workload: Workload) -> None:
+    """Let every rank generate a few tokens, so that nothing is done for the first time later."""
+    ranks = server.params.ranks
+    few = [index % len(workload) for index in range(2 * ranks)]
+    small = replace(
+        workload,
+        prompts=tuple(workload.prompts[index][:WARM_UP_TOKENS] for index in few),
+        output_tokens=workload.output_tokens[few].clip(max=WARM_UP_TOKENS),
+    )
+    drive(
+        server.url,
+        server.params.name,
+        small,
+        concurrency=len(few),
+        ranks=[index % ranks for index in range(len(few))],
+    )
 
 
 class _Run:

@@ -5,29 +5,25 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from brsolver.errors import ParameterError
-from integration.bench.client import drive
+from integration.bench.client import drive, warm_up
 from integration.bench.counters import Counters, parse_counters
 from integration.bench.figures import figures_of
-from integration.bench.steps import read_steps
+from integration.bench.steps import STEPS, read_steps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
 
     from integration.bench.arms import Arm
     from integration.bench.client import Outcome
     from integration.bench.server import Server
     from integration.bench.steps import Steps
+    from integration.bench.switching import Stage
     from integration.bench.workload import Workload
-
-    Factory = Callable[[Mapping[str, str], str], Server]
-    """Makes a server from additional variables and a label for its files."""
-
-WARM_UP_TOKENS = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,27 +94,28 @@ class Run:
     steps: Steps | None
 
 
+def _to_stderr(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+
+
 def run_session(
     arms: Sequence[Arm],
     workloads: Sequence[Workload],
-    factory: Factory,
+    stage: Stage,
     params: SessionParams,
     *,
-    steps_of: Callable[[str], Path | None] = lambda _: None,
-    report: Callable[[str], None] = lambda text: print(text, file=sys.stderr),  # noqa: T201 # progress
+    report: Callable[[str], None] = _to_stderr,
 ) -> list[Run]:
-    """Run every arm once per round, each on a fresh server, in an order that rotates.
+    """Run every arm once per round, in an order that rotates.
 
     Parameters
     ----------
     arms : sequence of Arm
     workloads : sequence of Workload
-        One per round.
-    factory : callable
-        Makes the server of a run.
+        One per round; every arm gets its lengths, with prompts that no run before had.
+    stage : Stage
+        Where runs take place.
     params : SessionParams
-    steps_of : callable
-        Folder of step logs that belongs to a label given to `factory`, or None.
     report : callable
         Takes lines about progress.
 
@@ -135,13 +132,15 @@ def run_session(
     runs: list[Run] = []
     for round_, workload in enumerate(workloads):
         for arm in rotated(arms, round_):
-            label = f"round{round_}-{arm.name}".replace("/", "_").replace(":", "_")
-            with factory(arm.environment, label) as server:
-                runs.append(_run(server, arm, round_, workload, params, steps_of(label)))
+            label = f"round{round_}-" + "".join(c if c.isalnum() else "_" for c in arm.name)
+            with stage.running(arm, label) as server:
+                fresh = workload.with_new_prompts(len(runs))
+                runs.append(_run(server, arm, round_, fresh, params))
+            figures = runs[-1].figures
             report(
                 f"round {round_ + 1}/{len(workloads)}, {arm.name}: "
-                f"{runs[-1].figures['throughput_tok_s']:.1f} tok/s, KV max/mean "
-                f"{runs[-1].figures['kv_imbalance']:.3f}"
+                f"{figures['throughput_tok_s']:.1f} tok/s, "
+                f"KV max/mean {figures['kv_imbalance']:.3f}"
             )
     return runs
 
@@ -152,41 +151,16 @@ def rotated(arms: Sequence[Arm], round_: int) -> list[Arm]:
     return [*arms[at:], *arms[:at]]
 
 
-def _run(
-    server: Server,
-    arm: Arm,
-    round_: int,
-    workload: Workload,
-    params: SessionParams,
-    folder: Path | None,
-) -> Run:
+def _run(server: Server, arm: Arm, round_: int, workload: Workload, params: SessionParams) -> Run:
     given = server.params
     warm_up(server, workload)
     concurrency = params.concurrency(given.ranks, given.slots)
     outcomes, window = measured(server, workload, concurrency)
-    steps = read_steps(folder).between(window.first_s, window.end_s) if folder else None
-    figures = figures_of(
-        outcomes, (window.first_s, window.end_s), window.before, window.after, steps
-    )
+    interval = (window.first_s, window.end_s)
+    folder = given.environment.get(STEPS)
+    steps = read_steps(Path(folder)).between(*interval) if folder else None
+    figures = figures_of(outcomes, interval, window.before, window.after, steps)
     return Run(arm=arm.name, round=round_, figures=figures, steps=steps)
-
-
-def warm_up(server: Server, workload: Workload) -> None:
-    """Let every rank generate a few tokens, so that nothing is done for the first time later."""
-    ranks = server.params.ranks
-    few = [index % len(workload) for index in range(2 * ranks)]
-    small = replace(
-        workload,
-        prompts=tuple(workload.prompts[index][:WARM_UP_TOKENS] for index in few),
-        output_tokens=workload.output_tokens[few].clip(max=WARM_UP_TOKENS),
-    )
-    drive(
-        server.url,
-        server.params.name,
-        small,
-        concurrency=len(few),
-        ranks=[index % ranks for index in range(len(few))],
-    )
 
 
 def measured(server: Server, workload: Workload, concurrency: int) -> tuple[list[Outcome], Window]:

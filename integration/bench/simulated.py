@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from integration.bench.workload import Workload
 
 FEWEST_STEPS = 30
+TYPICAL_ERROR = 0.05
+"""Relative error from which on a step counts for less and less."""
 VLLM_PUBLISHES_MS = 100.0
 """How often vLLM's coordinator publishes the counts that its own rule decides on."""
 
@@ -33,8 +35,6 @@ class StepFit:
     ----------
     base_s, per_token_s, per_sequence_s : float
         In seconds.
-    sequences : float
-        Mean over steps of the largest number of running requests.
     error : float
         Median over steps of the relative error.
     steps : int
@@ -44,14 +44,12 @@ class StepFit:
     base_s: float
     per_token_s: float
     per_sequence_s: float
-    sequences: float
     error: float
     steps: int
 
-    def step_time(self) -> StepTime:
-        """Return the simulator's model, which knows loads only, for slots as full as here."""
-        base = self.base_s + self.per_sequence_s * self.sequences
-        return StepTime(base=max(base, 0.0), per_token=max(self.per_token_s, 0.0))
+    def step_time(self, slots: int) -> StepTime:
+        """Return the simulator's model, which knows loads only, for ranks that are full."""
+        return StepTime(base=self.base_s + self.per_sequence_s * slots, per_token=self.per_token_s)
 
 
 def fit_step_time(steps: Steps) -> StepFit:
@@ -82,23 +80,21 @@ def fit_step_time(steps: Steps) -> StepFit:
         base_s=float(solution[0]),
         per_token_s=float(solution[1]) / 1000,
         per_sequence_s=float(solution[2]),
-        sequences=float(sequences.mean()),
         error=float(np.median(error)),
         steps=len(used),
     )
 
 
 def _robust(terms: NDArray[np.float64], seconds: NDArray[np.float64]) -> NDArray[np.float64]:
-    start, *_ = np.linalg.lstsq(terms, seconds, rcond=None)
-    spread = float(np.median(np.abs(terms @ start - seconds))) or 1e-6
+    typical = float(np.median(seconds))
     # Negative costs are noise: with the slots always full, sequences say nothing.
-    bounds = (np.zeros(terms.shape[1]), np.full(terms.shape[1], np.inf))
     fitted = least_squares(
-        lambda x: terms @ x - seconds,
-        np.maximum(start, 1e-9),
-        bounds=bounds,
-        loss="soft_l1",
-        f_scale=spread,
+        lambda x: (terms @ x - seconds) / typical,
+        np.array([typical, typical / 100, typical / 100]),
+        bounds=(np.zeros(3), np.full(3, np.inf)),
+        loss="cauchy",
+        f_scale=TYPICAL_ERROR,
+        x_scale="jac",
     )
     return np.asarray(fitted.x, np.float64)
 
@@ -124,7 +120,7 @@ def predicted_imbalance(
         slots=slots,
         routing="pooled" if arm.mode == "pooled" else "immediate",
         arrivals=Arrivals(mode="pool", pool=max(waiting, 1)),
-        step_time=fit.step_time(),
+        step_time=fit.step_time(slots),
         staleness=stale if arm.mode in {"", "observe"} else Staleness(),
     )
     result = simulate(workload.trace, arm.policy, params)

@@ -16,11 +16,10 @@ import numpy as np
 
 from brsolver.errors import ParameterError
 from brsolver.traces.model import Trace
-from integration.bench.client import drive
+from integration.bench.client import drive, warm_up
 from integration.bench.figures import throughput
-from integration.bench.session import warm_up
 from integration.bench.statistics import Interval, interval, relative_difference
-from integration.bench.workload import ORDINARY_TOKENS, Workload
+from integration.bench.workload import Workload, random_prompts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -97,9 +96,9 @@ def run_skew(
     rates: dict[str, list[float]] = {"balanced": [], "skewed": []}
     warm_up(server, _workload(params, ranks * slots, 0))
     for round_ in range(params.rounds):
-        workload = _workload(params, ranks * slots, round_)
         names = ["balanced", "skewed"] if round_ % 2 == 0 else ["skewed", "balanced"]
         for name in names:
+            workload = _workload(params, ranks * slots, len(rates["skewed"] + rates["balanced"]))
             rates[name].append(_rate(server, workload, placements(ranks, slots)[name]))
             report(f"round {round_ + 1}, {name}: {rates[name][-1]:.1f} tok/s")
     return SkewResult(
@@ -126,7 +125,7 @@ def _workload(params: SkewParams, requests: int, round_: int) -> Workload:
     lengths = np.where(np.arange(requests) % 2 == 0, params.long_tokens, params.short_tokens)
     output = np.full(requests, params.output_tokens)
     return Workload(
-        prompts=tuple(rng.integers(*ORDINARY_TOKENS, size=size).tolist() for size in lengths),
+        prompts=random_prompts(rng, lengths),
         output_tokens=output,
         trace=Trace(prompt_tokens=lengths, output_tokens=output, name="skew"),
     )

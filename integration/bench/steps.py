@@ -14,12 +14,16 @@ import numpy as np
 from brsolver.errors import TraceError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     IntArray = NDArray[np.int64]
     FloatArray = NDArray[np.float64]
+
+STEPS = "BRSOLVER_RIG_STEPS"
+"""Environment variable of a server that names the folder of its step logs."""
 
 COLUMNS = ("wave", "step", "end_s", "kv_tokens", "running", "waiting", "scheduled")
 
@@ -78,6 +82,16 @@ def read_steps(folder: Path) -> Steps:
     if not common:
         raise TraceError(f"{folder}: no step is in the logs of all {len(paths)} ranks")
     return _side_by_side([_only(table, common) for table in tables])
+
+
+def joined(parts: Sequence[Steps]) -> Steps:
+    """Return the steps of several logs, of as many ranks each, one after the other."""
+    return Steps(
+        **{
+            each.name: np.concatenate([getattr(part, each.name) for part in parts])
+            for each in fields(Steps)
+        }
+    )
 
 
 def _read(path: Path) -> FloatArray:

@@ -73,6 +73,11 @@ class Workload:
     def __len__(self) -> int:
         return len(self.prompts)
 
+    def with_new_prompts(self, seed: int) -> Workload:
+        """Return the same lengths with other tokens, of which no cache has seen any."""
+        rng = np.random.default_rng(seed)
+        return replace(self, prompts=random_prompts(rng, self.trace.prompt_tokens))
+
 
 def workloads(params: WorkloadParams, rounds: int) -> list[Workload]:
     """Return one workload per round.
@@ -92,11 +97,16 @@ def workloads(params: WorkloadParams, rounds: int) -> list[Workload]:
     return [_workload(params, trace, round_) for round_ in range(rounds)]
 
 
+def random_prompts(rng: np.random.Generator, lengths: NDArray[np.int64]) -> tuple[list[int], ...]:
+    """Return a prompt of ordinary tokens for each length."""
+    return tuple(rng.integers(*ORDINARY_TOKENS, size=size).tolist() for size in lengths)
+
+
 def _workload(params: WorkloadParams, trace: Trace, round_: int) -> Workload:
     part = slice(round_ * params.requests, (round_ + 1) * params.requests)
     prompt, output = _scaled(trace.prompt_tokens[part], trace.output_tokens[part], params)
     rng = np.random.default_rng((params.seed, round_))
-    prompts = tuple(rng.integers(*ORDINARY_TOKENS, size=size).tolist() for size in prompt)
+    prompts = random_prompts(rng, prompt)
     lengths = replace(trace, prompt_tokens=prompt, output_tokens=output, arrival_s=None, columns={})
     return Workload(prompts=prompts, output_tokens=output, trace=lengths)
 

@@ -20,77 +20,19 @@ from brsolver._state_kernels import (
     W_SLOTS,
     generate,
 )
-from brsolver.forecasting import RequestColumns
-from brsolver.policy import NO_LIMIT, IntArray
 from brsolver.state import ClusterState
+from integration.vllm.requests import Identities, Request
 from integration.vllm.sharing import FIGURES, S_LOAD, S_RUNNING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-FIRST_IDENTITIES = 1024
+    from brsolver.forecasting import RequestColumns
+    from brsolver.policy import IntArray
+
 PREEMPTED = 3
 ENDED_BY_ITSELF = frozenset({0, 1, 4})
 """`FinishReason.STOP`, ``LENGTH`` and ``REPETITION``: not cancelled, not failed."""
-
-
-class Request:
-    """One request that an engine has, or that is held for one.
-
-    Attributes
-    ----------
-    name : str
-        vLLM's own, internal id.
-    identity : int
-        Row of the columns that forecasts look at.
-    prompt_tokens, generated, max_tokens : int
-    cached_tokens : int
-        Prompt tokens whose KV another request had left behind.
-    arrival_s : float
-        On vLLM's clock.
-    worker, handle : int
-        Where it runs, and the state's handle; `NONE` while it is held, or queued at its worker.
-    ended : bool
-        Whether its engine said that it came to its own end.
-    has_stop_texts : bool
-        Whether the front end looks for texts that end it, and cancels it at the engine then.
-    sent : bool
-        Whether vLLM has sent it; a further message is a chunk of streamed input.
-    model, session : str
-    """
-
-    __slots__ = (
-        "arrival_s",
-        "cached_tokens",
-        "ended",
-        "generated",
-        "handle",
-        "has_stop_texts",
-        "identity",
-        "max_tokens",
-        "model",
-        "name",
-        "prompt_tokens",
-        "sent",
-        "session",
-        "worker",
-    )
-
-    def __init__(self, name: str, prompt_tokens: int, max_tokens: int, arrival_s: float) -> None:
-        self.name = name
-        self.prompt_tokens = max(1, prompt_tokens)
-        self.max_tokens = max_tokens
-        self.arrival_s = arrival_s
-        self.generated = 0
-        self.cached_tokens = 0
-        self.identity = NONE
-        self.worker = NONE
-        self.handle = NONE
-        self.ended = False
-        self.has_stop_texts = False
-        self.sent = False
-        self.model = ""
-        self.session = ""
 
 
 class Finished(NamedTuple):
@@ -117,13 +59,13 @@ class Books:
         KV tokens that a rank can hold.
     horizon, refresh_steps : int
         As of `ClusterState`.
+    keyed : bool
+        Whether forecasts may go by the keys of requests: prompt hash, session and model.
 
     Attributes
     ----------
     state : ClusterState
         What routers see, the very class that the simulator keeps.
-    columns : RequestColumns
-        By identity, for forecasts.
     step : int
         Decode steps so far: a rank that reports a second time begins a new one.
     others : ndarray of int64, shape (FIGURES, G)
@@ -133,7 +75,14 @@ class Books:
     """
 
     def __init__(
-        self, ranks: int, slots: int, capacity: int | None, *, horizon: int, refresh_steps: int
+        self,
+        ranks: int,
+        slots: int,
+        capacity: int | None,
+        *,
+        horizon: int,
+        refresh_steps: int,
+        keyed: bool = False,
     ) -> None:
         self.slots = slots
         self.capacity = capacity
@@ -143,11 +92,7 @@ class Books:
             horizon=horizon,
             refresh_steps=refresh_steps,
         )
-        self.columns = RequestColumns(
-            max_tokens=np.full(FIRST_IDENTITIES, NO_LIMIT, np.int64),
-            arrival_s=np.zeros(FIRST_IDENTITIES),
-        )
-        self._identities = list(range(FIRST_IDENTITIES - 1, -1, -1))
+        self._identities = Identities(keyed=keyed)
         self._queues: list[deque[Request]] = [deque() for _ in range(ranks)]
         self._seen: list[int] = [0] * ranks
         self._finished: list[Request] = []
@@ -166,6 +111,11 @@ class Books:
         return name in self._by_name
 
     @property
+    def columns(self) -> RequestColumns:
+        """What forecasts know of requests, by identity."""
+        return self._identities.columns
+
+    @property
     def ranks(self) -> int:
         """Rank indices in use, those that have departed included."""
         return int(self.state.workers.shape[1])
@@ -176,19 +126,11 @@ class Books:
 
     def identify(self, request: Request) -> None:
         """Give a request an identity, under which forecasts know it."""
-        if not self._identities:
-            self._more_identities()
-        request.identity = self._identities.pop()
-        assert self.columns.max_tokens is not None  # noqa: S101 # set in __init__
-        assert self.columns.arrival_s is not None  # noqa: S101 # set in __init__
-        self.columns.max_tokens[request.identity] = request.max_tokens
-        self.columns.arrival_s[request.identity] = request.arrival_s
+        self._identities.give(request)
 
     def forget(self, request: Request) -> None:
         """Take its identity back."""
-        if request.identity != NONE:
-            self._identities.append(request.identity)
-            request.identity = NONE
+        self._identities.take_back(request)
 
     def charge(self, request: Request, worker: int) -> None:
         """Enter a request that is sent to a worker."""
@@ -302,8 +244,11 @@ class Books:
             self.state.remove_worker(worker)
         self._seen = list(old._seen)
         for request in list(old._by_name.values()):
+            runs = request.handle != NONE
             request.identity = request.handle = NONE
             self.charge(request, request.worker)
+            if runs and request.handle == NONE:
+                self._promote(request)
             if request.cached_tokens:
                 self._credit(request.worker, request.cached_tokens)
 
@@ -313,15 +258,6 @@ class Books:
             [W_LOAD, W_ACTIVE, W_QUEUED, W_QUEUED_TOKENS, W_PROMPTS]
         ]
         return rows
-
-    def _more_identities(self) -> None:
-        old = self.columns
-        assert old.max_tokens is not None  # noqa: S101 # set in __init__
-        assert old.arrival_s is not None  # noqa: S101 # set in __init__
-        count = len(old.max_tokens)
-        old.max_tokens = np.concatenate((old.max_tokens, np.full(count, NO_LIMIT, np.int64)))
-        old.arrival_s = np.concatenate((old.arrival_s, np.zeros(count)))
-        self._identities = list(range(2 * count - 1, count - 1, -1))
 
     def _fits(self, request: Request) -> bool:
         workers, worker = self.state.workers, request.worker

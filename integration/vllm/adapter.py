@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import time
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from brsolver._state_kernels import W_ACTIVE
 from brsolver.policy import NO_LIMIT, Waiting
-from integration.vllm.accounting import Request
 from integration.vllm.deployment import identities
 from integration.vllm.guard import FAILED, Guard, logger
 from integration.vllm.metrics import Metrics
 from integration.vllm.pool import Held
 from integration.vllm.release import Releaser
+from integration.vllm.requests import Request
 from integration.vllm.sharing import S_RUNNING
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ class Adapter:
         self._announced = False
         self._keeps_books = True
         self._held: dict[str, Request] = {}
+        self._alone = Waiting(np.zeros(1, np.int64), np.zeros(1, np.int64))
         self.metrics.set_active(active=self.mode != "observe")
 
     @property
@@ -144,6 +146,7 @@ class Adapter:
             return self._hold(client, message)
         except Exception as error:  # noqa: BLE001 # whatever it is, vLLM must go on
             self.guard.fail("hold", f"{type(error).__name__}: {error}")
+            self.releaser.pool.drop(message.request_id)
             return False
 
     def cancelled(self, client: Any, names: list[str]) -> list[str]:
@@ -154,12 +157,14 @@ class Adapter:
         """Enter what an engine reports, and release held requests into what it frees."""
         if not self._keeps_books:
             return
-        began = time.perf_counter()
         try:
-            count = self._enter_batch(client, batch)
+            self._reported(client, batch)
         except Exception as error:  # noqa: BLE001 # whatever it is, vLLM must go on
             self._books_failed(error)
-            return
+
+    def _reported(self, client: Any, batch: Any) -> None:
+        began = time.perf_counter()
+        count = self._enter_batch(client, batch)
         self._refresh()
         self.share()
         if batch.finished_requests or batch.outputs:
@@ -180,6 +185,7 @@ class Adapter:
     def share(self) -> None:
         """Tell other API servers, and hear of them."""
         if self.board is not None:
+            self.board.tidy()
             self.router.publish(len(self.releaser.pool))
             self.router.hear()
 
@@ -210,7 +216,10 @@ class Adapter:
         request.has_stop_texts = bool(limits.stop)
         if message.lora_request is not None:
             request.model = str(message.lora_request.lora_name)
-        request.session = str(getattr(message, "session_id", None) or "")
+        # Requests of no conversation share none with each other.
+        request.session = str(getattr(message, "session_id", None) or message.request_id)
+        if self.recorder is not None or self.router.keyed:
+            request.prompt_hash = prompt_hash(tokens, message.request_id)
         return request
 
     def announce(self) -> None:
@@ -227,6 +236,13 @@ class Adapter:
                 known.slots,
                 capacity,
             )
+            if self.board is not None and self.board.attached < self.board.servers:
+                logger.warning(
+                    "brsolver: %d of %d API servers share what they know so far; if that stays "
+                    "so, set --api-server-count 1",
+                    self.board.attached,
+                    self.board.servers,
+                )
 
     def record(self, request: Request) -> None:
         """Note, for the trace, a request that comes."""
@@ -254,11 +270,10 @@ class Adapter:
         router, books = self.router, self.router.books
         router.hear()
         books.identify(request)
-        waiting = Waiting(
-            np.array([request.prompt_tokens], np.int64),
-            np.array([request.identity], np.int64),
-            np.array([books.step], np.int64),
-        )
+        waiting = self._alone
+        waiting.prompt_tokens[0] = request.prompt_tokens
+        waiting.request[0] = request.identity
+        waiting.since[0] = books.step
         router.room(immediate=True)
         answer = self.guard.run("decision", self._decide_one, waiting)
         if answer is FAILED:
@@ -337,3 +352,12 @@ class Adapter:
     def _stood_down(self) -> None:
         self.metrics.set_active(active=False)
         self.releaser.give_up()
+
+
+def prompt_hash(tokens: list[int] | None, name: str) -> int:
+    """Return a number that is the same for equal prompts, in every process.
+
+    Prompts given as embeddings are told apart by their request's name: they equal nobody's.
+    """
+    told = name.encode() if tokens is None else np.array(tokens, np.int64).tobytes()
+    return int.from_bytes(blake2b(told, digest_size=8).digest(), "little", signed=True)

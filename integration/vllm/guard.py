@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import resource
 import signal
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,7 +20,8 @@ else:
 # A child of vLLM's own logger: its handlers and its format, in all of its processes.
 logger = logging.getLogger("vllm.brsolver")
 
-FORGIVEN_AFTER = 10_000
+FORGIVEN_AFTER = 1_000
+STARVED = 20
 
 
 class _Failed:
@@ -44,38 +46,61 @@ class Deadline:
     where the process has other uses for the signal, nothing is interrupted, and being late only
     shows afterwards. Compiled code is interrupted no sooner than it returns.
 
+    A call that neither used up its budget of processor time nor waited for anything was merely
+    kept from running by other processes; it is given up to `STARVED` times its budget.
+
     Parameters
     ----------
     budget_s : float
-        Wall-clock seconds that a call may take.
+        Seconds that a call may take.
     """
 
-    _armed = False  # of the class: a process has one such signal
+    _current: ClassVar[Deadline | None] = None  # a process has one such signal
 
     def __init__(self, budget_s: float) -> None:
         self.budget_s = budget_s
         self.interrupts = _claim_signal(Deadline.strike)
+        self._began_s = self._began_cpu_s = 0.0
+        self._waits = 0
 
-    def start(self) -> float:
-        """Begin a call; return the time."""
-        Deadline._armed = True
+    def start(self) -> None:
+        """Begin a call."""
+        self._began_s, self._began_cpu_s = time.perf_counter(), time.thread_time()
+        self._waits = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
+        Deadline._current = self
         if self.interrupts:
-            # Repeated, should the call swallow the first, but not so soon that two strikes
-            # could come while the first is being dealt with.
-            signal.setitimer(signal.ITIMER_REAL, self.budget_s, max(self.budget_s, 1.0))
-        return time.perf_counter()
+            self._arm()
 
     def stop(self) -> None:
         """End it."""
-        Deadline._armed = False
+        Deadline._current = None
         if self.interrupts:
             signal.setitimer(signal.ITIMER_REAL, 0.0)
 
+    def late(self) -> bool:
+        """Tell whether the call has taken too long."""
+        taken = time.perf_counter() - self._began_s
+        if taken <= self.budget_s:
+            return False
+        if taken > STARVED * self.budget_s:
+            return True
+        waits = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
+        return time.thread_time() - self._began_cpu_s > self.budget_s or waits > self._waits
+
     @staticmethod
     def strike(_number: int, _frame: FrameType | None) -> None:
-        """Interrupt the call that is being made, if any."""
-        if Deadline._armed:
+        """Interrupt the call that is being made, if it is late."""
+        call = Deadline._current
+        if call is None:
+            return
+        if call.late():
             raise DecisionTimeoutError
+        call._arm()  # noqa: SLF001 # of its own kind
+
+    def _arm(self) -> None:
+        # Repeated, should the call swallow the first, but not so soon that two strikes could
+        # come while the first is being dealt with.
+        signal.setitimer(signal.ITIMER_REAL, self.budget_s, max(self.budget_s, 1.0))
 
 
 def _claim_signal(handler: Callable[[int, FrameType | None], None]) -> bool:
@@ -93,7 +118,7 @@ class Guard:
     Parameters
     ----------
     budget_s : float
-        Wall-clock seconds that a call may take.
+        Seconds that a call may take.
     max_failures : int
         Failures, with fewer than `FORGIVEN_AFTER` successes between them, after which it stands
         down.
@@ -115,7 +140,6 @@ class Guard:
         self.failures = 0
         self._max_failures = max_failures
         self._deadline = Deadline(budget_s)
-        self._budget_s = budget_s
         self._failed = failed
         self._stood_down = stood_down
         self._said: set[str] = set()
@@ -130,9 +154,10 @@ class Guard:
         """Call, and return the answer, or `FAILED` if it raised or took too long."""
         deadline = self._deadline
         try:
-            began = deadline.start()
+            deadline.start()
             try:
                 answer = call(*args)
+                late = deadline.late()
             finally:
                 deadline.stop()
         except DecisionTimeoutError:
@@ -143,7 +168,7 @@ class Guard:
         except Exception as error:  # noqa: BLE001 # whatever it is, vLLM must go on
             self.fail(kind, f"{type(error).__name__}: {error}")
             return FAILED
-        if time.perf_counter() - began > self._budget_s:
+        if late:
             self._late(kind)
             return FAILED
         self._succeed()
@@ -177,7 +202,7 @@ class Guard:
             self._stood_down()
 
     def _late(self, kind: str) -> None:
-        self.fail(kind, f"took more than its budget of {self._budget_s * 1000:g} ms")
+        self.fail(kind, f"took more than its budget of {self._deadline.budget_s * 1000:g} ms")
 
     def _succeed(self) -> None:
         self._successes += 1

@@ -31,8 +31,10 @@ class Inspection:
     ----------
     vllm : str or None
         Version of the installed vLLM; None without one.
+    lacks : tuple of str
+        What vLLM's classes lack for the adapter.
     obstacles : tuple of str
-        Why the adapter cannot be active.
+        Why the adapter cannot be active, what is lacking included.
     config : AdapterConfig or None
         What `BRSOLVER_ROUTER` asks for; None if it is not set.
     tested : bool
@@ -40,6 +42,7 @@ class Inspection:
     """
 
     vllm: str | None
+    lacks: tuple[str, ...]
     obstacles: tuple[str, ...]
     config: AdapterConfig | None
     tested: bool
@@ -65,7 +68,7 @@ class Inspection:
         rows = [
             ("brsolver", __version__),
             ("vLLM", self._vllm_text()),
-            ("capability", "as expected" if self.possible else "lacking"),
+            ("capability", self._capability_text()),
         ]
         if self.config is not None:
             params = self.config.params
@@ -86,6 +89,7 @@ class Inspection:
             "vllm": self.vllm,
             "tested": self.tested,
             "possible": self.possible,
+            "lacks": list(self.lacks),
             "obstacles": list(self.obstacles),
             "policy": params and params.policy,
             "mode": params and params.mode,
@@ -93,6 +97,11 @@ class Inspection:
             "record": params and params.record,
             "verdict": self.verdict,
         }
+
+    def _capability_text(self) -> str:
+        if self.vllm is None:
+            return "unknown"
+        return "; ".join(self.lacks) or "as expected"
 
     def _vllm_text(self) -> str:
         if self.vllm is None:
@@ -112,9 +121,11 @@ def inspect(environ: Mapping[str, str]) -> Inspection:
     if config is not None:
         _try_names(config)
     found = _installed()
+    lacks = () if found is None else tuple(_lacks())
     return Inspection(
         vllm=found,
-        obstacles=tuple(_obstacles(found, environ)),
+        lacks=lacks,
+        obstacles=(*_obstacles(found, environ), *lacks),
         config=config,
         tested=found is not None and _is_tested(found),
     )
@@ -148,7 +159,7 @@ def _obstacles(found: str | None, environ: Mapping[str, str]) -> list[str]:
         reasons.append(f"brsolver is not installed as a plug-in (no entry point {PLUGIN_GROUP})")
     if ALLOWED in environ and PLUGIN_NAME not in environ[ALLOWED].split(","):
         reasons.append(f"{ALLOWED} does not name {PLUGIN_NAME}")
-    return reasons + _lacks()
+    return reasons
 
 
 def _lacks() -> list[str]:

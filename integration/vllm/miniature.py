@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from brsolver.policy import Waiting
-from integration.vllm.accounting import Request
+from integration.vllm.requests import Request
 from integration.vllm.router import Router, add_others
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import numpy as np
 from brsolver.policy import Waiting
 
 if TYPE_CHECKING:
-    from integration.vllm.accounting import Request
+    from integration.vllm.requests import Request
 
 OFFERED = 4096
 """Requests, first come first, among which a decision chooses."""

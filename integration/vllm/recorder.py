@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
-    from integration.vllm.accounting import Request
+    from integration.vllm.requests import Request
 
 FLUSH_ROWS = 256
 
@@ -18,7 +18,8 @@ class Recorder:
     """Appends requests that have ended, in order of arrival, as a trace must be.
 
     A request that runs long keeps back those that came after it. No text and no token is
-    written, only lengths, times, limits and the names of session and adapter where there are any.
+    written, only lengths, times, limits, the names of conversation and adapter, and a hash of
+    the prompt by which equal prompts are known.
 
     Parameters
     ----------
@@ -80,6 +81,7 @@ class Recorder:
             "max_tokens": request.max_tokens,
             "session": request.session,
             "model": request.model,
+            "prompt_hash": request.prompt_hash,
         }
         self._file.write(json.dumps(row) + "\n")
         self._unflushed += 1

@@ -71,7 +71,16 @@ class Router:
         self.horizon = int(getattr(self.policy, "horizon", 0))
         self._refresh_steps = refresh = config.params.refresh_steps
         self._not_before = 0
-        self.books = Books(ranks, slots, capacity, horizon=self.horizon, refresh_steps=refresh)
+        # Predictors that go by age alone are spared the hashing of prompts.
+        self.keyed = predictor is not None and config.predictor != "survival"
+        self.books = Books(
+            ranks,
+            slots,
+            capacity,
+            horizon=self.horizon,
+            refresh_steps=refresh,
+            keyed=self.keyed,
+        )
         self.forecaster: Forecaster | None = None
         if predictor is not None:
             self.forecaster = Forecaster(

@@ -46,7 +46,8 @@ class Board:
     Parameters
     ----------
     path : path
-        The file; made if it is not there.
+        The file; made if it is not there. The layout is added to its name, so that servers of
+        another layout never meet in it.
     servers : int
         API servers of the deployment.
     index : int
@@ -70,13 +71,14 @@ class Board:
     def __init__(
         self, path: Path, *, servers: int, index: int, ranks: int, horizon: int = 0
     ) -> None:
-        self.path = path
+        self.path = path.with_name(f"{path.name}-{servers}-{ranks}-{horizon}")
         self.servers = servers
         self.index = index
         self.contended = 0
+        self._nameless = False
         self.horizon = horizon
         width = _HEADER + ranks * (FIGURES + horizon + 1)
-        self._descriptor = _open_own(path)
+        self._descriptor = _open_own(self.path)
         os.ftruncate(self._descriptor, servers * width * _WORD)
         self._memory = mmap.mmap(self._descriptor, servers * width * _WORD)
         table: NDArray[np.int64] = np.frombuffer(self._memory, np.int64).reshape(servers, width)
@@ -112,8 +114,14 @@ class Board:
 
     @property
     def attached(self) -> int:
-        """Servers that have attached so far."""
-        return int(np.count_nonzero(self._header[:, _PID]))
+        """Servers that have attached so far and live."""
+        return sum(_lives(pid) for pid in self._header[:, _PID].tolist())
+
+    def tidy(self) -> None:
+        """Remove the file's name as soon as all servers have it open: nothing stays behind."""
+        if not self._nameless and self.attached == self.servers:
+            self._nameless = True
+            self.path.unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -152,10 +160,6 @@ class Board:
         self._projected[self.index] = 0
         self._header[self.index] = 0
 
-    def remove(self) -> None:
-        """Remove the file; those who have it open keep it."""
-        self.path.unlink(missing_ok=True)
-
 
 def board_path(address: str, first_rank: int) -> Path:
     """Return where the servers of one deployment on this machine meet.
@@ -168,6 +172,18 @@ def board_path(address: str, first_rank: int) -> Path:
     shared = Path("/dev/shm")  # noqa: S108 # the file is opened as nobody else's
     folder = shared if shared.is_dir() else Path(tempfile.gettempdir())
     return folder / f"brsolver-{name}"
+
+
+def _lives(pid: int) -> bool:
+    if pid <= 0:
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _open_own(path: Path) -> int:

@@ -119,6 +119,26 @@ def test_table_kernel_equals_the_formula(growth):
     assert off.max() <= 0.5 + 1e-9
 
 
+@pytest.mark.parametrize("growth", [False, True])
+def test_table_kernel_ends_requests_at_their_own_limits(growth):
+    rng = np.random.default_rng(6)
+    state = ClusterState([8, 8], horizon=5, refresh_steps=8)
+    limits = rng.integers(1, 12, 14)
+    for serial in range(14):
+        state.admit(serial, serial % 2, int(rng.integers(1, 90)), generated=int(rng.integers(0, 6)))
+    columns = RequestColumns(max_tokens=limits)
+    forecaster = Forecaster(Table(), horizon=5, refresh_steps=8, columns=columns)
+    table = Table.table
+    expected = np.zeros((2, 6))
+    for worker, serial, _, kv, age in state.describe(state.handles()).T.tolist():
+        for h in range(min(6, max(1, int(limits[serial]) - age))):
+            now, later = table[min(age, 4)], table[min(age + h, 4)]
+            stays = later / now if now > 0 else 1.0
+            expected[worker, h] += (kv + h * int(growth)) * stays
+    off = np.abs(forecaster.project(state, 5, growth, True) - expected)
+    assert off.max() <= 0.5 + 1e-9
+
+
 def test_predictors_without_curves_are_refused():
     forecaster = Forecaster(Expecting(1), horizon=4, refresh_steps=8)
     with pytest.raises(ParameterError, match="Expecting has no survival curve"):
@@ -142,3 +162,62 @@ def test_known_lengths_need_no_survival_curve():
     forecaster = Forecaster(Known(), horizon=4, refresh_steps=8)
     forecaster.update(state, state.handles(), step=0)
     assert forecaster.project(state, 4, False, True).tolist() == [[10, 10, 0, 0, 0]]
+
+
+class Weibull:
+    """Curves that bend, so that ageing them wrongly shows; counts how often it is asked."""
+
+    def __init__(self):
+        self.asked = []
+
+    def predict(self, query, horizon):
+        return Forecast(
+            p_finish=np.zeros(len(query)), mu_remaining=np.ones(len(query)), horizon=horizon
+        )
+
+    def survival(self, query, horizon):
+        self.asked.append((query.age.tolist(), horizon))
+        ahead = query.age[:, None] + np.arange(horizon + 1)
+        return np.exp(-((ahead / 20.0) ** 2) + (query.age[:, None] / 20.0) ** 2)
+
+
+def expected_loads(state, growth):
+    projected = np.zeros((2, 5))
+    for worker, _, _, kv, age in state.describe(state.handles()).T.tolist():
+        h = np.arange(5)
+        stays = np.exp(-(((age + h) / 20.0) ** 2) + (age / 20.0) ** 2)
+        projected[worker] += (kv + h * int(growth)) * stays
+    projected[1] += 17
+    return projected
+
+
+@pytest.mark.parametrize("growth", [False, True])
+def test_curves_age_exactly_and_are_drawn_at_refreshes_only(growth):
+    rng = np.random.default_rng(2)
+    state = ClusterState([7, 7], horizon=4, refresh_steps=8)
+    for serial in range(11):
+        state.admit(serial, serial % 2, int(rng.integers(1, 90)), generated=int(rng.integers(0, 9)))
+    state.enqueue(1, 17)
+    predictor = Weibull()
+    forecaster = Forecaster(predictor, horizon=4, refresh_steps=8)
+    forecaster.update(state, state.handles(), step=0)
+    for step in range(12):
+        off = np.abs(forecaster.project(state, 4, growth, True) - expected_loads(state, growth))
+        assert off.max() <= 0.5 + 1e-9
+        state.advance()
+        new = [state.admit(99, 0, 33)] if step == 2 else []
+        forecaster.update(state, np.array(new, np.int64), step=step + 1)
+    assert [len(ages) for ages, _ in predictor.asked] == [11, 1, 12]
+    assert {horizon for _, horizon in predictor.asked} == {12}
+
+
+def test_requests_without_a_curve_yet_stay():
+    state = state_of(10)
+    forecaster = Forecaster(Weibull(), horizon=4, refresh_steps=8)
+    forecaster.update(state, state.handles(), step=0)
+    forecaster.project(state, 4, False, True)
+    for serial in range(1, 40):
+        state.finish(state.handles()[0])
+        state.add_worker(3)
+        state.admit(serial, serial, 100)
+    assert forecaster.project(state, 4, False, True)[39].tolist() == [100] * 5

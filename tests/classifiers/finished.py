@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-
 from brsolver.predictors import FinishedRequests, ForecastQuery
 
 if TYPE_CHECKING:

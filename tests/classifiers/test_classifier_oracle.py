@@ -64,7 +64,7 @@ def noisy(lengths: np.ndarray, **params: float) -> OraclePredictor:  # type: ign
 
 def test_noise_is_lognormal_with_the_deviation_asked_for() -> None:
     lengths = np.full(20_000, 100_000)
-    logs = np.log(noisy(lengths, noise=0.5).lengths / lengths)
+    logs = np.log(noisy(lengths, noise=0.5).told / lengths)
     assert logs.mean() == pytest.approx(0.0, abs=0.02)
     assert logs.std() == pytest.approx(0.5, rel=0.02)
 
@@ -74,22 +74,51 @@ def test_dropped_requests_get_no_forecast_and_the_others_keep_theirs() -> None:
     oracle = noisy(lengths, dropout=0.25)
     stays = oracle.predict(query_of(list(range(10_000)), [0] * 10_000), 80).contribution == 80
     assert stays.mean() == pytest.approx(0.25, abs=0.02)
-    assert set(oracle.lengths[~stays].tolist()) == {5}
+    assert set(oracle.told[~stays].tolist()) == {5}
 
 
 def test_more_dropout_leaves_the_noise_as_it_was() -> None:
     lengths = np.arange(1, 500)
     some, more = noisy(lengths, noise=1.0), noisy(lengths, noise=1.0, dropout=0.5)
-    kept = more.lengths < 1 << 60
+    kept = more.told < 1 << 60
     assert 0 < kept.sum() < 499
-    assert (some.lengths == more.lengths)[kept].all()
+    assert (some.told == more.told)[kept].all()
 
 
-def test_a_request_that_outlives_its_forecast_is_about_to_end() -> None:
-    oracle = noisy(np.full(50, 100), noise=0.3)
-    forecast = oracle.predict(query_of(list(range(50)), (oracle.lengths + 7).tolist()), 80)
-    assert set(forecast.contribution.tolist()) == {1.0}
-    assert set(forecast.p_finish.tolist()) == {1.0}
+def test_noisy_forecasts_are_calibrated() -> None:
+    """To one who expects nothing beforehand: lengths log-uniform over a wide range."""
+    rng = np.random.default_rng(11)
+    lengths = np.exp(rng.uniform(np.log(2), np.log(2e5), 60_000)).astype(np.int64)
+    oracle = noisy(lengths, noise=0.4)
+    age = rng.integers(20, 2000, lengths.shape[0])
+    # Away from the ends of the range, where there is no expectation to be had.
+    inside = np.flatnonzero((oracle.told > 50) & (oracle.told < 5000) & (age < lengths))
+    forecast = oracle.predict(query_of(inside.tolist(), age[inside].tolist()), 80)
+    ended = lengths[inside] - age[inside] <= 80
+    for low in np.arange(0, 1, 0.2):
+        some = (forecast.p_finish >= low) & (forecast.p_finish < low + 0.2)
+        assert ended[some].mean() == pytest.approx(forecast.p_finish[some].mean(), abs=0.04)
+
+
+def test_the_noisier_the_less_certain_and_never_broken() -> None:
+    lengths = np.full(50, 100)
+    for noise in (0.01, 0.3, 3.0):
+        oracle = noisy(lengths, noise=noise)
+        query = query_of(list(range(50)), (oracle.told * 5 + 7).tolist())
+        curves = oracle.survival(query, 80)
+        assert np.isfinite(curves).all()
+        assert (np.diff(curves, axis=1) <= 1e-12).all()
+        assert (curves[:, 0] == 1).all()
+    assert oracle.lengths is None
+    assert oracle.table is None
+
+
+def test_little_noise_approaches_the_truth() -> None:
+    lengths = np.arange(40, 400)
+    query = query_of(list(range(360)), [20] * 360)
+    exact = OraclePredictor(output_tokens=lengths).predict(query, 80).contribution
+    near = noisy(lengths, noise=0.001).predict(query, 80).contribution
+    assert np.abs(exact - near).max() <= 1.0
 
 
 def test_no_forecast_goes_beyond_a_requests_own_limit() -> None:
@@ -101,7 +130,8 @@ def test_no_forecast_goes_beyond_a_requests_own_limit() -> None:
         rng=np.random.default_rng(0),
         trace=trace,
     )
-    assert oracle.lengths.max() == 120
+    certain = OraclePredictor(output_tokens=lengths * 2, trace=trace)
+    assert set(certain.told.tolist()) == {120}
     rows = list(range(300))
     forecast = oracle.predict(query_of(rows, [110] * 300, limits.tolist()), 80)
     assert forecast.contribution.max() == 10.0

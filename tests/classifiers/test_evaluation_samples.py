@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -11,11 +12,13 @@ from brsolver.errors import ParameterError
 from brsolver.predictors import FinishedRequests, Forecast, ForecastQuery
 from brsolver.simulator import SimulationParams
 from brsolver.traces import load_trace
-from brsolver.traces.model import Trace
 from classifiers.evaluation.climatology import ClimatologyPredictor
 from classifiers.evaluation.samples import Samples, collect
 from classifiers.oracle import OraclePredictor
 from classifiers.survival import SurvivalPredictor
+
+if TYPE_CHECKING:
+    from brsolver.traces.model import Trace
 
 H = 20
 CLUSTER = SimulationParams(workers=2, slots=8, refresh_steps=8, seed=3)

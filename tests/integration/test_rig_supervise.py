@@ -20,7 +20,7 @@ STUBBORN = """
 import os, signal, sys, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 os.fork()
-print(os.getpid(), flush=True)
+os.write(1, f"{os.getpid()}\\n".encode())
 time.sleep(120)
 """
 OWNER = """
@@ -45,7 +45,7 @@ def _wait_until_gone(pids: list[int]) -> None:
         time.sleep(0.05)
 
 
-def test_closing_the_pipe_ends_a_whole_stubborn_tree(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_closing_the_pipe_ends_a_whole_stubborn_tree() -> None:
     short = [sys.executable, "-c", _with_short_grace(), sys.executable, "-c", STUBBORN]
     with subprocess.Popen(short, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
@@ -77,7 +77,7 @@ def test_a_server_that_ends_at_once_is_reported_with_its_last_words(tmp_path: Pa
     fake.write_text("#!/bin/sh\necho no such model >&2\nexit 3\n", encoding="utf-8")
     fake.chmod(0o755)
     params = ServerParams(model="m", python=str(fake), log=tmp_path / "logs" / "server.log")
-    with pytest.raises(ServerError, match="ended while starting.*no such model"):
+    with pytest.raises(ServerError, match=r"ended while starting.*no such model"):
         Server(params).__enter__()
 
 

@@ -12,13 +12,18 @@ from fake_vllm import (
     EngineCoreEventType,
     EngineCoreRequest,
     FinishReason,
+    client_classes,
+    messages,
     ranks,
+    vllm_config,
 )
 
 from brsolver.policy import Waiting
+from integration.vllm import plugin
 from integration.vllm.config import from_environment
+from integration.vllm.plugin import _Attach
 from integration.vllm.reload import switch
-from integration.vllm.wrapping import adapter_of
+from integration.vllm.wrapping import adapter_of, wrap
 
 
 def run(coroutine):
@@ -352,7 +357,7 @@ class SwallowsAndHangs:
         while True:
             try:
                 time.sleep(0.001)
-            except Exception:
+            except Exception:  # noqa: BLE001, S112 # just what the guard must get past
                 continue
 
 
@@ -378,7 +383,7 @@ class TwoAtOnce:
 def test_a_router_that_fails_stands_down_while_all_requests_are_served(policy, mode, caplog):
     async def scenario():
         d = Deployment("br-0", mode, slots=2, count=2)
-        d.adapter.guard._deadline.budget_s = d.adapter.guard._budget_s = 0.02
+        d.adapter.guard._deadline.budget_s = 0.02
         d.adapter.router.policy = policy()
         for i in range(8):
             await d.add(str(i), 10)
@@ -551,5 +556,154 @@ def test_a_view_of_one_waiting_request_is_what_immediate_policies_get():
         await d.add("a")
         assert seen == [(True, 1, [1, 1])]
         assert d.sent() == {"a": 1}
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("mode", ["immediate", "pooled"])
+def test_two_api_servers_see_each_others_requests(mode, tmp_path):
+    async def scenario():
+        pair = [
+            Deployment("jsq-load", mode, slots=2, clients=2, index=index, address=str(tmp_path))
+            for index in range(2)
+        ]
+        await pair[0].add("a", 100)
+        await pair[0].settle()
+        await pair[1].add("b", 10)
+        await pair[1].settle()
+        assert pair[0].sent()["a"] != pair[1].sent()["b"]
+        for i in range(6):
+            await pair[i % 2].add(f"c{i}", 5)
+            await pair[i % 2].settle()
+        running = sum(d.books.state.active for d in pair)
+        assert (running <= 2).all()
+        if mode == "pooled":
+            assert sum(len(d.adapter.releaser.pool) for d in pair) == 4
+        # One server's requests end; the other looks for itself and fills the slots.
+        for name, rank in pair[0].sent().items():
+            await pair[0].report(rank, {name: 1}, {name})
+        await asyncio.sleep(0.05)
+        for _ in range(10):
+            for d in pair:
+                for name, rank in d.sent().items():
+                    if name in d.client.reqs_in_flight:
+                        await d.report(rank, {name: 1}, {name})
+            await asyncio.sleep(0.01)
+        assert sum(len(d.sent()) for d in pair) == 8
+        assert all(d.adapter.guard.failures == 0 for d in pair)
+        assert all(d.books.state.load.sum() == 0 for d in pair)
+
+    run(scenario())
+
+
+def test_two_api_servers_that_project_loads_see_each_others_projections(tmp_path):
+    async def scenario():
+        pair = [
+            Deployment("br-h:horizon=4", slots=4, clients=2, index=i, address=str(tmp_path))
+            for i in range(2)
+        ]
+        await pair[0].add("a", 1000)
+        await pair[0].add("b", 10)
+        await pair[1].add("c", 10)
+        light = pair[0].sent()["b"]
+        assert pair[1].sent() == {"c": light}
+        await pair[1].add("d", 10)
+        assert pair[1].sent()["d"] == light
+
+    run(scenario())
+
+
+def test_api_servers_that_cannot_share_are_told_to_be_one(monkeypatch, caplog):
+    monkeypatch.setattr("integration.vllm.sharing.os.ftruncate", _refuse)
+
+    async def scenario():
+        d = Deployment("br-0", clients=2)
+        assert adapter_of(d.client) is None
+        await d.add("a")
+        assert d.client.own_choices == 1
+
+    with caplog.at_level(logging.WARNING, logger="vllm.brsolver"):
+        run(scenario())
+    assert "set --api-server-count 1" in caplog.text
+
+
+def _refuse(*_):
+    raise OSError("no space left")
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("DPAsyncMPClient", "external load balancing"),
+        ("AsyncMPClient", "a single data-parallel rank"),
+    ],
+)
+def test_clients_with_nothing_to_route_are_told_of(name, told, caplog):
+    classes = client_classes()
+    config = from_environment({"BRSOLVER_ROUTER": "br-0"})
+    assert config is not None
+    wrap(classes, messages(), _Attach(config))
+
+    async def scenario():
+        client = getattr(classes, name)(vllm_config(), ranks(1))
+        assert adapter_of(client) is None
+
+    with caplog.at_level(logging.WARNING, logger="vllm.brsolver"):
+        run(scenario())
+    assert told in caplog.text
+
+
+def test_wrapping_twice_wraps_once():
+    classes = client_classes()
+    assert wrap(classes, messages(), lambda *_: None)
+    wrapped = classes.DPLBAsyncMPClient.get_core_engine_for_request
+    assert not wrap(classes, messages(), lambda *_: None)
+    assert classes.DPLBAsyncMPClient.get_core_engine_for_request is wrapped
+
+
+def test_vllm_is_left_as_it_is_without_the_variable(monkeypatch):
+    monkeypatch.delenv("BRSOLVER_ROUTER", raising=False)
+    monkeypatch.setattr("integration.vllm.plugin.import_module", _refuse)
+    plugin.register()
+
+
+def test_registering_never_raises(monkeypatch, caplog):
+    monkeypatch.setenv("BRSOLVER_ROUTER", "nowhere.toml")
+    with caplog.at_level(logging.WARNING, logger="vllm.brsolver"):
+        plugin.register()
+    assert "nowhere.toml" in caplog.text
+
+
+def test_the_rust_front_end_is_told_of(monkeypatch, caplog):
+    monkeypatch.setenv("BRSOLVER_ROUTER", "br-0")
+    monkeypatch.setenv("VLLM_USE_RUST_FRONTEND", "1")
+    with caplog.at_level(logging.WARNING, logger="vllm.brsolver"):
+        plugin.register()
+    assert "Rust front end" in caplog.text
+
+
+def test_predictors_that_go_by_keys_are_given_them():
+    async def scenario():
+        d = Deployment("br-h:horizon=4", environ={"BRSOLVER_PREDICTOR": "exact"}, slots=8)
+        seen = []
+        forecaster = d.adapter.router.forecaster
+
+        def observe(batch):
+            # Keys are gathered when they are looked at, and identities are used again.
+            keys = (batch.keys[name].tolist() for name in ("prompt_hash", "session"))
+            seen.append((batch.output_tokens.tolist(), *keys))
+
+        forecaster._observe = observe
+        for name, prompt in (("a", 10), ("b", 10), ("c", 11)):
+            await d.add(name, prompt, data_parallel_rank=0, session_id="s" if name == "a" else None)
+        await d.report(0, {"a": 5, "b": 6, "c": 7}, {"a", "b", "c"})
+        await d.add("d")
+        for _ in range(40):
+            await d.report(0, {"d": 1})
+        ((lengths, hashes, sessions),) = seen
+        hash_of = dict(zip(lengths, hashes, strict=True))
+        assert hash_of[5] == hash_of[6] != hash_of[7]
+        assert dict(zip(lengths, sessions, strict=True)) == {5: "s", 6: "b", 7: "c"}
+        assert d.adapter.guard.failures == 0
 
     run(scenario())

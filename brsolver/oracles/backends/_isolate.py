@@ -18,12 +18,14 @@ import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, TYPE_CHECKING, Any, Self
 
 from brsolver.oracles.backends import _worker
 from brsolver.oracles.backends._base import INTERRUPTED, MEMORY, TIME, resident_mb
 from brsolver.oracles.result import SolverError
+
+if TYPE_CHECKING:
+    from types import TracebackType
 
 POLL_S = 0.005
 """Seconds between two looks at limits."""
@@ -35,7 +37,7 @@ START_S = 60.0
 """Seconds for starting the process and importing a solver; not part of any limit."""
 
 
-class ProcessDied(SolverError):
+class ProcessDiedError(SolverError):
     """A solver took down its process."""
 
 
@@ -118,7 +120,7 @@ class Isolation:
 
         Raises
         ------
-        ProcessDied
+        ProcessDiedError
             The process ended by itself: a crash.
         BrsolverError, Exception
             Whatever the function raised.
@@ -147,7 +149,7 @@ class Isolation:
 
         Raises
         ------
-        ProcessDied
+        ProcessDiedError
             It did not survive that.
         """
         if self._process is None or self._process.poll() is not None:
@@ -166,7 +168,7 @@ class Isolation:
                 raise KeyboardInterrupt
             if reason:
                 self.close()
-                raise ProcessDied(f"its process did not start within {START_S:g} s")
+                raise ProcessDiedError(f"its process did not start within {START_S:g} s")
             if message is not None and message[0] == _worker.READY:
                 return
 
@@ -183,7 +185,7 @@ class Isolation:
             return None, INTERRUPTED
         else:
             if message is None:
-                raise ProcessDied(self._obituary())
+                raise ProcessDiedError(self._obituary())
             if message[0] == _worker.DONE:
                 return message, ""
         return message, self._exceeded(deadline, memory_limit_mb)
@@ -200,11 +202,11 @@ class Isolation:
     def _send(self, kind: str, value: object) -> None:
         stream = self._process.stdin if self._process is not None else None
         if stream is None:
-            raise ProcessDied("its process has no standard input")
+            raise ProcessDiedError("its process has no standard input")
         try:
             _worker.send(stream, kind, value)
         except BrokenPipeError:
-            raise ProcessDied(self._obituary()) from None
+            raise ProcessDiedError(self._obituary()) from None
 
     def _obituary(self) -> str:
         process = self._process
@@ -225,7 +227,7 @@ class Isolation:
 
 def _start() -> subprocess.Popen[bytes]:
     paths = os.pathsep.join([*(path for path in sys.path if path), str(_package_root())])
-    return subprocess.Popen(
+    return subprocess.Popen(  # noqa: S603 - this package's own module, by this interpreter
         [sys.executable, "-m", _worker.__name__],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -14,7 +14,7 @@ from brsolver.errors import BrsolverError, ParameterError, UnknownNameError
 from brsolver.oracles import verify
 from brsolver.oracles.backends import cp_sat, glop, highs, pdlp
 from brsolver.oracles.backends._base import Answer, Backend, Job
-from brsolver.oracles.backends._isolate import Isolation, Outcome, ProcessDied, working_time
+from brsolver.oracles.backends._isolate import Isolation, Outcome, ProcessDiedError, working_time
 from brsolver.oracles.backends._load import load
 from brsolver.oracles.model import IntArray, LinearModel, Sense
 from brsolver.oracles.result import Number, Solution, SolverError, SolveResult, Status
@@ -173,7 +173,7 @@ def _solve_apart(
             deadline=_deadline(model, job),
             memory_limit_mb=job.memory_limit_mb,
         )
-    except ProcessDied as error:
+    except ProcessDiedError as error:
         raise crash(backend, error, relax=job.relax) from error
     answer = _latest(outcome, backend) if outcome.reason else outcome.value
     return _believe(model, job, answer, time.monotonic() - job.began)

@@ -248,7 +248,7 @@ def _bound(
         drain_start=runs.drain_start,
         steps=per_step.size,
         total_work=work,
-        makespan_s=makespan(step_time, per_step.size, phases.total, work, runs.workers),
+        makespan_s=makespan(step_time, per_step.size, phases.total, work, runs.workers, per_step),
         workers=runs.workers,
         slots=runs.slots,
         pool=pool,

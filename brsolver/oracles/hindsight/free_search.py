@@ -20,8 +20,14 @@ if TYPE_CHECKING:
 ONE = 1 << 24
 """An active request is one integer, ``load·ONE + remaining steps``."""
 
-BEAMS = (200, 5_000)
-"""Widths of the searches that look for a plan before the exact one."""
+BEAMS = {True: ((True, 200), (True, 5_000)), False: ((True, 200), (False, 200), (False, 2_000))}
+"""Searches that look for a plan before the exact one: (work conserving, width) of each.
+
+By whether plans must be work conserving; those that need not be often start from one that is.
+"""
+
+BEAM_SHARE = 0.4
+"""Part of the time after which the exact search begins."""
 
 Groups = tuple[tuple[int, ...], ...]
 
@@ -68,7 +74,7 @@ def hindsight_free_search(
     known : int, optional
         Cost of a plan that is known already; only better ones are looked for.
     max_states : int
-        States to keep in one layer.
+        States to keep.
     """
     check_horizon(trace, horizon)
     began = perf_counter()
@@ -129,6 +135,8 @@ class _FreeSearch:
         self.certified = 0
         self.message = ""
         self.ticks = 0
+        self.layer = 0
+        self.reached: dict[tuple[int, Groups], int] = {}
 
     def tick(self, room: bool) -> None:
         """Leave the layer when time or room is up; one state may have very many successors."""
@@ -142,11 +150,12 @@ class _FreeSearch:
 
     def look_for_plans(self, work_conserving: bool, max_states: int) -> None:
         """Search narrowly, over work-conserving plans first: there are fewer of them."""
-        for conserving in sorted({True, work_conserving}, reverse=True):
+        deadline, now = self.deadline, perf_counter()
+        self.deadline = now + BEAM_SHARE * (deadline - now)
+        for conserving, width in BEAMS[work_conserving]:
             self.conserving = conserving
-            for width in BEAMS:
-                self.run(width, max_states)
-        self.message = ""
+            self.run(width, max_states)
+        self.conserving, self.deadline, self.message = work_conserving, deadline, ""
 
     def run(self, width: int | None, max_states: int) -> None:
         """Search with layers of at most `width` states, all of them if None."""
@@ -154,31 +163,36 @@ class _FreeSearch:
         work = sum(o * s + o * (o - 1) // 2 for s, o in zip(self.prompt, self.output, strict=True))
         root = _Node(0, (1 << n) - 1, work, ((),) * self.workers, None, ())
         layer = [root]
-        for _ in range(self.horizon):
+        for step in range(self.horizon):
+            self.layer = step + 1
             found = self._advance(layer, max_states)
             if found is None:
                 if width is None:
                     self.certified = min((self._bound(node) for node in layer), default=_NEVER)
                 return
-            layer = found
-            if width is not None and len(layer) > width:
+            layer = list(found.values())
+            if width is None:
+                self.reached.update((key, node.cost) for key, node in found.items())
+            elif len(layer) > width:
                 layer = sorted(layer, key=self._bound)[:width]
             if not layer:
                 break
         if width is None:
             self.certified = _NEVER if self.best_cost is None else self.best_cost
 
-    def _advance(self, layer: list[_Node], max_states: int) -> list[_Node] | None:
+    def _advance(
+        self, layer: list[_Node], max_states: int
+    ) -> dict[tuple[int, Groups], _Node] | None:
         """Return the next layer; None if time or room ran out."""
         found: dict[tuple[int, Groups], _Node] = {}
         try:
             for node in layer:
                 for child in self._children(node, max_states):
                     self._keep(child, found)
-                    self.tick(len(found) <= max_states)
+                    self.tick(len(found) + len(self.reached) <= max_states)
         except _OutOfLimitsError:
             return None
-        return list(found.values())
+        return found
 
     def _keep(self, child: _Node, found: dict[tuple[int, Groups], _Node]) -> None:
         if not child.work:
@@ -186,7 +200,10 @@ class _FreeSearch:
             return
         key = (child.left, tuple(sorted(child.groups)))
         held = found.get(key)
-        if held is None or child.cost < held.cost:
+        if held is not None and child.cost >= held.cost:
+            return
+        # The same state, reached in fewer steps at no more cost, can do all that this one can.
+        if child.cost < self.reached.get(key, _NEVER):
             found[key] = child
 
     def _finish(self, node: _Node) -> None:
@@ -198,13 +215,31 @@ class _FreeSearch:
         for chosen in self._choices(node):
             for groups, placed in self._placements(node.groups, chosen):
                 self.tick(len(seen) <= max_states)
-                key = tuple(sorted(groups))
-                if (key, chosen) in seen:
+                loads = [sum(v // ONE for v in group) for group in groups]
+                if self._wastes_too_much(node, loads):
                     continue
-                seen.add((key, chosen))
-                child = self._step(node, groups, placed)
+                key = (tuple(sorted(groups)), chosen)
+                if key in seen:
+                    continue
+                seen.add(key)
+                child = self._step(node, groups, placed, loads)
+                if not self._in_time(child):
+                    continue
                 if self.best_cost is None or self._bound(child) < self.best_cost:
                     yield child
+
+    def _wastes_too_much(self, node: _Node, loads: list[int]) -> bool:
+        """Tell whether a step so unbalanced cannot be part of a better plan.
+
+        The same as the bound of the state after it, by total work alone; most states end here,
+        before they are built.
+        """
+        if self.best_cost is None:
+            return False
+        heaviest = max(loads)
+        rest = -(-(node.work - sum(loads)) // self.workers)
+        cost = node.cost + self.weights.per_step + self.weights.per_token * (heaviest + rest)
+        return cost >= self.best_cost
 
     def _choices(self, node: _Node) -> Iterator[tuple[int, ...]]:
         waiting = [i for i in range(len(self.prompt)) if node.left >> i & 1][: self.pool]
@@ -230,14 +265,23 @@ class _FreeSearch:
                 for made, placed in self._placements(more, rest):
                     yield made, ((i, g), *placed)
 
-    def _step(self, node: _Node, groups: Groups, placed: tuple[tuple[int, int], ...]) -> _Node:
-        loads = [sum(v // ONE for v in group) for group in groups]
+    def _step(
+        self,
+        node: _Node,
+        groups: Groups,
+        placed: tuple[tuple[int, int], ...],
+        loads: list[int],
+    ) -> _Node:
         left = node.left
         for i, _ in placed:
             left &= ~(1 << i)
         after = tuple(tuple(v + ONE - 1 for v in group if v & (ONE - 1) > 1) for group in groups)
         cost = node.cost + self.weights.per_step + self.weights.per_token * max(loads)
         return _Node(cost, left, node.work - sum(loads), after, node, placed)
+
+    def _in_time(self, node: _Node) -> bool:
+        """Tell whether what is left can still end within the horizon."""
+        return self._steps(node) <= self.horizon - self.layer
 
     def _bound(self, node: _Node) -> int:
         """Return the cost so far and a lower bound of the rest."""

@@ -253,6 +253,17 @@ def project_simplex(column: FloatArray, total: float, scratch: FloatArray) -> No
 
 
 @kernel
+def project_columns(mu: FloatArray, limits: FloatArray) -> None:
+    """Project every column of `mu` as `project_simplex` does, each to its own limit."""
+    column = np.empty(mu.shape[0])
+    scratch = np.empty(mu.shape[0])
+    for h in range(mu.shape[1]):
+        column[:] = mu[:, h]
+        project_simplex(column, limits[h], scratch)
+        mu[:, h] = column
+
+
+@kernel
 def quote(
     mu: FloatArray,
     sum_d: int,
@@ -306,8 +317,8 @@ def imbalance_bound(
     start: FloatArray,
     target: int,
     turns: int,
-) -> tuple[int, IntArray]:
-    """Return the least upper bound found on ``D·ΣS + R·N - G·Σ_h d_h·E_h``, and its prices.
+) -> tuple[int, IntArray, FloatArray]:
+    """Return the least upper bound found on ``D·ΣS + R·N - G·Σ_h d_h·E_h``, its prices and μ.
 
     For ``μ_{j,h} ≥ 0`` with ``Σ_j μ_{j,h} ≤ G·d_h`` the bound is
     ``Σ μ_{j,h}·m_{j,h} + max_x Σ_j (D - Σ_h μ_{j,h})·S_j + (R - Σ_h h·μ_{j,h})·n_j``.
@@ -322,6 +333,7 @@ def imbalance_bound(
     column = np.empty(count, np.float64)
     best = 1 << 62
     best_price = np.zeros(count, np.int64)
+    best_mu = mu.copy()
     pace, stale = 1.0, 0
     for _ in range(turns):
         value = quote(mu, sum_d, sum_r, margins, steps, price, bonus)
@@ -329,6 +341,7 @@ def imbalance_bound(
         if value < best:
             best, stale = value, 0
             best_price[:] = price
+            best_mu[:, :] = mu
         else:
             stale += 1
             if stale >= 10:
@@ -347,4 +360,4 @@ def imbalance_bound(
                     column[j] += length * float(over)
             project_simplex(column, float(SCALE * workers * weights[h]), scratch)
             mu[:, h] = column
-    return best, best_price
+    return best, best_price, best_mu

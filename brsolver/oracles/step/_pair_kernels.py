@@ -13,8 +13,12 @@ from numpy.typing import NDArray
 
 from brsolver._jit import kernel
 from brsolver.oracles.step._gain_kernels import NONE, gain
+from brsolver.oracles.step._slot_kernels import put, refresh
 
 IntArray = NDArray[np.int64]
+
+NEIGHBOURS = 4
+"""Slots of a worker that are paired with each: all pairs of many slots would take too long."""
 
 
 @kernel
@@ -135,3 +139,48 @@ def best_pair(
         if value > best_gain:
             best, best_gain = 2 * side, value
     return best
+
+
+@kernel
+def replace_pairs(
+    sizes: IntArray,
+    slot_worker: IntArray,
+    limit: IntArray,
+    slots: IntArray,
+    left: IntArray,
+    tokens: IntArray,
+    requests: IntArray,
+    counters: IntArray,
+    scalars: IntArray,
+    bends: IntArray,
+    margins: IntArray,
+    weights: IntArray,
+    steps: IntArray,
+    top: IntArray,
+    who: IntArray,
+    hope: IntArray,
+    found: IntArray,
+) -> bool:
+    """Put the best two requests into each two slots of a worker; return whether that gained."""
+    improved = False
+    for p in range(slots.shape[0]):
+        q = p + 1
+        while q < slots.shape[0] and slot_worker[q] == slot_worker[p] and q - p <= NEIGHBOURS:
+            if slots[p] != NONE and slots[q] != NONE:
+                side = best_pair(
+                    p, q, sizes, slot_worker, limit, slots, left, tokens, requests, scalars,
+                    bends, margins, weights, steps, top, who, found,
+                )  # fmt: skip
+                if side != NONE:
+                    first, second = found[side], found[side + 1]
+                    # Both return what they held first: it may be what the other takes.
+                    for slot in (p, q):
+                        put(slot, NONE, sizes, slot_worker, slots, left, tokens, requests, counters)
+                    put(p, first, sizes, slot_worker, slots, left, tokens, requests, counters)
+                    put(q, second, sizes, slot_worker, slots, left, tokens, requests, counters)
+                    refresh(
+                        tokens, requests, scalars, bends, margins, weights, steps, top, who, hope
+                    )
+                    improved = True
+            q += 1
+    return improved

@@ -19,67 +19,12 @@ from brsolver.oracles.step._gain_kernels import (
     exchange_pays,
     first_past_peak,
     gain,
-    leaders,
-    slope,
     total,
 )
-from brsolver.oracles.step._pair_kernels import best_pair
+from brsolver.oracles.step._pair_kernels import replace_pairs
+from brsolver.oracles.step._slot_kernels import ADMITTED, SEED, put, refresh
 
 IntArray = NDArray[np.int64]
-
-# Entries of the array of counters.
-ADMITTED, SEED = range(2)
-
-NEIGHBOURS = 4
-"""Slots of a worker that are paired with each: all pairs of many slots would take too long."""
-
-
-@kernel
-def put(
-    slot: int,
-    kind: int,
-    sizes: IntArray,
-    slot_worker: IntArray,
-    slots: IntArray,
-    left: IntArray,
-    tokens: IntArray,
-    requests: IntArray,
-    counters: IntArray,
-) -> None:
-    """Put a length into a slot, returning what was there to the waiting ones."""
-    j, old = slot_worker[slot], slots[slot]
-    if old != NONE:
-        left[old] += 1
-        tokens[j] -= sizes[old]
-        requests[j] -= 1
-        counters[ADMITTED] -= 1
-    if kind != NONE:
-        left[kind] -= 1
-        tokens[j] += sizes[kind]
-        requests[j] += 1
-        counters[ADMITTED] += 1
-    slots[slot] = kind
-
-
-@kernel
-def refresh(
-    tokens: IntArray,
-    requests: IntArray,
-    scalars: IntArray,
-    bends: IntArray,
-    margins: IntArray,
-    weights: IntArray,
-    steps: IntArray,
-    top: IntArray,
-    who: IntArray,
-    hope: IntArray,
-) -> None:
-    """Bring up to date what gains are judged by: leaders, or slopes in `hope` for the score."""
-    if scalars[BY_SCORE] == 0:
-        leaders(tokens, requests, margins, weights, steps, top, who, hope)
-    elif scalars[GROWS] == 0:
-        for j in range(tokens.shape[0]):
-            hope[j] = slope(j, tokens, scalars, bends)
 
 
 @kernel
@@ -271,51 +216,6 @@ def exchange(
     requests[i] -= extra
     refresh(tokens, requests, scalars, bends, margins, weights, steps, top, who, hope)
     return True
-
-
-@kernel
-def replace_pairs(
-    sizes: IntArray,
-    slot_worker: IntArray,
-    limit: IntArray,
-    slots: IntArray,
-    left: IntArray,
-    tokens: IntArray,
-    requests: IntArray,
-    counters: IntArray,
-    scalars: IntArray,
-    bends: IntArray,
-    margins: IntArray,
-    weights: IntArray,
-    steps: IntArray,
-    top: IntArray,
-    who: IntArray,
-    hope: IntArray,
-    found: IntArray,
-) -> bool:
-    """Put the best two requests into each two slots of a worker; return whether that gained."""
-    improved = False
-    for p in range(slots.shape[0]):
-        q = p + 1
-        while q < slots.shape[0] and slot_worker[q] == slot_worker[p] and q - p <= NEIGHBOURS:
-            if slots[p] != NONE and slots[q] != NONE:
-                side = best_pair(
-                    p, q, sizes, slot_worker, limit, slots, left, tokens, requests, scalars,
-                    bends, margins, weights, steps, top, who, found,
-                )  # fmt: skip
-                if side != NONE:
-                    first, second = found[side], found[side + 1]
-                    # Both return what they held first: it may be what the other takes.
-                    for slot in (p, q):
-                        put(slot, NONE, sizes, slot_worker, slots, left, tokens, requests, counters)
-                    put(p, first, sizes, slot_worker, slots, left, tokens, requests, counters)
-                    put(q, second, sizes, slot_worker, slots, left, tokens, requests, counters)
-                    refresh(
-                        tokens, requests, scalars, bends, margins, weights, steps, top, who, hope
-                    )
-                    improved = True
-            q += 1
-    return improved
 
 
 @kernel

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from dataclasses import dataclass
@@ -103,11 +104,9 @@ def judge(
     if searched.solution is not None and case.improve(searched):
         known = searched.solution.astype(np.int64)
     case.tighten(lagrangian_bound(instance, objective, incumbent=known))
-    try:
+    # What is known without a solver stands, and `origin` says whose it is.
+    with contextlib.suppress(MissingExtraError, SolverError):
         _ask_highs(case, ends)
-    except (MissingExtraError, SolverError):
-        # What is known without a solver stands, and `origin` says whose it is.
-        pass
     return Judgement(
         objective=objective,
         value=case.value,

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from brsolver.errors import ParameterError
 from brsolver.oracles.result import SolveResult, Status
 from brsolver.oracles.step import _bound_kernels as k
+from brsolver.oracles.step._matching import applies, imbalance_matched, score_matched
 from brsolver.oracles.step.evaluate import Objective, objective_value
 from brsolver.oracles.step.models import merged_steps, standing_imbalance
 from brsolver.oracles.step.search import heuristic, to_counts
@@ -28,6 +29,9 @@ IntArray = NDArray[np.int64]
 
 TURNS = 200
 """Steps of the subgradient method unless said otherwise."""
+
+MATCHINGS = 20
+"""Most steps that match requests to slots exactly, which each take as long as dozens."""
 
 
 def lagrangian_bound(
@@ -104,7 +108,14 @@ def _score(instance: StepInstance, known: IntArray, turns: int) -> tuple[int, In
         objective_value(instance, known.tolist(), "score"),
         turns,
     )
+    if applies(instance):
+        target = objective_value(instance, known.tolist(), "score")
+        best = score_matched(instance, price, int(best), target, _matchings(turns))
     return int(best) // k.SCALE, price
+
+
+def _matchings(turns: int) -> int:
+    return max(1, min(turns // 8, MATCHINGS))
 
 
 def _imbalance(instance: StepInstance, known: IntArray, turns: int) -> tuple[int, IntArray]:
@@ -115,7 +126,8 @@ def _imbalance(instance: StepInstance, known: IntArray, turns: int) -> tuple[int
     over = load - margins
     leads = (over == over.max(axis=0)) & (over > 0)
     start = leads * (k.SCALE * instance.workers * weights / np.maximum(leads.sum(axis=0), 1))
-    best, price = k.imbalance_bound(
+    target = standing - objective_value(instance, known.tolist(), "imbalance")
+    best, price, mu = k.imbalance_bound(
         instance.most,
         np.sort(instance.prompts),
         k.HOLD if instance.admit is None else instance.admit,
@@ -126,8 +138,10 @@ def _imbalance(instance: StepInstance, known: IntArray, turns: int) -> tuple[int
         weights,
         steps * instance.growth,
         start.astype(np.float64),
-        standing - objective_value(instance, known.tolist(), "imbalance"),
+        target,
         turns,
     )
+    if applies(instance):
+        best = imbalance_matched(instance, mu, int(best), target, _matchings(turns))
     # Rounding the gain's bound down is valid: gains are integers.
     return standing - int(best) // k.SCALE, price

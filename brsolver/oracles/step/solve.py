@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from brsolver.errors import ParameterError
 from brsolver.oracles.backends import Isolation, solve
-from brsolver.oracles.backends._isolate import ProcessDied, working_time
+from brsolver.oracles.backends._isolate import ProcessDiedError, working_time
 from brsolver.oracles.result import SolverError, SolveResult, Status
 from brsolver.oracles.step.evaluate import Objective, objective_value, violation
 from brsolver.oracles.step.models import columns_of, counts_of, imbalance_model, score_model
@@ -99,7 +99,6 @@ def _sift(
     if isolate is True:
         with Isolation() as process:
             return _sift(instance, objective, time_limit_s, memory_limit_mb, process)
-    limits = {"time_limit_s": time_limit_s, "memory_limit_mb": memory_limit_mb}
     try:
         isolate.prepare((sift.__module__, "highspy"))
         began = time.monotonic()
@@ -110,7 +109,7 @@ def _sift(
             deadline=math.inf if time_limit_s is None else began + time_limit_s,
             memory_limit_mb=memory_limit_mb,
         )
-    except ProcessDied as error:
+    except ProcessDiedError as error:
         raise SolverError(f"sifting crashed ({error}); try backend 'highs-ipm'") from error
     if not outcome.reason:
         found: SolveResult = outcome.value

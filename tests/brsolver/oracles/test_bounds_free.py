@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from brsolver.oracles.bounds import earliest_admission, free_bound, least_steps
-from brsolver.oracles.bounds.free import latest_admission
+from brsolver.oracles.bounds.free import _usable_before, latest_admission
 from brsolver.simulator import SimulationParams, simulate
 from brsolver.simulator.params import Arrivals
 from brsolver.traces.model import Trace
@@ -95,3 +95,20 @@ def test_the_first_requests_of_a_pool_may_come_at_once(pool: int) -> None:
     first = earliest_admission(np.full(20, 3), 4, pool)
     assert (first[:pool] == 0).all()
     assert (first[pool:] > 0).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=40), st.integers(1, 8), st.integers(1, 9))
+def test_slot_steps_before_a_step_are_counted_by_request(
+    outputs: list[int], positions: int, pool: int
+) -> None:
+    output = np.array(outputs)
+    first = earliest_admission(output, positions, pool)
+    by_request = [np.minimum(output, np.maximum(x - first, 0)).sum() for x in range(51)]
+    assert _usable_before(output, positions, pool, 50).tolist() == by_request
+
+
+def test_long_requests_cannot_delay_the_last_admission_by_all_they_run() -> None:
+    output = np.array([1000] * 4 + [2] * 60)
+    spent = int(output.sum()) - 1
+    assert latest_admission(output, 8, 64) <= 2 * 60 // 4 + 2 < spent // 8

@@ -16,7 +16,7 @@ from test_seam_backends import hard, impossible, knapsack
 from brsolver.errors import MissingExtraError
 from brsolver.oracles import verify
 from brsolver.oracles.backends import BACKENDS, Isolation, _solve, solve
-from brsolver.oracles.backends._isolate import ProcessDied, working_time
+from brsolver.oracles.backends._isolate import ProcessDiedError, working_time
 from brsolver.oracles.result import SolverError, Status
 from brsolver.oracles.step import solve_step
 
@@ -96,10 +96,10 @@ def test_a_process_serves_again_after_it_was_ended(apart: Isolation, stubborn: s
 )
 def test_a_death_is_named(apart: Isolation, stubborn: str, how: str, says: str) -> None:
     apart.prepare((stubborn,))
-    with pytest.raises(ProcessDied, match=says):
+    with pytest.raises(ProcessDiedError, match=says):
         apart.call(stubborn, "die", (getattr(signal, how),))
     apart.prepare((stubborn,))
-    with pytest.raises(ProcessDied, match="status 7"):
+    with pytest.raises(ProcessDiedError, match="status 7"):
         apart.call(stubborn, "leave", ())
 
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from itertools import count
+from typing import Any
+
 import numpy as np
 import pytest
 
 from brsolver.errors import MissingExtraError, ParameterError
 from brsolver.oracles import policies
 from brsolver.oracles.policies import LocalSearch, LpRound, MilpStep, _StepRouter
-from brsolver.oracles.result import SolverError
-from brsolver.oracles.step import StepInstance, objective_value
+from brsolver.oracles.result import SolverError, SolveResult
+from brsolver.oracles.step import StepInstance, objective_value, trajectory
 from brsolver.policy import Policy, Waiting
+from brsolver.simulator import SimulationParams, simulate
 from brsolver.state import ClusterState
+from brsolver.traces.model import Trace
 
 CAPACITY = 400
 
@@ -96,3 +101,42 @@ def test_a_missing_solver_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_bad_parameters_are_refused(change: dict[str, object]) -> None:
     with pytest.raises(ParameterError):
         MilpStep.Params(**change)
+
+
+def test_fallbacks_are_told_in_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    of, calls = policies.solve_step, count()
+
+    def sometimes(*given: Any, **options: Any) -> SolveResult:
+        if next(calls) % 3 == 0:
+            raise SolverError("crashed")
+        return of(*given, **options)
+
+    monkeypatch.setattr(policies, "solve_step", sometimes)
+    rng = np.random.default_rng(0)
+    trace = Trace(prompt_tokens=rng.integers(1, 300, 30), output_tokens=rng.integers(1, 9, 30))
+    params = SimulationParams(workers=2, slots=3)
+    policy = MilpStep()
+    found = simulate(trace, policy, params)
+    assert policy.fallbacks == -(-policy.decisions // 3) > 0
+    told = f"{policy.fallbacks} of {policy.decisions} decisions fell back to the heuristic"
+    assert any(note.startswith(told) for note in found.notes)
+    assert not any("fell back" in note for note in simulate(trace, LocalSearch(), params).notes)
+
+
+def test_rounding_starts_each_relaxation_from_the_one_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given = []
+    of = trajectory.sift
+
+    def sift(*arguments: Any, **options: Any) -> SolveResult:
+        given.append(options["lengths"])
+        return of(*arguments, **options)
+
+    monkeypatch.setattr(trajectory, "sift", sift)
+    policy = LpRound()
+    for seed in range(2):
+        state, waiting = cluster(seed)
+        policy.route(state.view(), waiting)
+    assert given[0] is None
+    assert given[1] is not None

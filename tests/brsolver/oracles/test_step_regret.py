@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import count
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -20,8 +21,11 @@ from brsolver.oracles.step import judge as judge_module
 from brsolver.oracles.step.judge import judge
 from brsolver.registry import make_policy
 from brsolver.simulator import SimulationParams, simulate
-from brsolver.simulator.result import SimulationResult
 from brsolver.traces.model import Trace
+
+if TYPE_CHECKING:
+    from brsolver.policy import ClusterView, Decision, Waiting
+    from brsolver.simulator.result import SimulationResult
 
 CLUSTER = SimulationParams(workers=3, slots=4, seed=5)
 
@@ -99,9 +103,15 @@ def test_states_are_those_that_the_policy_met() -> None:
         def __init__(self) -> None:
             self.inner = make_policy("br-h", {"horizon": 6})
 
-        def route(self, cluster, waiting):  # type: ignore[no-untyped-def] # as the protocol has it
-            met.append(StepInstance.from_view(cluster, waiting, horizon=6, gamma=0.86))
-            return self.inner.route(cluster, waiting)
+        def route(self, cluster: ClusterView, waiting: Waiting) -> Decision:
+            decision = self.inner.route(cluster, waiting)
+            # Its discount follows the cluster: what it was at this decision.
+            gamma = self.inner.gamma * cluster.trust  # type: ignore[attr-defined] # BR-H has it
+            state = StepInstance.from_view(
+                cluster, waiting, horizon=6, gamma=max(gamma, 1e-9), survival=True
+            )
+            met.append(state)
+            return decision
 
     simulate(make_trace(), Watching(), CLUSTER, predictor="survival")
     first = run("br-h:horizon=6")
@@ -111,11 +121,13 @@ def test_states_are_those_that_the_policy_met() -> None:
     for state, (kept, _) in zip(met, recorder.kept.values(), strict=True):
         np.testing.assert_array_equal(state.projected, kept.projected)
         np.testing.assert_array_equal(state.prompts, kept.prompts)
+        np.testing.assert_array_equal(state.weights, kept.weights)
 
 
 def test_own_weights_are_taken_from_the_policy() -> None:
     own = Weights.of(run("br-h:horizon=6,gamma=0.7,growth=true,projection=survival"), None)
     assert own == Weights(horizon=6, gamma=0.7, growth=True, survival=True)
+    assert Weights.of(run("br-h:horizon=6"), None).gamma is None
     assert Weights.of(run("jsq-load"), 9) == Weights(
         horizon=9, gamma=_regret.GAMMA, growth=False, survival=False
     )
@@ -146,7 +158,7 @@ def test_samples_are_spread_evenly(total: int, count: int) -> None:
     chosen = spread(total, count)
     assert chosen.size == min(total, count)
     if chosen.size:
-        assert 0 <= chosen[0]
+        assert chosen[0] >= 0
         assert chosen[-1] < total
         gaps = np.diff(chosen)
         assert gaps.size == 0 or (gaps.min() >= 1 and gaps.max() - gaps.min() <= 1)

@@ -45,7 +45,11 @@ def test_seed_in_the_specification_goes_first(name: str) -> None:
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize(
     ("name", "n", "prompt", "output"),
-    [("proprietary-like", 8000, 3197, 1185), ("azure2024-long-like", 10_000, 4652, 1052)],
+    [
+        ("proprietary-like", 8000, 3197, 1185),
+        ("azure2024-long-like", 10_000, 4652, 1052),
+        ("recurring-prompts", 8000, 3197, 1185),
+    ],
 )
 def test_surrogates_meet_the_published_means(
     name: str, n: int, prompt: float, output: float, seed: int
@@ -67,9 +71,22 @@ def test_surrogates_differ_in_how_broad_outputs_are() -> None:
     assert proprietary.std() / proprietary.mean() > 0.5
 
 
+def test_recurring_prompts_have_lengths_of_their_own() -> None:
+    trace = preset_trace("recurring-prompts", prompts=50, stray=0.1, sigma=0.01)
+    asked = trace.columns["prompt_hash"]
+    counts = np.bincount(asked.astype(np.int64), minlength=50)
+    assert counts[0] > 2 * counts[9] > 2 * counts[49] > 0
+    for prompt in (0, 10, 40):
+        rows = np.flatnonzero(asked == prompt)
+        assert len(set(trace.prompt_tokens[rows].tolist())) == 1
+        outputs = trace.output_tokens[rows]
+        usual = np.abs(outputs / np.median(outputs) - 1) < 0.05
+        assert 0.8 < usual.mean() < 1.0
+
+
 def test_only_surrogates_are_called_so() -> None:
     called = {name for name in PRESETS if preset_trace(name, n=2).surrogate}
-    assert called == {"proprietary-like", "azure2024-long-like"}
+    assert called == {"proprietary-like", "azure2024-long-like", "recurring-prompts"}
 
 
 def test_bfio_normal_has_its_moments_where_nothing_is_cut() -> None:

@@ -1,0 +1,221 @@
+"""A trained hazard model at work: its forecasts, and the histories that they need."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from brsolver.errors import ParameterError
+from brsolver.predictors import Forecast, limited
+from classifiers.features import of_query
+from classifiers.history import Training, check_share, earliest, finished_rows
+from classifiers.key_history import KeyHistory
+
+if TYPE_CHECKING:
+    from brsolver.predictors import FinishedRequests, FloatArray, ForecastQuery
+    from brsolver.traces.model import Trace
+    from classifiers.hazard import HazardClassifier
+
+
+class HazardPredictor:
+    """Forecasts of a trained hazard model.
+
+    Key counts and means and the recent mean are kept up to date from finished requests, in
+    bounded memory; the model itself stays as it was trained.
+
+    Parameters
+    ----------
+    classifier : HazardClassifier
+        Fitted, with features among `classifiers.features.FEATURES`.
+    history : KeyHistory, optional
+        What has finished so far; nothing without.
+    origin_s : float
+        Where time 0 of the queries' arrivals lies on the day's clock, in seconds.
+
+    Raises
+    ------
+    ParameterError
+        The classifier takes other features.
+    """
+
+    sees_future = False
+
+    def __init__(
+        self,
+        classifier: HazardClassifier,
+        *,
+        history: KeyHistory | None = None,
+        origin_s: float = 0.0,
+    ) -> None:
+        classifier.check_deployable()
+        self.classifier = classifier
+        self._history = KeyHistory() if history is None else history
+        self._origin_s = origin_s
+        self._training = Training()
+
+    def observe(self, finished: FinishedRequests) -> None:
+        """Take in requests that have ended."""
+        if len(finished):
+            self._history.add(finished.keys, finished.output_tokens)
+
+    def predict(self, query: ForecastQuery, horizon: int) -> Forecast:
+        """Forecast which of the queried requests end within `horizon` steps, and when.
+
+        Raises
+        ------
+        ParameterError
+            The horizon is not the one that the model was trained for.
+        """
+        if horizon != self.classifier.horizon:
+            raise ParameterError(
+                f"horizon = {horizon}: this model forecasts {self.classifier.horizon} steps "
+                f"ahead; set horizon={self.classifier.horizon} or train it anew"
+            )
+        p_finish, mu_remaining = self.classifier.forecast(self._features(query))
+        forecast = Forecast(p_finish=p_finish, mu_remaining=mu_remaining, horizon=horizon)
+        return forecast if query.max_tokens is None else limited(forecast, query)
+
+    def survival(self, query: ForecastQuery, horizon: int) -> FloatArray:
+        """Return the probability that each request still runs h = 0..`horizon` steps from now.
+
+        Raises
+        ------
+        ParameterError
+            The horizon goes beyond the model's.
+        """
+        if horizon > self.classifier.horizon:
+            raise ParameterError(
+                f"horizon = {horizon}: this model forecasts {self.classifier.horizon} steps "
+                "ahead at most"
+            )
+        curves = self.classifier.survival(self._features(query))[:, : horizon + 1]
+        if query.max_tokens is not None:
+            left = np.maximum(query.max_tokens - query.age, 1)
+            curves[np.arange(horizon + 1) >= left[:, None]] = 0.0
+        return curves
+
+    def training_rows(self, trace: Trace) -> int:
+        """Return the leading requests of a trace that this was trained on: no fair test."""
+        return self._training.rows(trace)
+
+    def warm(self, past: Trace) -> None:
+        """Take in requests that went by before, among them those that trained the model."""
+        self.observe(finished_rows(past))
+        self._training.note(past, None)
+
+    def _features(self, query: ForecastQuery) -> FloatArray:
+        return of_query(query, self._history, origin_s=self._origin_s)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HazardParams:
+    """Parameters of `TrainedHazardPredictor`.
+
+    Attributes
+    ----------
+    kind : {"gb", "lr"}
+        Gradient-boosted trees, or linear models on splines.
+    train : float
+        Earliest share of the trace to train on, above 0 and below 1.
+    horizon : int
+        Steps H to forecast, at least 1.
+    calibration : {"auto", "sigmoid", "isotonic"}
+        See `classifiers.hazard.HazardClassifier`.
+    seed : int
+        Of the training.
+    """
+
+    kind: Literal["gb", "lr"] = "gb"
+    train: float = 0.5
+    horizon: int = 80
+    calibration: Literal["auto", "sigmoid", "isotonic"] = "auto"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_share(self.train)
+        if self.train == 0:
+            raise ParameterError("train = 0.0: a hazard model needs requests to train on")
+        if self.horizon < 1:
+            raise ParameterError(f"horizon = {self.horizon}: must be at least 1 step")
+
+
+class TrainedHazardPredictor(HazardPredictor):
+    """A hazard model trained on the earliest part of the trace that is to be run.
+
+    Parameters
+    ----------
+    params : HazardParams, optional
+        What to train on which share.
+    trace : Trace
+        Where the share is taken from.
+
+    Raises
+    ------
+    ParameterError
+        There is no trace, or the share holds too few requests.
+    """
+
+    Params = HazardParams
+
+    def __init__(self, params: HazardParams | None = None, *, trace: Trace | None = None) -> None:
+        from classifiers.hazard import HazardClassifier
+
+        params = params or HazardParams()
+        whole, rows = earliest(trace, params.train)
+        past = whole.head(rows)
+        classifier = HazardClassifier(
+            params.kind,
+            horizon=params.horizon,
+            calibration=params.calibration,
+            random_state=params.seed,
+        )
+        super().__init__(classifier.fit_trace(past), origin_s=past.origin_s)
+        self.warm(past)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelParams:
+    """Parameters of `ModelPredictor`.
+
+    Attributes
+    ----------
+    path : str
+        A file that ``brsolver classifier train`` has written.
+    """
+
+    path: str
+
+
+class ModelPredictor(HazardPredictor):
+    """A hazard model read from a file.
+
+    If the trace to be run starts with the requests that trained the model, their history is
+    taken in, and `training_rows` says so.
+
+    Parameters
+    ----------
+    params : ModelParams
+        Which file.
+    trace : Trace, optional
+        What is to be run.
+
+    Raises
+    ------
+    ModelError
+        The file is not a model that can be trusted.
+    """
+
+    Params = ModelParams
+    positional = "path"
+
+    def __init__(self, params: ModelParams, *, trace: Trace | None = None) -> None:
+        from classifiers.model_file import load
+
+        classifier, header = load(params.path)
+        origin_s = 0.0 if trace is None else trace.origin_s
+        super().__init__(classifier, origin_s=origin_s)
+        self.header = header
+        if trace is not None and header.trained_on(trace):
+            self.warm(trace.head(header.training_rows))

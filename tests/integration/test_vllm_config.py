@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import pytest
+
+from brsolver.errors import BrsolverError, ParameterError, UnknownNameError
+from integration.vllm.config import from_environment
+
+
+def test_nothing_is_asked_for_without_the_variable():
+    assert from_environment({}) is None
+    assert from_environment({"BRSOLVER_ROUTER": "  "}) is None
+
+
+def test_a_specification_names_policy_and_parameters():
+    config = from_environment({"BRSOLVER_ROUTER": "br-h:horizon=40,gamma=0.9"})
+    assert config is not None
+    assert (config.policy, config.params.mode) == ("br-h", "pooled")
+    assert config.policy_parameters == {"horizon": "40", "gamma": "0.9"}
+    assert config.predictor == "survival"
+
+
+def test_variables_choose_mode_predictor_and_record():
+    config = from_environment(
+        {
+            "BRSOLVER_ROUTER": "br-0",
+            "BRSOLVER_MODE": "immediate",
+            "BRSOLVER_PREDICTOR": "none",
+            "BRSOLVER_RECORD": "served.jsonl",
+        }
+    )
+    assert config is not None
+    assert config.params.mode == "immediate"
+    assert config.predictor == "none"
+    assert config.params.record == "served.jsonl"
+
+
+def test_a_file_says_all_of_it_and_variables_win(tmp_path):
+    path = tmp_path / "router.toml"
+    path.write_text(
+        'policy = "br-h:horizon=10,r_max=4"\nmode = "immediate"\nbudget_ms = 20\n'
+        "[parameters]\nhorizon = 30\n[predictor_parameters]\n"
+    )
+    config = from_environment({"BRSOLVER_ROUTER": str(path), "BRSOLVER_MODE": "observe"})
+    assert config is not None
+    assert config.policy_parameters == {"horizon": 30, "r_max": "4"}
+    assert config.params.mode == "observe"
+    assert config.params.budget_ms == 20
+    assert config.source == str(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("policy = ", "cannot be read as TOML"),
+        ('mode = "pooled"', "'policy' is missing"),
+        ('policy = "br-0"\nmood = "pooled"', "mood"),
+        ('policy = "br-0"\nmode = "later"', "mode is 'later'"),
+        ('policy = "br-0"\nbudget_ms = 0', "budget_ms is 0"),
+        ('policy = "br-0"\nbudget_ms = "fast"', "budget_ms is 'fast', must be a number"),
+        ('policy = "br-0"\nparameters = 3', "parameters is 3, must be a table"),
+        ('policy = "br-0"\nrecord = "trace.csv"', "must end in .jsonl"),
+        ('policy = "br-0:"\nmax_failures = 0', "max_failures is 0"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_a_line(tmp_path, text, told):
+    path = tmp_path / "router.toml"
+    path.write_text(text)
+    with pytest.raises(BrsolverError) as error:
+        from_environment({"BRSOLVER_ROUTER": str(path)})
+    assert told in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_that_is_not_there_is_named():
+    with pytest.raises(ParameterError, match=r"nowhere\.toml"):
+        from_environment({"BRSOLVER_ROUTER": "nowhere.toml"})
+
+
+def test_unknown_names_are_the_registrys_to_refuse():
+    from integration.vllm.router import Router
+
+    config = from_environment({"BRSOLVER_ROUTER": "br-zero"})
+    assert config is not None
+    with pytest.raises(UnknownNameError, match="br-zero"):
+        Router(config, ranks=2, slots=1, capacity=None)
