@@ -5,8 +5,14 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numpy.typing import NDArray
 
 from brsolver._jit import kernel
+
+IntArray = NDArray[np.int64]
+FloatArray = NDArray[np.float64]
+Tree = tuple[NDArray[np.uint32], NDArray[np.float32], FloatArray, int]
+Tables = tuple[IntArray, IntArray, FloatArray, FloatArray, FloatArray, FloatArray]
 
 # Columns of the design matrix; features without a role of their own follow them.
 (
@@ -27,7 +33,15 @@ MISSING = -1e6
 
 
 @kernel
-def design_row(x, column, plain, p_logit, mu, fill, out):
+def design_row(
+    x: FloatArray,
+    column: IntArray,
+    plain: IntArray,
+    p_logit: FloatArray,
+    mu: FloatArray,
+    fill: FloatArray,
+    out: FloatArray,
+) -> None:
     """Derive one row of the design matrix from one row of features.
 
     ``column[i]`` is where the i-th of `classifiers.features.FEATURES` lies in ``x``, or -1;
@@ -61,7 +75,14 @@ def design_row(x, column, plain, p_logit, mu, fill, out):
 
 
 @kernel
-def design_matrix(X, column, plain, p_logit, mu, fill):
+def design_matrix(
+    X: FloatArray,
+    column: IntArray,
+    plain: IntArray,
+    p_logit: FloatArray,
+    mu: FloatArray,
+    fill: FloatArray,
+) -> FloatArray:
     """Derive the design matrix, shape (n, ROLES + plain columns)."""
     out = np.empty((X.shape[0], ROLES + plain.shape[0]))
     for i in range(X.shape[0]):
@@ -70,7 +91,13 @@ def design_matrix(X, column, plain, p_logit, mu, fill):
 
 
 @kernel
-def tree_values(rows, links, bounds, values, depth):
+def tree_values(
+    rows: NDArray[np.float32],
+    links: NDArray[np.uint32],
+    bounds: NDArray[np.float32],
+    values: FloatArray,
+    depth: int,
+) -> FloatArray:
     """Return the values of the leaves that rows fall into, shape (n,).
 
     Node i sends a row to node ``links[i, 1]`` if its column ``links[i, 0]`` is at most
@@ -90,7 +117,15 @@ def tree_values(rows, links, bounds, values, depth):
 
 
 @kernel
-def additive_value(row, columns, pieces, breaks, coefficients, missing, out):
+def additive_value(
+    row: FloatArray,
+    columns: IntArray,
+    pieces: IntArray,
+    breaks: FloatArray,
+    coefficients: FloatArray,
+    missing: FloatArray,
+    out: FloatArray,
+) -> None:
     """Write the sums of per-column piecewise cubics, one per stage.
 
     The ``pieces[j] + 1`` breaks of column j ascend; its piece k covers
@@ -113,20 +148,29 @@ def additive_value(row, columns, pieces, breaks, coefficients, missing, out):
 
 
 @kernel
-def interpolate(x, knots, levels):
+def interpolate(x: float, knots: FloatArray, levels: FloatArray) -> float:
     """Return what `numpy.interp` does, for one value."""
     last = knots.shape[0] - 1
     if x <= knots[0]:
-        return levels[0]
+        return float(levels[0])
     if x >= knots[last]:
-        return levels[last]
+        return float(levels[last])
     low = np.searchsorted(knots, x, side="right") - 1
     share = (x - knots[low]) / (knots[low + 1] - knots[low])
-    return levels[low] + share * (levels[low + 1] - levels[low])
+    return float(levels[low] + share * (levels[low + 1] - levels[low]))
 
 
 @kernel
-def settle(raw_logit, raw_mu, base_logit, base_mu, weights, horizon, knots, levels):
+def settle(
+    raw_logit: float,
+    raw_mu: float,
+    base_logit: float,
+    base_mu: float,
+    weights: FloatArray,
+    horizon: float,
+    knots: FloatArray,
+    levels: FloatArray,
+) -> tuple[float, float]:
     """Return p and μ from a model's raw outputs, the baseline's and the calibration."""
     z = weights[0] * base_logit + weights[1] * (raw_logit - base_logit)
     p = 1.0 / (1.0 + math.exp(-z))
@@ -137,7 +181,19 @@ def settle(raw_logit, raw_mu, base_logit, base_mu, weights, horizon, knots, leve
 
 
 @kernel
-def forecast_trees(X, column, plain, p_logit, mu, fill, trees, weights, horizon, knots, levels):
+def forecast_trees(
+    X: FloatArray,
+    column: IntArray,
+    plain: IntArray,
+    p_logit: FloatArray,
+    mu: FloatArray,
+    fill: FloatArray,
+    trees: tuple[Tree, Tree],
+    weights: FloatArray,
+    horizon: float,
+    knots: FloatArray,
+    levels: FloatArray,
+) -> tuple[FloatArray, FloatArray]:
     """Forecast with one tree per stage, side by side in `trees`."""
     n = X.shape[0]
     p_out, mu_out = np.empty(n), np.empty(n)
@@ -161,7 +217,19 @@ def forecast_trees(X, column, plain, p_logit, mu, fill, trees, weights, horizon,
 
 
 @kernel
-def forecast_additive(X, column, plain, p_logit, mu, fill, tables, weights, horizon, knots, levels):
+def forecast_additive(
+    X: FloatArray,
+    column: IntArray,
+    plain: IntArray,
+    p_logit: FloatArray,
+    mu: FloatArray,
+    fill: FloatArray,
+    tables: Tables,
+    weights: FloatArray,
+    horizon: float,
+    knots: FloatArray,
+    levels: FloatArray,
+) -> tuple[FloatArray, FloatArray]:
     """Forecast with sums of one-dimensional tables."""
     columns, pieces, breaks, coefficients, missing, constant = tables
     n = X.shape[0]

@@ -9,24 +9,28 @@ lengths. ``recent`` holds weight, weighted sum and the number of requests added.
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from brsolver._jit import kernel
+
+IntArray = NDArray[np.int64]
+FloatArray = NDArray[np.float64]
 
 WAYS = 8
 
 
 @kernel
-def bucket_of(key, buckets):
+def bucket_of(key: int, buckets: int) -> int:
     """Return the bucket of a key: splitmix64's finaliser, `buckets` a power of two."""
     mixed = np.uint64(key)
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     mixed ^= mixed >> np.uint64(31)
-    return np.int64(mixed & np.uint64(buckets - 1))
+    return np.int64(mixed & np.uint64(buckets - 1))  # type: ignore[return-value]  # an int to numba
 
 
 @kernel
-def find(names, seen, key):
+def find(names: IntArray, seen: IntArray, key: int) -> tuple[int, int]:
     """Return bucket and place of a key, place -1 if it is not held."""
     bucket = bucket_of(key, names.shape[0])
     for way in range(names.shape[1]):
@@ -36,11 +40,13 @@ def find(names, seen, key):
 
 
 @kernel
-def add_key(names, seen, stats, key, length, now):
+def add_key(
+    names: IntArray, seen: IntArray, stats: FloatArray, key: int, length: float, now: int
+) -> None:
     """Count one finished request of a key, in place of the least recent if there is no room."""
     bucket, way = find(names, seen, key)
     if way < 0:
-        way = np.argmin(seen[bucket])
+        way = int(np.argmin(seen[bucket]))
         names[bucket, way] = key
         stats[bucket, way, 0] = 0.0
         stats[bucket, way, 1] = 0.0
@@ -50,18 +56,33 @@ def add_key(names, seen, stats, key, length, now):
 
 
 @kernel
-def add_request(names, seen, stats, recent, keys, length, keep):
+def add_request(
+    names: IntArray,
+    seen: IntArray,
+    stats: FloatArray,
+    recent: FloatArray,
+    keys: IntArray,
+    length: float,
+    keep: float,
+) -> None:
     """Count one finished request under all its keys and in the recent mean."""
     recent[0] = recent[0] * keep + 1.0
     recent[1] = recent[1] * keep + length
     recent[2] += 1.0
-    now = np.int64(recent[2])
+    now = int(recent[2])
     for key in keys:
         add_key(names, seen, stats, key, length, now)
 
 
 @kernel
-def look_up(names, seen, stats, recent, keys, out):
+def look_up(
+    names: IntArray,
+    seen: IntArray,
+    stats: FloatArray,
+    recent: FloatArray,
+    keys: IntArray,
+    out: FloatArray,
+) -> None:
     """Write count and mean of the last key that has a history, and the recent mean."""
     out[0] = 0.0
     out[1] = np.nan
@@ -75,7 +96,16 @@ def look_up(names, seen, stats, recent, keys, out):
 
 
 @kernel
-def add_batch(names, seen, stats, recent, offsets, keys, lengths, keep):
+def add_batch(
+    names: IntArray,
+    seen: IntArray,
+    stats: FloatArray,
+    recent: FloatArray,
+    offsets: IntArray,
+    keys: IntArray,
+    lengths: FloatArray,
+    keep: float,
+) -> None:
     """Count finished requests, each with the keys ``keys[offsets[i]:offsets[i + 1]]``."""
     for i in range(lengths.shape[0]):
         own = keys[offsets[i] : offsets[i + 1]]
@@ -83,7 +113,15 @@ def add_batch(names, seen, stats, recent, offsets, keys, lengths, keep):
 
 
 @kernel
-def look_up_batch(names, seen, stats, recent, offsets, keys, out):
+def look_up_batch(
+    names: IntArray,
+    seen: IntArray,
+    stats: FloatArray,
+    recent: FloatArray,
+    offsets: IntArray,
+    keys: IntArray,
+    out: FloatArray,
+) -> None:
     """Look up one row of `out` per request."""
     if keys.shape[0] == 0 and out.shape[0] > 0:
         look_up(names, seen, stats, recent, keys, out[0])
@@ -96,8 +134,20 @@ def look_up_batch(names, seen, stats, recent, offsets, keys, out):
 
 @kernel
 def replay(
-    names, seen, stats, recent, offsets, keys, lengths, keep, finish_s, finished, asked_s, row, out
-):
+    names: IntArray,
+    seen: IntArray,
+    stats: FloatArray,
+    recent: FloatArray,
+    offsets: IntArray,
+    keys: IntArray,
+    lengths: FloatArray,
+    keep: float,
+    finish_s: FloatArray,
+    finished: IntArray,
+    asked_s: FloatArray,
+    row: IntArray,
+    out: FloatArray,
+) -> None:
     """Look requests up in order of time, each after all that had finished by then.
 
     ``finished`` lists requests by finish time ``finish_s``; samples come in order of

@@ -7,15 +7,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from brsolver.predictors import FloatArray, IntArray
 
 SURE = 1e-4
 """Probabilities are kept this far from 0 and 1, where their logits end."""
 
-AT_RISK = 20
-"""Samples at risk below which the baseline keeps the forecast of younger requests."""
+AT_RISK = 1
+"""Requests at risk below which the baseline keeps the forecast of younger requests."""
 
 
 def logit(p: FloatArray) -> FloatArray:
@@ -30,8 +28,9 @@ class Baseline:
 
     A sample of age a and remaining length r is at risk from its next token on, is seen to end
     if ``r ≤ H`` and otherwise leaves after H tokens: ``d_t`` ends at length t among ``n_t``
-    samples at risk give ``S(a) = Π_{t≤a} (1 - d_t/n_t)``. Samples of one request overlap, which
-    changes what the estimate's variance is but not what it estimates.
+    requests at risk give ``S(a) = Π_{t≤a} (1 - d_t/n_t)``. Where samples of one request
+    overlap, it is at risk once: if they cover it from age 0 to its end, this is the estimate
+    from whole output lengths.
 
     Parameters
     ----------
@@ -42,6 +41,8 @@ class Baseline:
         it.
     horizon : int
         Steps H.
+    group : ndarray of int64, shape (n,)
+        Request of each sample.
 
     Attributes
     ----------
@@ -52,16 +53,24 @@ class Baseline:
         Forecasts by age; the last ones hold for older requests too.
     """
 
-    def __init__(self, age: IntArray, remaining: NDArray[np.generic], horizon: int) -> None:
+    def __init__(
+        self, age: IntArray, remaining: FloatArray | IntArray, horizon: int, group: IntArray
+    ) -> None:
         self.horizon = int(horizon)
-        ends = remaining <= horizon
-        steps = np.minimum(remaining, horizon).astype(np.int64)
+        order = np.lexsort((age, group))
+        age, remaining, group = age[order], remaining[order], group[order]
+        leaves_at = age + np.minimum(remaining, horizon).astype(np.int64)
+        # Within a request both ages and ends ascend: what the sample before covers is known.
+        covered = np.concatenate(([0], np.where(group[1:] == group[:-1], leaves_at[:-1], 0)))
+        enters_at = np.maximum(age, covered)
         size = int(age.max()) + horizon + 2
-        ended = np.bincount((age + steps)[ends], minlength=size)
-        enters = np.bincount(age + 1, minlength=size + 1)
-        leaves = np.bincount(age + steps + 1, minlength=size + 1)
+        ended = np.bincount(
+            leaves_at[(remaining <= horizon) & (leaves_at > enters_at)], minlength=size
+        )
+        enters = np.bincount(enters_at + 1, minlength=size + 1)
+        leaves = np.bincount(leaves_at + 1, minlength=size + 1)
         at_risk = np.cumsum(enters - leaves)[:size]
-        self.table: FloatArray = np.cumprod(1.0 - ended / np.maximum(at_risk, 1))
+        self.table: FloatArray = np.cumprod(1.0 - ended / np.maximum(at_risk, 1), dtype=np.float64)
         supported = np.flatnonzero((at_risk >= min(AT_RISK, at_risk.max())) & (self.table > 0))
         ages = np.arange(max(1, min(int(supported[-1]), size - horizon - 1)))
         self.p_finish, self.mu_remaining = self._forecasts(ages)
@@ -80,8 +89,13 @@ class Baseline:
         """Return the index into the forecasts for each age."""
         return np.clip(age, 0, len(self.p_finish) - 1).astype(np.int64)
 
-    def curve(self, age: FloatArray) -> FloatArray:
-        """Return ``S(a + h)/S(a)`` for h = 0..H, shape (n, H + 1)."""
-        ahead = self.at(age)[:, None] + np.arange(self.horizon + 1)
-        curve: FloatArray = self.table[ahead] / self.table[ahead[:, :1]]
+    def curve(self, age: FloatArray, steps: int | None = None) -> FloatArray:
+        """Return ``S(a + h)/S(a)`` for h = 0..`steps`, shape (n, steps + 1); by default up to H.
+
+        Beyond the last age known the curve is level.
+        """
+        steps = self.horizon if steps is None else steps
+        now = self.at(age)[:, None]
+        ahead = np.minimum(now + np.arange(steps + 1), len(self.table) - 1)
+        curve: FloatArray = self.table[ahead] / self.table[now]
         return curve

@@ -34,6 +34,8 @@ class Design:
         Remaining lengths, for the baseline.
     horizon : int
         Steps H.
+    group : ndarray of int64, shape (n,)
+        Request of each row.
 
     Attributes
     ----------
@@ -46,10 +48,16 @@ class Design:
     """
 
     def __init__(
-        self, names: Sequence[str] | None, X: FloatArray, remaining: FloatArray, horizon: int
+        self,
+        names: Sequence[str] | None,
+        X: FloatArray,
+        remaining: FloatArray,
+        horizon: int,
+        group: IntArray,
     ) -> None:
         self._age, column, plain = _roles(names, X.shape[1])
-        self.baseline = Baseline(np.maximum(self.age(X), 0).astype(np.int64), remaining, horizon)
+        age = np.maximum(self.age(X), 0).astype(np.int64)
+        self.baseline = Baseline(age, remaining, horizon, group)
         base = (logit(self.baseline.p_finish), self.baseline.mu_remaining)
         self.arrays = (column, plain, *base, np.full(ROLES + len(plain), np.nan))
         rows = self.matrix(X)

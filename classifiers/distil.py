@@ -53,7 +53,7 @@ class StudentTrees:
         outputs: list[FloatArray],
         *,
         leaves: int = 2048,
-        samples_per_leaf: int = 20,
+        samples_per_leaf: int = 5,
     ) -> None:
         self.used = used
         known = self._known(design)
@@ -164,7 +164,8 @@ class AdditiveTables:
         def part(x: FloatArray) -> FloatArray:
             rows = np.repeat(reference[None], len(x), axis=0)
             rows[:, j] = x
-            return model(rows) - self.constant[stage]
+            varied: FloatArray = model(rows) - self.constant[stage]
+            return varied
 
         if self.used[j] not in (D_LOGIT, D_MU):
             self.missing[j, stage] = part(np.array([np.nan]))[0]

@@ -95,11 +95,11 @@ def build(
         out[:, 2] = trace.columns["max_tokens"][periods.row]
     out[:, 3:6] = known
     if trace.arrival_s is not None and spans_a_day(trace):
-        out[:, 6] = hour_of(trace.arrival_s[periods.row], trace.origin_s)
+        out[:, 6] = hour_of(trace.arrival_s[periods.row] + trace.origin_s)
     return out
 
 
-def of_query(query: ForecastQuery, history: KeyHistory, *, origin_s: float = 0.0) -> FloatArray:
+def of_query(query: ForecastQuery, history: KeyHistory) -> FloatArray:
     """Return the features of the requests that a router asks about, as `build` would.
 
     Parameters
@@ -108,8 +108,6 @@ def of_query(query: ForecastQuery, history: KeyHistory, *, origin_s: float = 0.0
         The requests.
     history : KeyHistory
         What has finished so far.
-    origin_s : float
-        Where time 0 of their arrivals lies on the day's clock, in seconds.
     """
     out = np.full((len(query), len(FEATURES)), np.nan)
     out[:, 0] = query.age
@@ -118,13 +116,13 @@ def of_query(query: ForecastQuery, history: KeyHistory, *, origin_s: float = 0.0
         out[:, 2] = query.max_tokens
     out[:, 3:6] = history.look_up(query.keys, len(query))
     if query.arrival_s is not None:
-        out[:, 6] = hour_of(query.arrival_s, origin_s)
+        out[:, 6] = hour_of(query.arrival_s)
     return out
 
 
-def hour_of(arrival_s: FloatArray, origin_s: float) -> FloatArray:
-    """Return hours of the day, from 0 to below 24."""
-    hours: FloatArray = (arrival_s + origin_s) % _DAY_S / 3600.0
+def hour_of(time_s: FloatArray) -> FloatArray:
+    """Return hours of the day, from 0 to below 24, of times on the source's clock."""
+    hours: FloatArray = time_s % _DAY_S / 3600.0
     return hours
 
 

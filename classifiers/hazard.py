@@ -83,7 +83,7 @@ class HazardClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
     recent : {"auto", "use", "ignore"}
         Whether to use the feature ``recent_mean``; automatically if it improves the forecasts
         of later folds.
-    max_iter : int
+    rounds : int
         Rounds of boosting.
     leaves : int
         Most leaves of each distilled tree.
@@ -121,7 +121,7 @@ class HazardClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         distil: bool = True,
         features: tuple[str, ...] | None = feature_columns.FEATURES,
         recent: str = "auto",
-        max_iter: int = 60,
+        rounds: int = 60,
         leaves: int = 2048,
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
@@ -131,7 +131,7 @@ class HazardClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         self.distil = distil
         self.features = features
         self.recent = recent
-        self.max_iter = max_iter
+        self.rounds = rounds
         self.leaves = leaves
         self.random_state = random_state
 
@@ -155,17 +155,16 @@ class HazardClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
             feature is missing somewhere, or a length is below 1.
         """
         self._check_params()
-        X, y = validate_data(self, X, y, ensure_all_finite="allow-nan", dtype=np.float64)
-        remaining = _lengths(y)
-        self._check_columns(X)
-        group = _groups(groups, len(X))
+        rows, lengths = validate_data(self, X, y, ensure_all_finite="allow-nan", dtype=np.float64)
+        self._check_columns(rows)
+        remaining, group = _lengths(lengths), _groups(groups, len(rows))
         self.classes_ = np.array([False, True])
         recipe = self._recipe()
-        self.design_ = recipe.design(X, remaining)
-        self.used_, self.calibration_ = recipe.choose(self.design_, X, remaining, group)
+        self.design_ = recipe.design(rows, remaining, group)
+        self.used_, self.calibration_ = recipe.choose(self.design_, rows, remaining, group)
         self.teachers_, self.evaluator_ = None, None
         if self.calibration_.weights[1:].any():
-            trained = recipe.train(self.design_, X, remaining, self.used_)
+            trained = recipe.train(self.design_, rows, remaining, self.used_)
             self.teachers_, self.evaluator_ = trained
         return self
 
@@ -293,18 +292,32 @@ class HazardClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         _, mu = self.forecast(self._validated(X))
         return mu
 
-    def survival(self, X: FloatArray) -> FloatArray:
-        """Return the probability of still running h = 0..H steps from now, shape (n, H + 1).
+    def survival(self, X: FloatArray, steps: int | None = None) -> FloatArray:
+        """Return the probability of still running h = 0..`steps` steps from now.
 
         The baseline's curve with its hazards scaled by one factor per request,
-        ``S_i(h) = S(h | age)^θ``, such that ``S_i(H) = 1 - p``.
+        ``S_i(h) = S(h | age)^θ``, such that ``S_i(H) = 1 - p``; the factor holds beyond H too.
+
+        Parameters
+        ----------
+        X : array of float, shape (n, features)
+        steps : int, optional
+            How far; by default H.
+
+        Returns
+        -------
+        ndarray of float64, shape (n, steps + 1)
         """
         p, _ = self.forecast(X)
+        steps = self.horizon if steps is None else steps
+        reach = max(steps, self.horizon)
+        curve = self.design_.baseline.curve(self.design_.age(X), reach)
         # A floor keeps logarithms finite, a slope lets requests without baseline hazard end.
-        hazard = -np.log(np.maximum(self.design_.baseline.curve(self.design_.age(X)), SURE))
-        hazard += SLOPE * np.arange(self.horizon + 1)
+        hazard = -np.log(np.maximum(curve, SURE)) + SLOPE * np.arange(reach + 1)
         left = np.log1p(-np.minimum(p, 1.0 - SURE))
-        curves: FloatArray = np.exp(hazard * (left / hazard[:, -1])[:, None])
+        curves: FloatArray = np.exp(
+            hazard[:, : steps + 1] * (left / hazard[:, self.horizon])[:, None]
+        )
         return curves
 
     def score(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
@@ -345,7 +358,7 @@ class HazardClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
             isotonic=isotonic,
             distil=self.distil,
             recent=self.recent,
-            max_iter=self.max_iter,
+            rounds=self.rounds,
             leaves=self.leaves,
             seed=int(check_random_state(self.random_state).randint(2**31 - 1)),
         )
@@ -354,7 +367,7 @@ class HazardClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         for name, known in (("kind", KINDS), ("calibration", CALIBRATIONS), ("recent", RECENT)):
             if (value := getattr(self, name)) not in known:
                 raise ParameterError(f"{name} = {value!r}: must be one of {', '.join(known)}")
-        for name in ("horizon", "max_iter", "leaves"):
+        for name in ("horizon", "rounds", "leaves"):
             if not getattr(self, name) >= 1:
                 raise ParameterError(f"{name} = {getattr(self, name)}: must be at least 1")
 
@@ -371,14 +384,16 @@ class HazardClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         rest = (weights, float(self.horizon), knots, levels)
         if self.evaluator_ is None:
             return forecast_trees(X, *self.design_.arrays, STUMPS, *rest)
-        run = forecast_additive if self.kind == "lr" else forecast_trees
-        return run(X, *self.design_.arrays, self.evaluator_.arrays, *rest)
+        arrays = self.evaluator_.arrays
+        if self.kind == "lr":
+            return forecast_additive(X, *self.design_.arrays, arrays, *rest)
+        return forecast_trees(X, *self.design_.arrays, arrays, *rest)
 
 
-def _lengths(y: NDArray[np.generic]) -> FloatArray:
+def _lengths(y: NDArray[Any]) -> FloatArray:
     if y.dtype.kind not in "iuf":
         raise ParameterError(
-            f"remaining lengths of type {y.dtype}: must be numbers of steps, at least 1"
+            f"Unknown label type: {y.dtype}; remaining lengths must be numbers of steps, at least 1"
         )
     bad = ~(y >= 1)
     if bad.any():

@@ -31,8 +31,6 @@ class HazardPredictor:
         Fitted, with features among `classifiers.features.FEATURES`.
     history : KeyHistory, optional
         What has finished so far; nothing without.
-    origin_s : float
-        Where time 0 of the queries' arrivals lies on the day's clock, in seconds.
 
     Raises
     ------
@@ -47,12 +45,10 @@ class HazardPredictor:
         classifier: HazardClassifier,
         *,
         history: KeyHistory | None = None,
-        origin_s: float = 0.0,
     ) -> None:
         classifier.check_deployable()
         self.classifier = classifier
         self._history = KeyHistory() if history is None else history
-        self._origin_s = origin_s
         self._training = Training()
 
     def observe(self, finished: FinishedRequests) -> None:
@@ -80,20 +76,11 @@ class HazardPredictor:
     def survival(self, query: ForecastQuery, horizon: int) -> FloatArray:
         """Return the probability that each request still runs h = 0..`horizon` steps from now.
 
-        Raises
-        ------
-        ParameterError
-            The horizon goes beyond the model's.
+        Beyond the model's horizon the scaled baseline goes on.
         """
-        if horizon > self.classifier.horizon:
-            raise ParameterError(
-                f"horizon = {horizon}: this model forecasts {self.classifier.horizon} steps "
-                "ahead at most"
-            )
-        curves = self.classifier.survival(self._features(query))[:, : horizon + 1]
-        if query.max_tokens is not None:
-            left = np.maximum(query.max_tokens - query.age, 1)
-            curves[np.arange(horizon + 1) >= left[:, None]] = 0.0
+        curves = self.classifier.survival(self._features(query), horizon)
+        left = query.steps_left(horizon + 1)
+        curves[np.arange(horizon + 1) >= left[:, None]] = 0.0
         return curves
 
     def training_rows(self, trace: Trace) -> int:
@@ -106,7 +93,7 @@ class HazardPredictor:
         self._training.note(past, None)
 
     def _features(self, query: ForecastQuery) -> FloatArray:
-        return of_query(query, self._history, origin_s=self._origin_s)
+        return of_query(query, self._history)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,7 +158,7 @@ class TrainedHazardPredictor(HazardPredictor):
             calibration=params.calibration,
             random_state=params.seed,
         )
-        super().__init__(classifier.fit_trace(past), origin_s=past.origin_s)
+        super().__init__(classifier.fit_trace(past))
         self.warm(past)
 
 
@@ -214,8 +201,7 @@ class ModelPredictor(HazardPredictor):
         from classifiers.model_file import load
 
         classifier, header = load(params.path)
-        origin_s = 0.0 if trace is None else trace.origin_s
-        super().__init__(classifier, origin_s=origin_s)
+        super().__init__(classifier)
         self.header = header
         if trace is not None and header.trained_on(trace):
             self.warm(trace.head(header.training_rows))

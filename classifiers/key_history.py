@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 import numpy as np
+
 from brsolver._jit import kernel
 from brsolver.errors import ParameterError
 from classifiers._history_kernels import WAYS, add_batch, look_up_batch, replay
@@ -51,7 +52,7 @@ def _numbers(values: NDArray[np.generic]) -> IntArray:
 
 
 @kernel
-def _digest(texts):  # type: ignore[no-untyped-def]  # compiled
+def _digest(texts: NDArray[np.uint32]) -> IntArray:
     """Return FNV-1a of each row's code points: unlike `hash`, the same in every process."""
     out = np.empty(texts.shape[0], np.int64)
     for i in range(texts.shape[0]):

@@ -51,7 +51,7 @@ class Training:
 
 
 def train_trees(
-    training: Training, *, max_iter: int, leaves: int, seed: int
+    training: Training, *, rounds: int, leaves: int, seed: int
 ) -> tuple[Any, StudentTrees]:
     """Train gradient boosting and distil it into one tree per stage.
 
@@ -65,7 +65,7 @@ def train_trees(
     """
     rows = training.design[:, training.used]
     settings: dict[str, Any] = {
-        "max_iter": max_iter,
+        "max_iter": rounds,
         "max_leaf_nodes": 15,
         "min_samples_leaf": _leaf(len(rows)),
         "l2_regularization": 10.0,

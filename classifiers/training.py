@@ -49,7 +49,7 @@ class Recipe:
         Whether what is calibrated, and used, is the distilled model.
     recent : {"auto", "use", "ignore"}
         Whether the recent mean is a feature.
-    max_iter, leaves : int
+    rounds, leaves : int
         Rounds of boosting, and leaves of each distilled tree.
     seed : int
     """
@@ -60,13 +60,13 @@ class Recipe:
     isotonic: bool
     distil: bool
     recent: str
-    max_iter: int
+    rounds: int
     leaves: int
     seed: int
 
-    def design(self, X: FloatArray, remaining: FloatArray) -> Design:
+    def design(self, X: FloatArray, remaining: FloatArray, group: IntArray) -> Design:
         """Return the design that these samples give."""
-        return Design(self.names, X, remaining, self.horizon)
+        return Design(self.names, X, remaining, self.horizon, group)
 
     def train(
         self, design: Design, X: FloatArray, remaining: FloatArray, used: IntArray
@@ -82,7 +82,7 @@ class Recipe:
         with threadpool_limits(1):
             if self.kind == "lr":
                 return train_splines(training, seed=self.seed)
-            return train_trees(training, max_iter=self.max_iter, leaves=self.leaves, seed=self.seed)
+            return train_trees(training, rounds=self.rounds, leaves=self.leaves, seed=self.seed)
 
     def raw(
         self, rows: FloatArray, used: IntArray, trained: Trained
@@ -138,7 +138,7 @@ class Recipe:
         for past, later in time_ordered(group):
             if not _enough(remaining[past] <= self.horizon):
                 continue
-            design = self.design(X[past], remaining[past])
+            design = self.design(X[past], remaining[past], group[past])
             own = np.intersect1d(used, design.informative)
             trained = self.train(design, X[past], remaining[past], own)
             rows = design.matrix(X[later])
@@ -146,9 +146,18 @@ class Recipe:
             parts.append((rows[:, D_LOGIT], raw_logit, rows[:, D_MU], raw_mu, later))
         if not parts:
             return None
-        *columns, later = (np.concatenate(column) for column in zip(*parts, strict=True))
-        ends = remaining[later] <= self.horizon
-        return Outputs(*columns, ends, remaining[later], group[later])
+        base_logit, raw_logit, base_mu, raw_mu, later = (
+            np.concatenate(column) for column in zip(*parts, strict=True)
+        )
+        return Outputs(
+            base_logit=base_logit,
+            raw_logit=raw_logit,
+            base_mu=base_mu,
+            raw_mu=raw_mu,
+            ends=remaining[later] <= self.horizon,
+            remaining=remaining[later],
+            group=group[later],
+        )
 
 
 def _enough(ends: NDArray[np.bool_]) -> bool:

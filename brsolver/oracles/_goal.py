@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from brsolver.errors import ParameterError
 from brsolver.oracles.bounds.phases import why_invalid
-from brsolver.oracles.result import Status
+from brsolver.oracles.result import SolverError, Status
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -75,7 +75,15 @@ class Goal:
     def of(
         cls, runs: Sequence[SimulationResult], bounds: Bounds, best: HindsightResult | None
     ) -> Goal:
-        """Hold runs against the best bound that fits them, or against hindsight."""
+        """Hold runs against the best bound that fits them, or against hindsight.
+
+        Raises
+        ------
+        ParameterError
+            No bound holds for a run.
+        SolverError
+            A run costs less than the bound that holds for it.
+        """
         common = bounds.common(runs)
         if best is None:
             bound, lower, origin, known = common, common.total, common.origin, None
@@ -105,4 +113,8 @@ def _stronger(bound: BoundResult, best: HindsightResult) -> tuple[int, str]:
 def _status(lower: int | None, cheapest: int | None) -> Status:
     if cheapest is None:
         return Status.BOUND if lower is not None else Status.LIMIT
+    if lower is not None and cheapest < lower:
+        raise SolverError(
+            f"a run costs {cheapest:,} and the bound of all runs says {lower:,}: one is wrong"
+        )
     return Status.OPTIMAL if cheapest == lower else Status.FEASIBLE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from brsolver.oracles.step import Objective, StepInstance
     from brsolver.oracles.step.judge import Judgement
     from brsolver.policy import ClusterView, Decision, Waiting
+    from brsolver.predictors import Predictor
     from brsolver.simulator.result import SimulationResult
     from brsolver.traces.model import Trace
 
@@ -34,6 +36,9 @@ LEAST_GAMMA = 1e-9
 
 LEAST_S, MOST_S = 0.05, 1.0
 """Least and most seconds for one decision and objective."""
+
+WARM_S = 60.0
+"""More than compiling takes; the tiny decision itself takes milliseconds."""
 
 SHARE = 50
 """Decisions that the budget must suffice for, whatever each takes."""
@@ -181,12 +186,15 @@ class _Tally:
 class _Watched:
     """A run, the decisions kept of it and what was found of them."""
 
-    def __init__(self, trace: Trace, run: SimulationResult, source: str | None, w: Weights) -> None:
+    def __init__(
+        self, trace: Trace, run: SimulationResult, source: Predictor | str | None, w: Weights
+    ) -> None:
         from brsolver.simulator import simulate
 
         total = run.metrics.decisions
         recorder = Recorder(run, w, spread(total, SAMPLE))
-        simulate(trace, recorder, run.params, predictor=source, policy_name=run.policy)
+        own = copy.deepcopy(source)
+        simulate(trace, recorder, run.params, predictor=own, policy_name=run.policy)
         self.weights, self.decisions = w, recorder.seen
         self.gamma = float(np.mean(recorder.gammas)) if recorder.gammas else GAMMA
         order = spread_order(len(recorder.kept))
@@ -219,7 +227,7 @@ def regrets(
     trace: Trace,
     runs: Sequence[SimulationResult],
     *,
-    predictor: str | None,
+    predictor: Predictor | str | None,
     budget_s: float,
     horizon: int | None = None,
 ) -> list[dict[str, Any]]:
@@ -235,14 +243,15 @@ def regrets(
     ----------
     trace : Trace
     runs : sequence of SimulationResult
-    predictor : str or None
-        Where forecasts come from, as the runs had it.
+    predictor : Predictor, str or None
+        Where forecasts come from, as the runs had it before they began; it is copied for each.
     budget_s : float
         Seconds for all of them.
     horizon : int, optional
         Steps of the projection; None is each policy's own, 0 if it has none.
     """
     watched = [_Watched(trace, run, predictor, Weights.of(run, horizon)) for run in runs]
+    _warm_up()
     parts = len(OBJECTIVES) * len(watched) * SHARE
     limit_s = min(max(budget_s / parts, LEAST_S), MOST_S)
     ends = time.perf_counter() + budget_s
@@ -254,6 +263,25 @@ def regrets(
                 one.judge_next(limit_s)
         first = False
     return [one.summary() for one in watched]
+
+
+def _warm_up() -> None:
+    """Judge a tiny decision, so that the budget buys judgements and not compilation."""
+    from brsolver.oracles.step import StepInstance, heuristic
+    from brsolver.oracles.step.judge import judge
+    from brsolver.policy import NO_LIMIT
+
+    tiny = StepInstance(
+        projected=np.array([[40, 30], [35, 31], [37, 36]]),
+        room=np.array([2, 2, 1]),
+        token_room=np.full(3, NO_LIMIT),
+        prompts=np.array([3, 5, 8, 13, 21, 2]),
+        weights=np.array([2, 1]),
+        beta=3,
+        admit=5,
+    )
+    for objective in OBJECTIVES:
+        judge(tiny, heuristic(tiny), objective, time_limit_s=WARM_S)
 
 
 def spread(total: int, count: int) -> IntArray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from brsolver.oracles.bounds.result import BoundResult
     from brsolver.oracles.hindsight.result import CurvePoint, HindsightResult
     from brsolver.oracles.result import Status
+    from brsolver.simulator.held_out import HeldOut
     from brsolver.simulator.params import SimulationParams
     from brsolver.simulator.result import SimulationResult
     from brsolver.traces.model import Trace
@@ -100,6 +102,7 @@ class GapReport:
     policies : tuple of PolicyGap
     trace_name : str
     workers, slots, requests : int
+        The cluster, and the requests that were run.
     wall_s : float
         Seconds, simulations included.
     curve : tuple of CurvePoint
@@ -182,7 +185,8 @@ def gap(
         Everything else about the runs: pool and step time. Bounds cover pooled arrivals without
         KV capacities and worker events.
     predictor : str, optional
-        For policies that use one.
+        For policies that use one. What trains a predictor before the run is left out of all
+        runs, bounds and oracles.
     seed : int
     horizon : int, optional
         Steps of the projection by which ``step`` judges decisions; None is each policy's own, 0
@@ -197,23 +201,26 @@ def gap(
     """
     from brsolver.compare import check_policies
     from brsolver.oracles.hindsight.warm import warm_up
+    from brsolver.simulator.held_out import hold_out
 
     _check(oracle, budget_s, horizon)
     began = time.perf_counter()
     specs = check_policies(policies)
     tick = _ticker(len(specs) + 2, progress)
     used = _params(params, workers, slots, seed)
-    runs = tuple(_simulate(trace, spec, used, predictor, tick) for spec in specs)
-    warm_up(search=oracle == "hindsight-fcfs")
-    bounding = time.perf_counter()
+    held = hold_out(trace, predictor, seed)
+    trace = held.trace
+    runs = tuple(_simulate(held, spec, used, predictor, tick) for spec in specs)
     searched = oracle.startswith("hindsight")
+    warm_up(search=searched)
+    bounding = time.perf_counter()
     bounds = Bounds.of(trace, used, BOUND_SHARE * budget_s if searched else budget_s)
     tick()
     left_s = max(budget_s - (time.perf_counter() - bounding), (1 - BOUND_SHARE) * budget_s)
     best = _hindsight(trace, used, oracle, left_s, runs, bounds) if searched else None
     tick()
     goal = Goal.of(runs, bounds, best)
-    regrets = _regrets(trace, runs, predictor, oracle, budget_s, horizon)
+    regrets = _regrets(held, runs, oracle, budget_s, horizon)
     return GapReport(
         oracle=oracle,
         status=goal.status,
@@ -232,7 +239,7 @@ def gap(
         wall_s=time.perf_counter() - began,
         curve=best.curve if best else (),
         results=runs,
-        notes=_notes(runs, goal),
+        notes=_notes(held, runs, goal),
     )
 
 
@@ -269,15 +276,22 @@ def _params(
 
 
 def _simulate(
-    trace: Trace,
+    held: HeldOut,
     spec: str,
     params: SimulationParams,
-    predictor: str | None,
+    predictor_name: str | None,
     tick: Callable[[], None],
 ) -> SimulationResult:
     from brsolver.simulator import simulate
 
-    result = simulate(trace, spec, params, predictor=predictor)
+    result = simulate(
+        held.trace,
+        spec,
+        params,
+        # Predictors learn: every run starts from the same state.
+        predictor=copy.deepcopy(held.predictor),
+        predictor_name=predictor_name,
+    )
     tick()
     return result
 
@@ -312,9 +326,8 @@ def _warm_start(runs: Sequence[SimulationResult], bound: BoundResult) -> IntArra
 
 
 def _regrets(
-    trace: Trace,
+    held: HeldOut,
     runs: Sequence[SimulationResult],
-    predictor: str | None,
     oracle: str,
     budget_s: float,
     horizon: int | None,
@@ -323,7 +336,7 @@ def _regrets(
         return [{} for _ in runs]
     from brsolver.oracles._regret import regrets
 
-    return regrets(trace, runs, predictor=predictor, budget_s=budget_s, horizon=horizon)
+    return regrets(held.trace, runs, predictor=held.predictor, budget_s=budget_s, horizon=horizon)
 
 
 def _row(
@@ -361,8 +374,9 @@ def _ratio(cost: int, base: int | None) -> float | None:
     return cost / base - 1.0 if base else None
 
 
-def _notes(runs: Sequence[SimulationResult], goal: Goal) -> tuple[str, ...]:
-    notes = [note for run in runs for note in run.notes]
+def _notes(held: HeldOut, runs: Sequence[SimulationResult], goal: Goal) -> tuple[str, ...]:
+    notes = [] if held.note is None else [held.note]
+    notes += [note for run in runs for note in run.notes]
     loose = [run.policy for run in runs if run.policy not in goal.certified]
     if loose:
         notes.append(

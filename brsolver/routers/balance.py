@@ -90,9 +90,10 @@ class BRHParams:
     def __post_init__(self) -> None:
         check_stages(self.s_greedy, self.r_max)
         check_patience(self.patience)
+        given: object = self.gamma
+        if isinstance(given, str) and given != "auto":
+            raise ParameterError(f"gamma is {given!r}, must be a number in (0, 1] or auto")
         gamma = 1.0 if self.gamma == "auto" else self.gamma
-        if isinstance(gamma, str):
-            raise ParameterError(f"gamma is {gamma!r}, must be a number in (0, 1] or auto")
         check_weights(self.alpha, self.beta, gamma, self.horizon)
         if self.projection not in ("expected", "survival"):
             raise ParameterError(f"projection is {self.projection!r}, must be expected or survival")

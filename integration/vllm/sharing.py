@@ -79,8 +79,13 @@ class Board:
         self.horizon = horizon
         width = _HEADER + ranks * (FIGURES + horizon + 1)
         self._descriptor = _open_own(self.path)
-        os.ftruncate(self._descriptor, servers * width * _WORD)
-        self._memory = mmap.mmap(self._descriptor, servers * width * _WORD)
+        try:
+            os.ftruncate(self._descriptor, servers * width * _WORD)
+            self._memory = mmap.mmap(self._descriptor, servers * width * _WORD)
+        except OSError:
+            os.close(self._descriptor)
+            self.path.unlink(missing_ok=True)
+            raise
         table: NDArray[np.int64] = np.frombuffer(self._memory, np.int64).reshape(servers, width)
         self._header = table[:, :_HEADER]
         figures_end = _HEADER + ranks * FIGURES

@@ -206,7 +206,9 @@ def test_bad_training_gets_one_line(trace: Path, tmp_path: Path) -> None:
 
 def test_bad_models_get_one_line(model: Path, trace: Path, tmp_path: Path) -> None:
     assert "gone.skops" in refused("evaluate", trace, "--model", tmp_path / "gone.skops")
-    assert "forecasts 40 steps, not 80" in refused("evaluate", trace, "--model", model, "--horizon", 80)
+    assert "forecasts 40 steps, not 80" in refused(
+        "evaluate", trace, "--model", model, "--horizon", 80
+    )
     tampered = tmp_path / "tampered.skops"
     content = bytearray(model.read_bytes())
     content[len(content) // 2] ^= 0xFF

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _SAMPLE = re.compile(r"^(brsolver_\w+)(?:\{(.*)\})? ([-+.\deE]+)$", re.MULTILINE)
 PATIENCE_S = 240.0
+KINDS = ("plain", "cancelled", "stopped", "two", "pinned", "sampled")
 
 
 def figures(server) -> dict[str, float]:
@@ -61,7 +62,7 @@ def reconfigure(server, path: Path, text: str) -> None:
 
 def prompts(count: int, seed: int = 0, longest: int = 40) -> list[list[int]]:
     """Prompts of random tokens."""
-    rng = random.Random(seed)
+    rng = random.Random(seed)  # noqa: S311 # a test's draw
     return [[rng.randint(3, 1000) for _ in range(rng.randint(3, longest))] for _ in range(count)]
 
 
@@ -94,41 +95,32 @@ def complete_all(server, asked: list[list[int]], **body: Any) -> list[list[str]]
 
 def mixed(server, count: int, seed: int = 0, longest: int = 40) -> Counter[str]:
     """Send requests of all kinds at once; return how many of each were served."""
-    rng = random.Random(seed)
-    kinds = ("plain", "cancelled", "stopped", "two", "pinned", "sampled")
-    drawn = [rng.choice(kinds) for _ in range(count)]
-
-    async def one(client: httpx.AsyncClient, kind: str, prompt: list[int]) -> str:
-        length = rng.randint(8, 60)
-        if kind == "cancelled":
-            with contextlib.suppress(httpx.TimeoutException):
-                async with asyncio.timeout(rng.uniform(0.02, 3.0)):
-                    await complete(client, prompt, max_tokens=150, ignore_eos=True)
-        elif kind == "two":
-            texts = await complete(client, prompt, n=2, temperature=1.0, max_tokens=length)
-            assert len(texts) == 2
-        elif kind == "stopped":
-            await complete(client, prompt, stop=["w1", "w5", "w7"], max_tokens=length)
-        elif kind == "pinned":
-            await complete(client, prompt, rank=rng.randint(0, 1), max_tokens=length)
-        elif kind == "sampled":
-            await complete(client, prompt, temperature=1.0, max_tokens=length, ignore_eos=True)
-        else:
-            await complete(client, prompt, max_tokens=length, ignore_eos=True)
-        return kind
+    rng = random.Random(seed)  # noqa: S311 # a test's draw
 
     async def scenario() -> list[Any]:
-        asked = prompts(count, seed, longest)
+        asked = [(rng.choice(KINDS), each) for each in prompts(count, seed, longest)]
         async with session(server) as client:
-            tasks = (one(client, kind, each) for kind, each in zip(drawn, asked, strict=True))
-            return await asyncio.gather(*tasks, return_exceptions=True)
+            tasks = (_send(client, rng, kind, each) for kind, each in asked)
+            return await asyncio.gather(*tasks)
 
-    served: Counter[str] = Counter()
-    for outcome in asyncio.run(scenario()):
-        if isinstance(outcome, TimeoutError):
-            served["cancelled"] += 1
-        elif isinstance(outcome, BaseException):
-            raise outcome
-        else:
-            served[outcome] += 1
-    return served
+    return Counter(asyncio.run(scenario()))
+
+
+async def _send(client: httpx.AsyncClient, rng: random.Random, kind: str, prompt: list[int]) -> str:
+    length = rng.randint(8, 60)
+    if kind == "cancelled":
+        with contextlib.suppress(TimeoutError, httpx.TimeoutException):
+            async with asyncio.timeout(rng.uniform(0.02, 3.0)):
+                await complete(client, prompt, max_tokens=150, ignore_eos=True)
+    elif kind == "two":
+        texts = await complete(client, prompt, n=2, temperature=1.0, max_tokens=length)
+        assert len(texts) == 2
+    else:
+        more: dict[str, Any] = {
+            "stopped": {"stop": ["w1", "w5", "w7"]},
+            "pinned": {"rank": rng.randint(0, 1)},
+            "sampled": {"temperature": 1.0, "ignore_eos": True},
+            "plain": {"ignore_eos": True},
+        }[kind]
+        await complete(client, prompt, max_tokens=length, **more)
+    return kind

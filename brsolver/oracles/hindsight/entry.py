@@ -161,6 +161,8 @@ def hindsight(
     if not schedule.fits(start):
         raise ParameterError("warm start is no assignment of this run under FCFS admission")
     chosen = _method(schedule, admission, method, budget_s)
+    if chosen == "anytime":
+        start = min(start, smoothest(schedule), key=schedule.barrier_time)
     if bound is not None:
         _check_bound(bound, trace, schedule, admission, work_conserving)
     elif chosen != "dp":
@@ -285,7 +287,7 @@ def _fcfs(task: _Task) -> Outcome:
     return hindsight_anytime(
         schedule,
         budget_s=task.left_s,
-        warm_start=min(task.warm_start, smoothest(schedule), key=schedule.barrier_time),
+        warm_start=task.warm_start,
         known=task.bound,
         threads=task.threads,
         seed=task.seed,

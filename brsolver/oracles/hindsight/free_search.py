@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 ONE = 1 << 24
 """An active request is one integer, ``load·ONE + remaining steps``."""
 
-BEAMS = {True: ((True, 200), (True, 5_000)), False: ((True, 200), (False, 200), (False, 2_000))}
-"""Searches that look for a plan before the exact one: (work conserving, width) of each.
+BEAMS = (200, 5_000)
+"""Widths of the searches that look for a plan before the exact one.
 
-By whether plans must be work conserving; those that need not be often start from one that is.
+The wide one mostly finds the optimum; the exact search is then over in a tenth of its time, and
+with a slightly worse plan out of reach.
 """
 
 BEAM_SHARE = 0.4
@@ -152,9 +153,10 @@ class _FreeSearch:
         """Search narrowly, over work-conserving plans first: there are fewer of them."""
         deadline, now = self.deadline, perf_counter()
         self.deadline = now + BEAM_SHARE * (deadline - now)
-        for conserving, width in BEAMS[work_conserving]:
+        for conserving in sorted({True, work_conserving}, reverse=True):
             self.conserving = conserving
-            self.run(width, max_states)
+            for width in BEAMS:
+                self.run(width, max_states)
         self.conserving, self.deadline, self.message = work_conserving, deadline, ""
 
     def run(self, width: int | None, max_states: int) -> None:

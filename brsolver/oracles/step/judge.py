@@ -93,7 +93,7 @@ def judge(
     Raises
     ------
     SolverError
-        The decision is none.
+        The decision is none, or nothing bounds the best one.
     """
     if broken := violation(instance, assignment.tolist()):
         raise SolverError(f"the decision to judge is none: {broken}")
@@ -107,11 +107,13 @@ def judge(
     # What is known without a solver stands, and `origin` says whose it is.
     with contextlib.suppress(MissingExtraError, SolverError):
         _ask_highs(case, ends)
+    if case.bound is None:
+        raise SolverError("no bound of the best decision is known")
     return Judgement(
         objective=objective,
         value=case.value,
         best=case.best,
-        bound=case.value if case.bound is None else case.bound,
+        bound=case.bound,
         origin=case.origin,
     )
 

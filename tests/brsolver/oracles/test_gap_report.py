@@ -13,7 +13,7 @@ from brsolver.errors import BrsolverError, ParameterError, UnknownNameError
 from brsolver.oracles.bounds import fcfs_bound
 from brsolver.oracles.gap import GapReport, gap
 from brsolver.oracles.hindsight.result import HindsightResult
-from brsolver.oracles.result import Status
+from brsolver.oracles.result import SolverError, Status
 from brsolver.simulator import SimulationParams, simulate
 from brsolver.simulator.params import WorkerEvent
 from brsolver.traces.model import Trace
@@ -103,6 +103,31 @@ def test_hindsight_is_between_bound_and_policies(oracle: str) -> None:
     for row in found.policies:
         assert not row.certified or row.barrier_time >= found.best_known
     assert found.policies[0].certified
+
+
+def test_a_run_below_its_bound_is_an_error_and_no_gap(monkeypatch: pytest.MonkeyPatch) -> None:
+    def hindsight(trace: Trace, **given: object) -> HindsightResult:
+        return HindsightResult(status=Status.BOUND, barrier_bound=10**9, origin="a false prophet")
+
+    monkeypatch.setattr("brsolver.oracles.hindsight.hindsight", hindsight)
+    with pytest.raises(SolverError, match="one is wrong"):
+        report("jsq-load", oracle="hindsight-fcfs")
+
+
+@pytest.mark.parametrize("oracle", ["bounds", "step", "hindsight-fcfs"])
+def test_what_trained_a_predictor_is_in_no_run_bound_or_oracle(oracle: str) -> None:
+    policies, rest = ("jsq-load", "br-h:horizon=7"), make_trace().after(15)
+    found = report(*policies, oracle=oracle, predictor="survival:train=0.25")
+    assert found.requests == 45
+    assert found.notes[0].startswith("the first 15 of 60 requests trained the predictor")
+    assert {run.trace_fingerprint for run in found.results} == {rest.fingerprint()}
+    assert {row.bound.trace_fingerprint for row in found.policies} == {rest.fingerprint()}
+    assert found.policies[0].barrier_time >= fcfs_bound(rest, **CLUSTER).total
+    for row in found.policies:
+        alone = simulate(
+            make_trace(), row.policy, SimulationParams(**CLUSTER), predictor="survival:train=0.25"
+        )
+        assert row.barrier_time == int(alone.steps.load_max.sum())
 
 
 def test_regret_is_reported_per_decision_at_each_policys_horizon() -> None:

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from brsolver.errors import ParameterError
+from brsolver.oracles.backends import solve
 from brsolver.oracles.bounds import fcfs_bound, free_bound
 from brsolver.oracles.hindsight import _schedule_kernels as sk
 from brsolver.oracles.hindsight import _search_kernels as nk
@@ -223,7 +224,15 @@ def test_bounds_of_other_runs_are_refused():
         )
 
 
-def test_warming_up_compiles_the_search():
+def test_warming_up_compiles_the_search_and_loads_its_solver(monkeypatch):
+    # However long compiling takes: the search's own time may be over before it begins.
+    monkeypatch.setattr("brsolver.oracles.hindsight.warm.SHORT_S", 1e-9)
+    solved = []
+    monkeypatch.setattr(
+        "brsolver.oracles.hindsight.cp_sat.solve",
+        lambda *args, **kwargs: solved.append(solve(*args, **kwargs)) or solved[-1],
+    )
     warm_up()
+    assert any(answer.proven for answer in solved)
     for compiled in (nk.swap_search, nk.find_leaders, sk.assign_smoothest, sk.interval_bounds):
         assert compiled.signatures

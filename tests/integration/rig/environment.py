@@ -2,7 +2,8 @@
 
 Needs Python 3.11 or newer with pip and venv, and whatever package sources pip is set up with.
 Prints the interpreter of the environment on standard output, everything else on standard error.
-If the wheels cannot be had, the reason is one line and the exit status 3.
+If the wheels cannot be had, the reason is one line and the exit status 3; where the project's own
+packages do not install, it is 1.
 """
 
 from __future__ import annotations
@@ -30,8 +31,12 @@ REPOSITORY = HERE.parents[2]
 PLUGIN = HERE / "cpu_ep_plugin"
 
 
-class UnavailableError(RuntimeError):
-    """The rig's packages cannot be had."""
+class InstallError(RuntimeError):
+    """A step of the installation failed."""
+
+
+class UnavailableError(InstallError):
+    """It failed because a package of others cannot be had, which is no fault of the project."""
 
 
 def location() -> Path:
@@ -58,6 +63,8 @@ def create(folder: Path | None = None) -> Path:
     ------
     UnavailableError
         If a package cannot be had; the message says which step failed and why.
+    InstallError
+        If the project's own packages cannot be installed.
     """
     folder = folder or location()
     if not is_ready(folder):
@@ -68,14 +75,16 @@ def create(folder: Path | None = None) -> Path:
 
 def _build(folder: Path) -> None:
     began = time.monotonic()
-    venv.create(folder, with_pip=True, clear=not (folder / "bin").exists())
+    if not (folder / "bin" / "pip").exists():
+        venv.create(folder, with_pip=True, symlinks=True)
     _pip(folder, "uv")
     backend = _install_torch(folder)
     excludes = folder / "excludes.txt"
     excludes.write_text("\n".join(EXCLUDED) + "\n", encoding="utf-8")
     _uv(folder, "--excludes", str(excludes), *backend, VLLM, *RUNTIME, *TOOLS)
     for package in (PLUGIN, REPOSITORY):
-        _uv(folder, "--no-deps", "--no-build-isolation", "--editable", str(package))
+        own = ("--no-deps", "--no-build-isolation", "--editable", str(package))
+        _uv(folder, *own, error=InstallError)
     _compile(folder)
     _say(f"the rig is ready after {time.monotonic() - began:.0f} s")
 
@@ -108,21 +117,22 @@ def _pip(folder: Path, *arguments: str) -> None:
     _run(command, f"pip install {arguments[-1]}")
 
 
-def _uv(folder: Path, *arguments: str) -> None:
+def _uv(folder: Path, *arguments: str, error: type[InstallError] = UnavailableError) -> None:
     command = [str(folder / "bin" / "uv"), "pip", "install", "--quiet"]
     _run(
         [*command, "--python", str(interpreter(folder)), *arguments],
         f"uv pip install {' '.join(arguments[-2:])}",
+        error,
     )
 
 
-def _run(command: list[str], what: str) -> None:
+def _run(command: list[str], what: str, error: type[InstallError] = UnavailableError) -> None:
     _say(what)
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     if done.returncode != 0:
         reasons = [line for line in done.stderr.splitlines() if line.strip()]
         reason = next((r for r in reasons if "error" in r.lower()), " ".join(reasons[-2:]))
-        raise UnavailableError(f"{what} failed: {' '.join(reason.split())}")
+        raise error(f"{what} failed: {' '.join(reason.split())}")
 
 
 def _fingerprint() -> str:
@@ -142,6 +152,9 @@ def main() -> int:
     except UnavailableError as error:
         _say(f"cannot be had here: {error}")
         return CANNOT_BE_HAD
+    except InstallError as error:
+        _say(str(error))
+        return 1
     return 0
 
 

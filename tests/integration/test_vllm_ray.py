@@ -1,0 +1,108 @@
+"""Engines as actors of a local Ray cluster, the router where it always is: in the API server.
+
+vLLM knows no Ray resource of CPUs, so a platform plug-in of this test, found in every process,
+calls them what it calls GPUs, of which the cluster is said to have two.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = [
+    pytest.mark.vllm,
+    pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed in the rig"),
+]
+
+HOST = "127.0.0.1"
+PORT = 6399
+RAY = (sys.executable, "-m", "ray.scripts.scripts")
+REGISTER = """
+def register():
+    return "ray_on_cpu_platform.RayOnCpu"
+"""
+PLATFORM = """
+from vllm.platforms.cpu import CpuPlatform
+
+
+class RayOnCpu(CpuPlatform):
+    ray_device_key = "GPU"
+"""
+
+
+@pytest.fixture
+def cluster(tmp_path: Path):
+    """A Ray cluster of this machine; yields the environment of whoever uses it."""
+    meta = tmp_path / "ray_on_cpu-1.dist-info"
+    meta.mkdir()
+    (tmp_path / "ray_on_cpu.py").write_text(REGISTER)
+    (tmp_path / "ray_on_cpu_platform.py").write_text(PLATFORM)
+    (meta / "METADATA").write_text("Metadata-Version: 2.1\nName: ray-on-cpu\nVersion: 1\n")
+    (meta / "entry_points.txt").write_text(
+        "[vllm.platform_plugins]\nray_on_cpu = ray_on_cpu:register\n"
+    )
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    from rig.servers import rig_environment
+
+    environment = rig_environment() | {"PYTHONPATH": path, "RAY_ADDRESS": f"{HOST}:{PORT}"}
+    command = [
+        *RAY,
+        *("start", "--head", "--block", f"--port={PORT}", f"--node-ip-address={HOST}"),
+        *("--num-gpus=2", "--num-cpus=4", "--include-dashboard=false", "--disable-usage-stats"),
+        *(f"--object-store-memory={200_000_000}", f"--temp-dir={tmp_path / 'ray'}"),
+    ]
+    variables = dict(os.environ) | environment
+    with subprocess.Popen(command, env=variables, start_new_session=True) as head:
+        try:
+            _await_cluster(head, variables)
+            yield environment
+        finally:
+            # The session is the cluster's own: `ray stop` would end everybody's.
+            os.killpg(head.pid, signal.SIGTERM)
+
+
+def _await_cluster(head: subprocess.Popen[bytes], variables: dict[str, str]) -> None:
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline:
+        assert head.poll() is None, "the cluster did not start"
+        asked = subprocess.run(
+            [*RAY, "health-check", f"--address={HOST}:{PORT}"],
+            capture_output=True,
+            check=False,
+            env=variables,
+        )
+        if asked.returncode == 0:
+            return
+        time.sleep(1)
+    raise AssertionError("the cluster did not answer")
+
+
+def test_requests_are_routed_to_engines_that_ray_runs(cluster, tmp_path):
+    from rig.servers import rig_server
+    from serving import await_figures, empty, mixed
+
+    arguments = ("--data-parallel-backend", "ray", "--data-parallel-address", HOST)
+    with rig_server(
+        router="br-0",
+        slots=4,
+        max_model_len=500,
+        arguments=arguments,
+        environment=cluster,
+        log=tmp_path / "server.log",
+    ) as server:
+        assert sum(mixed(server, 60).values()) == 60
+        found = await_figures(server, empty)
+        assert empty(found), json.dumps(found, indent=1)
+        assert found["brsolver_routed_requests_total"] > 0
+        assert found.get("brsolver_fallbacks_total", 0) == 0
