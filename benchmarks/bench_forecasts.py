@@ -9,11 +9,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from benchmarks._table import show
 from brsolver.traces import load_trace
-from brsolver.traces.model import Trace
 from classifiers.evaluation import candidates as c
 from classifiers.evaluation.study import JudgingParams, Study, study
 from classifiers.report.cells import COLUMNS, DECISION_HEADINGS, score_text, value_cells
@@ -21,19 +18,22 @@ from classifiers.report.cells import COLUMNS, DECISION_HEADINGS, score_text, val
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from brsolver.traces.model import Trace
     from classifiers.evaluation.scores import Judgement
 
-PRESETS = ("preset:azure2024-long-like", "preset:proprietary-like", "preset:chat")
-PROMPTS = 400
+PRESETS = (
+    "preset:azure2024-long-like",
+    "preset:proprietary-like",
+    "preset:recurring-prompts",
+    "preset:chat",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print two tables per trace; arguments None are those of the command line."""
     options = _options(arguments)
-    traces = [load_trace(source) for source in options.traces or PRESETS]
-    for trace in traces if options.traces else [*traces, recurring()]:
-        found = _judge(trace, c.check_kinds(options.kinds), options)
-        _show(found)
+    for source in options.traces or PRESETS:
+        _show(_judge(load_trace(source), c.check_kinds(options.kinds), options))
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -45,32 +45,6 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--starts", type=int, default=1)
     parser.add_argument("--bootstrap", type=int, default=200)
     return parser.parse_args(arguments)
-
-
-def recurring(requests: int = 8000, spread: float = 3.0) -> Trace:
-    """Return the surrogate of the proprietary trace with prompts that come back.
-
-    Its requests take their prompt and their mean output length from one of `PROMPTS` templates,
-    of Zipf popularity, and differ from that mean by `spread` tokens.
-
-    Parameters
-    ----------
-    requests : int
-    spread : float
-        Standard deviation of outputs of one template, in tokens.
-    """
-    rng = np.random.default_rng(0)
-    templates = load_trace(f"preset:proprietary-like:n={PROMPTS}")
-    popularity = 1.0 / np.arange(1, PROMPTS + 1)
-    chosen = rng.choice(PROMPTS, size=requests, p=popularity / popularity.sum())
-    output = np.rint(templates.output_tokens[chosen] + spread * rng.standard_normal(requests))
-    return Trace(
-        prompt_tokens=templates.prompt_tokens[chosen],
-        output_tokens=np.maximum(1, output).astype(np.int64),
-        name="proprietary-like, recurring prompts (surrogate)",
-        surrogate=True,
-        columns={"prompt_hash": chosen.astype(np.int64)},
-    )
 
 
 def _judge(trace: Trace, kinds: tuple[str, ...], options: argparse.Namespace) -> Study:

@@ -2,7 +2,7 @@
 
 Prints one table. Compare ratios within one run; absolute times move with the machine.
 
-    python benchmarks/bench_step_oracle.py [--decisions 10] [--limit 3]
+    python benchmarks/bench_step_oracle.py [--decisions 10] [--limit 3] [--only limits]
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from brsolver.oracles.backends import Isolation
 from brsolver.oracles.step import (
     Objective,
     StepInstance,
@@ -39,6 +40,12 @@ SIZES = ((16, 128, 8), (16, 128, 32), (64, 512, 8), (64, 512, 32))
 HORIZON = 80
 FREE_ON_TRAJECTORY = 64
 OBJECTIVES: tuple[Objective, ...] = ("score", "imbalance")
+LIMITS_S = (1.0, 0.2)
+LIMITED = (("highs", False), ("cp-sat", False), ("highs-ipm", True), ("highs-pdlp", True))
+LIMITED += (("pdlp", True), ("highs", True), ("highs-ds", True), ("glop", True), ("sifting", True))
+SEARCHED = (8, 16, 32)
+KICKS = (10, 40)
+MOST_KICKS = 400
 
 
 def decisions(workers: int, waiting: int, free: int, count: int) -> Iterator[StepInstance]:
@@ -146,16 +153,85 @@ def exact(instance: StepInstance, objective: Objective, limit: float) -> str:
     return "; ".join(parts)
 
 
+def limits() -> None:
+    """Print what back ends take of a time limit, in this process and isolated."""
+    print(f"{'objective':10} {'back end':12} {'limit':>5} {'here':>6} {'isolated':>8}   seconds")
+    (small,) = decisions(2, 6, 3, 1)
+    with Isolation() as process:
+        for objective in OBJECTIVES:
+            for backend, relax in LIMITED:
+                given = {"backend": backend, "relax": relax}
+                # Loads the solvers and compiles what forms the models.
+                for isolate in (False, process):
+                    solve_step(small, objective, isolate=isolate, **given)  # type: ignore[arg-type] # forwarded as it is written
+                for limit in LIMITS_S:
+                    took = [
+                        _overrun(objective, limit, isolate, given) for isolate in (False, process)
+                    ]
+                    name = backend if relax else f"{backend}, int"
+                    print(f"{objective:10} {name:12} {limit:5} {took[0]:6.2f} {took[1]:8.2f}")
+
+
+def _overrun(
+    objective: Objective, limit: float, isolate: bool | Isolation, given: dict[str, object]
+) -> float:
+    (largest,) = decisions(*SIZES[-1], 1)
+    began = time.perf_counter()
+    solve_step(largest, objective, time_limit_s=limit, isolate=isolate, **given)  # type: ignore[arg-type] # forwarded as it is written
+    return time.perf_counter() - began
+
+
+def search_distribution(count: int) -> None:
+    """Print how far local search ends from the relaxation, and from a long search."""
+    print(
+        f"{'free':>4} {'objective':10} {'kicks':>5} {'CPU ms':>7}   % off: LP P50, P90, worst; best"
+    )
+    for free in SEARCHED:
+        for objective in OBJECTIVES:
+            cases = list(decisions(16, 128, free, count))
+            local_search(cases[0], objective, kicks=1)
+            for kicks in KICKS:
+                rows = np.array([_distances(case, objective, kicks) for case in cases])
+                mid, high, worst = np.percentile(rows[:, 1], (50, 90, 100))
+                print(
+                    f"{free:4} {objective:10} {kicks:5} {median(rows[:, 0]):7.1f}   "
+                    f"{mid:.3f} {high:.3f} {worst:.3f}; {rows[:, 2].max():.3f}"
+                )
+
+
+def _distances(case: StepInstance, objective: Objective, kicks: int) -> tuple[float, float, float]:
+    began = time.process_time()
+    found = local_search(case, objective, kicks=kicks)
+    took = (time.process_time() - began) * 1e3
+    longer = local_search(case, objective, kicks=MOST_KICKS)
+    relaxed = solve_step(case, objective, relax=True, backend="sifting")
+    value, best = float(found.objective or 0), float(longer.objective or 0)
+    base = float(relaxed.objective or 0)
+    per_cent = 100 / max(1.0, abs(base))
+    return took, abs(value - base) * per_cent, abs(value - best) * per_cent
+
+
 def main() -> None:
-    """Print the table."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--decisions", type=int, default=10)
     parser.add_argument("--limit", type=float, default=3.0)
+    parser.add_argument("--only", choices=("methods", "limits", "search"))
     options = parser.parse_args()
+    if options.only in {None, "limits"}:
+        limits()
+    if options.only in {None, "search"}:
+        search_distribution(options.decisions)
+    if options.only in {None, "methods"}:
+        methods(options.decisions, options.limit)
+
+
+def methods(count: int, limit: float) -> None:
+    """Print times and distances of all methods by size."""
     print(f"{'G':>3} {'W':>4} {'free':>4} {'objective':10} {'method':24} {'ms':>8} {'off LP':>9}")
     for workers, waiting, free in SIZES:
         for objective in OBJECTIVES:
-            cases = list(decisions(workers, waiting, free, options.decisions + 1))
+            cases = list(decisions(workers, waiting, free, count + 1))
             measure(cases[0], objective)  # compiles
             runs = [measure(instance, objective) for instance in cases[1:]]
             head = f"{workers:3} {waiting:4} {free:4} {objective:10}"
@@ -164,7 +240,7 @@ def main() -> None:
                 off = median(run[method][1] for run in runs)
                 worst = max(run[method][1] for run in runs)
                 print(f"{head} {method:24} {ms:8.2f} {off:8.4f} % (worst {worst:.4f} %)")
-            print(f"{head} exact: {exact(cases[-1], objective, options.limit)}")
+            print(f"{head} exact: {exact(cases[-1], objective, limit)}")
     for objective in OBJECTIVES:
         print(f" 64  512 {objective:10} LP along a trajectory: {along_a_trajectory(objective, 40)}")
 

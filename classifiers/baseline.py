@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 SURE = 1e-4
 """Probabilities are kept this far from 0 and 1, where their logits end."""
 
-AT_RISK = 1
+AT_RISK = 5
 """Requests at risk below which the baseline keeps the forecast of younger requests."""
 
 

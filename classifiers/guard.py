@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from brsolver.errors import ParameterError
 from classifiers._pending import Pending
+from classifiers._recalibration import Recalibration
 from classifiers._running_score import RunningScore
 from classifiers.drift import AgeDrift
 from classifiers.survival import SurvivalParams, SurvivalPredictor
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
         Predictor,
     )
     from brsolver.traces.model import Trace
+    from classifiers._pending import Batch
 
 _LOG = logging.getLogger(__name__)
 
@@ -57,6 +59,9 @@ class GuardParams:
         Half-life of Survival's observations, in finished requests, so that it follows drift.
     horizon : int
         Steps H of the forecasts that are scored until a router asks for its own.
+    recalibrate : bool
+        Whether to shift the forecasts' log odds by what their outcomes say, where each request
+        has a forecast of its own.
     """
 
     withdraw: bool = True
@@ -69,6 +74,7 @@ class GuardParams:
     sample: int = 256
     survival_memory: float = 1000.0
     horizon: int = 80
+    recalibrate: bool = True
 
     def __post_init__(self) -> None:
         falling = all(a > b for a, b in zip(self.levels, self.levels[1:], strict=False))
@@ -116,6 +122,13 @@ class GuardedPredictor:
     Waiting for all forecasts of a refresh matters, since those that come true are known first.
     Both scores are exponentially weighted over refreshes.
 
+    Outcomes also teach: forecasts p of a predictor with a forecast per request become
+    ``σ(logit p + b)``, b following the latest outcomes with a forgetting window
+    (`classifiers._recalibration`), and survival curves are raised to the power that makes their
+    end agree. A model trained in the morning so keeps its ranking in the evening, and loses its
+    bias. Trust goes by the forecasts before that: a shift that makes up for a broken stage 1
+    leaves stage 2 as broken as it was.
+
     When the predictor's score is worse by more than `margin` of Survival's and by `certainty`
     standard errors of the difference, `trust` falls by one level, which shortens a router's
     effective horizon, and in the end leaves it to current loads alone. When the score is no
@@ -149,6 +162,7 @@ class GuardedPredictor:
         self.drift = AgeDrift()
         self._reference = SurvivalPredictor(SurvivalParams(memory=self.guard.survival_memory))
         self._pending = Pending()
+        self._calibration = Recalibration()
         self._score = RunningScore(self.guard.memory)
         self._horizon = self.guard.horizon
         self._refreshes = 0
@@ -190,7 +204,10 @@ class GuardedPredictor:
 
     def predict(self, query: ForecastQuery, horizon: int) -> Forecast:
         """Forecast which of the queried requests end within `horizon` steps, and when."""
-        return self.base.predict(query, horizon)
+        forecast = self.base.predict(query, horizon)
+        if not self._recalibrates(horizon):
+            return forecast
+        return replace(forecast, p_finish=self._calibration.apply(forecast.p_finish))
 
     def survival(self, query: ForecastQuery, horizon: int) -> FloatArray:
         """Return the probability that each request still runs h = 0..`horizon` steps from now."""
@@ -201,7 +218,13 @@ class GuardedPredictor:
                 "use projection=expected"
             )
         found: FloatArray = curves(query, horizon)
-        return found
+        if horizon < self._horizon or not self._recalibrates(self._horizon):
+            return found
+        theta = self._calibration.exponents(1.0 - found[:, self._horizon])
+        return np.asarray(found ** theta[:, None])
+
+    def _recalibrates(self, horizon: int) -> bool:
+        return self.guard.recalibrate and horizon == self._horizon and self.table is None
 
     def look_ahead(self, horizon: int) -> None:
         """Score forecasts over `horizon` steps from now on, the router's own."""
@@ -232,6 +255,7 @@ class GuardedPredictor:
         self._pending.running(query, self._horizon)
         for batch in self._pending.decided():
             self._score.add(batch)
+            self._learn(batch)
             self._judge()
         self._keep(query)
 
@@ -259,6 +283,11 @@ class GuardedPredictor:
         told = self.base.predict(sampled, self._horizon).p_finish
         usual = self._reference.predict(sampled, self._horizon).p_finish
         self._pending.keep(sampled, told, usual)
+
+    def _learn(self, batch: Batch) -> None:
+        if self._recalibrates(self._horizon):
+            known, happened = batch.outcomes()
+            self._calibration.learn(batch.told[known], happened)
 
     def _judge(self) -> None:
         g, score = self.guard, self._score

@@ -25,12 +25,12 @@ from classifiers._hazard_kernels import (  # noqa: E402  # likewise
 )
 from classifiers.baseline import SURE  # noqa: E402  # likewise
 from classifiers.design import check_required  # noqa: E402  # likewise
-from classifiers.training import Recipe  # noqa: E402  # likewise
+from classifiers.training import Recipe, groups_of, lengths_of  # noqa: E402  # likewise
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-    from brsolver.predictors import FloatArray, IntArray
+    from brsolver.predictors import FloatArray
     from brsolver.traces.model import Trace
 
 KINDS = ("gb", "lr")
@@ -40,7 +40,7 @@ RECENT = ("auto", "use", "ignore")
 FEWEST_REQUESTS = 100
 """Requests with a known outcome that training on a trace needs at least."""
 
-MAX_SAMPLES = 400_000
+MAX_SAMPLES = 250_000
 """Samples that training on a trace draws at most."""
 
 SLOPE = 1e-6
@@ -157,7 +157,7 @@ class HazardClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         self._check_params()
         rows, lengths = validate_data(self, X, y, ensure_all_finite="allow-nan", dtype=np.float64)
         self._check_columns(rows)
-        remaining, group = _lengths(lengths), _groups(groups, len(rows))
+        remaining, group = lengths_of(lengths), groups_of(groups, len(rows))
         self.classes_ = np.array([False, True])
         recipe = self._recipe()
         self.design_ = recipe.design(rows, remaining, group)
@@ -330,7 +330,7 @@ class HazardClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
             Remaining lengths, as in `fit`.
         sample_weight : array of float, shape (n,), optional
         """
-        ends = _lengths(np.asarray(y)) <= self.horizon
+        ends = lengths_of(np.asarray(y)) <= self.horizon
         return float(super().score(X, ends, sample_weight))
 
     def __sklearn_tags__(self) -> Any:
@@ -388,27 +388,3 @@ class HazardClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         if self.kind == "lr":
             return forecast_additive(X, *self.design_.arrays, arrays, *rest)
         return forecast_trees(X, *self.design_.arrays, arrays, *rest)
-
-
-def _lengths(y: NDArray[Any]) -> FloatArray:
-    if y.dtype.kind not in "iuf":
-        raise ParameterError(
-            f"Unknown label type: {y.dtype}; remaining lengths must be numbers of steps, at least 1"
-        )
-    bad = ~(y >= 1)
-    if bad.any():
-        raise ParameterError(
-            f"row {int(bad.argmax())}: remaining length {y[bad.argmax()]}: must be at least 1 step"
-        )
-    return y.astype(np.float64)
-
-
-def _groups(groups: ArrayLike | None, size: int) -> IntArray:
-    if groups is None:
-        return np.arange(size)
-    group = np.asarray(groups, np.int64)
-    if group.shape != (size,) or (np.diff(group) < 0).any():
-        raise ParameterError(
-            f"groups of shape {group.shape}: must be {size} requests in non-decreasing order"
-        )
-    return group

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from brsolver.errors import ParameterError
 from classifiers._hazard_kernels import D_LOGIT, D_MU, D_RECENT
 from classifiers.calibration import (
     BASELINE,
@@ -22,7 +23,7 @@ from classifiers.design import Design
 from classifiers.stages import FEW, Training, train_splines, train_trees
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
     from brsolver.predictors import FloatArray, IntArray
 
@@ -163,3 +164,41 @@ class Recipe:
 def _enough(ends: NDArray[np.bool_]) -> bool:
     few = min(int(ends.sum()), int((~ends).sum()))
     return len(ends) >= FEWEST_SAMPLES and few >= FEW
+
+
+def lengths_of(y: NDArray[Any]) -> FloatArray:
+    """Return remaining lengths as numbers.
+
+    Raises
+    ------
+    ParameterError
+        They are none, or below 1.
+    """
+    if y.dtype.kind not in "iuf":
+        raise ParameterError(
+            f"Unknown label type: {y.dtype}; remaining lengths must be numbers of steps, at least 1"
+        )
+    bad = ~(y >= 1)
+    if bad.any():
+        raise ParameterError(
+            f"row {int(bad.argmax())}: remaining length {y[bad.argmax()]}: must be at least 1 step"
+        )
+    return y.astype(np.float64)
+
+
+def groups_of(groups: ArrayLike | None, size: int) -> IntArray:
+    """Return the request of each of `size` samples, each one of its own for None.
+
+    Raises
+    ------
+    ParameterError
+        They are not in order, or not so many.
+    """
+    if groups is None:
+        return np.arange(size)
+    group = np.asarray(groups, np.int64)
+    if group.shape != (size,) or (np.diff(group) < 0).any():
+        raise ParameterError(
+            f"groups of shape {group.shape}: must be {size} requests in non-decreasing order"
+        )
+    return group

@@ -239,7 +239,7 @@ def gap(
         wall_s=time.perf_counter() - began,
         curve=best.curve if best else (),
         results=runs,
-        notes=_notes(held, runs, goal),
+        notes=_notes(held, best, runs, goal),
     )
 
 
@@ -374,8 +374,12 @@ def _ratio(cost: int, base: int | None) -> float | None:
     return cost / base - 1.0 if base else None
 
 
-def _notes(held: HeldOut, runs: Sequence[SimulationResult], goal: Goal) -> tuple[str, ...]:
+def _notes(
+    held: HeldOut, best: HindsightResult | None, runs: Sequence[SimulationResult], goal: Goal
+) -> tuple[str, ...]:
     notes = [] if held.note is None else [held.note]
+    if best is not None and best.message:
+        notes.append(f"hindsight: {best.message}")
     notes += [note for run in runs for note in run.notes]
     loose = [run.policy for run in runs if run.policy not in goal.certified]
     if loose:

@@ -89,7 +89,7 @@ def make(kind: str, training: Trace, *, horizon: int, seed: int) -> Predictor:
     """Make a predictor of a kind that has seen the training part, and nothing later.
 
     Those that learn online are warmed with it; those that are trained are trained on it, and
-    their histories warmed.
+    their histories warmed. All but Survival are under guard, as they are by name.
 
     Parameters
     ----------
@@ -109,8 +109,9 @@ def make(kind: str, training: Trace, *, horizon: int, seed: int) -> Predictor:
         return SurvivalPredictor().fit(training)
     if kind == "exact":
         from classifiers.exact_match import ExactMatchPredictor
+        from classifiers.guard import GuardedPredictor
 
-        return ExactMatchPredictor().fit(training)
+        return GuardedPredictor(ExactMatchPredictor().fit(training))
     return deployed(train(kind, training, horizon=horizon, seed=seed), training)
 
 
@@ -125,8 +126,9 @@ def train(kind: str, training: Trace, *, horizon: int, seed: int) -> HazardClass
 
 def deployed(classifier: HazardClassifier, past: Trace) -> Predictor:
     """Put a classifier to work after the requests of `past` have gone by."""
+    from classifiers.guard import GuardedPredictor
     from classifiers.hazard_predictor import HazardPredictor
 
     predictor = HazardPredictor(classifier)
     predictor.warm(past)
-    return predictor
+    return GuardedPredictor(predictor)

@@ -25,7 +25,7 @@ START_SHIFT = 1
 # A gap below this share of BR-0's figure is within what a shift by one request moves it.
 _LEAST_GAP = 0.005
 # BR-H's own window: BR-0 with its wider default would differ by more than the forecast.
-_BR0 = "br-0:r_max=32"
+_BR0 = "br-0"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +66,9 @@ class Value:
         return asdict(self)
 
 
-def gap_share(value: float, below: float, above: float, *, lower_is_better: bool) -> float | None:
+def gap_share(
+    value: float, below: float, above: float, *, lower_is_better: bool, noise: float = 0.0
+) -> float | None:
     """Return the share of the way from `below` to `above` that `value` is.
 
     Parameters
@@ -75,14 +77,16 @@ def gap_share(value: float, below: float, above: float, *, lower_is_better: bool
         Figures of the predictor, of BR-0 and of the oracle.
     lower_is_better : bool
         As for imbalance.
+    noise : float
+        How far runs of the same differ.
 
     Returns
     -------
     float or None
-        None where `above` is not better than `below` by half a percent.
+        None where `above` is not better than `below` by half a percent and by more than `noise`.
     """
     gap = below - above if lower_is_better else above - below
-    if not gap >= _LEAST_GAP * abs(below):
+    if not gap >= max(_LEAST_GAP * abs(below), noise):
         return None
     return (below - value if lower_is_better else value - below) / gap
 
@@ -180,9 +184,17 @@ def _placed(value: Value, values: Sequence[Value]) -> Value:
     return replace(
         value,
         share_imbalance=gap_share(
-            value.imbalance, below.imbalance, above.imbalance, lower_is_better=True
+            value.imbalance,
+            below.imbalance,
+            above.imbalance,
+            lower_is_better=True,
+            noise=float(np.nansum([below.imbalance_spread, above.imbalance_spread])),
         ),
         share_throughput=gap_share(
-            value.throughput, below.throughput, above.throughput, lower_is_better=False
+            value.throughput,
+            below.throughput,
+            above.throughput,
+            lower_is_better=False,
+            noise=float(np.nansum([below.throughput_spread, above.throughput_spread])),
         ),
     )

@@ -49,6 +49,11 @@ def test_a_share_of_the_gap_is_a_place_on_the_way(
     assert gap_share(above, below, above, lower_is_better=lower) == 1
 
 
+def test_a_gap_within_the_noise_of_runs_is_none() -> None:
+    assert gap_share(90, 100, 80, lower_is_better=True, noise=25) is None
+    assert gap_share(90, 100, 80, lower_is_better=True, noise=15) == 0.5
+
+
 class Stays:
     """Forecasts that nobody ever ends, and has no curve."""
 

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 pytest.importorskip("sklearn")
-skops_io = pytest.importorskip("skops.io")
+pytest.importorskip("skops")
+
+import skops.io as skops_io
 
 from brsolver import Trace
 from brsolver.errors import MissingExtraError, ModelError

@@ -17,8 +17,10 @@ from brsolver.oracles.hindsight.dp import dp_reaches, hindsight_dp
 from brsolver.oracles.hindsight.follow import Replay, check_value, replay
 from brsolver.oracles.hindsight.free import (
     FreeWeights,
+    as_it_stands,
     free_bound,
     hindsight_free,
+    model_fits,
     plan_cost,
 )
 from brsolver.oracles.hindsight.free_search import hindsight_free_search
@@ -313,6 +315,8 @@ def _free(task: _Task) -> Outcome:
         if found.worker is None and plan is not None:
             return replace(found, worker=plan[0], start=plan[1])
         return found
+    if task.any_run and plan and not model_fits(task.trace, schedule.workers, task.horizon):
+        return as_it_stands(task.trace, plan, schedule.workers, schedule.slots, weights)
     found = hindsight_free(
         task.trace,
         workers=schedule.workers,

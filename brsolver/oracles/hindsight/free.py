@@ -165,6 +165,29 @@ def check_horizon(trace: Trace, horizon: int) -> None:
         )
 
 
+def model_fits(trace: Trace, workers: int, horizon: int) -> bool:
+    """Tell whether `hindsight_free` would build the model."""
+    starts = len(trace) * horizon * workers
+    return starts <= MAX_STARTS and (len(trace) * horizon) ** 2 * workers <= MAX_POOL_ENTRIES
+
+
+def as_it_stands(
+    trace: Trace, plan: tuple[IntArray, IntArray], workers: int, slots: int, weights: FreeWeights
+) -> Outcome:
+    """Return a plan and the bound by total work, where no method reaches further."""
+    value = plan_cost(trace, *plan, workers, weights)
+    bound = free_bound(trace, workers, slots, weights)
+    return Outcome(
+        value=value,
+        bound=bound,
+        worker=plan[0],
+        start=plan[1],
+        origin="total work",
+        curve=(CurvePoint(time_s=0.0, incumbent=value, bound=bound, by="start"),),
+        message="" if value == bound else "too large to search: the run to start from is the best",
+    )
+
+
 def _check_size(trace: Trace, workers: int, horizon: int) -> None:
     if len(trace) * horizon * workers > MAX_STARTS:
         raise ParameterError(

@@ -145,7 +145,7 @@ class _FreeSearch:
         if not room:
             self.message = "state limit"
             raise _OutOfLimitsError
-        if self.ticks % 256 == 0 and perf_counter() > self.deadline:
+        if self.ticks % 16 == 0 and perf_counter() > self.deadline:
             self.message = "time limit"
             raise _OutOfLimitsError
 

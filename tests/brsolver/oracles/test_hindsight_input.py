@@ -63,6 +63,17 @@ def test_a_free_budget_too_small_is_never_an_optimum(trace):
     assert found.lower_bound < found.best_known
 
 
+def test_free_admission_beyond_any_search_is_a_run_and_a_bound():
+    rng = np.random.default_rng(1)
+    big = Trace(prompt_tokens=rng.integers(5, 900, 300), output_tokens=rng.integers(1, 40, 300))
+    found = hindsight(big, workers=3, slots=4, admission="free", budget_s=5.0)
+    assert found.status.value == "feasible"
+    assert found.lower_bound < found.best_known
+    assert "too large to search" in found.message
+    with pytest.raises(ParameterError, match="use fewer requests"):
+        hindsight(big, workers=3, slots=4, admission="free", method="cp-sat", horizon=2000)
+
+
 def test_plans_that_do_not_run_are_refused(trace):
     schedule = fcfs_schedule(trace, 2, 3)
     with pytest.raises(BrsolverError):
