@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import time
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -156,28 +156,28 @@ def exact(instance: StepInstance, objective: Objective, limit: float) -> str:
 def limits() -> None:
     """Print what back ends take of a time limit, in this process and isolated."""
     print(f"{'objective':10} {'back end':12} {'limit':>5} {'here':>6} {'isolated':>8}   seconds")
-    (small,) = decisions(2, 6, 3, 1)
     with Isolation() as process:
         for objective in OBJECTIVES:
             for backend, relax in LIMITED:
-                given = {"backend": backend, "relax": relax}
-                # Loads the solvers and compiles what forms the models.
-                for isolate in (False, process):
-                    solve_step(small, objective, isolate=isolate, **given)  # type: ignore[arg-type] # forwarded as it is written
                 for limit in LIMITS_S:
                     took = [
-                        _overrun(objective, limit, isolate, given) for isolate in (False, process)
+                        _took(
+                            objective,
+                            {"backend": backend, "relax": relax, "isolate": isolate},
+                            limit,
+                        )
+                        for isolate in (False, process)
                     ]
                     name = backend if relax else f"{backend}, int"
                     print(f"{objective:10} {name:12} {limit:5} {took[0]:6.2f} {took[1]:8.2f}")
 
 
-def _overrun(
-    objective: Objective, limit: float, isolate: bool | Isolation, given: dict[str, object]
-) -> float:
-    (largest,) = decisions(*SIZES[-1], 1)
+def _took(objective: Objective, given: dict[str, Any], limit: float) -> float:
+    """Return the seconds for the largest decision, solver and process being there already."""
+    (small,), (largest,) = decisions(2, 6, 3, 1), decisions(*SIZES[-1], 1)
+    solve_step(small, objective, **given)
     began = time.perf_counter()
-    solve_step(largest, objective, time_limit_s=limit, isolate=isolate, **given)  # type: ignore[arg-type] # forwarded as it is written
+    solve_step(largest, objective, time_limit_s=limit, **given)
     return time.perf_counter() - began
 
 

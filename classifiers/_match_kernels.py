@@ -129,16 +129,19 @@ def resolve(
     pending: Store,
     chosen: IntArray,
     request: IntArray,
+    rows: IntArray,
     offsets: IntArray,
     keys: IntArray,
     rule: IntArray,
+    out: IntArray,
 ) -> int:
     """Decide which key each request goes by, and remember it; return how many are known keys.
 
-    A request none of whose keys is known goes by the most particular, which may become known.
+    Decided are those of ``request[rows]``, whose keys go to ``out[rows]`` too: not all may find
+    room among the pending ones. A request none of whose keys is known goes by the most particular, which may become known.
     """
     hits = 0
-    for i in range(request.shape[0]):
+    for i in range(rows.shape[0]):
         at = choose_key(known, keys, offsets[i], offsets[i + 1], rule)
         key = NO_KEY
         if at >= 0:
@@ -147,10 +150,11 @@ def resolve(
             touch(known.store, find(known.store, key))
         elif offsets[i + 1] > offsets[i]:
             key = keys[offsets[i]]
-        entry = find(pending, request[i])
+        entry = find(pending, request[rows[i]])
         if entry < 0:
-            entry = insert(pending, request[i])
+            entry = insert(pending, request[rows[i]])
         chosen[entry] = key
+        out[rows[i]] = key
     return hits
 
 

@@ -190,6 +190,7 @@ def _unseen(request: Request, header: Header) -> tuple[Trace, c.Split, str]:
     # A limit below the training rows would keep them from being recognised, and be judged on.
     enough = None if limit is None else max(limit, rows)
     trace = replace(request.source, limit=enough).load(request.seed)
+    header.check_unseen(trace)
     if not header.trained_on(trace):
         trace = trace.head(limit)
         split, note = request.split(trace)

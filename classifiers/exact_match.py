@@ -292,15 +292,13 @@ class ExactMatchPredictor:
         keys: IntArray = np.empty(len(query), np.int64)
         missing = mk.recall(self._pending, self._chosen, query.request, keys)
         if len(missing):
-            self._resolve(query, missing)
-            mk.recall(self._pending, self._chosen, query.request, keys)
+            self._resolve(query, missing, keys)
         return keys
 
-    def _resolve(self, query: ForecastQuery, rows: IntArray) -> None:
+    def _resolve(self, query: ForecastQuery, rows: IntArray, keys: IntArray) -> None:
         found = self._candidates(query, rows)
-        request = query.request[rows]
         memory = self._known, self._pending, self._chosen
-        self._hits += mk.resolve(*memory, request, *found, self._rule(query))
+        self._hits += mk.resolve(*memory, query.request, rows, *found, self._rule(query), keys)
         self._resolved += len(rows)
 
     def _candidates(

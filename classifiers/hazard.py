@@ -163,10 +163,15 @@ class HazardClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         self.design_ = recipe.design(rows, remaining, group)
         self.used_, self.calibration_ = recipe.choose(self.design_, rows, remaining, group)
         self.teachers_, self.evaluator_ = None, None
-        if self.calibration_.weights[1:].any():
+        if self.finds_more_than_age:
             trained = recipe.train(self.design_, rows, remaining, self.used_)
             self.teachers_, self.evaluator_ = trained
         return self
+
+    @property
+    def finds_more_than_age(self) -> bool:
+        """Whether the model says anything that its baseline by age does not."""
+        return bool(self.calibration_.weights[1:].any())
 
     def fit_trace(
         self,

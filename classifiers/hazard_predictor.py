@@ -12,18 +12,23 @@ from brsolver.predictors import Forecast, limited
 from classifiers.features import of_query
 from classifiers.history import Training, check_share, earliest, finished_rows
 from classifiers.key_history import KeyHistory
+from classifiers.survival import SurvivalPredictor
 
 if TYPE_CHECKING:
     from brsolver.predictors import FinishedRequests, FloatArray, ForecastQuery
     from brsolver.traces.model import Trace
     from classifiers.hazard import HazardClassifier
 
+_ENOUGH = 200
+
 
 class HazardPredictor:
     """Forecasts of a trained hazard model.
 
     Key counts and means and the recent mean are kept up to date from finished requests, in
-    bounded memory; the model itself stays as it was trained.
+    bounded memory; the model itself stays as it was trained. One that found nothing in its
+    features but age is no more than Survival's estimate of the past: from `_ENOUGH` requests on
+    an online Survival estimate takes its place, which goes on learning.
 
     Parameters
     ----------
@@ -50,11 +55,30 @@ class HazardPredictor:
         self.classifier = classifier
         self._history = KeyHistory() if history is None else history
         self._training = Training()
+        self._by_age = None if classifier.finds_more_than_age else SurvivalPredictor()
+        self._seen = 0
 
     def observe(self, finished: FinishedRequests) -> None:
         """Take in requests that have ended."""
         if len(finished):
             self._history.add(finished.keys, finished.output_tokens)
+            self._seen += len(finished)
+            if self._by_age is not None:
+                self._by_age.observe(finished)
+
+    def set_running(self, query: ForecastQuery) -> None:
+        """Take in the ages of running requests, which are censored."""
+        if self._by_age is not None:
+            self._by_age.set_running(query)
+
+    def notes(self) -> tuple[str, ...]:
+        """Say that the model found nothing, if so."""
+        if self._by_age is None:
+            return ()
+        return ("the model found nothing beyond age: its forecasts are Survival's, learned online",)
+
+    def _instead(self) -> SurvivalPredictor | None:
+        return self._by_age if self._seen >= _ENOUGH else None
 
     def predict(self, query: ForecastQuery, horizon: int) -> Forecast:
         """Forecast which of the queried requests end within `horizon` steps, and when.
@@ -69,6 +93,8 @@ class HazardPredictor:
                 f"horizon = {horizon}: this model forecasts {self.classifier.horizon} steps "
                 f"ahead; set horizon={self.classifier.horizon} or train it anew"
             )
+        if (instead := self._instead()) is not None:
+            return instead.predict(query, horizon)
         p_finish, mu_remaining = self.classifier.forecast(self._features(query))
         forecast = Forecast(p_finish=p_finish, mu_remaining=mu_remaining, horizon=horizon)
         return forecast if query.max_tokens is None else limited(forecast, query)
@@ -78,6 +104,8 @@ class HazardPredictor:
 
         Beyond the model's horizon the scaled baseline goes on.
         """
+        if (instead := self._instead()) is not None:
+            return instead.survival(query, horizon)
         curves = self.classifier.survival(self._features(query), horizon)
         left = query.steps_left(horizon + 1)
         curves[np.arange(horizon + 1) >= left[:, None]] = 0.0
@@ -192,6 +220,8 @@ class ModelPredictor(HazardPredictor):
     ------
     ModelError
         The file is not a model that can be trusted.
+    ParameterError
+        The trace is only a part of what trained the model.
     """
 
     Params = ModelParams
@@ -203,5 +233,7 @@ class ModelPredictor(HazardPredictor):
         classifier, header = load(params.path)
         super().__init__(classifier)
         self.header = header
+        if trace is not None:
+            header.check_unseen(trace)
         if trace is not None and header.trained_on(trace):
             self.warm(trace.head(header.training_rows))

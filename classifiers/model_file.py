@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from brsolver._version import __version__
-from brsolver.errors import ModelError
+from brsolver.errors import ModelError, ParameterError
 from brsolver.traces.atomic import replacing
 from classifiers.extra import require_extra
 from classifiers.features import FEATURES
@@ -33,6 +33,9 @@ VERSION = 1
 """Of the format; files of another are refused."""
 
 MEMBERS = ("header.json", "model.skops", "digest")
+
+START_ROWS = 50
+"""Requests by which a trace is recognised that is only a part of what trained a model."""
 
 MAX_BYTES = 1 << 28
 """Largest member that is read: a small file may claim to unpack into anything."""
@@ -72,6 +75,8 @@ class Header:
         The trace.
     trace_fingerprint : str
         `brsolver.traces.Trace.fingerprint` of these requests.
+    start_fingerprint : str
+        The same of the first `START_ROWS` of them.
     scores : mapping of str to float
         How well it forecasts later requests, where that was measured.
     brsolver : str
@@ -86,6 +91,7 @@ class Header:
     training_span_s: float | None
     trace_name: str
     trace_fingerprint: str
+    start_fingerprint: str
     scores: Mapping[str, float] = field(default_factory=dict)
     brsolver: str = __version__
 
@@ -109,6 +115,7 @@ class Header:
             training_span_s=span,
             trace_name=past.name,
             trace_fingerprint=past.fingerprint(),
+            start_fingerprint=past.head(START_ROWS).fingerprint(),
             scores=dict(scores or {}),
         )
 
@@ -117,6 +124,24 @@ class Header:
         if not 0 < self.training_rows <= len(trace):
             return False
         return trace.head(self.training_rows).fingerprint() == self.trace_fingerprint
+
+    def check_unseen(self, trace: Trace) -> None:
+        """Refuse a trace that is only a part of what trained the model.
+
+        Raises
+        ------
+        ParameterError
+            It starts like the training rows and is shorter than these.
+        """
+        start = min(START_ROWS, self.training_rows)
+        if not start <= len(trace) < self.training_rows:
+            return
+        if trace.head(start).fingerprint() == self.start_fingerprint:
+            raise ParameterError(
+                f"{trace.name}: its {len(trace):,} requests are among the first "
+                f"{self.training_rows:,} of {self.trace_name}, which trained the model; nothing "
+                "is left to forecast: read more of the trace, or train on less"
+            )
 
 
 def save(

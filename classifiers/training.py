@@ -103,8 +103,10 @@ class Recipe:
         if self.kind == "gb" and self.distil:
             outputs = evaluator.outputs(rows)
             return outputs[:, 0], outputs[:, 1]
-        mean = rows[:, D_MU] if second is None else second.predict(rows[:, used])
-        return first.decision_function(rows[:, used]), mean
+        # As in `train`: hundreds of short steps, one per tree.
+        with threadpool_limits(1):
+            mean = rows[:, D_MU] if second is None else second.predict(rows[:, used])
+            return first.decision_function(rows[:, used]), mean
 
     def choose(
         self, design: Design, X: FloatArray, remaining: FloatArray, group: IntArray

@@ -248,6 +248,8 @@ def _check(oracle: str, budget_s: float, horizon: int | None) -> None:
         raise UnknownNameError.suggest("oracle", oracle, ORACLES)
     if not (math.isfinite(budget_s) and budget_s > 0):
         raise ParameterError(f"budget is {budget_s} s, must be a positive number of seconds")
+    if horizon is not None and oracle != "step":
+        raise ParameterError(f"horizon is for oracle 'step', {oracle!r} judges no single decisions")
     if horizon is not None and not 0 <= horizon <= MAX_HORIZON:
         raise ParameterError(f"horizon is {horizon}, must be between 0 and {MAX_HORIZON} steps")
 

@@ -237,6 +237,18 @@ def test_more_running_requests_than_are_remembered_still_get_forecasts() -> None
     assert predictor.predict(query, 80).contribution.tolist() == pytest.approx([10.0] * 5)
 
 
+def test_more_running_requests_than_are_remembered_go_by_their_keys_all_the_same() -> None:
+    predictor = matcher(pending=2, shrinkage=0.01)
+    keys = by_prompt([1, 2, 3, 1, 2])
+    predictor.observe(finished([10, 40, 70], keys=by_prompt([1, 2, 3]), request=[50, 51, 52]))
+    query = running([0] * 5, keys=keys)
+    curves = predictor.survival(query, 80)
+    assert predictor.predict(query, 80).p_finish == pytest.approx(1 - curves[:, -1])
+    expected = pytest.approx([10.0, 40.0, 70.0, 10.0, 40.0], rel=0.03)
+    assert predictor.predict(query, 80).contribution == expected
+    assert curves[:, :-1].sum(axis=1) == expected
+
+
 def test_numbers_and_texts_name_keys_each_in_their_column() -> None:
     rows = np.arange(2)
     columns = {"session": np.array(["a", "b"]), "tenant": np.array([1, 2]), "model": rows + 1}

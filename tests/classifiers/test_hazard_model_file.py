@@ -16,7 +16,7 @@ pytest.importorskip("skops")
 import skops.io as skops_io
 
 from brsolver import Trace
-from brsolver.errors import MissingExtraError, ModelError
+from brsolver.errors import MissingExtraError, ModelError, ParameterError
 from classifiers import extra, model_file
 from classifiers.features import FEATURES
 from classifiers.hazard import HazardClassifier
@@ -96,6 +96,7 @@ def test_what_comes_back_forecasts_the_same(classifier: HazardClassifier, writte
         training_span_s=399.0,
         trace_name="made",
         trace_fingerprint=TRACE.head(400).fingerprint(),
+        start_fingerprint=TRACE.head(model_file.START_ROWS).fingerprint(),
         scores={"auc": 0.9},
     )
 
@@ -106,6 +107,17 @@ def test_the_header_knows_its_trace(written: Path) -> None:
     assert not header.trained_on(TRACE.head(399))
     other = replace(TRACE, output_tokens=TRACE.output_tokens + 1)
     assert not header.trained_on(other)
+
+
+def test_a_part_of_what_trained_it_is_refused_and_nothing_else(written: Path) -> None:
+    _, header = model_file.load(written)
+    for rows in (model_file.START_ROWS, 100, 399):
+        with pytest.raises(ParameterError, match=f"its {rows} requests are among the first 400"):
+            header.check_unseen(TRACE.head(rows))
+    header.check_unseen(TRACE.head(400))
+    header.check_unseen(TRACE)
+    header.check_unseen(TRACE.after(1).head(100))
+    header.check_unseen(TRACE.head(model_file.START_ROWS - 1))
 
 
 @pytest.mark.parametrize("at", [0.02, 0.3, 0.5, 0.9])

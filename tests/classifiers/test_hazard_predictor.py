@@ -24,6 +24,7 @@ from classifiers.hazard_predictor import (
 from classifiers.history import finished_rows
 from classifiers.key_history import KeyHistory
 from classifiers.model_file import save
+from classifiers.survival import SurvivalPredictor
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -200,3 +201,30 @@ def test_from_a_file_it_knows_the_trace_that_trained_it(
     )
     stranger = ModelPredictor(ModelParams(path=str(path)), trace=made_trace(seed=1))
     assert stranger.training_rows(made_trace(seed=1)) == 0
+
+
+def test_a_model_that_finds_nothing_is_survival_that_goes_on_learning() -> None:
+    rng = np.random.default_rng(3)
+    outputs = rng.integers(1, 60, 1600)
+    trace = Trace(prompt_tokens=rng.integers(1, 900, 1600), output_tokens=outputs)
+    past = trace.head(800)
+    classifier = HazardClassifier(kind="lr", horizon=HORIZON, random_state=0).fit_trace(past)
+    assert not classifier.finds_more_than_age
+    predictor, survival = HazardPredictor(classifier), SurvivalPredictor()
+    early = predictor.predict(query_of([0, 9]), HORIZON)
+    assert (
+        early.p_finish.tolist()
+        == classifier.forecast(predictor._features(query_of([0, 9])))[0].tolist()
+    )
+    predictor.warm(past)
+    survival.fit(past)
+    for source in (predictor, survival):
+        source.observe(finished_rows(trace.after(800)))
+        source.set_running(query_of([3, 4]))
+    ages = query_of([0, 9, 30])
+    assert (
+        predictor.predict(ages, HORIZON).p_finish.tolist()
+        == survival.predict(ages, HORIZON).p_finish.tolist()
+    )
+    assert (predictor.survival(ages, 30) == survival.survival(ages, 30)).all()
+    assert "nothing beyond age" in predictor.notes()[0]

@@ -161,6 +161,7 @@ def test_one_horizon_for_all_is_taken() -> None:
         (("jsq",), {"workers": 0}, ParameterError, "workers is 0"),
         (("jsq",), {"slots": 0}, ParameterError, "slots is 0"),
         (("jsq",), {"horizon": -1, "oracle": "step"}, ParameterError, "horizon is -1"),
+        (("jsq",), {"horizon": 3}, ParameterError, "horizon is for oracle 'step'"),
         (
             ("jsq",),
             {"params": SimulationParams(events=(WorkerEvent(kind="fail", worker=0, at_step=2),))},

@@ -1,0 +1,145 @@
+"""Predictors by name: what specifications resolve to, and what they carry."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+pytest.importorskip("sklearn")
+
+from brsolver import SimulationParams, Trace, simulate
+from brsolver.errors import BrsolverError
+from brsolver.registry import make_predictor, parse_predictor, predictor_class
+from brsolver.simulator.held_out import hold_out, is_trained
+from classifiers import named
+from classifiers.exact_match import ExactMatchPredictor
+from classifiers.guard import GuardedPredictor
+from classifiers.hazard import HazardClassifier
+from classifiers.hazard_predictor import ModelPredictor, TrainedHazardPredictor
+from classifiers.model_file import save
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from brsolver.predictors import Predictor
+
+ROWS = 150
+HORIZON = 20
+
+
+def made_trace(n: int = 300) -> Trace:
+    """Return a trace whose outputs follow its sessions."""
+    rng = np.random.default_rng(0)
+    session = rng.integers(0, 20, n)
+    return Trace(
+        prompt_tokens=rng.integers(1, 400, n),
+        output_tokens=4 * session + rng.integers(1, 6, n),
+        columns={"session": session},
+        name="made",
+    )
+
+
+TRACE = made_trace()
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("named") / "a,b=c.skops"
+    model = HazardClassifier("lr", horizon=HORIZON, random_state=0)
+    save(path, model.fit_trace(TRACE.head(ROWS)), TRACE, ROWS)
+    return path
+
+
+def made(spec: str, trace: Trace = TRACE) -> Predictor:
+    name, values = parse_predictor(spec)
+    return make_predictor(name, values, trace=trace, output_tokens=trace.output_tokens)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("exact", named.Exact),
+        ("hazard-gb", named.HazardGB),
+        ("hazard-lr", named.HazardLR),
+        ("model", named.Model),
+    ],
+)
+def test_names_resolve_to_guarded_predictors(name: str, kind: type) -> None:
+    assert predictor_class(name) is kind
+    assert issubclass(kind, GuardedPredictor)
+    assert is_trained(name if name != "model" else "model:m.skops")
+
+
+def test_exact_takes_its_own_parameters_and_the_guards() -> None:
+    predictor = made("exact:key=session,train=0.5,withdraw=false")
+    assert isinstance(predictor, GuardedPredictor)
+    assert isinstance(predictor.base, ExactMatchPredictor)
+    assert predictor.base.params.key == "session"
+    assert not predictor.guard.withdraw
+    assert predictor.training_rows(TRACE) == ROWS
+    unguided = made("exact")
+    assert isinstance(unguided, GuardedPredictor)
+    assert unguided.guard.withdraw
+    assert unguided.training_rows(TRACE) == 0
+
+
+@pytest.mark.parametrize("kind", ["lr", "gb"])
+def test_hazard_models_are_trained_on_the_share_for_the_horizon_they_are_told(kind: str) -> None:
+    predictor = made(f"hazard-{kind}:train=0.5,horizon={HORIZON},withdraw=false")
+    assert isinstance(predictor, GuardedPredictor)
+    assert isinstance(predictor.base, TrainedHazardPredictor)
+    assert (predictor.base.classifier.kind, predictor.base.classifier.horizon) == (kind, HORIZON)
+    assert predictor.training_rows(TRACE) == ROWS
+    assert not predictor.guard.withdraw
+
+
+def test_a_model_is_named_by_its_path_alone_whatever_is_in_it(written: Path) -> None:
+    predictor = made(f"model:{written}")
+    assert isinstance(predictor, GuardedPredictor)
+    assert isinstance(predictor.base, ModelPredictor)
+    assert predictor.guard.withdraw
+    assert predictor.training_rows(TRACE) == ROWS
+
+
+def test_a_models_path_beside_other_parameters(written: Path) -> None:
+    plain = written.with_name("plain.skops")
+    plain.write_bytes(written.read_bytes())
+    predictor = made(f"model:path={plain},withdraw=false")
+    assert isinstance(predictor, GuardedPredictor)
+    assert not predictor.guard.withdraw
+    assert predictor.training_rows(TRACE) == ROWS
+
+
+def test_what_trained_a_model_is_not_run(written: Path) -> None:
+    held = hold_out(TRACE, f"model:{written}")
+    assert len(held.trace) == len(TRACE) - ROWS
+    result = simulate(
+        TRACE,
+        f"br-h:horizon={HORIZON}",
+        SimulationParams(workers=2, slots=8),
+        predictor=f"model:{written}",
+    )
+    assert result.metrics.finished == len(TRACE) - ROWS
+    # A shorter reading of the same trace holds nothing else than what trained it.
+    with pytest.raises(BrsolverError, match="nothing is left to forecast"):
+        hold_out(TRACE.head(100), f"model:{written}")
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("model", "path"),
+        ("model:nowhere.skops", "nowhere.skops: cannot be read"),
+        ("hazard-gb:train=0", "train"),
+        ("hazard-lr:horizon=0", "horizon = 0"),
+        ("hazard-lr:calibration=none", "calibration"),
+        ("exact:withdraw=perhaps", "withdraw"),
+        ("exact:key=prompt,train=0.5", "no prompt_hash"),
+    ],
+)
+def test_bad_specifications_are_one_clear_line(spec: str, message: str) -> None:
+    with pytest.raises(BrsolverError, match=message) as error:
+        made(spec)
+    assert "\n" not in str(error.value)
