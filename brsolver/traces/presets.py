@@ -25,7 +25,6 @@ from brsolver.traces.draws import (
     check_tokens,
     gamma,
     poisson,
-    scaled,
     since_first,
     tokens,
 )
