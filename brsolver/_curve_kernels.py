@@ -53,6 +53,7 @@ def project_curves(
     requests: IntArray,
     curves: FloatArray,
     since: IntArray,
+    owner: IntArray,
     horizon: int,
     growth: bool,
 ) -> IntArray:
@@ -60,13 +61,21 @@ def project_curves(
 
     Parameters
     ----------
-    curves : ndarray of float64, shape (handles, W)
-        ``P(still running h steps after the forecast)`` for h = 0..W-1, W above `horizon`.
-    since : ndarray of int64, shape (handles,)
+    curves : ndarray of float64, shape (handles + 1, W)
+        ``P(still running h steps after the forecast)`` for h = 0..W-1, W above `horizon`. The
+        last one is of a request of which nothing is known.
+    since : ndarray of int64, shape (handles + 1,)
         Age of the request at its forecast.
+    owner : ndarray of int64, shape (handles + 1,)
+        Identity of the request that the curve is of: an old snapshot of the cluster may have
+        had another one by the same handle.
     """
     width = curves.shape[1]
-    origins = np.arange(curves.shape[0]) * width
+    unknown = curves.shape[0] - 1
+    origins = np.empty(requests.shape[1], np.int64)
+    for handle in range(requests.shape[1]):
+        known = handle < unknown and owner[handle] == requests[R_ID, handle]
+        origins[handle] = width * (handle if known else unknown)
     last = width - 1 - horizon
     flat = curves.reshape(-1)
     none = np.zeros(0, np.int64)

@@ -121,8 +121,9 @@ class Forecaster:
         self._integral: FloatArray = np.zeros(1)
         self._longer: tuple[FloatArray | None, FloatArray] = None, np.zeros(0)
         self._wants_curves = False
-        self._curves: FloatArray = np.zeros((0, horizon + refresh_steps + 1))
-        self._since: IntArray = np.zeros(0, np.int64)
+        self._curves: FloatArray = np.ones((1, horizon + refresh_steps + 1))
+        self._since: IntArray = np.zeros(1, np.int64)
+        self._owner: IntArray = np.full(1, -1, np.int64)
         self._observe = getattr(predictor, "observe", None)
         self._set_running = getattr(predictor, "set_running", None)
         look_ahead = getattr(predictor, "look_ahead", None)
@@ -217,9 +218,8 @@ class Forecaster:
             self._draw(state, state.handles())
         # A request admitted since the last update has no curve yet: it stays.
         self._make_room(state.requests.shape[1])
-        return project_curves(
-            state.workers, state.requests, self._curves, self._since, horizon, growth
-        )
+        arrays = (state.workers, state.requests, self._curves, self._since, self._owner)
+        return project_curves(*arrays, horizon, growth)
 
     def _draw(self, state: ClusterState, handles: IntArray) -> None:
         """Ask for the curves of some requests, long enough to age until the next refresh."""
@@ -236,13 +236,16 @@ class Forecaster:
             rows = state.describe(handles)
             self._curves[handles] = curves(self._query(rows), reach)
             self._since[handles] = rows[4]
+            self._owner[handles] = rows[1]
 
     def _make_room(self, handles: int) -> None:
-        known, width = self._curves.shape
+        known, width = self._curves.shape[0] - 1, self._curves.shape[1]
         if known < handles:
-            curves, since = np.ones((handles, width)), np.zeros(handles, np.int64)
-            curves[:known], since[:known] = self._curves, self._since
-            self._curves, self._since = curves, since
+            curves, since = np.ones((handles + 1, width)), np.zeros(handles + 1, np.int64)
+            owner = np.full(handles + 1, -1, np.int64)
+            curves[:known], since[:known] = self._curves[:known], self._since[:known]
+            owner[:known] = self._owner[:known]
+            self._curves, self._since, self._owner = curves, since, owner
 
     def _query(self, rows: IntArray) -> ForecastQuery:
         return ForecastQuery(

@@ -138,7 +138,8 @@ def resolve(
     """Decide which key each request goes by, and remember it; return how many are known keys.
 
     Decided are those of ``request[rows]``, whose keys go to ``out[rows]`` too: not all may find
-    room among the pending ones. A request none of whose keys is known goes by the most particular, which may become known.
+    room among the pending ones. A request none of whose keys is known goes by the most
+    particular, which may become known.
     """
     hits = 0
     for i in range(rows.shape[0]):

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _NEWTON_STEPS = 8
 _ENOUGH = 1e-6
+_NEARLY_SURE = 1.0 - 1e-12
 
 
 class Recalibration:
@@ -74,7 +75,9 @@ class Recalibration:
             return np.ones_like(p)
         inside = (p > 0) & (p < 1)
         safe = np.where(inside, p, 0.5)
-        theta: FloatArray = np.where(inside, np.log1p(-self.apply(safe)) / np.log1p(-safe), 1.0)
+        theta: FloatArray = np.where(
+            inside, np.log1p(-np.minimum(self.apply(safe), _NEARLY_SURE)) / np.log1p(-safe), 1.0
+        )
         return theta
 
     def _solve(self) -> None:

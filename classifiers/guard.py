@@ -266,7 +266,7 @@ class GuardedPredictor:
         if self.switches:
             share = self._distrusted / self._refreshes
             found.append(
-                f"trust in the forecasts changed {len(self.switches)} times and was below 1 at "
+                f"changes of trust in the forecasts: {len(self.switches)}; it was below 1 at "
                 f"{share:.0%} of the refreshes (running Brier score {self.brier:.4f}, Survival "
                 f"{self.brier_survival:.4f} at the end)"
             )

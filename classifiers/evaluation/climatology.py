@@ -79,8 +79,7 @@ class ClimatologyPredictor:
     def survival(self, query: ForecastQuery, horizon: int) -> FloatArray:
         """Return the same curve for every request, cut at its limit, shape (n, H + 1)."""
         self._check(horizon)
-        left = query.steps_left(horizon)[:, None]
-        runs = (np.arange(horizon + 1) < left) | (left == horizon)
+        runs = np.arange(horizon + 1) < query.steps_left(horizon + 1)[:, None]
         curves: FloatArray = np.where(runs, self._curve, 0.0)
         return curves
 

@@ -171,6 +171,13 @@ class _Recorder:
         self.asked: list[tuple[IntArray, IntArray]] = []
         self.told: dict[str, list[Told]] = {name: [] for name in predictors}
 
+    def look_ahead(self, horizon: int) -> None:
+        """Hand on how far ahead forecasts will be asked for."""
+        for predictor in self._predictors.values():
+            prepare = getattr(predictor, "look_ahead", None)
+            if prepare is not None:
+                prepare(horizon)
+
     def observe(self, finished: FinishedRequests) -> None:
         """Hand finished requests on."""
         self._tell("observe", finished)

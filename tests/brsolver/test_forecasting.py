@@ -221,3 +221,17 @@ def test_requests_without_a_curve_yet_stay():
         state.add_worker(3)
         state.admit(serial, serial, 100)
     assert forecaster.project(state, 4, False, True)[39].tolist() == [100] * 5
+
+
+def test_a_snapshot_does_not_take_another_requests_curve():
+    state = state_of(10)
+    snapshot = state.copy()
+    forecaster = Forecaster(Weibull(), horizon=4, refresh_steps=8)
+    forecaster.update(state, state.handles(), step=0)
+    forecaster.project(state, 4, False, True)
+    (handle,) = state.handles()
+    state.finish(handle)
+    assert state.admit(7, 0, 33, generated=30) == handle
+    forecaster.update(state, state.handles(), step=1)
+    assert forecaster.project(snapshot, 4, False, True).tolist() == [[10] * 5]
+    assert forecaster.project(state, 4, False, True)[0, 4] < 63

@@ -107,7 +107,7 @@ def test_bad_forecasts_are_withdrawn_step_by_step_and_come_back(
     assert [s.after for s in replay.guard.switches] == [0.5, 0.0, 0.5, 1.0]
     assert replay.guard.trust == 1
     assert "trust in forecasts 1.0 -> 0.5" in caplog.text
-    assert "changed 4 times" in replay.guard.notes()[0]
+    assert "changes of trust in the forecasts: 4" in replay.guard.notes()[0]
 
 
 def test_changes_keep_their_distance(replay: Replay) -> None:
