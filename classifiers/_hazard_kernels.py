@@ -136,15 +136,20 @@ def additive_value(
     for j in range(columns.shape[0]):
         x = row[columns[j]]
         if math.isnan(x):
-            out += missing[j]
+            for stage in range(out.shape[0]):
+                out[stage] += missing[j, stage]
             continue
         last = pieces[j]
         x = min(max(x, breaks[j, 0]), breaks[j, last])
-        low = min(np.searchsorted(breaks[j, : last + 1], x, side="right"), last) - 1
+        # A dozen breaks are counted sooner than they are searched.
+        low = 0
+        for k in range(1, last):
+            low += breaks[j, k] <= x
         step = x - breaks[j, low]
         for stage in range(out.shape[0]):
-            c = coefficients[j, low, stage]
-            out[stage] += c[0] + step * (c[1] + step * (c[2] + step * c[3]))
+            high = coefficients[j, low, stage, 2] + step * coefficients[j, low, stage, 3]
+            slope = coefficients[j, low, stage, 1] + step * high
+            out[stage] += coefficients[j, low, stage, 0] + step * slope
 
 
 @kernel
@@ -155,7 +160,13 @@ def interpolate(x: float, knots: FloatArray, levels: FloatArray) -> float:
         return float(levels[0])
     if x >= knots[last]:
         return float(levels[last])
-    low = np.searchsorted(knots, x, side="right") - 1
+    low, high = 0, last
+    while high - low > 1:
+        middle = (low + high) >> 1
+        if knots[middle] <= x:
+            low = middle
+        else:
+            high = middle
     share = (x - knots[low]) / (knots[low + 1] - knots[low])
     return float(levels[low] + share * (levels[low + 1] - levels[low]))
 
