@@ -110,6 +110,17 @@ def test_bad_forecasts_are_withdrawn_step_by_step_and_come_back(
     assert "changes of trust in the forecasts: 4" in replay.guard.notes()[0]
 
 
+def test_alarms_at_a_runs_end_alone_are_not_told() -> None:
+    rng = np.random.default_rng(4)
+    lengths = np.concatenate((rng.integers(20, 400, 4000), np.full(700, 390)))
+    guard = GuardedPredictor(Biased(lengths))
+    replay = Replay(guard, lengths)
+    while replay.next < 4600:
+        replay.refresh()
+    assert guard.drift.drifted
+    assert not guard.notes()
+
+
 def test_changes_keep_their_distance(replay: Replay) -> None:
     assert isinstance(replay.guard.base, Biased)
     replay.guard.base.lies = True
@@ -228,6 +239,7 @@ def test_when_lengths_double_withdrawal_bounds_the_harm() -> None:
         assert 3000 - 512 < first.finished < 3000 + 700
         assert guard.trust == 0
         assert guard.drift.drifted
+        assert "recent output lengths differed" in guard.notes()[-1]
     believed, guarded = np.mean(ratios, axis=0)
     assert believed > 1.02
     assert guarded <= 1.02
