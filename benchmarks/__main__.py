@@ -6,7 +6,9 @@ import sys
 
 from benchmarks import (
     bench_classifiers,
+    bench_discount,
     bench_dispatch,
+    bench_drift,
     bench_memory,
     bench_quality,
     bench_simulation,
@@ -19,7 +21,9 @@ def main() -> None:
     bench_simulation.main(sys.argv[1] if len(sys.argv) > 1 else None)
     bench_memory.main()
     bench_quality.main()
-    bench_classifiers.main()
+    bench_classifiers.main([])
+    bench_discount.main(sys.argv[1:2])
+    bench_drift.main([])
 
 
 if __name__ == "__main__":

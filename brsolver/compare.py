@@ -272,7 +272,7 @@ def _grid(
     params: SimulationParams,
     predictor: str | None,
 ) -> Iterator[_Task]:
-    held = _hold_out(traces, predictor)
+    held = _hold_out(traces, predictor, specs)
     for count in workers:
         for policy in specs:
             for index, seed in enumerate(traces):
@@ -287,16 +287,22 @@ def _grid(
                 )
 
 
-def _hold_out(traces: dict[int, Trace], predictor: str | None) -> dict[int, HeldOut]:
-    from brsolver.simulator.held_out import hold_out
+def _hold_out(
+    traces: dict[int, Trace], predictor: str | None, specs: Sequence[str]
+) -> dict[int, HeldOut]:
+    from brsolver.simulator.held_out import hold_out, horizon_of
 
+    horizons = [horizon_of(spec) for spec in specs]
     made: dict[int, HeldOut] = {}
     for seed, trace in traces.items():
         # A file is one trace for all seeds: training it over and over would change nothing.
         same = next(
             (done for done, other in traces.items() if other is trace and done in made), None
         )
-        made[seed] = hold_out(trace, predictor, seed) if same is None else made[same]
+        if same is None:
+            made[seed] = hold_out(trace, predictor, seed, horizons=horizons)
+        else:
+            made[seed] = made[same]
     return made
 
 

@@ -91,6 +91,10 @@ class Forecaster:
     request whose expected contribution ``ĉ`` ([BR] §3) reaches the horizon counts as running
     throughout it.
 
+    Ends and survival curves are two questions to most predictors, and a router uses the answer to
+    one. Once `project` is asked for curves, and has not been for ends since the last refresh, no
+    more ends are forecast until it is.
+
     Parameters
     ----------
     predictor : Predictor
@@ -120,6 +124,8 @@ class Forecaster:
         self._table: FloatArray | None = None
         self._integral: FloatArray = np.zeros(1)
         self._longer: tuple[FloatArray | None, FloatArray] = None, np.zeros(0)
+        self._asked_for_ends = False
+        self._curves_only = False
         self._wants_curves = False
         self._curves: FloatArray = np.ones((1, horizon + refresh_steps + 1))
         self._since: IntArray = np.zeros(1, np.int64)
@@ -127,7 +133,8 @@ class Forecaster:
         self._observe = getattr(predictor, "observe", None)
         self._set_running = getattr(predictor, "set_running", None)
         look_ahead = getattr(predictor, "look_ahead", None)
-        if look_ahead is not None:
+        # A policy that asks the predictor by itself has no horizon here.
+        if look_ahead is not None and horizon > 0:
             look_ahead(horizon)
 
     @property
@@ -151,12 +158,14 @@ class Forecaster:
         """
         if self.due(step):
             self._next_refresh = step + self.refresh_steps
+            self._asked_for_ends = False
             handles = state.handles()
             if self._set_running is not None:
                 self._set_running(self._query(state.describe(handles)))
             self._tabulate()
         if self.horizon > 0 and handles.shape[0] > 0:
-            self._predict(state, handles)
+            if not self._curves_only:
+                self._predict(state, handles)
             if self._wants_curves:
                 self._draw(state, handles)
 
@@ -194,7 +203,9 @@ class Forecaster:
             A survival projection is asked of a predictor that has no survival curve.
         """
         if not survival or self._lengths is not None:
+            self._want_ends(state)
             return state.projection(horizon, growth=growth)
+        self._curves_only = not self._asked_for_ends
         table = getattr(self.predictor, "table", None)
         if table is None:
             return self._project_curves(state, horizon, growth)
@@ -204,6 +215,12 @@ class Forecaster:
         return project_survival(
             state.workers, state.requests, longer, last, limits, horizon, growth
         )
+
+    def _want_ends(self, state: ClusterState) -> None:
+        self._asked_for_ends = True
+        if self._curves_only:
+            self._curves_only = False
+            self._predict(state, state.handles())
 
     def _padded(self, table: FloatArray, horizon: int) -> FloatArray:
         known, longer = self._longer

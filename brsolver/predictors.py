@@ -139,13 +139,14 @@ def limited(forecast: Forecast, query: ForecastQuery) -> Forecast:
 class Predictor(Protocol):
     """Forecasts remaining lengths.
 
-    A predictor honours ``query.max_tokens`` where given: no forecast goes beyond it.
+    A predictor honours ``query.max_tokens`` where given: no forecast goes beyond it. It is asked
+    only what the router uses: one that projects by survival curves may never call `predict`.
 
     Optional members that callers honour:
 
     ``look_ahead(horizon: int)``
-        Called once, before anything else, with the horizon of the router that asks. A predictor
-        made for another one raises `ParameterError`.
+        Called once, before anything else, with the horizon of the router that asks, at least 1.
+        A predictor made for another one raises `ParameterError`.
     ``observe(finished: FinishedRequests)``
         Called at refreshes with the requests that ended since the last one.
     ``set_running(query: ForecastQuery)``

@@ -82,7 +82,8 @@ def make_predictor(
 ) -> Predictor:
     """Make the predictor called `name`; see `make_policy`.
 
-    An oracle takes ``output_tokens`` from the context.
+    An oracle takes ``output_tokens`` from the context, a predictor that is trained before the run
+    ``trace``, and one that is trained for a horizon ``horizons``, those of the routers.
     """
     made = _make(_load(PREDICTOR_GROUP, "predictor", name), name, params or {}, context)
     return cast("Predictor", made)

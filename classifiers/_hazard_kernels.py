@@ -28,54 +28,15 @@ Tables = tuple[IntArray, IntArray, FloatArray, FloatArray, FloatArray, FloatArra
 ) = range(9)
 ROLES = 9
 
+# Features that the design takes as they are, by their place in `classifiers.features.FEATURES`.
+_COPIED = ((0, D_AGE), (1, D_PROMPT), (2, D_LIMIT), (3, D_COUNT), (5, D_RECENT), (6, D_HOUR))
+
 SHRINKAGE = 4.0
 MISSING = -1e6
 
 
 @kernel
-def design_row(
-    x: FloatArray,
-    column: IntArray,
-    plain: IntArray,
-    p_logit: FloatArray,
-    mu: FloatArray,
-    fill: FloatArray,
-    out: FloatArray,
-) -> None:
-    """Derive one row of the design matrix from one row of features.
-
-    ``column[i]`` is where the i-th of `classifiers.features.FEATURES` lies in ``x``, or -1;
-    ``plain`` lists the columns handed on as they are, ``fill`` what to take missing values for.
-    """
-    out[:] = np.nan
-    age = x[column[0]] if column[0] >= 0 else 0.0
-    at = min(max(int(age), 0), p_logit.shape[0] - 1)
-    out[D_LOGIT] = p_logit[at]
-    out[D_MU] = mu[at]
-    if column[0] >= 0:
-        out[D_AGE] = age
-    for i in range(1, 4):
-        if column[i] >= 0:
-            out[D_AGE + i] = x[column[i]]
-    recent = x[column[5]] if column[5] >= 0 else np.nan
-    out[D_RECENT] = recent
-    if column[6] >= 0:
-        out[D_HOUR] = x[column[6]]
-    if column[3] >= 0 and column[4] >= 0 and x[column[3]] > 0:
-        # Few lengths say little: the recent mean stands in for SHRINKAGE more.
-        weight = 0.0 if math.isnan(recent) else SHRINKAGE
-        count = x[column[3]]
-        total = count * x[column[4]] + (weight * recent if weight > 0 else 0.0)
-        out[D_KEY_LEFT] = total / (count + weight) - age
-    for i in range(plain.shape[0]):
-        out[ROLES + i] = x[plain[i]]
-    for j in range(out.shape[0]):
-        if math.isnan(out[j]):
-            out[j] = fill[j]
-
-
-@kernel
-def design_matrix(
+def design_columns(
     X: FloatArray,
     column: IntArray,
     plain: IntArray,
@@ -83,11 +44,47 @@ def design_matrix(
     mu: FloatArray,
     fill: FloatArray,
 ) -> FloatArray:
-    """Derive the design matrix, shape (n, ROLES + plain columns)."""
-    out = np.empty((X.shape[0], ROLES + plain.shape[0]))
-    for i in range(X.shape[0]):
-        design_row(X[i], column, plain, p_logit, mu, fill, out[i])
+    """Derive the design matrix column by column, shape (ROLES + plain columns, n).
+
+    ``column[i]`` is where the i-th of `classifiers.features.FEATURES` lies in ``X``, or -1;
+    ``plain`` lists the columns handed on as they are, ``fill`` what to take missing values for.
+    """
+    out = np.full((ROLES + plain.shape[0], X.shape[0]), np.nan)
+    age = np.zeros(X.shape[0])
+    if column[0] >= 0:
+        age[:] = X[:, column[0]]
+    for i in range(age.shape[0]):
+        at = min(max(int(age[i]), 0), p_logit.shape[0] - 1)
+        out[D_LOGIT, i] = p_logit[at]
+        out[D_MU, i] = mu[at]
+    for feature, role in _COPIED:
+        if column[feature] >= 0:
+            out[role] = X[:, column[feature]]
+    for j in range(plain.shape[0]):
+        out[ROLES + j] = X[:, plain[j]]
+    if column[3] >= 0 and column[4] >= 0:
+        _write_key_left(age, X[:, column[3]], X[:, column[4]], out[D_RECENT], out[D_KEY_LEFT])
+    for j in range(out.shape[0]):
+        _fill_missing(out[j], fill[j])
     return out
+
+
+@kernel
+def _write_key_left(
+    age: FloatArray, count: FloatArray, mean: FloatArray, recent: FloatArray, out: FloatArray
+) -> None:
+    for i in range(out.shape[0]):
+        if count[i] > 0:
+            # Few lengths say little: the recent mean stands in for SHRINKAGE more.
+            weight = 0.0 if math.isnan(recent[i]) else SHRINKAGE
+            total = count[i] * mean[i] + (weight * recent[i] if weight > 0 else 0.0)
+            out[i] = total / (count[i] + weight) - age[i]
+
+
+@kernel
+def _fill_missing(values: FloatArray, fill: float) -> None:
+    for i in range(values.shape[0]):
+        values[i] = fill if math.isnan(values[i]) else values[i]
 
 
 @kernel
@@ -117,39 +114,48 @@ def tree_values(
 
 
 @kernel
-def additive_value(
-    row: FloatArray,
+def additive_values(
+    design: FloatArray,
     columns: IntArray,
     pieces: IntArray,
     breaks: FloatArray,
     coefficients: FloatArray,
     missing: FloatArray,
-    out: FloatArray,
-) -> None:
-    """Write the sums of per-column piecewise cubics, one per stage.
+) -> FloatArray:
+    """Return the sums of per-column piecewise cubics, shape (n, stages).
 
     The ``pieces[j] + 1`` breaks of column j ascend; its piece k covers
     ``breaks[j, k] ≤ x < breaks[j, k + 1]`` with powers of ``x - breaks[j, k]``. Beyond either
     end the function keeps its value there.
     """
-    out[:] = 0.0
+    out = np.zeros((design.shape[1], coefficients.shape[2]))
+    x, piece = np.empty(out.shape[0]), np.empty(out.shape[0], np.int64)
     for j in range(columns.shape[0]):
-        x = row[columns[j]]
-        if math.isnan(x):
-            for stage in range(out.shape[0]):
-                out[stage] += missing[j, stage]
-            continue
-        last = pieces[j]
-        x = min(max(x, breaks[j, 0]), breaks[j, last])
-        # A dozen breaks are counted sooner than they are searched.
-        low = 0
-        for k in range(1, last):
-            low += breaks[j, k] <= x
-        step = x - breaks[j, low]
-        for stage in range(out.shape[0]):
-            high = coefficients[j, low, stage, 2] + step * coefficients[j, low, stage, 3]
-            slope = coefficients[j, low, stage, 1] + step * high
-            out[stage] += coefficients[j, low, stage, 0] + step * slope
+        own = breaks[j, : pieces[j] + 1]
+        _locate(design[columns[j]], own, x, piece)
+        for i in range(out.shape[0]):
+            if math.isnan(design[columns[j], i]):
+                for stage in range(out.shape[1]):
+                    out[i, stage] += missing[j, stage]
+                continue
+            step = x[i] - own[piece[i]]
+            for stage in range(out.shape[1]):
+                cubic = coefficients[j, piece[i], stage]
+                out[i, stage] += cubic[0] + step * (cubic[1] + step * (cubic[2] + step * cubic[3]))
+    return out
+
+
+@kernel
+def _locate(values: FloatArray, breaks: FloatArray, x: FloatArray, piece: IntArray) -> None:
+    """Write values clipped to the breaks, and the piece between breaks that each is in."""
+    last = breaks.shape[0] - 1
+    for i in range(values.shape[0]):
+        x[i] = min(max(values[i], breaks[0]), breaks[last])
+    piece[:] = 0
+    # A dozen breaks are counted sooner than they are searched: for many rows at a time.
+    for k in range(1, last):
+        for i in range(values.shape[0]):
+            piece[i] += breaks[k] <= x[i]
 
 
 @kernel
@@ -160,13 +166,12 @@ def interpolate(x: float, knots: FloatArray, levels: FloatArray) -> float:
         return float(levels[0])
     if x >= knots[last]:
         return float(levels[last])
-    low, high = 0, last
-    while high - low > 1:
-        middle = (low + high) >> 1
-        if knots[middle] <= x:
-            low = middle
-        else:
-            high = middle
+    low, size = 0, last
+    while size > 1:
+        half = size >> 1
+        # No branch: which half it is, nobody could guess.
+        low += half * (knots[low + half] <= x)
+        size -= half
     share = (x - knots[low]) / (knots[low + 1] - knots[low])
     return float(levels[low] + share * (levels[low + 1] - levels[low]))
 
@@ -192,6 +197,24 @@ def settle(
 
 
 @kernel
+def _settle_all(
+    raw: FloatArray,
+    design: FloatArray,
+    weights: FloatArray,
+    horizon: float,
+    knots: FloatArray,
+    levels: FloatArray,
+) -> tuple[FloatArray, FloatArray]:
+    p, mu = np.empty(raw.shape[0]), np.empty(raw.shape[0])
+    for i in range(raw.shape[0]):
+        base_logit, base_mu = design[D_LOGIT, i], design[D_MU, i]
+        p[i], mu[i] = settle(
+            raw[i, 0], raw[i, 1], base_logit, base_mu, weights, horizon, knots, levels
+        )
+    return p, mu
+
+
+@kernel
 def forecast_trees(
     X: FloatArray,
     column: IntArray,
@@ -206,25 +229,17 @@ def forecast_trees(
     levels: FloatArray,
 ) -> tuple[FloatArray, FloatArray]:
     """Forecast with one tree per stage, side by side in `trees`."""
-    n = X.shape[0]
-    p_out, mu_out = np.empty(n), np.empty(n)
-    base = np.empty((n, 2))
-    row = np.empty(ROLES + plain.shape[0])
+    design = design_columns(X, column, plain, p_logit, mu, fill)
     # Single precision, as scikit-learn's trees were grown.
-    rows = np.empty((n, row.shape[0]), np.float32)
-    for i in range(n):
-        design_row(X[i], column, plain, p_logit, mu, fill, row)
-        base[i, 0], base[i, 1] = row[D_LOGIT], row[D_MU]
-        for j in range(row.shape[0]):
-            rows[i, j] = MISSING if math.isnan(row[j]) else row[j]
-    first, second = trees
-    ends = tree_values(rows, first[0], first[1], first[2], first[3])
-    means = tree_values(rows, second[0], second[1], second[2], second[3])
-    for i in range(n):
-        p_out[i], mu_out[i] = settle(
-            ends[i], means[i], base[i, 0], base[i, 1], weights, horizon, knots, levels
-        )
-    return p_out, mu_out
+    rows = np.empty((X.shape[0], design.shape[0]), np.float32)
+    for i in range(rows.shape[0]):
+        for j in range(rows.shape[1]):
+            rows[i, j] = MISSING if math.isnan(design[j, i]) else design[j, i]
+    raw = np.empty((X.shape[0], 2))
+    for stage in range(2):
+        tree = trees[stage]
+        raw[:, stage] = tree_values(rows, tree[0], tree[1], tree[2], tree[3])
+    return _settle_all(raw, design, weights, horizon, knots, levels)
 
 
 @kernel
@@ -243,21 +258,6 @@ def forecast_additive(
 ) -> tuple[FloatArray, FloatArray]:
     """Forecast with sums of one-dimensional tables."""
     columns, pieces, breaks, coefficients, missing, constant = tables
-    n = X.shape[0]
-    p_out, mu_out = np.empty(n), np.empty(n)
-    row = np.empty(ROLES + plain.shape[0])
-    raw = np.empty(2)
-    for i in range(n):
-        design_row(X[i], column, plain, p_logit, mu, fill, row)
-        additive_value(row, columns, pieces, breaks, coefficients, missing, raw)
-        p_out[i], mu_out[i] = settle(
-            raw[0] + constant[0],
-            raw[1] + constant[1],
-            row[D_LOGIT],
-            row[D_MU],
-            weights,
-            horizon,
-            knots,
-            levels,
-        )
-    return p_out, mu_out
+    design = design_columns(X, column, plain, p_logit, mu, fill)
+    raw = additive_values(design, columns, pieces, breaks, coefficients, missing) + constant
+    return _settle_all(raw, design, weights, horizon, knots, levels)

@@ -16,6 +16,9 @@ from brsolver._jit import kernel
 
 IntArray = NDArray[np.int64]
 
+MOST_KEYS = 2**30
+"""Largest capacity of a map: entries are numbered in 32 bits."""
+
 NO_KEY = 0
 """Stands for no key at all; `mixed` never makes it."""
 
@@ -47,8 +50,9 @@ def make_store(capacity: int) -> Store:
     """Make an empty map of at most `capacity` keys, its table at most half full."""
     bits = max(2, int(2 * capacity - 1).bit_length())
     links = np.empty((2, capacity + 1), np.int32)
-    links[_PREVIOUS] = np.roll(np.arange(capacity + 1), 1)
-    links[_NEXT] = np.roll(np.arange(capacity + 1), -1)
+    links[_PREVIOUS] = np.arange(-1, capacity, dtype=np.int32)
+    links[_NEXT] = np.arange(1, capacity + 2, dtype=np.int32)
+    links[_PREVIOUS, 0], links[_NEXT, capacity] = capacity, 0
     return Store(
         places=np.zeros(1 << bits, np.int32),
         keys=np.zeros(capacity, np.int64),

@@ -78,6 +78,21 @@ def join_candidates(
 
 
 @kernel
+def fnv_all(texts: NDArray[np.uint32]) -> IntArray:
+    """Return FNV-1a of each row's code points, zeros at its end left out, shape (n,)."""
+    out = np.empty(texts.shape[0], np.int64)
+    for i in range(texts.shape[0]):
+        end = texts.shape[1]
+        while end > 0 and texts[i, end - 1] == 0:
+            end -= 1
+        digest = np.uint64(0xCBF29CE484222325)
+        for j in range(end):
+            digest = (digest ^ np.uint64(texts[i, j])) * np.uint64(0x100000001B3)
+        out[i] = np.int64(digest)
+    return out
+
+
+@kernel
 def mix_all(values: IntArray, salt: int) -> IntArray:
     """Scramble every value, shape (n,)."""
     out = np.empty(values.shape[0], np.int64)

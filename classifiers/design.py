@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from brsolver.errors import ParameterError
-from classifiers._hazard_kernels import D_LOGIT, D_MU, ROLES, design_matrix
+from classifiers._hazard_kernels import D_LOGIT, D_MU, ROLES, design_columns
 from classifiers.baseline import Baseline, logit
 from classifiers.features import FEATURES, REQUIRED
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Design:
-    """Derives the design matrix of `classifiers._hazard_kernels.design_row`.
+    """Derives the design matrix of `classifiers._hazard_kernels.design_columns`.
 
     Log odds and mean of the baseline at the request's age, how much of the key's mean length is
     left, and the features as they are but for the key's mean. A value that is missing, where
@@ -70,8 +70,8 @@ class Design:
 
     def matrix(self, X: FloatArray) -> FloatArray:
         """Return the design matrix of feature rows."""
-        out: FloatArray = design_matrix(np.ascontiguousarray(X, np.float64), *self.arrays)
-        return out
+        columns = design_columns(np.ascontiguousarray(X, np.float64), *self.arrays)
+        return np.ascontiguousarray(columns.T)
 
 
 def check_required(names: Sequence[str] | None, X: FloatArray) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from brsolver.errors import ParameterError
 from brsolver.predictors import Forecast
 from classifiers import _match_kernels as mk
-from classifiers._key_store import make_store
+from classifiers._key_store import MOST_KEYS, make_store
 from classifiers.history import Training, check_share, earliest, finished_rows
 from classifiers.key_columns import KeyKind, candidates, kinds_in
 from classifiers.survival import SurvivalParams, SurvivalPredictor, check_ages, check_lengths
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from brsolver.predictors import FinishedRequests, FloatArray, ForecastQuery, IntArray
     from brsolver.traces.model import Trace
 
-_MOST_KEYS = 2**30
 _MOST_SAMPLES = 1024
 _WEAKEST, _STRONGEST = 1e6, 1e-2
 _SHRINKAGES: FloatArray = np.array(
@@ -77,7 +76,7 @@ class ExactMatchParams:
     train: float = 0.0
 
     def __post_init__(self) -> None:
-        limits = {"capacity": _MOST_KEYS, "pending": _MOST_KEYS, "samples": _MOST_SAMPLES}
+        limits = {"capacity": MOST_KEYS, "pending": MOST_KEYS, "samples": _MOST_SAMPLES}
         for name in ("capacity", "samples", "blocks", "least", "pending"):
             value, most = getattr(self, name), limits.get(name, 2**31)
             if not 1 <= value <= most:
@@ -203,6 +202,10 @@ class ExactMatchPredictor:
     def training_rows(self, trace: Trace) -> int:
         """Return how many leading requests of `trace` it was fitted to."""
         return self._training.rows(trace)
+
+    def look_ahead(self, horizon: int) -> None:
+        """Choose κ by forecasts over `horizon` steps, the router's own."""
+        self._horizon = horizon
 
     def observe(self, finished: FinishedRequests) -> None:
         """Take in requests that have ended.

@@ -15,6 +15,8 @@ from classifiers.key_history import KeyHistory
 from classifiers.survival import SurvivalPredictor
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from brsolver.predictors import FinishedRequests, FloatArray, ForecastQuery
     from brsolver.traces.model import Trace
     from classifiers.hazard import HazardClassifier
@@ -58,6 +60,10 @@ class HazardPredictor:
         self._by_age = None if classifier.finds_more_than_age else SurvivalPredictor()
         self._seen = 0
 
+    def look_ahead(self, horizon: int) -> None:
+        """Refuse a router's horizon that is not the one the model was trained for."""
+        _check_horizon(horizon, self.classifier.horizon)
+
     def observe(self, finished: FinishedRequests) -> None:
         """Take in requests that have ended."""
         if len(finished):
@@ -88,11 +94,7 @@ class HazardPredictor:
         ParameterError
             The horizon is not the one that the model was trained for.
         """
-        if horizon != self.classifier.horizon:
-            raise ParameterError(
-                f"horizon = {horizon}: this model forecasts {self.classifier.horizon} steps "
-                f"ahead; set horizon={self.classifier.horizon} or train it anew"
-            )
+        _check_horizon(horizon, self.classifier.horizon)
         if (instead := self._instead()) is not None:
             return instead.predict(query, horizon)
         p_finish, mu_remaining = self.classifier.forecast(self._features(query))
@@ -165,19 +167,29 @@ class TrainedHazardPredictor(HazardPredictor):
         What to train on which share.
     trace : Trace
         Where the share is taken from.
+    horizons : iterable of int
+        Steps that the routers will ask for, as far as known: checked before training.
 
     Raises
     ------
     ParameterError
-        There is no trace, or the share holds too few requests.
+        There is no trace, the share holds too few requests, or a router has another horizon.
     """
 
     Params = HazardParams
 
-    def __init__(self, params: HazardParams | None = None, *, trace: Trace | None = None) -> None:
+    def __init__(
+        self,
+        params: HazardParams | None = None,
+        *,
+        trace: Trace | None = None,
+        horizons: Iterable[int] = (),
+    ) -> None:
         from classifiers.hazard import HazardClassifier
 
         params = params or HazardParams()
+        for horizon in horizons:
+            _check_horizon(horizon, params.horizon)
         whole, rows = earliest(trace, params.train)
         past = whole.head(rows)
         classifier = HazardClassifier(
@@ -215,25 +227,39 @@ class ModelPredictor(HazardPredictor):
         Which file.
     trace : Trace, optional
         What is to be run.
+    horizons : iterable of int
+        Steps that the routers will ask for, as far as known.
 
     Raises
     ------
     ModelError
         The file is not a model that can be trusted.
     ParameterError
-        The trace is only a part of what trained the model.
+        The trace is only a part of what trained the model, or a router has another horizon.
     """
 
     Params = ModelParams
     positional = "path"
 
-    def __init__(self, params: ModelParams, *, trace: Trace | None = None) -> None:
+    def __init__(
+        self, params: ModelParams, *, trace: Trace | None = None, horizons: Iterable[int] = ()
+    ) -> None:
         from classifiers.model_file import load
 
         classifier, header = load(params.path)
         super().__init__(classifier)
         self.header = header
+        for horizon in horizons:
+            self.look_ahead(horizon)
         if trace is not None:
             header.check_unseen(trace)
         if trace is not None and header.trained_on(trace):
             self.warm(trace.head(header.training_rows))
+
+
+def _check_horizon(asked: int, own: int) -> None:
+    if asked != own:
+        raise ParameterError(
+            f"horizon = {asked}: this model forecasts {own} steps ahead; set the router's "
+            f"horizon={own}, or train a model for {asked} steps"
+        )

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from hashlib import blake2b
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
 from brsolver.errors import ParameterError
-from classifiers._match_kernels import join_candidates, mix_all
+from classifiers._match_kernels import fnv_all, join_candidates, mix_all
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -88,7 +87,7 @@ def candidates(
     chains = _NO_CHAINS, _NO_CHAINS
     if "prefix" in kinds:
         offsets = columns["hash_offsets"].astype(np.int64, copy=False)
-        chains = offsets, _numbers("hash_values", columns["hash_values"])
+        chains = offsets, key_numbers("hash_values", columns["hash_values"])
     before = _matrix(columns, kinds[:at], size)
     after = _matrix(columns, kinds[at + 1 :], size)
     joined: tuple[IntArray, IntArray] = join_candidates(
@@ -97,24 +96,51 @@ def candidates(
     return joined
 
 
-def _matrix(columns: Columns, kinds: tuple[str, ...], size: int) -> IntArray:
-    out = np.empty((size, len(kinds)), np.int64)
-    for at, kind in enumerate(kinds):
-        name = COLUMN_OF[kind]
-        out[:, at] = mix_all(_numbers(name, columns[name][:size]), _SALTS[kind])
-    return out
+def key_numbers(name: str, values: NDArray[np.generic]) -> IntArray:
+    """Return the values of a column as 64-bit numbers, the same ones in every process.
 
+    Whole numbers stand for themselves, texts for the FNV-1a hash of their code points.
 
-def _numbers(name: str, values: NDArray[np.generic]) -> IntArray:
+    Parameters
+    ----------
+    name : str
+        Of the column, for the message.
+    values : ndarray, shape (n,)
+
+    Returns
+    -------
+    ndarray of int64, shape (n,)
+
+    Raises
+    ------
+    ParameterError
+        The values are neither whole numbers nor texts.
+
+    References
+    ----------
+    Fowler, Noll and Vo, The FNV non-cryptographic hash algorithm, RFC 9923 (2025).
+    """
     if values.dtype.kind in "iub":
         return np.ascontiguousarray(values).astype(np.int64, copy=False)
-    if values.dtype.kind in "UT" or all(isinstance(value, str) for value in values):
-        return np.fromiter((_digest(str(value)) for value in values), np.int64, len(values))
+    if values.dtype.kind == "U":
+        return _digests(values)
+    if all(issubclass(own, str) for own in set(map(type, values))):
+        return _digests(np.array(values.tolist(), np.str_))
     raise ParameterError(
         f"{name} holds {values.dtype} values, must hold whole numbers or texts without gaps"
     )
 
 
-def _digest(text: str) -> int:
-    # Not hash(): it differs from process to process.
-    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)
+def _matrix(columns: Columns, kinds: tuple[str, ...], size: int) -> IntArray:
+    out = np.empty((size, len(kinds)), np.int64)
+    for at, kind in enumerate(kinds):
+        name = COLUMN_OF[kind]
+        out[:, at] = mix_all(key_numbers(name, columns[name][:size]), _SALTS[kind])
+    return out
+
+
+def _digests(texts: NDArray[np.str_]) -> IntArray:
+    codes = np.ascontiguousarray(texts.astype(np.str_, copy=False))
+    width = texts.dtype.itemsize // np.dtype(np.uint32).itemsize
+    found: IntArray = fnv_all(codes.view(np.uint32).reshape(len(texts), width))
+    return found

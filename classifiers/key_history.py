@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from brsolver._jit import kernel
 from brsolver.errors import ParameterError
-from classifiers._history_kernels import WAYS, add_batch, look_up_batch, replay
+from classifiers._history_kernels import Counted, add_batch, look_up_batch, replay
+from classifiers._key_store import MOST_KEYS, make_store
+from classifiers.key_columns import key_numbers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,35 +35,17 @@ def ragged_keys(columns: Mapping[str, NDArray[np.generic]], size: int) -> tuple[
         As in `brsolver.traces.Trace` or `brsolver.predictors.ForecastQuery`.
     size : int
         Number of requests.
+
+    Raises
+    ------
+    ParameterError
+        The column holds neither whole numbers nor texts.
     """
     column = next((name for name in KEY_COLUMNS if name in columns), None)
     if column is None:
         return np.zeros(size + 1, np.int64), np.zeros(0, np.int64)
     offsets = columns["hash_offsets"] if column == "hash_values" else np.arange(size + 1)
-    return offsets.astype(np.int64), _numbers(columns[column])
-
-
-def _numbers(values: NDArray[np.generic]) -> IntArray:
-    if values.dtype.kind in "iub":
-        return values.astype(np.int64)
-    texts = np.ascontiguousarray(values.astype(np.str_))
-    if not texts.dtype.itemsize:
-        return np.zeros(texts.shape[0], np.int64)
-    return _digest(texts.view(np.uint32).reshape(texts.shape[0], -1))
-
-
-@kernel
-def _digest(texts: NDArray[np.uint32]) -> IntArray:
-    """Return FNV-1a of each row's code points: unlike `hash`, the same in every process."""
-    out = np.empty(texts.shape[0], np.int64)
-    for i in range(texts.shape[0]):
-        digest = np.uint64(0xCBF29CE484222325)
-        for code in texts[i]:
-            if code == 0:
-                break
-            digest = (digest ^ np.uint64(code)) * np.uint64(0x100000001B3)
-        out[i] = np.int64(digest)
-    return out
+    return offsets.astype(np.int64), key_numbers(column, columns[column])
 
 
 class KeyHistory:
@@ -75,8 +58,7 @@ class KeyHistory:
     Parameters
     ----------
     capacity : int
-        Keys held, rounded up to a power of two, at least 8. Of those that share a bucket, the
-        least recently used is dropped. 40 bytes each.
+        Keys held, 1 to 2³⁰; the one least recently added to makes room. 41 to 49 bytes each.
     memory : float
         Finished requests m over which the recent mean forgets, at least 1.
 
@@ -87,27 +69,23 @@ class KeyHistory:
     """
 
     def __init__(self, *, capacity: int = 1 << 20, memory: float = 500.0) -> None:
-        if capacity < WAYS:
-            raise ParameterError(f"capacity = {capacity}: must be at least {WAYS} keys")
+        if not 1 <= capacity <= MOST_KEYS:
+            raise ParameterError(f"capacity = {capacity}: must be from 1 to {MOST_KEYS:,} keys")
         if not memory >= 1:
             raise ParameterError(f"memory = {memory}: must be at least 1 request")
-        buckets = 1 << math.ceil(math.log2(capacity / WAYS))
         self._keep = math.exp(-1.0 / memory)
-        self._names = np.zeros((buckets, WAYS), np.int64)
-        self._seen = np.zeros((buckets, WAYS), np.int64)
-        self._stats = np.zeros((buckets, WAYS, 2))
-        self._recent = np.zeros(3)
+        self._counted = Counted(make_store(capacity), np.zeros((capacity, 2)), np.zeros(3))
 
     @property
     def finished(self) -> int:
         """Requests added so far."""
-        return int(self._recent[2])
+        return int(self._counted.recent[2])
 
     def add(self, columns: Mapping[str, NDArray[np.generic]], output_tokens: IntArray) -> None:
         """Count finished requests, in order of their end."""
         offsets, keys = ragged_keys(columns, len(output_tokens))
         lengths = output_tokens.astype(np.float64)
-        add_batch(*self._store, offsets, keys, lengths, self._keep)
+        add_batch(self._counted, offsets, keys, lengths, self._keep)
 
     def look_up(self, columns: Mapping[str, NDArray[np.generic]], size: int) -> FloatArray:
         """Return key count, key mean and recent mean of `size` requests, shape (size, 3).
@@ -115,7 +93,7 @@ class KeyHistory:
         What is not known is NaN, but the count of an unknown key is 0.
         """
         out = np.empty((size, 3))
-        look_up_batch(*self._store, *ragged_keys(columns, size), out)
+        look_up_batch(self._counted, *ragged_keys(columns, size), out)
         return out
 
     def replay(
@@ -148,7 +126,7 @@ class KeyHistory:
         offsets, keys = ragged_keys(columns, len(output_tokens))
         finished = np.argsort(finish_s, kind="stable")
         replay(
-            *self._store,
+            self._counted,
             offsets,
             keys,
             output_tokens.astype(np.float64),
@@ -162,7 +140,3 @@ class KeyHistory:
         out = np.empty_like(found)
         out[order] = found
         return out
-
-    @property
-    def _store(self) -> tuple[IntArray, IntArray, FloatArray, FloatArray]:
-        return self._names, self._seen, self._stats, self._recent

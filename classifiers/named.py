@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from classifiers.exact_match import ExactMatchParams, ExactMatchPredictor
 from classifiers.guard import GuardedPredictor, GuardParams
@@ -15,6 +15,8 @@ from classifiers.hazard_predictor import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from brsolver.traces.model import Trace
 
 
@@ -81,40 +83,43 @@ class TrainedParams:
         return HazardParams(kind=kind, **{name: getattr(self, name) for name in shared})
 
 
-class HazardGB(GuardedPredictor):
-    """`TrainedHazardPredictor` with gradient-boosted trees, under guard.
+class _Trained(GuardedPredictor):
+    """`TrainedHazardPredictor` of one kind, under guard.
 
     Parameters
     ----------
     params : TrainedParams, optional
     trace : Trace
         What is to be run; its earliest share trains the model and is left out.
+    horizons : iterable of int
+        Steps that the routers will ask for, as far as known: checked before training.
     """
 
     Params = TrainedParams
+    kind: ClassVar[Literal["gb", "lr"]]
 
-    def __init__(self, params: TrainedParams | None = None, *, trace: Trace | None = None) -> None:
+    def __init__(
+        self,
+        params: TrainedParams | None = None,
+        *,
+        trace: Trace | None = None,
+        horizons: Iterable[int] = (),
+    ) -> None:
         params = params or TrainedParams()
-        base = TrainedHazardPredictor(params.hazard("gb"), trace=trace)
+        base = TrainedHazardPredictor(params.hazard(self.kind), trace=trace, horizons=horizons)
         super().__init__(base, _guarding(params.withdraw))
 
 
-class HazardLR(GuardedPredictor):
-    """`TrainedHazardPredictor` with linear models on splines, under guard.
+class HazardGB(_Trained):
+    """A hazard model with gradient-boosted trees, trained on the earliest part of the trace."""
 
-    Parameters
-    ----------
-    params : TrainedParams, optional
-    trace : Trace
-        What is to be run; its earliest share trains the model and is left out.
-    """
+    kind = "gb"
 
-    Params = TrainedParams
 
-    def __init__(self, params: TrainedParams | None = None, *, trace: Trace | None = None) -> None:
-        params = params or TrainedParams()
-        base = TrainedHazardPredictor(params.hazard("lr"), trace=trace)
-        super().__init__(base, _guarding(params.withdraw))
+class HazardLR(_Trained):
+    """A hazard model linear in splines, trained on the earliest part of the trace."""
+
+    kind = "lr"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,13 +143,18 @@ class Model(GuardedPredictor):
     params : FileParams
     trace : Trace, optional
         What is to be run.
+    horizons : iterable of int
+        Steps that the routers will ask for, as far as known.
     """
 
     Params = FileParams
     positional = "path"
 
-    def __init__(self, params: FileParams, *, trace: Trace | None = None) -> None:
-        super().__init__(ModelPredictor(params, trace=trace), _guarding(params.withdraw))
+    def __init__(
+        self, params: FileParams, *, trace: Trace | None = None, horizons: Iterable[int] = ()
+    ) -> None:
+        base = ModelPredictor(params, trace=trace, horizons=horizons)
+        super().__init__(base, _guarding(params.withdraw))
 
 
 def _guarding(withdraw: bool) -> GuardParams:

@@ -35,7 +35,7 @@ class Training:
     Attributes
     ----------
     design : ndarray of float64, shape (n, d)
-        See `classifiers._hazard_kernels.design_row`.
+        See `classifiers._hazard_kernels.design_columns`.
     used : ndarray of int64, shape (k,)
         Columns of it to use, the baseline's first.
     ends : ndarray of bool, shape (n,)

@@ -201,14 +201,15 @@ def gap(
     """
     from brsolver.compare import check_policies
     from brsolver.oracles.hindsight.warm import warm_up
-    from brsolver.simulator.held_out import hold_out
+    from brsolver.simulator.held_out import hold_out, horizon_of
 
     _check(oracle, budget_s, horizon)
     began = time.perf_counter()
     specs = check_policies(policies)
     tick = _ticker(len(specs) + 2, progress)
     used = _params(params, workers, slots, seed)
-    held = hold_out(trace, predictor, seed)
+    horizons = [*map(horizon_of, specs), horizon or 0]
+    held = hold_out(trace, predictor, seed, horizons=horizons)
     trace = held.trace
     runs = tuple(_simulate(held, spec, used, predictor, tick) for spec in specs)
     searched = oracle.startswith("hindsight")

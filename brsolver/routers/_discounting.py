@@ -23,15 +23,23 @@ class Turnover:
     ``γ = exp(-κ·λ)`` is the chance that a step passes without such an opportunity, and counts
     every future step by the chance that today's decision still shapes it. κ would be 1 if only
     the worker's own slots mattered and 2 if the leader's mattered as much; 1.5 was best over
-    measured traces (docs/policies.md). Where B slots run requests of mean output length ō,
+    measured traces (docs/formulation.md). Where B slots run requests of mean output length ō,
     ``λ = B/ō``.
 
     The estimate starts from γ = 0.86 with the weight of 512 steps, so that a run's start,
     when nothing ends yet, does not look like long outputs; it forgets over about 4,000.
+
+    Parameters
+    ----------
+    gamma : float
+        What the estimate starts from, in (0, 1].
+    opportunities : float
+        κ, positive.
     """
 
-    def __init__(self, gamma: float = 0.86) -> None:
-        self._departed = -math.log(gamma) / _OPPORTUNITIES * _PRIOR_STEPS
+    def __init__(self, gamma: float = 0.86, opportunities: float = _OPPORTUNITIES) -> None:
+        self._opportunities = opportunities
+        self._departed = -math.log(gamma) / opportunities * _PRIOR_STEPS
         self._worker_steps = _PRIOR_STEPS
         self._expected = 0
         self._step: int | None = None
@@ -39,7 +47,7 @@ class Turnover:
     @property
     def gamma(self) -> float:
         """The discount per step, in (0, 1]."""
-        return math.exp(-_OPPORTUNITIES * self._departed / self._worker_steps)
+        return math.exp(-self._opportunities * self._departed / self._worker_steps)
 
     def look(self, cluster: ClusterView) -> None:
         """Count what has departed since the last decision."""

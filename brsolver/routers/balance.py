@@ -190,19 +190,27 @@ class BRH:
     Where forecasts deserve less belief (``cluster.trust`` below 1), γ falls in proportion, and
     with it the steps that count; at trust 0 BR-0 decides, with its own default parameters but
     this router's `s_greedy` and `patience`.
+
+    Parameters
+    ----------
+    params : BRHParams, optional
+    turnover : Turnover, optional
+        What γ follows where it is ``auto``.
     """
 
     Params: ClassVar[type] = BRHParams
     source = "[BR] arXiv:2605.06113"
 
-    def __init__(self, params: BRHParams | None = None) -> None:
+    def __init__(
+        self, params: BRHParams | None = None, *, turnover: Turnover | None = None
+    ) -> None:
         self.params = params or BRHParams()
         self.horizon = self.params.horizon
         self._steps = np.arange(self.horizon + 1)
         self._without_forecasts = BR0(
             BR0Params(s_greedy=self.params.s_greedy, patience=self.params.patience)
         )
-        self._turnover = Turnover() if self.params.gamma == "auto" else None
+        self._turnover = (turnover or Turnover()) if self.params.gamma == "auto" else None
         self._discount_by(self.gamma)
 
     @property

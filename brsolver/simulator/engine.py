@@ -11,15 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brsolver.errors import ParameterError, PolicyError
-from brsolver.policy import (
-    ROOM,
-    TOKEN_ROOM,
-    VIEW_ROWS,
-    ClusterView,
-    Decision,
-    Policy,
-    Waiting,
-)
+from brsolver.policy import VIEW_ROWS, ClusterView, Decision, Policy, Waiting
 from brsolver.simulator import _decision_kernels as dk
 from brsolver.simulator import _kernels as sk
 from brsolver.simulator import _layout as lay
@@ -32,6 +24,7 @@ from brsolver.simulator.checks import (
     name_of,
     step_time_arrays,
 )
+from brsolver.simulator.explain import explain_fault, explain_stall
 from brsolver.simulator.staleness import StaleInformation
 from brsolver.state import ClusterState
 
@@ -140,8 +133,9 @@ class Engine:
                 self._wait_for_event()
             else:
                 break
-        if why == lay.STALLED:
-            self._explain_stall()
+        fault = explain_stall(self) if why == lay.STALLED else None
+        if fault is not None:
+            raise PolicyError(fault)
 
     def _make_books(self) -> None:
         count = len(self.trace)
@@ -272,7 +266,7 @@ class Engine:
             self._remember(pairs, waiting)
         found = dk.apply(*self._apply_to, pairs, self._fault)
         if found != lay.OK:
-            raise PolicyError(self._explain_fault(found))
+            raise PolicyError(explain_fault(self, found, *self._fault.tolist()))
         if self.immediate and pairs.shape[0] == 0:
             raise PolicyError(
                 f"{name_of(self.policy)} placed nothing at step {self.step}; immediate routing "
@@ -371,40 +365,6 @@ class Engine:
         self.log_f = np.concatenate((self.log_f, np.empty_like(self.log_f)), axis=1)
         self.log_i = np.concatenate((self.log_i, np.empty_like(self.log_i)), axis=1)
         self._bind()
-
-    def _explain_fault(self, found: int) -> str:
-        at, worker = self._fault.tolist()
-        where = f"{name_of(self.policy)} at step {self.step}"
-        waiting = int(self.control[lay.C_WAIT_TAIL] - self.control[lay.C_WAIT_HEAD])
-        head = int(self.control[lay.C_WAIT_HEAD])
-        inside = 0 <= at < waiting
-        request = int(self.book[lay.B_WAITING, head + at]) if inside else -1
-        return {
-            lay.BAD_INDEX: f"{where} named waiting request {at}, there are {waiting}",
-            lay.TWICE: f"{where} placed waiting request {at} twice",
-            lay.BAD_WORKER: f"{where} chose worker {worker}, which is not there",
-            lay.NO_SLOT: (
-                f"{where} gave worker {worker} more requests than it has free slots, "
-                f"with request {request}"
-            ),
-            lay.NO_TOKENS: (
-                f"{where} gave worker {worker} more KV tokens than its capacity, "
-                f"with request {request}"
-            ),
-        }[found]
-
-    def _explain_stall(self) -> None:
-        head, tail = self.control[lay.C_WAIT_HEAD], self.control[lay.C_WAIT_TAIL]
-        if head == tail:
-            return
-        room = self.state.view_table()
-        tokens = self.book[lay.B_WAITING_TOKENS, head]
-        fits = (room[ROOM] > 0) & (room[TOKEN_ROOM] >= tokens)
-        if bool(fits.any()):
-            raise PolicyError(
-                f"{name_of(self.policy)} leaves {tail - head} requests waiting on an idle cluster "
-                f"at step {self.step}, though worker {int(np.flatnonzero(fits)[0])} has room"
-            )
 
 
 def _when(event: WorkerEvent) -> float:

@@ -5,10 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from brsolver.registry import make_predictor, parse_predictor, predictor_class
+from brsolver.registry import (
+    make_policy,
+    make_predictor,
+    parse_predictor,
+    policy_class,
+    predictor_class,
+    wants,
+)
 from brsolver.simulator.streams import stream
+from brsolver.specs import parse_spec
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from brsolver.policy import Policy
     from brsolver.predictors import Predictor
     from brsolver.traces.model import Trace
 
@@ -35,7 +46,9 @@ class HeldOut:
     note: str | None = None
 
 
-def hold_out(trace: Trace, predictor: str | None, seed: int = 0) -> HeldOut:
+def hold_out(
+    trace: Trace, predictor: str | None, seed: int = 0, *, horizons: Iterable[int] = ()
+) -> HeldOut:
     """Train a predictor on the earlier part of `trace` if its specification asks for it.
 
     Parameters
@@ -46,10 +59,12 @@ def hold_out(trace: Trace, predictor: str | None, seed: int = 0) -> HeldOut:
         A predictor specification.
     seed : int
         Of the random stream that training may use.
+    horizons : iterable of int
+        As in `predictor_for`.
     """
     if predictor is None or not is_trained(predictor):
         return HeldOut(trace=trace, predictor=predictor)
-    trained, _ = predictor_for(predictor, trace, seed)
+    trained, _ = predictor_for(predictor, trace, seed, horizons=horizons)
     rows = rows_that_trained(trained, trace)
     if rows == 0:
         return HeldOut(trace=trace, predictor=predictor)
@@ -61,7 +76,11 @@ def hold_out(trace: Trace, predictor: str | None, seed: int = 0) -> HeldOut:
 
 
 def predictor_for(
-    predictor: str | Predictor | None, trace: Trace, seed: int
+    predictor: str | Predictor | None,
+    trace: Trace,
+    seed: int,
+    *,
+    horizons: Iterable[int] = (),
 ) -> tuple[Predictor | None, str]:
     """Make the predictor for a run over `trace`.
 
@@ -73,6 +92,9 @@ def predictor_for(
         What is to be run, the part that trains the predictor included.
     seed : int
         Of the run.
+    horizons : iterable of int
+        Steps that the routers look ahead, as far as known: a predictor that is trained for one
+        horizon need not be trained to be refused. Zeros, of those that do not, are left out.
 
     Returns
     -------
@@ -89,8 +111,29 @@ def predictor_for(
     if name == "none":
         return None, "none"
     rng = stream(seed, "predictor")
-    context = {"rng": rng, "output_tokens": trace.output_tokens, "trace": trace}
-    return make_predictor(name, values, **context), predictor
+    ahead = sorted({horizon for horizon in horizons if horizon > 0})
+    made = make_predictor(
+        name,
+        values,
+        rng=rng,
+        output_tokens=trace.output_tokens,
+        trace=trace,
+        horizons=ahead,
+    )
+    return made, predictor
+
+
+def horizon_of(policy: str | Policy) -> int:
+    """Return the steps that a policy looks ahead, as far as it tells before the run.
+
+    0 if it does not, or is specified and made from the very predictor that it asks.
+    """
+    if isinstance(policy, str):
+        name, values = parse_spec(policy)
+        if wants(policy_class(name), "predictor"):
+            return 0
+        policy = make_policy(name, values, rng=stream(0, "policy"))
+    return int(getattr(policy, "horizon", 0))
 
 
 def is_trained(predictor: str) -> bool:

@@ -16,7 +16,7 @@ from brsolver.policy import Policy
 from brsolver.registry import make_policy, policy_class, wants
 from brsolver.simulator import _layout as lay
 from brsolver.simulator.engine import Engine, Progress
-from brsolver.simulator.held_out import predictor_for, rows_that_trained
+from brsolver.simulator.held_out import horizon_of, predictor_for, rows_that_trained
 from brsolver.simulator.metrics import compute_metrics
 from brsolver.simulator.params import SimulationParams
 from brsolver.simulator.result import (
@@ -139,18 +139,19 @@ def _prepare(
     policy_name: str | None = None,
     predictor_name: str | None = None,
 ) -> _Prepared:
-    source, label = predictor_for(predictor, trace, params.seed)
+    if not isinstance(policy, str | Policy):
+        raise ParameterError(
+            f"policy is {type(policy).__name__}, must be a name or an object with route()"
+        )
+    horizons = (horizon_of(policy),)
+    source, label = predictor_for(predictor, trace, params.seed, horizons=horizons)
     if isinstance(policy, str):
         name, values = parse_spec(policy)
         needed = wants(policy_class(name), "predictor")
         context = {"predictor": source} if needed else {}
         made = make_policy(name, values, rng=stream(params.seed, "policy"), **context)
-    elif isinstance(policy, Policy):
-        name, needed, made = type(policy).__name__, False, policy
     else:
-        raise ParameterError(
-            f"policy is {type(policy).__name__}, must be a name or an object with route()"
-        )
+        name, needed, made = type(policy).__name__, False, policy
     looks_ahead = needed or getattr(made, "horizon", 0) > 0
     return _Prepared(
         policy=made,

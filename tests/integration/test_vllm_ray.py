@@ -6,11 +6,13 @@ calls them what it calls GPUs, of which the cluster is said to have two.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
@@ -25,7 +27,6 @@ pytestmark = [
     pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed in the rig"),
 ]
 
-HOST = "127.0.0.1"
 PORT = 6399
 RAY = (sys.executable, "-m", "ray.scripts.scripts")
 REGISTER = """
@@ -42,7 +43,22 @@ class RayOnCpu(CpuPlatform):
 
 
 @pytest.fixture
-def cluster(tmp_path: Path):
+def ray_folder():
+    """A folder with a short name: Ray's sockets lie deep in it, and such paths are limited."""
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
+        yield folder
+
+
+@pytest.fixture
+def host() -> str:
+    """The address by which Ray knows this machine, loopback only if there is no other."""
+    from ray.util import get_node_ip_address
+
+    return get_node_ip_address()
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, ray_folder: str, host: str):
     """A Ray cluster of this machine; yields the environment of whoever uses it."""
     meta = tmp_path / "ray_on_cpu-1.dist-info"
     meta.mkdir()
@@ -55,29 +71,28 @@ def cluster(tmp_path: Path):
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
     from rig.servers import rig_environment
 
-    environment = rig_environment() | {"PYTHONPATH": path, "RAY_ADDRESS": f"{HOST}:{PORT}"}
+    environment = rig_environment() | {"PYTHONPATH": path, "RAY_ADDRESS": f"{host}:{PORT}"}
     command = [
         *RAY,
-        *("start", "--head", "--block", f"--port={PORT}", f"--node-ip-address={HOST}"),
+        *("start", "--head", "--block", f"--port={PORT}", f"--node-ip-address={host}"),
         *("--num-gpus=2", "--num-cpus=4", "--include-dashboard=false", "--disable-usage-stats"),
-        *(f"--object-store-memory={200_000_000}", f"--temp-dir={tmp_path / 'ray'}"),
+        *(f"--object-store-memory={200_000_000}", f"--temp-dir={ray_folder}"),
     ]
     variables = dict(os.environ) | environment
     with subprocess.Popen(command, env=variables, start_new_session=True) as head:
         try:
-            _await_cluster(head, variables)
+            _await_cluster(head, variables, host)
             yield environment
         finally:
-            # The session is the cluster's own: `ray stop` would end everybody's.
-            os.killpg(head.pid, signal.SIGTERM)
+            _end(head)
 
 
-def _await_cluster(head: subprocess.Popen[bytes], variables: dict[str, str]) -> None:
+def _await_cluster(head: subprocess.Popen[bytes], variables: dict[str, str], host: str) -> None:
     deadline = time.monotonic() + 240
     while time.monotonic() < deadline:
         assert head.poll() is None, "the cluster did not start"
         asked = subprocess.run(
-            [*RAY, "health-check", f"--address={HOST}:{PORT}"],
+            [*RAY, "health-check", f"--address={host}:{PORT}"],
             capture_output=True,
             check=False,
             env=variables,
@@ -88,11 +103,20 @@ def _await_cluster(head: subprocess.Popen[bytes], variables: dict[str, str]) -> 
     raise AssertionError("the cluster did not answer")
 
 
-def test_requests_are_routed_to_engines_that_ray_runs(cluster, tmp_path):
+def _end(head: subprocess.Popen[bytes]) -> None:
+    """End the cluster: its session is its own, whereas `ray stop` would end everybody's."""
+    head.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        head.wait(20)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(head.pid, signal.SIGKILL)
+
+
+def test_requests_are_routed_to_engines_that_ray_runs(cluster, host, tmp_path):
     from rig.servers import rig_server
     from serving import await_figures, empty, mixed
 
-    arguments = ("--data-parallel-backend", "ray", "--data-parallel-address", HOST)
+    arguments = ("--data-parallel-backend", "ray", "--data-parallel-address", host)
     with rig_server(
         router="br-0",
         slots=4,

@@ -24,6 +24,8 @@ CANNOT_BE_HAD = 3
 EXCLUDED = ("torchvision", "torchaudio", "torchcodec", "triton")
 """Dependencies that text generation on CPU never imports, and of which no CPU builds exist."""
 TOOLS = ("httpx>=0.27", "pytest>=8.3", "hypothesis>=6.100", "hatchling>=1.27", "editables>=0.5")
+RAY = "ray>=2.48"
+"""For one test, which is skipped where this cannot be had."""
 RUNTIME = ("pyarrow>=17", "matplotlib>=3.9", "jinja2>=3.1", "scipy>=1.13", "rich>=13.9")
 
 HERE = Path(__file__).resolve().parent
@@ -82,6 +84,7 @@ def _build(folder: Path) -> None:
     excludes = folder / "excludes.txt"
     excludes.write_text("\n".join(EXCLUDED) + "\n", encoding="utf-8")
     _uv(folder, "--excludes", str(excludes), *backend, VLLM, *RUNTIME, *TOOLS)
+    _install_ray(folder)
     for package in (PLUGIN, REPOSITORY):
         own = ("--no-deps", "--no-build-isolation", "--editable", str(package))
         _uv(folder, *own, error=InstallError)
@@ -101,6 +104,13 @@ def _install_torch(folder: Path) -> list[str]:
         _say("pip's sources have no CPU build of torch, asking uv for one")
         return ["--torch-backend", "cpu"]
     return []
+
+
+def _install_ray(folder: Path) -> None:
+    try:
+        _uv(folder, RAY)
+    except UnavailableError as error:
+        _say(f"without Ray: {error}")
 
 
 def _compile(folder: Path) -> None:
