@@ -32,45 +32,45 @@ class Counted(NamedTuple):
     recent: FloatArray
 
 
+# Kernels take the arrays out of `Counted` once, outside their loops: numba counts references to
+# every array of a tuple that is taken out of another, which costs more than a look-up.
+
+
 @kernel
-def _add_key(counted: Counted, key: int, length: float) -> None:
-    entry = find(counted.store, key)
+def _add_key(store: Store, totals: FloatArray, key: int, length: float) -> None:
+    entry = find(store, key)
     if entry < 0:
-        entry = insert(counted.store, key)
-        counted.totals[entry] = 0.0
+        entry = insert(store, key)
+        totals[entry, 0] = totals[entry, 1] = 0.0
     else:
-        touch(counted.store, entry)
-    counted.totals[entry, 0] += 1.0
-    counted.totals[entry, 1] += length
+        touch(store, entry)
+    totals[entry, 0] += 1.0
+    totals[entry, 1] += length
 
 
 @kernel
-def _add_request(
-    counted: Counted, keys: IntArray, first: int, end: int, length: float, keep: float
-) -> None:
-    """Count one finished request under all its keys and in the recent mean."""
-    recent = counted.recent
+def _add_recent(recent: FloatArray, length: float, keep: float) -> None:
     recent[0] = recent[0] * keep + 1.0
     recent[1] = recent[1] * keep + length
     recent[2] += 1.0
-    # From the longest prefix to the shortest: the shorter ones outlive it.
-    for at in range(end - 1, first - 1, -1):
-        _add_key(counted, keys[at], length)
 
 
 @kernel
-def _look_up(counted: Counted, keys: IntArray, first: int, end: int, out: FloatArray) -> None:
-    """Write count and mean of the last key that has a history, and the recent mean."""
-    recent = counted.recent
-    out[0] = 0.0
-    out[1] = np.nan
-    out[2] = recent[1] / recent[0] if recent[0] > 0 else np.nan
+def _last_known(store: Store, keys: IntArray, first: int, end: int) -> int:
+    """Return the entry of the last of ``keys[first:end]`` that has a history, or -1."""
     for at in range(end - 1, first - 1, -1):
-        entry = find(counted.store, keys[at])
+        entry: int = find(store, keys[at])
         if entry >= 0:
-            out[0] = counted.totals[entry, 0]
-            out[1] = counted.totals[entry, 1] / out[0]
-            return
+            return entry
+    return -1
+
+
+@kernel
+def _write(totals: FloatArray, recent: FloatArray, entry: int, out: FloatArray, i: int) -> None:
+    """Write count and mean of an entry, if it is one, and the recent mean."""
+    out[i, 0] = totals[entry, 0] if entry >= 0 else 0.0
+    out[i, 1] = totals[entry, 1] / totals[entry, 0] if entry >= 0 else np.nan
+    out[i, 2] = recent[1] / recent[0] if recent[0] > 0 else np.nan
 
 
 @kernel
@@ -78,15 +78,20 @@ def add_batch(
     counted: Counted, offsets: IntArray, keys: IntArray, lengths: FloatArray, keep: float
 ) -> None:
     """Count finished requests, each with the keys ``keys[offsets[i]:offsets[i + 1]]``."""
+    store, totals, recent = counted
     for i in range(lengths.shape[0]):
-        _add_request(counted, keys, offsets[i], offsets[i + 1], lengths[i], keep)
+        _add_recent(recent, lengths[i], keep)
+        # From the longest prefix to the shortest: the shorter ones outlive it.
+        for at in range(offsets[i + 1] - 1, offsets[i] - 1, -1):
+            _add_key(store, totals, keys[at], lengths[i])
 
 
 @kernel
 def look_up_batch(counted: Counted, offsets: IntArray, keys: IntArray, out: FloatArray) -> None:
-    """Look up one row of `out` per request."""
+    """Look up one row of `out` per request, by the last of its keys that has a history."""
+    store, totals, recent = counted
     for i in range(out.shape[0]):
-        _look_up(counted, keys, offsets[i], offsets[i + 1], out[i])
+        _write(totals, recent, _last_known(store, keys, offsets[i], offsets[i + 1]), out, i)
 
 
 @kernel
@@ -107,11 +112,14 @@ def replay(
     ``finished`` lists requests by finish time ``finish_s``; samples come in order of
     ``asked_s``, sample i asking about request ``row[i]``.
     """
+    store, totals, recent = counted
     done = 0
     for i in range(asked_s.shape[0]):
         while done < finished.shape[0] and finish_s[finished[done]] <= asked_s[i]:
             ended = finished[done]
-            first, end = offsets[ended], offsets[ended + 1]
-            _add_request(counted, keys, first, end, lengths[ended], keep)
+            _add_recent(recent, lengths[ended], keep)
+            for at in range(offsets[ended + 1] - 1, offsets[ended] - 1, -1):
+                _add_key(store, totals, keys[at], lengths[ended])
             done += 1
-        _look_up(counted, keys, offsets[row[i]], offsets[row[i] + 1], out[i])
+        own = row[i]
+        _write(totals, recent, _last_known(store, keys, offsets[own], offsets[own + 1]), out, i)

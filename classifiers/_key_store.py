@@ -1,8 +1,8 @@
 """A bounded map of 64-bit keys to entry numbers that forgets the least recently used.
 
 Payloads live in arrays of the caller's, by entry number. The map is an open-addressing table of
-entry numbers; entries form a ring in order of use, through a sentinel, in which unused ones come
-last.
+entry numbers; entries form a ring in order of use, through a sentinel, in which those whose keys
+were removed come last. All arrays start as zeros: memory is claimed as keys come.
 """
 
 from __future__ import annotations
@@ -37,27 +37,27 @@ class Store(NamedTuple):
     used : ndarray of bool, shape (capacity,)
         Whether an entry holds its key.
     links : ndarray of int32, shape (2, capacity + 1)
-        Neighbours of each entry in order of use; the last column is the sentinel.
+        Neighbours in order of use. Column 0 is the sentinel, column e + 1 entry e.
+    begun : ndarray of int64, shape (1,)
+        Entries that have ever been given away: those from here on are in no ring yet.
     """
 
     places: NDArray[np.int32]
     keys: IntArray
     used: NDArray[np.bool_]
     links: NDArray[np.int32]
+    begun: IntArray
 
 
 def make_store(capacity: int) -> Store:
     """Make an empty map of at most `capacity` keys, its table at most half full."""
     bits = max(2, int(2 * capacity - 1).bit_length())
-    links = np.empty((2, capacity + 1), np.int32)
-    links[_PREVIOUS] = np.arange(-1, capacity, dtype=np.int32)
-    links[_NEXT] = np.arange(1, capacity + 2, dtype=np.int32)
-    links[_PREVIOUS, 0], links[_NEXT, capacity] = capacity, 0
     return Store(
         places=np.zeros(1 << bits, np.int32),
         keys=np.zeros(capacity, np.int64),
         used=np.zeros(capacity, np.bool_),
-        links=links,
+        links=np.zeros((2, capacity + 1), np.int32),
+        begun=np.zeros(1, np.int64),
     )
 
 
@@ -98,21 +98,33 @@ def find(store: Store, key: int) -> int:
 @kernel
 def touch(store: Store, entry: int) -> None:
     """Make an entry the most recently used."""
-    _unlink(store.links, entry)
-    _link_after(store.links, store.keys.shape[0], entry)
+    _unlink(store.links, entry + 1)
+    _link_after(store.links, 0, entry + 1)
 
 
 @kernel
 def insert(store: Store, key: int) -> int:
-    """Give a key that the map does not hold an entry: the least recently used one."""
-    entry: int = store.links[_PREVIOUS, store.keys.shape[0]]
-    if store.used[entry]:
-        _vacate(store, _place(store, store.keys[entry]))
+    """Give a key that the map does not hold an entry: a free one, or the least recently used."""
+    entry = _spare(store)
     store.places[_place(store, key)] = entry + 1
     store.keys[entry] = key
     store.used[entry] = True
-    touch(store, entry)
+    _link_after(store.links, 0, entry + 1)
     return entry
+
+
+@kernel
+def _spare(store: Store) -> int:
+    """Take an entry that may be given away out of table and ring."""
+    last: int = store.links[_PREVIOUS, 0] - 1
+    held = last < 0 or store.used[last]
+    if held and store.begun[0] < store.keys.shape[0]:
+        store.begun[0] += 1
+        return int(store.begun[0] - 1)
+    if held:
+        _vacate(store, _place(store, store.keys[last]))
+    _unlink(store.links, last + 1)
+    return last
 
 
 @kernel
@@ -124,8 +136,8 @@ def remove(store: Store, key: int) -> None:
         return
     _vacate(store, at)
     store.used[entry] = False
-    _unlink(store.links, entry)
-    _link_after(store.links, store.links[_PREVIOUS, store.keys.shape[0]], entry)
+    _unlink(store.links, entry + 1)
+    _link_after(store.links, store.links[_PREVIOUS, 0], entry + 1)
 
 
 @kernel
@@ -145,15 +157,15 @@ def _vacate(store: Store, hole: int) -> None:
 
 
 @kernel
-def _unlink(links: NDArray[np.int32], entry: int) -> None:
-    before, after = links[_PREVIOUS, entry], links[_NEXT, entry]
+def _unlink(links: NDArray[np.int32], own: int) -> None:
+    before, after = links[_PREVIOUS, own], links[_NEXT, own]
     links[_NEXT, before] = after
     links[_PREVIOUS, after] = before
 
 
 @kernel
-def _link_after(links: NDArray[np.int32], before: int, entry: int) -> None:
+def _link_after(links: NDArray[np.int32], before: int, own: int) -> None:
     after = links[_NEXT, before]
-    links[_PREVIOUS, entry], links[_NEXT, entry] = before, after
-    links[_NEXT, before] = entry
-    links[_PREVIOUS, after] = entry
+    links[_PREVIOUS, own], links[_NEXT, own] = before, after
+    links[_NEXT, before] = own
+    links[_PREVIOUS, after] = own

@@ -118,7 +118,8 @@ def key_numbers(name: str, values: NDArray[np.generic]) -> IntArray:
 
     References
     ----------
-    Fowler, Noll and Vo, The FNV non-cryptographic hash algorithm, RFC 9923 (2025).
+    Fowler, Noll and Vo, The FNV non-cryptographic hash algorithm
+    (draft-eastlake-fnv).
     """
     if values.dtype.kind in "iub":
         return np.ascontiguousarray(values).astype(np.int64, copy=False)
@@ -140,7 +141,7 @@ def _matrix(columns: Columns, kinds: tuple[str, ...], size: int) -> IntArray:
 
 
 def _digests(texts: NDArray[np.str_]) -> IntArray:
-    codes = np.ascontiguousarray(texts.astype(np.str_, copy=False))
-    width = texts.dtype.itemsize // np.dtype(np.uint32).itemsize
-    found: IntArray = fnv_all(codes.view(np.uint32).reshape(len(texts), width))
+    native = texts.astype(texts.dtype.newbyteorder("="), copy=False)
+    codes, width = np.ascontiguousarray(native).view(np.uint32), native.dtype.itemsize // 4
+    found: IntArray = fnv_all(codes.reshape(len(texts), width))
     return found

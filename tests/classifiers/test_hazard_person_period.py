@@ -203,7 +203,11 @@ def test_features_of_a_query_are_those_of_training() -> None:
 
 @pytest.mark.parametrize(
     ("bad", "message"),
-    [({"capacity": 4}, "capacity = 4"), ({"memory": 0.5}, "memory = 0.5")],
+    [
+        ({"capacity": 0}, "capacity = 0"),
+        ({"capacity": 2**30 + 1}, "capacity = 1073741825"),
+        ({"memory": 0.5}, "memory = 0.5"),
+    ],
 )
 def test_a_history_without_room_is_refused(bad: dict[str, float], message: str) -> None:
     with pytest.raises(ParameterError, match=message):

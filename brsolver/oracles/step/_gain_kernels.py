@@ -229,6 +229,48 @@ def gain(
 
 
 @kernel
+def concave_peak(
+    j: int,
+    present: int,
+    extra: int,
+    last: int,
+    sizes: IntArray,
+    tokens: IntArray,
+    requests: IntArray,
+    scalars: IntArray,
+    bends: IntArray,
+    margins: IntArray,
+    weights: IntArray,
+    steps: IntArray,
+    top: IntArray,
+    who: IntArray,
+) -> int:
+    """Return the length up to `last` that worker j gains most by instead of the `present` tokens.
+
+    An index into `sizes`, whether that length waits or not; without any `sizes`, tokens.
+    """
+    low, high = 0, last
+    while low < high:
+        middle = (low + high) // 2
+        less, more = middle, middle + 1
+        if sizes.shape[0]:
+            less, more = sizes[middle], sizes[middle + 1]
+        here = gain(
+            j, less - present, extra, NONE, 0, 0, tokens, requests, scalars, bends, margins,
+            weights, steps, top, who,
+        )  # fmt: skip
+        after = gain(
+            j, more - present, extra, NONE, 0, 0, tokens, requests, scalars, bends, margins,
+            weights, steps, top, who,
+        )  # fmt: skip
+        if after > here:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@kernel
 def total(
     tokens: IntArray,
     requests: IntArray,

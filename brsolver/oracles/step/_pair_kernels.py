@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brsolver._jit import kernel
-from brsolver.oracles.step._gain_kernels import NONE, gain
+from brsolver.oracles.step._gain_kernels import NONE, concave_peak, gain
 from brsolver.oracles.step._slot_kernels import put, refresh
 
 IntArray = NDArray[np.int64]
@@ -59,40 +59,6 @@ def nearest_pairs(
 
 
 @kernel
-def peak_sum(
-    j: int,
-    present: int,
-    most: int,
-    tokens: IntArray,
-    requests: IntArray,
-    scalars: IntArray,
-    bends: IntArray,
-    margins: IntArray,
-    weights: IntArray,
-    steps: IntArray,
-    top: IntArray,
-    who: IntArray,
-) -> int:
-    """Return the sum up to `most`, instead of the `present` one, that worker j gains most by."""
-    low, high = 0, most
-    while low < high:
-        middle = (low + high) // 2
-        here = gain(
-            j, middle - present, 0, NONE, 0, 0, tokens, requests, scalars, bends, margins,
-            weights, steps, top, who,
-        )  # fmt: skip
-        after = gain(
-            j, middle + 1 - present, 0, NONE, 0, 0, tokens, requests, scalars, bends, margins,
-            weights, steps, top, who,
-        )  # fmt: skip
-        if after > here:
-            low = middle + 1
-        else:
-            high = middle
-    return low
-
-
-@kernel
 def best_pair(
     p: int,
     q: int,
@@ -120,9 +86,10 @@ def best_pair(
     present = sizes[slots[p]] + sizes[slots[q]]
     room = limit[j] - tokens[j] + present
     most = min(room, 2 * sizes[sizes.shape[0] - 1])
-    target = peak_sum(
-        j, present, most, tokens, requests, scalars, bends, margins, weights, steps, top, who
-    )
+    target = concave_peak(
+        j, present, 0, most, sizes[:0], tokens, requests, scalars, bends, margins, weights, steps,
+        top, who,
+    )  # fmt: skip
     last = np.searchsorted(sizes, room, side="right") - 1
     nearest_pairs(target, last, slots[p], slots[q], sizes, left, found)
     best, best_gain = NONE, 0

@@ -16,6 +16,7 @@ from brsolver.oracles.step._gain_kernels import (
     BY_SCORE,
     GROWS,
     NONE,
+    concave_peak,
     exchange_pays,
     first_past_peak,
     gain,
@@ -25,42 +26,6 @@ from brsolver.oracles.step._pair_kernels import replace_pairs
 from brsolver.oracles.step._slot_kernels import ADMITTED, SEED, put, refresh
 
 IntArray = NDArray[np.int64]
-
-
-@kernel
-def concave_peak(
-    j: int,
-    present: int,
-    extra: int,
-    last: int,
-    sizes: IntArray,
-    tokens: IntArray,
-    requests: IntArray,
-    scalars: IntArray,
-    bends: IntArray,
-    margins: IntArray,
-    weights: IntArray,
-    steps: IntArray,
-    top: IntArray,
-    who: IntArray,
-) -> int:
-    """Return the length up to `last` that would gain most on worker j, waiting or not."""
-    low, high = 0, last
-    while low < high:
-        middle = (low + high) // 2
-        here = gain(
-            j, sizes[middle] - present, extra, NONE, 0, 0, tokens, requests, scalars, bends,
-            margins, weights, steps, top, who,
-        )  # fmt: skip
-        after = gain(
-            j, sizes[middle + 1] - present, extra, NONE, 0, 0, tokens, requests, scalars, bends,
-            margins, weights, steps, top, who,
-        )  # fmt: skip
-        if after > here:
-            low = middle + 1
-        else:
-            high = middle
-    return low
 
 
 @kernel
