@@ -41,7 +41,7 @@ vllm-rig:
 test-vllm:
 	@rig=$$($(PYTHON) tests/integration/rig/environment.py); status=$$?; \
 	if [ $$status -eq 3 ]; then echo "test-vllm: skipped, the rig cannot be had here"; exit 0; fi; \
-	[ $$status -eq 0 ] && NUMBA_CACHE_DIR=$$(dirname $$rig)/../numba $$rig -m pytest -m vllm tests/integration
+	[ $$status -eq 0 ] && NUMBA_CACHE_DIR=$$(dirname $$rig)/../numba $$rig -m pytest -m vllm --timeout 900 -ra tests/integration
 
 bench-vllm:
 	@rig=$$($(PYTHON) tests/integration/rig/environment.py) && \

@@ -21,7 +21,7 @@ def main() -> None:
     bench_simulation.main(sys.argv[1] if len(sys.argv) > 1 else None)
     bench_memory.main()
     bench_quality.main()
-    bench_classifiers.main([])
+    bench_classifiers.main()
     bench_discount.main(sys.argv[1:2])
     bench_drift.main([])
 

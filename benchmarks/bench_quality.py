@@ -31,7 +31,7 @@ SURROGATES = ("preset:proprietary-like", "preset:azure2024-long-like")
 TABLE = (
     ("random", None), ("round-robin", None), ("p2c", None), ("jsq", None), ("br-0:r_max=4", None),
     ("br-0", None), ("br-h:r_max=4", "oracle"), ("br-h", "oracle"),
-    ("br-h:projection=survival", "survival"),
+    ("br-h", "survival"),
 )  # fmt: skip
 
 

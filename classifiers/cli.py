@@ -5,14 +5,17 @@ Everything heavy is imported inside the commands: ``brsolver --help`` imports th
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from brsolver.cli import _options as o
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from brsolver.compare import TraceSource
+    from classifiers.cli_judge import Request
 
 JUDGING = "How forecasts are judged"
 
@@ -118,19 +121,9 @@ def evaluate(
     ] = None,
 ) -> None:
     """Judge one predictor's forecasts on requests that it has not seen."""
-    from classifiers.cli_judge import Request, evaluate_one
+    from classifiers.cli_judge import evaluate_one
 
-    request = Request(
-        source=_source(trace, format, limit, skip_bad_rows=skip_bad_rows),
-        horizon=horizon,
-        share=share,
-        workers=workers,
-        slots=slots,
-        samples=samples,
-        replicates=bootstrap,
-        seed=seed or 0,
-    )
-    evaluate_one(request, model=model, kind=kind, json=json, html=html)
+    evaluate_one(_request(locals()), model=model, kind=kind, json=json, html=html)
 
 
 @app.command()
@@ -176,19 +169,25 @@ def compare(
     json: JsonOption = False,
 ) -> None:
     """Judge several kinds of predictors, as forecasters and by what they are worth to BR-H."""
-    from classifiers.cli_judge import Request, compare_kinds
+    from classifiers.cli_judge import compare_kinds
 
-    request = Request(
-        source=_source(trace, format, limit, skip_bad_rows=skip_bad_rows),
-        horizon=horizon,
-        share=share,
-        workers=workers,
-        slots=slots,
-        samples=samples,
-        replicates=bootstrap,
-        seed=seed or 0,
-    )
+    request = _request(locals())
     compare_kinds(request, kinds, value_workers=value_workers, starts=starts, json=json, out=out)
+
+
+def _request(given: Mapping[str, Any]) -> Request:
+    """Take what is to be judged on, and how, out of a command's arguments."""
+    from classifiers.cli_judge import Request
+
+    shared = ("horizon", "share", "workers", "slots", "samples")
+    return Request(
+        source=_source(
+            given["trace"], given["format"], given["limit"], skip_bad_rows=given["skip_bad_rows"]
+        ),
+        replicates=given["bootstrap"],
+        seed=given["seed"] or 0,
+        **{name: given[name] for name in shared},
+    )
 
 
 def _source(

@@ -29,7 +29,7 @@ from brsolver.traces.draws import (
     tokens,
 )
 from brsolver.traces.model import Trace
-from brsolver.traces.recurring import RecurringPrompts
+from brsolver.traces.recurring import ProprietaryMoments, RecurringPrompts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -171,37 +171,14 @@ class BfioNormal:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ProprietaryLike:
+class ProprietaryLike(ProprietaryMoments):
     """Stand-in for the proprietary trace of [BR]: its size and means, broad outputs.
 
     Gamma lengths, scaled to the published means. The published trace's shape is not known beyond
     them, nor are its times.
-
-    Attributes
-    ----------
-    n, seed : int
-        Requests, and seed of the generator.
-    rate : float
-        Poisson arrivals per second.
-    prompt_mean, prompt_std, output_mean, output_std : float
-        Moments in tokens.
     """
 
     summary: ClassVar[str] = "surrogate of the proprietary trace: broad outputs"
-    surrogate: ClassVar[bool] = True
-
-    n: int = 8000
-    seed: int = 0
-    rate: float = 3.0
-    prompt_mean: float = 3197.0
-    prompt_std: float = 2600.0
-    output_mean: float = 1185.0
-    output_std: float = 700.0
-
-    def __post_init__(self) -> None:
-        check_common(self.n, self.seed, self.rate)
-        for name in ("prompt_mean", "prompt_std", "output_mean", "output_std"):
-            check_tokens(name, getattr(self, name))
 
     def draw(self) -> tuple[Lengths, Lengths, NDArray[np.float64]]:
         """Draw prompts, outputs, arrivals."""

@@ -22,7 +22,37 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RecurringPrompts:
+class ProprietaryMoments:
+    """Size and moments of the stand-ins for the proprietary trace of [BR].
+
+    Attributes
+    ----------
+    n, seed : int
+        Requests, and seed of the generator.
+    rate : float
+        Poisson arrivals per second.
+    prompt_mean, prompt_std, output_mean, output_std : float
+        Moments in tokens; the means are the published ones.
+    """
+
+    surrogate: ClassVar[bool] = True
+
+    n: int = 8000
+    seed: int = 0
+    rate: float = 3.0
+    prompt_mean: float = 3197.0
+    prompt_std: float = 2600.0
+    output_mean: float = 1185.0
+    output_std: float = 700.0
+
+    def __post_init__(self) -> None:
+        check_common(self.n, self.seed, self.rate)
+        for name in ("prompt_mean", "prompt_std", "output_mean", "output_std"):
+            check_tokens(name, getattr(self, name))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecurringPrompts(ProprietaryMoments):
     """Stand-in for the proprietary trace of [BR] with its prompts recurring.
 
     Prompt k of `prompts` is asked with a probability proportional to ``k**-zipf``. It has its
@@ -34,10 +64,6 @@ class RecurringPrompts:
 
     Attributes
     ----------
-    n, seed : int
-        Requests, and seed of the generator.
-    rate : float
-        Poisson arrivals per second.
     prompts : int
         Different prompts.
     zipf : float
@@ -46,32 +72,20 @@ class RecurringPrompts:
         Standard deviation of the logarithm of an output's length over its prompt's.
     stray : float
         Share of outputs of unrelated length.
-    prompt_mean, prompt_std, output_mean, output_std : float
-        Moments in tokens.
     """
 
     summary: ClassVar[str] = "surrogate of the proprietary trace with recurring prompts"
-    surrogate: ClassVar[bool] = True
 
-    n: int = 8000
-    seed: int = 0
-    rate: float = 3.0
     prompts: int = 2500
     zipf: float = 0.8
     sigma: float = 0.001
     stray: float = 0.04
-    prompt_mean: float = 3197.0
-    prompt_std: float = 2600.0
-    output_mean: float = 1185.0
-    output_std: float = 700.0
 
     def __post_init__(self) -> None:
-        check_common(self.n, self.seed, self.rate)
+        ProprietaryMoments.__post_init__(self)
         check_between("prompts", self.prompts, 1, 10_000_000)
         for name, most in (("zipf", 10.0), ("sigma", 10.0), ("stray", 1.0)):
             check_between(name, getattr(self, name), 0.0, most)
-        for name in ("prompt_mean", "prompt_std", "output_mean", "output_std"):
-            check_tokens(name, getattr(self, name))
 
     def draw(
         self,

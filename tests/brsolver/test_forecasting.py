@@ -235,3 +235,78 @@ def test_a_snapshot_does_not_take_another_requests_curve():
     forecaster.update(state, state.handles(), step=1)
     assert forecaster.project(snapshot, 4, False, True).tolist() == [[10] * 5]
     assert forecaster.project(state, 4, False, True)[0, 4] < 63
+
+
+class Both:
+    """Ends and curves of the same geometric lengths; counts how often it is asked for each."""
+
+    def __init__(self):
+        self.ends, self.curves, self.told = [], [], []
+
+    def look_ahead(self, horizon):
+        self.told.append(horizon)
+
+    def predict(self, query, horizon):
+        self.ends.append(len(query))
+        stays = 0.9 ** np.arange(horizon)
+        return Forecast(
+            p_finish=np.ones(len(query)),
+            mu_remaining=np.full(len(query), stays.sum()) - query.age / 50,
+            horizon=horizon,
+        )
+
+    def survival(self, query, horizon):
+        self.curves.append(len(query))
+        return np.tile(0.9 ** np.arange(horizon + 1), (len(query), 1))
+
+
+def test_only_what_is_projected_is_forecast():
+    state = state_of(10, 20)
+    predictor = Both()
+    forecaster = Forecaster(predictor, horizon=4, refresh_steps=8)
+    forecaster.update(state, state.handles(), step=0)
+    assert (predictor.ends, predictor.curves) == ([2], [])
+    for step in range(1, 10):
+        forecaster.project(state, 4, False, True)
+        state.advance()
+        new = [state.admit(9, 0, 33)] if step == 3 else []
+        forecaster.update(state, np.array(new, np.int64), step=step)
+    assert (predictor.ends, predictor.curves) == ([2], [2, 1, 3])
+
+
+def test_ends_are_forecast_again_once_they_are_projected_again():
+    state, always = state_of(10, 20), state_of(10, 20)
+    predictor = Both()
+    forecaster = Forecaster(predictor, horizon=4, refresh_steps=8)
+    other = Forecaster(Both(), horizon=4, refresh_steps=8)
+    for step in range(20):
+        for each, own in ((state, forecaster), (always, other)):
+            new = [each.admit(9, 0, 33)] if step == 11 else []
+            own.update(each, np.array(new, np.int64), step=step)
+        if step < 8:
+            forecaster.project(state, 4, False, True)
+        else:
+            expected = other.project(always, 4, False, False)
+            assert forecaster.project(state, 4, False, False).tolist() == expected.tolist()
+        state.advance()
+        always.advance()
+    # In the second period only, when they are wanted; then with what is new, and at refreshes.
+    assert predictor.ends == [2, 2, 1, 3]
+
+
+def test_asking_for_both_in_turn_costs_no_more_than_one_forecast_of_ends_per_refresh():
+    state = state_of(10, 20)
+    predictor = Both()
+    forecaster = Forecaster(predictor, horizon=4, refresh_steps=8)
+    for step in range(32):
+        forecaster.update(state, state.handles()[:0], step=step)
+        forecaster.project(state, 4, False, step % 2 == 0)
+        state.advance()
+    assert len(predictor.ends) <= 4 + 1
+
+
+def test_predictors_are_told_the_routers_horizon_if_it_has_one():
+    predictor = Both()
+    Forecaster(predictor, horizon=4, refresh_steps=8)
+    Forecaster(predictor, horizon=0, refresh_steps=8)
+    assert predictor.told == [4]

@@ -9,8 +9,10 @@ import pytest
 
 pytest.importorskip("sklearn")
 
-from brsolver import SimulationParams, Trace, simulate
-from brsolver.errors import BrsolverError
+from brsolver import BRH, BRHParams, SimulationParams, Trace, compare, simulate
+from brsolver.errors import BrsolverError, ParameterError
+from brsolver.oracles.gap import gap
+from brsolver.predictors import ForecastQuery
 from brsolver.registry import make_predictor, parse_predictor, predictor_class
 from brsolver.simulator.held_out import hold_out, is_trained
 from classifiers import named
@@ -18,9 +20,11 @@ from classifiers.exact_match import ExactMatchPredictor
 from classifiers.guard import GuardedPredictor
 from classifiers.hazard import HazardClassifier
 from classifiers.hazard_predictor import ModelPredictor, TrainedHazardPredictor
+from classifiers.history import finished_rows
 from classifiers.model_file import save
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from brsolver.predictors import Predictor
@@ -143,3 +147,72 @@ def test_bad_specifications_are_one_clear_line(spec: str, message: str) -> None:
     with pytest.raises(BrsolverError, match=message) as error:
         made(spec)
     assert "\n" not in str(error.value)
+
+
+CLUSTER = SimulationParams(workers=2, slots=8)
+
+
+def brh(policy: str) -> BRHParams:
+    return BRHParams(horizon=int(policy.partition("=")[2]))
+
+
+RUNS: dict[str, Callable[[str, str], object]] = {
+    "simulate": lambda spec, policy: simulate(TRACE, policy, CLUSTER, predictor=spec),
+    "an object": lambda spec, policy: simulate(TRACE, BRH(brh(policy)), CLUSTER, predictor=spec),
+    "compare": lambda spec, policy: compare(TRACE, f"fcfs,br-0,{policy}", predictor=spec, jobs=1),
+    "gap": lambda spec, policy: gap(TRACE, ["fcfs", policy], workers=2, slots=8, predictor=spec),
+    "judged": lambda spec, policy: gap(
+        TRACE, ["fcfs"], workers=2, slots=8, predictor=spec, oracle="step",
+        horizon=brh(policy).horizon,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize("kind", ["gb", "lr"])
+def test_a_router_of_another_horizon_is_refused_before_anything_is_trained(
+    monkeypatch: pytest.MonkeyPatch, kind: str, run: str
+) -> None:
+    class Trained(Exception):  # noqa: N818 # not an error: what is expected of the right horizon
+        pass
+
+    def train(self: HazardClassifier, trace: Trace) -> HazardClassifier:
+        raise Trained
+
+    monkeypatch.setattr(HazardClassifier, "fit_trace", train)
+    spec = f"hazard-{kind}:horizon={HORIZON}"
+    with pytest.raises(ParameterError, match="horizon = 30: this model forecasts 20") as error:
+        RUNS[run](spec, "br-h:horizon=30")
+    assert "\n" not in str(error.value)
+    with pytest.raises(Trained):
+        RUNS[run](spec, f"br-h:horizon={HORIZON}")
+
+
+def test_a_file_of_another_horizon_is_refused_before_any_run(written: Path) -> None:
+    with pytest.raises(ParameterError, match="horizon = 30: this model forecasts 20"):
+        hold_out(TRACE, f"model:{written}", horizons=[0, HORIZON, 30])
+    hold_out(TRACE, f"model:{written}", horizons=[0, HORIZON])
+
+
+def test_exact_match_judges_its_shrinkage_by_the_horizon_it_is_told() -> None:
+    def shrinkage(horizon: int, *, told: bool) -> list[float]:
+        predictor = ExactMatchPredictor()
+        if told:
+            predictor.look_ahead(horizon)
+        for first in range(0, len(TRACE), 50):
+            ended = finished_rows(TRACE.take(np.arange(first, first + 50)))
+            query = ForecastQuery(
+                request=ended.request,
+                age=np.zeros(50, np.int64),
+                prompt_tokens=ended.prompt_tokens,
+                keys=ended.keys,
+            )
+            if told:
+                predictor.survival(query, horizon + 32)
+            else:
+                predictor.predict(query, horizon)
+            predictor.observe(ended)
+        return predictor.shrinkage.tolist()
+
+    assert shrinkage(5, told=True) == shrinkage(5, told=False)
+    assert shrinkage(5, told=True) != shrinkage(80, told=True)

@@ -23,7 +23,14 @@ LOCATION = "BRSOLVER_VLLM_RIG"
 CANNOT_BE_HAD = 3
 EXCLUDED = ("torchvision", "torchaudio", "torchcodec", "triton")
 """Dependencies that text generation on CPU never imports, and of which no CPU builds exist."""
-TOOLS = ("httpx>=0.27", "pytest>=8.3", "hypothesis>=6.100", "hatchling>=1.27", "editables>=0.5")
+TOOLS = (
+    "httpx>=0.27",
+    "pytest>=8.3",
+    "pytest-timeout>=2.3",
+    "hypothesis>=6.100",
+    "hatchling>=1.27",
+    "editables>=0.5",
+)
 RAY = "ray>=2.48"
 """For one test, which is skipped where this cannot be had."""
 RUNTIME = ("pyarrow>=17", "matplotlib>=3.9", "jinja2>=3.1", "scipy>=1.13", "rich>=13.9")
