@@ -17,7 +17,7 @@ $(STAMP): requirements.lock pyproject.toml
 # Compares routers on an embedded workload and leaves demo-report/report.html to open.
 demo: $(STAMP)
 	$(BIN)/brsolver compare preset:proprietary-like:n=3000 \
-	  --policies vllm,jsq-load,fast-phi,br-0:r_max=4,br-0,br-h:projection=survival \
+	  --policies vllm,jsq-load,fast-phi,br-0:r_max=4,br-0,br-h \
 	  --workers 4,8 --slots 32 --baseline vllm --out demo-report
 	@echo "Open demo-report/report.html"
 

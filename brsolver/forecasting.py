@@ -92,8 +92,8 @@ class Forecaster:
     throughout it.
 
     Ends and survival curves are two questions to most predictors, and a router uses the answer to
-    one. Once `project` is asked for curves, and has not been for ends since the last refresh, no
-    more ends are forecast until it is.
+    one. If `project` is asked for curves alone from one refresh to the next, no more ends are
+    forecast until it is asked for them again.
 
     Parameters
     ----------
@@ -125,6 +125,7 @@ class Forecaster:
         self._integral: FloatArray = np.zeros(1)
         self._longer: tuple[FloatArray | None, FloatArray] = None, np.zeros(0)
         self._asked_for_ends = False
+        self._asked_for_curves = False
         self._curves_only = False
         self._wants_curves = False
         self._curves: FloatArray = np.ones((1, horizon + refresh_steps + 1))
@@ -158,7 +159,7 @@ class Forecaster:
         """
         if self.due(step):
             self._next_refresh = step + self.refresh_steps
-            self._asked_for_ends = False
+            self._go_by_what_was_asked_for()
             handles = state.handles()
             if self._set_running is not None:
                 self._set_running(self._query(state.describe(handles)))
@@ -168,6 +169,12 @@ class Forecaster:
                 self._predict(state, handles)
             if self._wants_curves:
                 self._draw(state, handles)
+
+    def _go_by_what_was_asked_for(self) -> None:
+        # Nothing asked for, as while nothing waits, says nothing.
+        if self._asked_for_ends or self._asked_for_curves:
+            self._curves_only = not self._asked_for_ends
+        self._asked_for_ends = self._asked_for_curves = False
 
     def _predict(self, state: ClusterState, handles: IntArray) -> None:
         arrays = (state.workers, state.requests, state.ring)
@@ -205,7 +212,7 @@ class Forecaster:
         if not survival or self._lengths is not None:
             self._want_ends(state)
             return state.projection(horizon, growth=growth)
-        self._curves_only = not self._asked_for_ends
+        self._asked_for_curves = True
         table = getattr(self.predictor, "table", None)
         if table is None:
             return self._project_curves(state, horizon, growth)

@@ -199,18 +199,20 @@ def learn(
     censored: NDArray[np.bool_],
 ) -> None:
     """Add each output length to what is known of all keys of its request."""
+    # Once, outside the loop: numba counts references to all arrays of a tuple taken out of another.
+    store, seen, samples = known
     for i in range(lengths.shape[0]):
         # From the longest prefix to the shortest: the shorter ones outlive it.
         for at in range(offsets[i], offsets[i + 1]):
-            entry = find(known.store, keys[at])
+            entry = find(store, keys[at])
             if entry < 0:
-                entry = insert(known.store, keys[at])
-                known.seen[entry] = 0
+                entry = insert(store, keys[at])
+                seen[entry] = 0
             else:
-                touch(known.store, entry)
-            place = known.seen[entry] % known.samples.shape[1]
-            known.samples[entry, place] = -lengths[i] if censored[i] else lengths[i]
-            known.seen[entry] += 1
+                touch(store, entry)
+            place = seen[entry] % samples.shape[1]
+            samples[entry, place] = -lengths[i] if censored[i] else lengths[i]
+            seen[entry] += 1
 
 
 @kernel

@@ -140,7 +140,7 @@ def _matrix(columns: Columns, kinds: tuple[str, ...], size: int) -> IntArray:
     return out
 
 
-def _digests(texts: NDArray[np.str_]) -> IntArray:
+def _digests(texts: NDArray[np.generic]) -> IntArray:
     native = texts.astype(texts.dtype.newbyteorder("="), copy=False)
     codes, width = np.ascontiguousarray(native).view(np.uint32), native.dtype.itemsize // 4
     found: IntArray = fnv_all(codes.reshape(len(texts), width))

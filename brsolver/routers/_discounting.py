@@ -22,9 +22,9 @@ class Turnover:
     to correct it, on that worker or on the leading one. With λ departures per worker and step,
     ``γ = exp(-κ·λ)`` is the chance that a step passes without such an opportunity, and counts
     every future step by the chance that today's decision still shapes it. κ would be 1 if only
-    the worker's own slots mattered and 2 if the leader's mattered as much; 1.5 was best over
-    measured traces (docs/formulation.md). Where B slots run requests of mean output length ō,
-    ``λ = B/ō``.
+    the worker's own slots mattered and 2 if the leader's mattered as much; both ends and what lies
+    between are measured in docs/formulation.md. Where B slots run requests of mean output length
+    ō, ``λ = B/ō``.
 
     The estimate starts from γ = 0.86 with the weight of 512 steps, so that a run's start,
     when nothing ends yet, does not look like long outputs; it forgets over about 4,000.

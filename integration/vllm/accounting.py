@@ -21,6 +21,7 @@ from brsolver._state_kernels import (
     generate,
 )
 from brsolver.state import ClusterState
+from integration.vllm.headroom import Headroom
 from integration.vllm.requests import Identities, Request
 from integration.vllm.sharing import FIGURES, S_LOAD, S_RUNNING
 
@@ -71,7 +72,11 @@ class Books:
     others : ndarray of int64, shape (FIGURES, G)
         What other API servers have at the ranks.
     admitted : list of int
-        Handles of requests that began to run since forecasts were last made.
+        Handles of requests that began to run since forecasts were last made, if any are.
+    forecast, learning : bool
+        Whether somebody forecasts, and whether from what has ended; False unless set.
+    fault : Exception or None
+        What went wrong while requests were released; the books have healed themselves.
     """
 
     def __init__(
@@ -86,23 +91,29 @@ class Books:
     ) -> None:
         self.slots = slots
         self.capacity = capacity
-        self.state = ClusterState(
-            [slots] * ranks,
-            capacity=[capacity] * ranks,
-            horizon=horizon,
-            refresh_steps=refresh_steps,
-        )
+        self._horizon, self._refresh_steps = horizon, refresh_steps
         self._identities = Identities(keyed=keyed)
-        self._queues: list[deque[Request]] = [deque() for _ in range(ranks)]
+        self._empty(ranks)
         self._seen: list[int] = [0] * ranks
         self._finished: list[Request] = []
         self._by_name: dict[str, Request] = {}
         self.others: IntArray = np.zeros((FIGURES, ranks), np.int64)
-        self.admitted: list[int] = []
         self.step = 0
         self.preemptions: list[int] = [0] * ranks
         self.cached_tokens = 0
-        self.learning = False
+        self.forecast = self.learning = False
+        self.fault: Exception | None = None
+
+    def _empty(self, ranks: int) -> None:
+        self.state = ClusterState(
+            [self.slots] * ranks,
+            capacity=[self.capacity] * ranks,
+            horizon=self._horizon,
+            refresh_steps=self._refresh_steps,
+        )
+        self._queues: list[deque[Request]] = [deque() for _ in range(ranks)]
+        self._headroom = Headroom(ranks, self.capacity)
+        self.admitted: list[int] = []
 
     def __len__(self) -> int:
         return len(self._by_name)
@@ -136,7 +147,7 @@ class Books:
         """Enter a request that is sent to a worker."""
         if request.identity == NONE:
             self.identify(request)
-        request.worker = worker
+        request.place(worker)
         self._by_name[request.name] = request
         self._advance_queue(worker)
         if not self._queues[worker] and self._fits(request):
@@ -149,16 +160,17 @@ class Books:
         """Enter further prompt tokens of a request that its worker has already."""
         if request.handle == NONE:
             self.state.dequeue(request.worker, request.prompt_tokens)
-            request.prompt_tokens += tokens
-            self.state.enqueue(request.worker, request.prompt_tokens)
+            self.state.enqueue(request.worker, request.prompt_tokens + tokens)
         else:
             self._grow([request.handle], [tokens])
+        request.prompt_tokens += tokens
 
     def move(self, request: Request, worker: int) -> None:
         """Enter that a request went to another worker than it was charged to."""
+        left = request.worker
         self._leave(request)
-        self._advance_queue(request.worker)
-        request.handle = NONE
+        request.place()
+        self._advance_queue(left)
         self.charge(request, worker)
 
     def report(self, worker: int) -> bool:
@@ -188,6 +200,8 @@ class Books:
             count = len(output.new_token_ids)
             if request.handle == NONE:
                 self._promote(request)
+            if request.unseen and count:
+                self._headroom.seen(request)
             request.generated += count
             handles.append(request.handle)
             tokens.append(count)
@@ -198,18 +212,55 @@ class Books:
         self._grow(handles, tokens)
         return len(handles)
 
+    def told(self, worker: int, stats: Any) -> None:
+        """Enter what a worker's engine says of itself, `SchedulerStats`."""
+        # With other API servers, the blocks are in part their requests'.
+        if not self.others.any():
+            self._headroom.told(self.state.workers, worker, stats)
+
     def release(self, names: Iterable[str]) -> list[Request]:
         """Enter that engines have let go of requests; return those that were known."""
         gone = [found for name in names if (found := self._by_name.pop(name, None)) is not None]
+        try:
+            for request in gone:
+                self._leave(request)
+            for worker in {request.worker for request in gone}:
+                self._advance_queue(worker)
+                self._headroom.emptied(self.state.workers, worker)
+        except Exception as error:  # noqa: BLE001 # whatever it is, nobody may stay charged
+            self.fault = error
+            self.rebuild()
         for request in gone:
-            self._leave(request)
-            if self.learning and request.generated > 0:
-                self._finished.append(request)
-            else:
-                self.forget(request)
-        for worker in {request.worker for request in gone}:
-            self._advance_queue(worker)
+            self._settle(request)
         return gone
+
+    def _settle(self, request: Request) -> None:
+        if self.learning and request.generated > 0:
+            self._finished.append(request)
+        else:
+            self.forget(request)
+
+    def rebuild(self) -> None:
+        """Enter all requests anew, from nothing but where they are and what they have."""
+        departed = np.flatnonzero(self.state.slots == 0).tolist()
+        requests = [(each, each.handle != NONE) for each in self._by_name.values()]
+        self._empty(self.ranks)
+        for worker in departed:
+            self.state.remove_worker(worker)
+        for request, runs in requests:
+            self._enter_again(request, runs=runs)
+
+    def _enter_again(self, request: Request, *, runs: bool) -> None:
+        self.charge(request, request.worker)
+        if runs and request.handle == NONE:
+            self._promote(request)
+
+    def ignore(self) -> None:
+        """Keep nothing for forecasts from now on."""
+        self.forecast = self.learning = False
+        self.admitted.clear()
+        for request in self.take_finished().requests:
+            self.forget(request)
 
     def take_finished(self) -> Finished:
         """Return requests that ended since the last call; they keep identities until `forget`."""
@@ -223,17 +274,19 @@ class Books:
         self.admitted.clear()
         return handles
 
-    def resize(self, ranks: int) -> None:
-        """Let ranks come or go at the end, as elastic scaling does."""
+    def resize(self, ranks: int) -> list[Request]:
+        """Let ranks come or go at the end, as elastic scaling does; return who went with them."""
         state = self.state
+        lost: list[Request] = []
         for worker in range(ranks, self.ranks):
             if state.workers[W_SLOTS, worker]:
-                self._abandon(worker)
+                lost += self._abandon(worker)
         for worker in range(ranks):
             if worker >= self.ranks:
                 self._open()
             elif not state.workers[W_SLOTS, worker]:
                 state.restore_worker(worker, self.slots, self.capacity)
+        return lost
 
     def adopt(self, old: Books) -> None:
         """Take over all that other books hold, as when the policy is changed while serving."""
@@ -244,13 +297,8 @@ class Books:
             self.state.remove_worker(worker)
         self._seen = list(old._seen)
         for request in list(old._by_name.values()):
-            runs = request.handle != NONE
-            request.identity = request.handle = NONE
-            self.charge(request, request.worker)
-            if runs and request.handle == NONE:
-                self._promote(request)
-            if request.cached_tokens:
-                self._credit(request.worker, request.cached_tokens)
+            request.identity = NONE
+            self._enter_again(request, runs=request.handle != NONE)
 
     def figures(self) -> IntArray:
         """Return the sums per rank that other API servers want to know, shape (FIGURES, G)."""
@@ -276,7 +324,9 @@ class Books:
             request.prompt_tokens,
             generated=request.generated,
         )
-        self.admitted.append(request.handle)
+        self._headroom.admitted(request)
+        if self.forecast:
+            self.admitted.append(request.handle)
 
     def _promote(self, request: Request) -> None:
         """Let a queued request run; it stays in the queue's list until it comes to the front."""
@@ -288,7 +338,8 @@ class Books:
         queue = self._queues[worker]
         while queue:
             request = queue[0]
-            if request.handle == NONE and self._by_name.get(request.name) is request:
+            here = request.worker == worker and self._by_name.get(request.name) is request
+            if here and request.handle == NONE:
                 if not self._fits(request):
                     return
                 self._promote(request)
@@ -306,39 +357,36 @@ class Books:
                 self.preemptions[request.worker] += 1
         cached = getattr(output.prefill_stats, "num_cached_tokens", 0) or 0
         if cached > request.cached_tokens:
-            self._credit(request.worker, cached - request.cached_tokens)
             self.cached_tokens += cached - request.cached_tokens
             request.cached_tokens = cached
-
-    def _credit(self, worker: int, tokens: int) -> None:
-        """Widen a worker's KV cache by what its requests share.
-
-        They are charged in full, since a step reads all of it; the cache holds it once.
-        """
-        if self.capacity is not None:
-            self.state.workers[W_CAPACITY, worker] += tokens
 
     def _leave(self, request: Request) -> None:
         if not self.state.workers[W_SLOTS, request.worker]:
             return
+        if request.unseen:
+            self._headroom.seen(request)
         if request.handle == NONE:
             self.state.dequeue(request.worker, request.prompt_tokens)
         else:
             self.state.finish(request.handle)
-        if request.cached_tokens:
-            self._credit(request.worker, -request.cached_tokens)
 
-    def _abandon(self, worker: int) -> None:
+    def _abandon(self, worker: int) -> list[Request]:
         self.state.remove_worker(worker)
         self._queues[worker].clear()
-        for request in [each for each in self._by_name.values() if each.worker == worker]:
+        lost = [each for each in self._by_name.values() if each.worker == worker]
+        for request in lost:
             del self._by_name[request.name]
+            if request.unseen:
+                self._headroom.seen(request)
+            request.place()
             self.forget(request)
+        return lost
 
     def _open(self) -> None:
         self.state.add_worker(self.slots, self.capacity)
         self._queues.append(deque())
         self._seen.append(self.step)
+        self._headroom.opened()
         self.preemptions.append(0)
         self.others = np.zeros((FIGURES, self.ranks), np.int64)
 

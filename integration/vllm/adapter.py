@@ -19,7 +19,7 @@ from integration.vllm.requests import Request
 from integration.vllm.sharing import S_RUNNING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from integration.vllm.config import AdapterConfig
     from integration.vllm.deployment import Deployment
@@ -96,7 +96,7 @@ class Adapter:
         if len(client.core_engines) != self._ranks:
             self._ranks = len(client.core_engines)
             self._index_of = {rank: at for at, rank in enumerate(identities(client))}
-            self.router.books.resize(self._ranks)
+            self._close(self.router.books.resize(self._ranks))
 
     def routes(self, client: Any, message: Any) -> bool:
         """Tell whether a request is the adapter's to route."""
@@ -107,6 +107,7 @@ class Adapter:
             and message.pooling_params is None
             and message.sampling_params is not None
             and message.request_id not in client.reqs_in_flight
+            and message.request_id not in self.releaser.pool
             and not getattr(message, "abort_immediately", False)
         )
 
@@ -125,18 +126,27 @@ class Adapter:
         """Charge a request to the engine that vLLM sends it to, if that is not done yet."""
         if not self._keeps_books or message.sampling_params is None:
             return
+        began = time.perf_counter()
         try:
-            self._enter(client, message, client.core_engines.index(engine))
+            request = self._enter(client, message, client.core_engines.index(engine))
         except Exception as error:  # noqa: BLE001 # whatever it is, vLLM must go on
-            self._books_failed(error)
+            self.books_failed(error)
+            return
+        if request.spent_s:
+            self.metrics.routed(request.spent_s + time.perf_counter() - began)
+            request.spent_s = 0.0
 
     def unsent(self, name: str) -> None:
         """Take back what was charged or held for a request that vLLM did not send after all."""
-        self._close(self.router.books.release([name]))
-        request = self._held.pop(name, None)
-        if request is not None:
-            self.router.books.forget(request)
-            self._close([request])
+        try:
+            gone = self._release([name])
+            request = self._held.pop(name, None)
+            if request is not None and not gone:
+                self.router.books.forget(request)
+                gone = [request]
+            self._close(gone)
+        except Exception as error:  # noqa: BLE001 # whatever it is, vLLM must go on
+            self.books_failed(error)
 
     def hold(self, client: Any, message: Any) -> bool:
         """Hold a request back; tell whether that was done."""
@@ -151,7 +161,14 @@ class Adapter:
 
     def cancelled(self, client: Any, names: list[str]) -> list[str]:
         """End those requests that are still held; return the others."""
-        return [name for name in names if not self.releaser.cancel(client, name)]
+        return [name for name in names if not self._cancel(client, name)]
+
+    def _cancel(self, client: Any, name: str) -> bool:
+        try:
+            return self.releaser.cancel(client, name)
+        except Exception as error:  # noqa: BLE001 # whatever it is, vLLM must go on
+            self.guard.fail("cancel", f"{type(error).__name__}: {error}")
+            return False
 
     def reported(self, client: Any, batch: Any) -> None:
         """Enter what an engine reports, and release held requests into what it frees."""
@@ -160,7 +177,7 @@ class Adapter:
         try:
             self._reported(client, batch)
         except Exception as error:  # noqa: BLE001 # whatever it is, vLLM must go on
-            self._books_failed(error)
+            self.books_failed(error)
 
     def _reported(self, client: Any, batch: Any) -> None:
         began = time.perf_counter()
@@ -197,7 +214,9 @@ class Adapter:
         self.metrics.set_active(active=self.mode != "observe")
         self._announced = False
         for request in self._held.values():
-            router.books.identify(request)
+            if request.name not in router.books:
+                router.books.identify(request)
+        self.releaser.pool.renumber()
         if self.mode != "pooled":
             self.releaser.give_up()
 
@@ -262,8 +281,9 @@ class Adapter:
         if rank is None:
             return None
         self.record(request)
-        self.metrics.decided(time.perf_counter() - began, 1)
         self.announce()
+        request.spent_s = time.perf_counter() - began
+        self.metrics.decided(request.spent_s, 1)
         return rank
 
     def _place_one(self, request: Request) -> int | None:
@@ -296,6 +316,7 @@ class Adapter:
             return call(*args)
 
     def _hold(self, client: Any, message: Any) -> bool:
+        began = time.perf_counter()
         self.sync(client)
         request = self.request_of(message)
         capacity = self.router.books.capacity
@@ -305,9 +326,10 @@ class Adapter:
         self.record(request)
         self._held[request.name] = request
         self.releaser.hold(client, Held(message, request, self.router.books.step))
+        request.spent_s = time.perf_counter() - began
         return True
 
-    def _enter(self, client: Any, message: Any, index: int) -> None:
+    def _enter(self, client: Any, message: Any, index: int) -> Request:
         self.sync(client)
         books = self.router.books
         request = books.get(message.request_id)
@@ -323,27 +345,44 @@ class Adapter:
             books.extend(request, len(message.prompt_token_ids or ()))
         request.sent = True
         self.share()
+        return request
 
     def _enter_batch(self, client: Any, batch: Any) -> int:
         self.sync(client)
         books = self.router.books
         count = 0
+        rank = self._index_of.get(batch.engine_index)
         if batch.outputs:
-            rank = self._index_of.get(batch.engine_index)
             if batch.outputs[0].new_token_ids and rank is not None and books.report(rank):
                 self.metrics.stepped(books)
             count = books.progress(batch.outputs)
         if batch.finished_requests:
-            self._close(books.release(batch.finished_requests))
+            self._close(self._release(batch.finished_requests))
+        if rank is not None and batch.scheduler_stats is not None:
+            books.told(rank, batch.scheduler_stats)
         return count
+
+    def _release(self, names: Iterable[str]) -> list[Request]:
+        books = self.router.books
+        gone = books.release(names)
+        if books.fault is not None:
+            fault, books.fault = books.fault, None
+            self.guard.fail("accounting", f"{type(fault).__name__}: {fault}")
+        return gone
 
     def _close(self, gone: list[Request]) -> None:
         if self.recorder is not None:
             for request in gone:
                 self.recorder.ended(request)
 
-    def _books_failed(self, error: Exception) -> None:
+    def books_failed(self, error: Exception) -> None:
+        """Count it, and enter anew all that is known; failing that, stand down."""
         self.guard.fail("accounting", f"{type(error).__name__}: {error}")
+        try:
+            if self.guard.active:
+                self.router.books.rebuild()
+        except Exception as again:  # noqa: BLE001 # whatever it is, vLLM must go on
+            self.guard.stand_down(f"the books are lost: {type(again).__name__}: {again}")
         if not self.guard.active:
             self._keeps_books = False
             if self.board is not None:
@@ -351,6 +390,7 @@ class Adapter:
 
     def _stood_down(self) -> None:
         self.metrics.set_active(active=False)
+        self.router.books.ignore()
         self.releaser.give_up()
 
 

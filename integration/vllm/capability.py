@@ -19,8 +19,8 @@ CLIENTS = "vllm.v1.engine.core_client"
 MESSAGES = "vllm.v1.engine"
 MODULES = (CLIENTS, MESSAGES)
 
-OLDEST = (0, 20, 2)
-NEWEST_TESTED = (0, 33)
+TESTED = ((0, 20, 2), (0, 25, 0), (0, 30, 0), (0, 32, 0), (0, 33, 0))
+"""Releases whose sources the tests hold against the needs below; later patches count as well."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +41,13 @@ class MethodNeed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassNeed:
-    """What one class must have; inherited members count, but for `own`."""
+    """What one class must have; inherited members count, but for `own`.
+
+    Attributes
+    ----------
+    values : mapping of str to int
+        Fields that must have this value: messages carry it as a number.
+    """
 
     module: str
     name: str
@@ -49,6 +55,7 @@ class ClassNeed:
     own: tuple[str, ...] = ()
     attributes: tuple[str, ...] = ()
     fields: tuple[str, ...] = ()
+    values: Mapping[str, int] = field(default_factory=dict)
     base: str | None = None
 
 
@@ -124,9 +131,9 @@ NEEDS = (
     ClassNeed(
         module=MESSAGES,
         name="FinishReason",
-        fields=("STOP", "LENGTH", "ABORT", "ERROR", "REPETITION"),
+        values={"STOP": 0, "LENGTH": 1, "ABORT": 2, "ERROR": 3, "REPETITION": 4},
     ),
-    ClassNeed(module=MESSAGES, name="EngineCoreEventType", fields=("PREEMPTED",)),
+    ClassNeed(module=MESSAGES, name="EngineCoreEventType", values={"PREEMPTED": 3}),
 )
 
 
@@ -159,6 +166,15 @@ def _compare(need: ClassNeed, shapes: Mapping[tuple[str, str], ClassShape]) -> I
     for name in need.fields:
         if name not in shape.fields:
             yield f"{need.name} has no field {name}"
+    yield from _compare_values(need, shape)
+
+
+def _compare_values(need: ClassNeed, shape: ClassShape) -> Iterator[str]:
+    for name, value in need.values.items():
+        if name not in shape.fields:
+            yield f"{need.name} has no field {name}"
+        elif shape.values.get(name) != value:
+            yield f"{need.name}.{name} is {shape.values.get(name, 'no plain number')}, not {value}"
 
 
 def _compare_method(where: str, need: MethodNeed, shape: MethodShape | None) -> Iterator[str]:

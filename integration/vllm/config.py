@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,10 @@ MODE = "BRSOLVER_MODE"
 PREDICTOR = "BRSOLVER_PREDICTOR"
 RECORD = "BRSOLVER_RECORD"
 
+_PREFIX = "BRSOLVER_"
+_RIG = ("BRSOLVER_RIG_", "BRSOLVER_VLLM_RIG")
+"""What variables of the project's own tests and measurements begin with."""
+_NEAR = 0.7
 _OVERRIDES = MappingProxyType({MODE: "mode", PREDICTOR: "predictor", RECORD: "record"})
 _TABLES = ("parameters", "predictor_parameters")
 _NOTHING: Mapping[str, object] = MappingProxyType({})
@@ -47,6 +52,12 @@ class AdapterParams:
         Failures after which the adapter stands down for good.
     settle_ms : float
         How long a freed slot waits, in pooled mode, for the other ranks to report the same step.
+    overtakes : float
+        How often later arrivals may refill all slots of all ranks before the oldest held request
+        goes to vLLM's own rule: a prompt that never finds room would be held for ever.
+    stall_s : float
+        How long a policy may leave slots free for which there are held requests; longer is a
+        failure.
     record : str or None
         Where to write the trace of what was served, as JSON lines; None writes none.
     reload_s : float
@@ -60,9 +71,11 @@ class AdapterParams:
     mode: Literal["pooled", "immediate", "observe"] = "pooled"
     predictor: str = "survival"
     refresh_steps: int = 32
-    budget_ms: float = 100.0
+    budget_ms: float = 25.0
     max_failures: int = 5
     settle_ms: float = 2.0
+    overtakes: float = 4.0
+    stall_s: float = 1.0
     record: str | None = None
     reload_s: float = 0.0
     seed: int = 0
@@ -74,6 +87,8 @@ class AdapterParams:
         _within("budget_ms", self.budget_ms, 0.1, 60_000, "ms")
         _within("max_failures", self.max_failures, 1, 1_000_000, "failures")
         _within("settle_ms", self.settle_ms, 0, 1000, "ms")
+        _within("overtakes", self.overtakes, 0, 1_000_000, "times")
+        _within("stall_s", self.stall_s, 0.01, 3600, "s")
         _within("reload_s", self.reload_s, 0, 86_400, "s")
         _within("seed", self.seed, 0, 2**63 - 1, "")
         if self.record is not None and Path(self.record).suffix != ".jsonl":
@@ -103,8 +118,16 @@ class AdapterConfig:
     source: str
 
 
-def from_environment(environ: Mapping[str, str]) -> AdapterConfig | None:
+def from_environment(
+    environ: Mapping[str, str], *, content: bytes | None = None
+) -> AdapterConfig | None:
     """Read the configuration, or None where `BRSOLVER_ROUTER` names nothing.
+
+    Parameters
+    ----------
+    environ : mapping of str to str
+    content : bytes, optional
+        Of the TOML file that `BRSOLVER_ROUTER` names, if it has been read already.
 
     Raises
     ------
@@ -120,14 +143,37 @@ def from_environment(environ: Mapping[str, str]) -> AdapterConfig | None:
         if environ.get(variable, "").strip()
     }
     if value.endswith(".toml"):
-        return _from_file(Path(value), given)
+        return _from_file(Path(value), given, content)
     return _build({"policy": value} | given, _NOTHING, _NOTHING, ROUTER)
 
 
-def _from_file(path: Path, given: dict[str, str]) -> AdapterConfig:
+def misspelt(environ: Mapping[str, str]) -> list[str]:
+    """Describe variables that look as if the adapter were to read them, which it does not."""
+    return [
+        f"{name} is not read: {hint}"
+        for name in sorted(environ)
+        if name.startswith(_PREFIX) and not name.startswith(_RIG) and (hint := _hint(name))
+    ]
+
+
+def _hint(name: str) -> str | None:
+    known = (ROUTER, *_OVERRIDES)
+    if name in known:
+        return None
+    # All of them begin alike, which says nothing.
+    rest = name.removeprefix(_PREFIX)
+    names = [each.removeprefix(_PREFIX) for each in known]
+    near = difflib.get_close_matches(rest.upper(), names, n=1, cutoff=_NEAR)
+    if near or rest.upper() == "POLICY":
+        return f"did you mean {_PREFIX}{near[0] if near else 'ROUTER'}?"
+    setting = rest.lower()
+    return f"{setting} can be set in a TOML file only" if setting in accepted() else None
+
+
+def _from_file(path: Path, given: dict[str, str], content: bytes | None) -> AdapterConfig:
     try:
-        with path.open("rb") as stream:
-            values = tomllib.load(stream)
+        text = (path.read_bytes() if content is None else content).decode()
+        values = tomllib.loads(text)
     except (OSError, ValueError, RecursionError) as error:
         # What is not TOML or not UTF-8 is a ValueError.
         reason = getattr(error, "strerror", None) or str(error)

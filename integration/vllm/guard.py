@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
-import resource
 import signal
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
+
+if sys.platform != "win32":
+    import resource
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,8 +49,9 @@ class Deadline:
     where the process has other uses for the signal, nothing is interrupted, and being late only
     shows afterwards. Compiled code is interrupted no sooner than it returns.
 
-    A call that neither used up its budget of processor time nor waited for anything was merely
-    kept from running by other processes; it is given up to `STARVED` times its budget.
+    A call that neither used up its budget of processor time nor waits for anything was merely
+    kept from running by other processes; it is given up to `STARVED` times its budget. Whether it
+    waits is seen from a first look, once the budget is spent, to the next.
 
     Parameters
     ----------
@@ -61,15 +65,17 @@ class Deadline:
         self.budget_s = budget_s
         self.interrupts = _claim_signal(Deadline.strike)
         self._began_s = self._began_cpu_s = 0.0
-        self._waits = 0
+        self._waits: int | None = None
 
     def start(self) -> None:
         """Begin a call."""
         self._began_s, self._began_cpu_s = time.perf_counter(), time.thread_time()
-        self._waits = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
         Deadline._current = self
         if self.interrupts:
+            self._waits = None
             self._arm()
+        else:
+            self._waits = _waits()
 
     def stop(self) -> None:
         """End it."""
@@ -84,8 +90,10 @@ class Deadline:
             return False
         if taken > STARVED * self.budget_s:
             return True
-        waits = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
-        return time.thread_time() - self._began_cpu_s > self.budget_s or waits > self._waits
+        if time.thread_time() - self._began_cpu_s > self.budget_s:
+            return True
+        before, self._waits = self._waits, _waits()
+        return before is not None and self._waits > before
 
     @staticmethod
     def strike(_number: int, _frame: FrameType | None) -> None:
@@ -101,6 +109,12 @@ class Deadline:
         # Repeated, should the call swallow the first, but not so soon that two strikes could
         # come while the first is being dealt with.
         signal.setitimer(signal.ITIMER_REAL, self.budget_s, max(self.budget_s, 1.0))
+
+
+def _waits() -> int:
+    """Return how often this thread has waited for something; 0 where the system cannot tell."""
+    thread = getattr(resource, "RUSAGE_THREAD", None) if sys.platform != "win32" else None
+    return 0 if thread is None else resource.getrusage(thread).ru_nvcsw
 
 
 def _claim_signal(handler: Callable[[int, FrameType | None], None]) -> bool:

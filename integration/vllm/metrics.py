@@ -30,7 +30,7 @@ class Metrics:
     mode : str
         Routing mode, a label.
     primary : bool
-        Whether this API server is the one to count steps, which all of them see.
+        Whether this API server is the one to count steps: those with requests of its own.
     """
 
     def __init__(self, mode: str, *, primary: bool) -> None:
@@ -38,7 +38,8 @@ class Metrics:
         self._primary = primary
         self._registered = _Registered.get()
         self._next_flush = 0.0
-        self._routed = 0
+        self._routed = self._decisions = 0
+        self._decision_s = 0.0
         self._output_s = 0.0
         self._outputs = 0
         self._steps = 0
@@ -49,8 +50,13 @@ class Metrics:
 
     def decided(self, seconds: float, requests: int) -> None:
         """Count a decision that took `seconds` and placed `requests`."""
+        self._decisions += 1
+        self._decision_s += seconds
         self._routed += requests
-        self._registered.decision.observe(seconds)
+
+    def routed(self, seconds: float) -> None:
+        """Count a request that routing, from its coming to its sending, delayed by `seconds`."""
+        self._registered.routing.observe(seconds)
 
     def fell_back(self, reason: str) -> None:
         """Count a request or decision that was left to vLLM."""
@@ -90,6 +96,8 @@ class Metrics:
     def _flush_sums(self, books: Books) -> None:
         to = self._registered
         to.routed.labels(self.mode).inc(self._routed)
+        to.decisions.inc(self._decisions)
+        to.decision_s.inc(self._decision_s)
         to.output_s.inc(self._output_s)
         to.outputs.inc(self._outputs)
         to.steps.inc(self._steps)
@@ -97,8 +105,8 @@ class Metrics:
         to.mean_tokens.inc(self._mean_tokens)
         to.cached.inc(books.cached_tokens - self._cached)
         self._cached = books.cached_tokens
-        self._routed = self._outputs = self._steps = self._max_tokens = 0
-        self._output_s = self._mean_tokens = 0.0
+        self._routed = self._decisions = self._outputs = self._steps = self._max_tokens = 0
+        self._decision_s = self._output_s = self._mean_tokens = 0.0
         self._preempted += [0] * (books.ranks - len(self._preempted))
         for rank, total in enumerate(books.preemptions):
             to.preemptions.labels(rank).inc(total - self._preempted[rank])
@@ -139,9 +147,13 @@ class _Registered:
 
         self.active = level("brsolver_active", "API servers in which brsolver routes")
         self.routed = p.Counter("brsolver_routed_requests", "Requests placed", ("mode",))
-        self.decision = p.Histogram(
-            "brsolver_decision_seconds", "Time of one routing decision", buckets=BUCKETS
+        self.routing = p.Histogram(
+            "brsolver_routing_seconds",
+            "Time of the adapter's own that one routed request took",
+            buckets=BUCKETS,
         )
+        self.decisions = p.Counter("brsolver_decisions", "Routing decisions")
+        self.decision_s = p.Counter("brsolver_decision_seconds", "Time spent on them")
         self.fallbacks = p.Counter("brsolver_fallbacks", "Left to vLLM's own rule", ("reason",))
         self.reloads = p.Counter("brsolver_reloads", "Configurations taken in while running")
         self.output_s = p.Counter("brsolver_output_seconds", "Time spent on output batches")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from brsolver.errors import BrsolverError
 from integration.vllm.guard import logger
 
 if TYPE_CHECKING:
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from integration.vllm.wrapping import Originals
 
 RUST_FRONTEND = "VLLM_USE_RUST_FRONTEND"
+_CHILDREN = re.compile(r"EngineCore|VllmWorker|Worker|ApiServer|VLLM_DP_Coordinator", re.IGNORECASE)
+"""What the names of the processes begin with that vLLM starts; each loads plug-ins as well."""
 
 
 def register() -> None:
@@ -27,14 +31,15 @@ def register() -> None:
     try:
         _register()
     except Exception as error:  # noqa: BLE001 # vLLM must start, whatever it is
-        logger.warning(
-            "brsolver: not active (%s: %s); vLLM routes by itself", type(error).__name__, error
-        )
+        _say_once(in_a_line(error))
 
 
 def _register() -> None:
-    from integration.vllm.config import ROUTER, from_environment
+    from integration.vllm.config import ROUTER, from_environment, misspelt
 
+    strays = misspelt(os.environ)
+    if strays and _is_ours_to_say():
+        logger.warning("brsolver: %s", "; ".join(strays))
     if not os.environ.get(ROUTER, "").strip():
         return
     if bypassed(os.environ):
@@ -60,10 +65,20 @@ def bypassed(environ: Any) -> bool:
     return str(environ.get(RUST_FRONTEND, "0")).strip() not in {"", "0"}
 
 
+def in_a_line(error: Exception) -> str:
+    """Tell an error in one line; what is ours needs no name of its class."""
+    name = "" if isinstance(error, BrsolverError) else f"{type(error).__name__}: "
+    return name + " ".join(str(error).split())
+
+
 def _say_once(reason: str) -> None:
-    # Engines and workers load plug-ins too; nobody wants to read it from each of them.
-    if multiprocessing.parent_process() is None:
-        logger.warning("brsolver: not active (%s); vLLM routes by itself", reason)
+    if _is_ours_to_say():
+        _warn_of(reason)
+
+
+def _is_ours_to_say() -> bool:
+    # Nobody wants to read it from each of vLLM's children; who starts them has said it.
+    return _CHILDREN.match(multiprocessing.current_process().name) is None
 
 
 class _Attach:
@@ -75,12 +90,12 @@ class _Attach:
     def __call__(self, client: Any, originals: Originals) -> None:
         try:
             self._attach(client, originals)
+        except BrsolverError as error:
+            # All API servers are told the same, and make the same of it.
+            if _is_first(client):
+                _warn_of(f"{self._config.source}: {in_a_line(error)}")
         except Exception as error:  # noqa: BLE001 # vLLM must start, whatever it is
-            logger.warning(
-                "brsolver: not active (%s: %s); vLLM routes by itself",
-                type(error).__name__,
-                error,
-            )
+            _warn_of(in_a_line(error))
 
     def _attach(self, client: Any, originals: Originals) -> None:
         from integration.vllm import deployment
@@ -96,12 +111,20 @@ class _Attach:
             )
             return
         known = deployment.describe(client)
-        if known.moe is False:
+        if known.moe is False and _is_first(client):
             logger.warning(
                 "brsolver: the model has no experts, so ranks do not wait for each other: "
                 "routing can change tail latency only, not throughput"
             )
         _make(self._config, client, known, originals)
+
+
+def _is_first(client: Any) -> bool:
+    return int(getattr(client, "client_index", 0)) == 0
+
+
+def _warn_of(reason: str) -> None:
+    logger.warning("brsolver: not active (%s); vLLM routes by itself", reason)
 
 
 def _make(config: AdapterConfig, client: Any, known: Deployment, originals: Originals) -> None:
@@ -115,11 +138,12 @@ def _make(config: AdapterConfig, client: Any, known: Deployment, originals: Orig
     router = Router(
         config, ranks=known.ranks, slots=known.slots, capacity=known.capacity, clients=known.clients
     )
-    board = _board(client, known, router) if known.clients > 1 else None
-    router.board = board
     recorder = None
     if config.params.record is not None:
         recorder = Recorder(path_of(config.params.record, known.clients, known.index))
+    # Last of what may fail: the other servers see who has a board.
+    board = _board(client, known, router) if known.clients > 1 else None
+    router.board = board
     adapter = Adapter(config, known, router, originals, board=board, recorder=recorder)
     setattr(client, ATTRIBUTE, adapter)
     watch(adapter)

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from itertools import islice
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from brsolver.policy import Waiting
 
 if TYPE_CHECKING:
+    from brsolver.policy import IntArray
     from integration.vllm.requests import Request
 
 OFFERED = 4096
 """Requests, first come first, among which a decision chooses."""
+FIRST_ROOM = 64
+COLUMNS = 3
 
 
-class Held(NamedTuple):
+class Held:
     """A request that vLLM believes sent.
 
     Attributes
@@ -27,18 +29,26 @@ class Held(NamedTuple):
         As the books know it.
     since : int
         Decode step at which it came.
+    here : bool
+        Whether it is still in the pool.
     """
 
-    message: Any
-    request: Request
-    since: int
+    __slots__ = ("here", "message", "request", "since")
+
+    def __init__(self, message: Any, request: Request, since: int) -> None:
+        self.message = message
+        self.request = request
+        self.since = since
+        self.here = False
 
 
 class Pool:
-    """Held requests, first come first."""
+    """Held requests, first come first, with what a policy is told of them in columns."""
 
     def __init__(self) -> None:
         self._held: dict[str, Held] = {}
+        self._order: list[Held] = []
+        self._columns: IntArray = np.zeros((COLUMNS, FIRST_ROOM), np.int64)
 
     def __len__(self) -> int:
         return len(self._held)
@@ -48,25 +58,46 @@ class Pool:
 
     def add(self, held: Held) -> None:
         """Hold a request."""
-        self._held[held.request.name] = held
+        at, request, columns = len(self._order), held.request, self._columns
+        if at == columns.shape[1]:
+            columns = self._columns = np.concatenate((columns, np.zeros_like(columns)), axis=1)
+        columns[0, at], columns[1, at] = request.prompt_tokens, request.identity
+        columns[2, at] = held.since
+        held.here = True
+        self._order.append(held)
+        self._held[request.name] = held
 
     def drop(self, name: str) -> Held | None:
         """Let one go, and return it; None if it is not held."""
-        return self._held.pop(name, None)
-
-    def first(self, count: int) -> list[Held]:
-        """Return those that came first, at most `count`."""
-        return list(islice(self._held.values(), count))
+        held = self._held.pop(name, None)
+        if held is not None:
+            held.here = False
+        return held
 
     def drain(self) -> list[Held]:
         """Let all go."""
         everyone = list(self._held.values())
-        self._held.clear()
+        for held in everyone:
+            self.drop(held.request.name)
         return everyone
+
+    def renumber(self) -> None:
+        """Take in that requests have other identities."""
+        self._close_gaps()
+        for at, held in enumerate(self._order):
+            self._columns[1, at] = held.request.identity
 
     def offer(self) -> tuple[list[Held], Waiting]:
         """Return the first `OFFERED` and, in that order, what a policy is told of them."""
-        held = self.first(OFFERED)
-        rows = [(each.request.prompt_tokens, each.request.identity, each.since) for each in held]
-        columns = np.ascontiguousarray(np.array(rows, np.int64).T)
+        self._close_gaps()
+        held = self._order[:OFFERED]
+        columns = self._columns[:, : len(held)].copy()
         return held, Waiting(columns[0], columns[1], columns[2])
+
+    def _close_gaps(self) -> None:
+        count = len(self._order)
+        if count == len(self._held):
+            return
+        kept = np.fromiter((each.here for each in self._order), np.bool_, count)
+        self._order = [each for each in self._order if each.here]
+        self._columns[:, : len(self._order)] = self._columns[:, :count][:, kept]

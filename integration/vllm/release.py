@@ -11,7 +11,9 @@ from integration.vllm.guard import FAILED
 from integration.vllm.pool import Held, Pool
 
 if TYPE_CHECKING:
+    from brsolver.policy import Waiting
     from integration.vllm.adapter import Adapter
+    from integration.vllm.requests import Request
 
 POLL_S = 0.05
 POLL_SHARED_S = 0.005
@@ -44,6 +46,9 @@ class Releaser:
         self._timer: asyncio.TimerHandle | asyncio.Handle | None = None
         self._due = float("inf")
         self._client_ref: weakref.ref[Any] | None = None
+        self._oldest: Held | None = None
+        self._overtaken = 0
+        self._unused_since_s: float | None = None
 
     def placed(self, name: str) -> int | None:
         """Return, once, the rank that a released request was given, or `LEFT`."""
@@ -70,8 +75,8 @@ class Releaser:
         if self.pool.drop(name) is None and self._leaving.pop(name, None) is None:
             return False
         self._placed.pop(name, None)
-        self._adapter.unsent(name)
         self._end(client, name, self._adapter.originals.abort)
+        self._adapter.unsent(name)
         return True
 
     def give_up(self) -> None:
@@ -112,44 +117,98 @@ class Releaser:
         adapter.router.hear()
         room = adapter.router.room()
         if not room:
+            self._unused_since_s = None
             return
         held, waiting = self.pool.offer()
         answer = adapter.guard.run("decision", self._decide, waiting)
         if answer is FAILED:
-            self._send_all([(each, LEFT) for each in self._take(held[:room])])
+            self._leave_to_vllm(held[:room])
             return
         assert isinstance(answer, list)  # noqa: S101 # the only other answer
-        if not answer and adapter.idle():
-            adapter.guard.fail("decision", "placed nothing on idle ranks")
-            self._send_all([(each, LEFT) for each in self._take(held[:1])])
+        if not answer and (reason := self._unused(waiting)):
+            adapter.guard.fail("decision", reason)
+            self._leave_to_vllm(held[:room])
             return
-        self._send_all([(self._take([held[at]])[0], rank) for at, rank in answer])
-        adapter.metrics.decided(time.perf_counter() - began, len(answer))
+        released = [(self._take([held[at]])[0], rank) for at, rank in answer]
+        self._send_all(released)
+        self._let_the_oldest_go(held[0], len(answer))
+        self._count(released, time.perf_counter() - began)
 
     def _decide(self, waiting: Any) -> list[tuple[int, int]]:
         adapter = self._adapter
         return adapter.router.place(waiting, adapter.clock_s, immediate=False)
+
+    def _count(self, released: list[tuple[Held, int]], seconds: float) -> None:
+        if released:
+            self._unused_since_s = None
+            for held, _ in released:
+                held.request.spent_s += seconds / len(released)
+        self._adapter.metrics.decided(seconds, len(released))
+
+    def _unused(self, waiting: Waiting) -> str:
+        """Tell what is wrong with a decision that placed nothing, if anything is."""
+        adapter = self._adapter
+        if adapter.idle():
+            return "placed nothing on idle ranks"
+        if not adapter.router.fits(int(waiting.prompt_tokens.min())):
+            self._unused_since_s = None
+            return ""
+        now, allowed_s = time.monotonic(), adapter.config.params.stall_s
+        if self._unused_since_s is None:
+            self._unused_since_s = now
+        if now - self._unused_since_s < allowed_s:
+            return ""
+        self._unused_since_s = None
+        return f"left free slots unused for {allowed_s:g} s while requests are held"
+
+    def _let_the_oldest_go(self, oldest: Held, placed: int) -> None:
+        """Hand the oldest request to vLLM once too many that came later went first.
+
+        Its rank's scheduler then lets nobody past it.
+        """
+        if oldest is not self._oldest:
+            self._oldest, self._overtaken = oldest, 0
+        if not oldest.here:
+            return
+        self._overtaken += placed
+        adapter = self._adapter
+        allowed = adapter.config.params.overtakes * adapter.router.books.state.slots.sum()
+        if self._overtaken > allowed:
+            adapter.metrics.fell_back("overtaken")
+            self._leave_to_vllm([oldest])
+
+    def _leave_to_vllm(self, chosen: list[Held]) -> None:
+        self._send_all([(held, LEFT) for held in self._take(chosen)])
 
     def _take(self, chosen: list[Held]) -> list[Held]:
         # Standing down within the decision may have sent some of them already.
         return [each for each in chosen if self.pool.drop(each.request.name) is not None]
 
     def _send_all(self, released: list[tuple[Held, int]]) -> None:
+        """Send requests that are in the pool no more; whatever fails, they are sent."""
         if not released:
             return
-        adapter = self._adapter
         for held, rank in released:
             self._leaving[held.request.name] = held
             self._placed[held.request.name] = rank
-            if rank != LEFT:
-                adapter.router.books.charge(held.request, rank)
-        adapter.router.publish(len(self.pool))
-        adapter.announce()
         task = asyncio.get_running_loop().create_task(
             self._send(self._client(), [held for held, _ in released])
         )
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        placed = [(held.request, rank) for held, rank in released if rank != LEFT]
+        try:
+            self._charge(placed)
+        except Exception as error:  # noqa: BLE001 # whatever it is, they are on their way
+            self._adapter.books_failed(error)
+
+    def _charge(self, placed: list[tuple[Request, int]]) -> None:
+        adapter = self._adapter
+        for request, rank in placed:
+            adapter.router.books.charge(request, rank)
+        adapter.router.publish(len(self.pool))
+        if placed:
+            adapter.announce()
 
     async def _send(self, client: Any, released: list[Held]) -> None:
         for held in released:
@@ -163,9 +222,12 @@ class Releaser:
 
     def _lost(self, client: Any, held: Held, error: Exception) -> None:
         adapter = self._adapter
-        adapter.guard.fail("send", f"{type(error).__name__}: {error}")
+        try:
+            self._end(client, held.request.name, adapter.originals.error)
+        except Exception as second:  # noqa: BLE001 # others are still to be sent
+            adapter.guard.note("end", f"{type(second).__name__}: {second}")
         adapter.unsent(held.request.name)
-        self._end(client, held.request.name, adapter.originals.error)
+        adapter.guard.fail("send", f"{type(error).__name__}: {error}")
 
     def _end(self, client: Any, name: str, reason: Any) -> None:
         """Tell vLLM's output side that a request which no engine knows has ended."""

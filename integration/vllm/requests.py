@@ -42,6 +42,10 @@ class Request:
         The same for equal prompts, if anybody asks for it.
     model, session : str
         Names of the adapter and of the conversation; empty for none.
+    unseen : int
+        Its prompt tokens, while it is charged and its engine's own figures may lack it.
+    spent_s : float
+        Time that routing it has taken so far.
     """
 
     __slots__ = (
@@ -59,6 +63,8 @@ class Request:
         "prompt_tokens",
         "sent",
         "session",
+        "spent_s",
+        "unseen",
         "worker",
     )
 
@@ -78,6 +84,12 @@ class Request:
         self.prompt_hash = 0
         self.model = ""
         self.session = ""
+        self.unseen = 0
+        self.spent_s = 0.0
+
+    def place(self, worker: int = NONE) -> None:
+        """Forget where it ran: it is at no worker, or queued at this one."""
+        self.worker, self.handle, self.unseen = worker, NONE, 0
 
 
 class Identities:

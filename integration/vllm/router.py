@@ -89,6 +89,7 @@ class Router:
                 refresh_steps=refresh,
                 columns=self.books.columns,
             )
+        self.books.forecast = self.forecaster is not None
         self.books.learning = self.forecaster is not None and self.forecaster.learns
         self._table: IntArray = np.zeros((VIEW_ROWS, ranks), np.int64)
         self._asked = (self.horizon, False, False)
@@ -109,9 +110,11 @@ class Router:
             rows = [(r.prompt_tokens, r.generated, r.identity) for r in done.requests]
             prompts, lengths, identities = np.array(rows, np.int64).T
             cancelled = np.array(done.cancelled, np.bool_)
-            forecaster.observe(prompts, lengths, request=identities, cancelled=cancelled)
-            for request in done.requests:
-                books.forget(request)
+            try:
+                forecaster.observe(prompts, lengths, request=identities, cancelled=cancelled)
+            finally:
+                for request in done.requests:
+                    books.forget(request)
         forecaster.update(books.state, books.take_admitted(), books.step)
 
     def skip_refresh(self) -> None:
@@ -129,6 +132,11 @@ class Router:
         if self.board is None:
             return room
         return int(add_others(self._table, books.others, immediate))
+
+    def fits(self, prompt_tokens: int) -> bool:
+        """Tell whether a rank of the view has a slot and KV room for a prompt."""
+        table = self._table
+        return bool(((table[ROOM] > 0) & (table[TOKEN_ROOM] >= prompt_tokens)).any())
 
     def place(self, waiting: Waiting, clock_s: float, *, immediate: bool) -> Placements:
         """Decide where waiting requests go, the view being up to date.

@@ -7,7 +7,7 @@ import dis
 import inspect
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 from integration.vllm.capability import MODULES, NEEDS
 
@@ -42,6 +42,8 @@ class ClassShape:
         Names that its methods assign on ``self``.
     fields : frozenset of str
         Names that its body annotates or assigns.
+    values : mapping of str to int
+        Those of its fields that are whole numbers.
     """
 
     bases: frozenset[str]
@@ -49,6 +51,7 @@ class ClassShape:
     own: frozenset[str]
     attributes: frozenset[str]
     fields: frozenset[str]
+    values: Mapping[str, int]
 
 
 def module_path(module: str, root: Path) -> Path:
@@ -114,6 +117,7 @@ def _parsed(node: ast.ClassDef, classes: Mapping[str, ast.ClassDef]) -> ClassSha
         own=frozenset(_defined(node)),
         attributes=frozenset(name for member in lineage for name in _assigned(member)),
         fields=frozenset(name for member in lineage for name in _declared(member)),
+        values={name: value for member in reversed(lineage) for name, value in _numbers(member)},
     )
 
 
@@ -162,6 +166,19 @@ def _declared(node: ast.ClassDef) -> Iterable[str]:
             yield from (target.id for target in item.targets if isinstance(target, ast.Name))
 
 
+def _numbers(node: ast.ClassDef) -> Iterable[tuple[str, int]]:
+    for item in node.body:
+        if isinstance(item, ast.Assign) and isinstance(item.value, ast.Constant):
+            if _is_number(item.value.value):
+                for target in item.targets:
+                    if isinstance(target, ast.Name):
+                        yield target.id, int(item.value.value)
+
+
+def _is_number(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def _inspected(found: type) -> ClassShape:
     lineage = found.__mro__[:-1]
     members = {name: value for base in reversed(lineage) for name, value in vars(base).items()}
@@ -179,6 +196,8 @@ def _inspected(found: type) -> ClassShape:
             for base in lineage
             for name in (*vars(base).get("__annotations__", ()), *vars(base))
         ),
+        # A member of an `IntEnum` is the number.
+        values={name: int(value) for name, value in members.items() if _is_number(value)},
     )
 
 

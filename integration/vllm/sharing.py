@@ -4,7 +4,9 @@ Every server keeps exact books of its own requests and nobody else's. It writes 
 rank into its row of a memory-mapped file; a decision adds up the other rows. Rows have one writer
 each, of aligned 8-byte numbers, so that a reader can at worst mix figures that are a moment
 apart. A lock around "decide and enter" keeps two servers from giving away the same slot; the
-kernel drops it with the process that holds it.
+kernel drops it with the process that holds it. The row of a server that has died is passed over.
+
+The file has a name only until all servers have it open, or the last of them has left.
 """
 
 from __future__ import annotations
@@ -16,12 +18,14 @@ import mmap
 import os
 import tempfile
 import time
+import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from brsolver.errors import ParameterError
+from integration.vllm.guard import logger
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,6 +42,10 @@ _WORD = 8
 _HEADER = 2
 _PID, _HELD = range(_HEADER)
 LOCK_PATIENCE_S = 0.002
+LOOK_S = 0.25
+"""Between two looks at which servers live."""
+CONTENDED = 100
+"""Decisions without the lock from which on it is no accident."""
 
 
 class Board:
@@ -60,7 +68,8 @@ class Board:
     Attributes
     ----------
     contended : int
-        Decisions taken without the lock, because another server kept it too long.
+        Decisions taken without the lock, because another server kept it too long; `CONTENDED`
+        of them are warned of.
 
     Raises
     ------
@@ -76,6 +85,8 @@ class Board:
         self.index = index
         self.contended = 0
         self._nameless = False
+        self._next_look = self._next_tidying = 0.0
+        self._dead: list[int] = []
         self.horizon = horizon
         width = _HEADER + ranks * (FIGURES + horizon + 1)
         self._descriptor = _open_own(self.path)
@@ -93,6 +104,11 @@ class Board:
         self._projected = table[:, figures_end:].reshape(servers, ranks, horizon + 1)
         table[index] = 0
         self._header[index, _PID] = os.getpid()
+        # Leaves when the process ends in order, or nobody uses the board any more.
+        self._leave = weakref.finalize(
+            self, _leave, self._descriptor, table, index, os.getpid(), self.path
+        )
+        self.tidy()
 
     def publish(self, figures: IntArray, held: int) -> None:
         """Write this server's sums, shape (FIGURES, G), and the requests it holds back."""
@@ -108,6 +124,8 @@ class Board:
         """Return the sums of all other servers, shape (FIGURES, G)."""
         total: IntArray = self._figures.sum(axis=0)
         total -= self._figures[self.index]
+        for row in self._dead_rows():
+            total -= self._figures[row]
         return total
 
     def others_projected(self, steps: int) -> IntArray:
@@ -115,6 +133,8 @@ class Board:
         part = self._projected[:, :, : steps + 1]
         total: IntArray = part.sum(axis=0)
         total -= part[self.index]
+        for row in self._dead_rows():
+            total -= part[row]
         return total
 
     @property
@@ -123,10 +143,18 @@ class Board:
         return sum(_lives(pid) for pid in self._header[:, _PID].tolist())
 
     def tidy(self) -> None:
-        """Remove the file's name as soon as all servers have it open: nothing stays behind."""
-        if not self._nameless and self.attached == self.servers:
+        """Remove the file's name if all servers have it open; the last to come does."""
+        now = time.monotonic()
+        if self._nameless or now < self._next_tidying:
+            return
+        self._next_tidying = now + LOOK_S
+        if self.attached == self.servers:
             self._nameless = True
             self.path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Leave: clear this server's row, and remove the file's name if no other server lives."""
+        self._leave()
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -145,11 +173,31 @@ class Board:
                 fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 if time.perf_counter() > give_up:
-                    self.contended += 1
+                    self._contend()
                     return False
                 time.sleep(0)
             else:
                 return True
+
+    def _contend(self) -> None:
+        self.contended += 1
+        if self.contended == CONTENDED:
+            logger.warning(
+                "brsolver: %d decisions did not wait for another API server's, which took more "
+                "than %g ms: two servers may have given away the same slot; fewer API servers, or "
+                "more processors, would help",
+                CONTENDED,
+                LOCK_PATIENCE_S * 1000,
+            )
+
+    def _dead_rows(self) -> list[int]:
+        """Return the rows of servers that died without withdrawing, as of the latest look."""
+        now = time.monotonic()
+        if now >= self._next_look:
+            self._next_look = now + LOOK_S
+            pids = self._header[:, _PID].tolist()
+            self._dead = [row for row, pid in enumerate(pids) if pid and not _lives(pid)]
+        return self._dead
 
     def require_horizon(self, horizon: int) -> None:
         """Raise `ParameterError` if projections that long were never exchanged."""
@@ -179,6 +227,16 @@ def board_path(address: str, first_rank: int) -> Path:
     return folder / f"brsolver-{name}"
 
 
+def _leave(descriptor: int, table: IntArray, index: int, pid: int, path: Path) -> None:
+    # A child of a fork has inherited the board, but is not the server.
+    if os.getpid() != pid:
+        return
+    table[index] = 0
+    if not any(_lives(other) for other in table[:, _PID].tolist()):
+        path.unlink(missing_ok=True)
+    os.close(descriptor)
+
+
 def _lives(pid: int) -> bool:
     if pid <= 0:
         return False
@@ -188,7 +246,16 @@ def _lives(pid: int) -> bool:
         return False
     except PermissionError:
         return True
-    return True
+    return not _is_zombie(pid)
+
+
+def _is_zombie(pid: int) -> bool:
+    """Tell whether a process is dead, but its parent has not asked what became of it."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return False
+    return status.rpartition(b")")[2].split()[:1] == [b"Z"]
 
 
 def _open_own(path: Path) -> int:

@@ -260,18 +260,29 @@ class Both:
         return np.tile(0.9 ** np.arange(horizon + 1), (len(query), 1))
 
 
-def test_only_what_is_projected_is_forecast():
+def test_only_what_is_projected_is_forecast_from_the_next_refresh_on():
     state = state_of(10, 20)
     predictor = Both()
     forecaster = Forecaster(predictor, horizon=4, refresh_steps=8)
     forecaster.update(state, state.handles(), step=0)
-    assert (predictor.ends, predictor.curves) == ([2], [])
-    for step in range(1, 10):
+    for step in range(1, 25):
         forecaster.project(state, 4, False, True)
         state.advance()
-        new = [state.admit(9, 0, 33)] if step == 3 else []
+        new = [state.admit(9, 0, 33)] if step in (3, 12) else []
         forecaster.update(state, np.array(new, np.int64), step=step)
-    assert (predictor.ends, predictor.curves) == ([2], [2, 1, 3])
+    assert predictor.ends == [2, 1]
+    assert predictor.curves == [2, 1, 3, 1, 4, 4]
+
+
+def test_idle_refreshes_do_not_change_what_is_forecast():
+    state = state_of(10, 20)
+    predictor = Both()
+    forecaster = Forecaster(predictor, horizon=4, refresh_steps=8)
+    forecaster.update(state, state.handles(), step=0)
+    forecaster.project(state, 4, False, True)
+    for step in range(8, 48, 8):
+        forecaster.update(state, state.handles()[:0], step=step)
+    assert predictor.ends == [2]
 
 
 def test_ends_are_forecast_again_once_they_are_projected_again():
@@ -279,22 +290,22 @@ def test_ends_are_forecast_again_once_they_are_projected_again():
     predictor = Both()
     forecaster = Forecaster(predictor, horizon=4, refresh_steps=8)
     other = Forecaster(Both(), horizon=4, refresh_steps=8)
-    for step in range(20):
+    for step in range(28):
         for each, own in ((state, forecaster), (always, other)):
-            new = [each.admit(9, 0, 33)] if step == 11 else []
+            new = [each.admit(9, 0, 33)] if step == 19 else []
             own.update(each, np.array(new, np.int64), step=step)
-        if step < 8:
+        if step < 16:
             forecaster.project(state, 4, False, True)
         else:
             expected = other.project(always, 4, False, False)
             assert forecaster.project(state, 4, False, False).tolist() == expected.tolist()
         state.advance()
         always.advance()
-    # In the second period only, when they are wanted; then with what is new, and at refreshes.
+    # Before anything is asked for, when ends are, with what is new, and at the refresh.
     assert predictor.ends == [2, 2, 1, 3]
 
 
-def test_asking_for_both_in_turn_costs_no_more_than_one_forecast_of_ends_per_refresh():
+def test_routers_that_ask_for_both_get_one_forecast_of_ends_per_refresh():
     state = state_of(10, 20)
     predictor = Both()
     forecaster = Forecaster(predictor, horizon=4, refresh_steps=8)
@@ -302,7 +313,7 @@ def test_asking_for_both_in_turn_costs_no_more_than_one_forecast_of_ends_per_ref
         forecaster.update(state, state.handles()[:0], step=step)
         forecaster.project(state, 4, False, step % 2 == 0)
         state.advance()
-    assert len(predictor.ends) <= 4 + 1
+    assert predictor.ends == [2] * 4
 
 
 def test_predictors_are_told_the_routers_horizon_if_it_has_one():

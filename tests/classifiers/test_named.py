@@ -9,7 +9,8 @@ import pytest
 
 pytest.importorskip("sklearn")
 
-from brsolver import BRH, BRHParams, SimulationParams, Trace, compare, simulate
+from brsolver import BRH, BRHParams, SimulationParams, Trace, simulate
+from brsolver.compare import compare
 from brsolver.errors import BrsolverError, ParameterError
 from brsolver.oracles.gap import gap
 from brsolver.predictors import ForecastQuery

@@ -167,11 +167,7 @@ class TestAccounting:
             await d.report(0, {"a": 1}, events=events, prefill_stats=cached)
             assert d.books.preemptions == [1, 0]
             assert d.books.cached_tokens == 64
-            # Charged in full, while the cache holds the shared part once.
             assert d.books.state.load.tolist() == [101, 0]
-            assert d.books.state.view_table()[6].tolist() == [1064, 1000]
-            await d.report(0, {}, {"a"})
-            assert d.books.state.view_table()[6].tolist() == [1000, 1000]
 
         run(scenario())
 
@@ -385,15 +381,15 @@ def test_a_router_that_fails_stands_down_while_all_requests_are_served(policy, m
         d = Deployment("br-0", mode, slots=2, count=2)
         d.adapter.guard._deadline.budget_s = 0.02
         d.adapter.router.policy = policy()
-        for i in range(8):
+        for i in range(24):
             await d.add(str(i), 10)
             await d.settle()
-        for _ in range(8):
+        for _ in range(12):
             for name, rank in d.sent().items():
                 if name in d.client.reqs_in_flight:
                     await d.report(rank, {name: 1}, {name})
             await asyncio.sleep(0.005)
-        assert len(d.sent()) == 8
+        assert len(d.sent()) == 24
         assert not d.adapter.guard.active
         assert d.books.state.load.sum() == 0
         return d

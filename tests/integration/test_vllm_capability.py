@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import subprocess
 import sys
@@ -9,11 +10,12 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 import pytest
-from fake_vllm import client_classes
+from fake_vllm import EngineCoreEventType, FinishReason, client_classes
 from vllm_sources import OfflineError, sources
 
-from integration.vllm.capability import CLIENTS, MESSAGES, MODULES, NEEDS, mismatches
-from integration.vllm.shapes import MethodShape, _inspected, from_sources, live
+from integration.vllm.accounting import ENDED_BY_ITSELF, PREEMPTED
+from integration.vllm.capability import CLIENTS, MESSAGES, MODULES, NEEDS, TESTED, mismatches
+from integration.vllm.shapes import MethodShape, _inspected, _parsed, from_sources, live
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -107,6 +109,14 @@ CHANGES = [
     (1, "    new_token_ids: list", "    tokens: list", "has no field new_token_ids"),
     (1, "    ABORT = 2", "    CANCEL = 2", "has no field ABORT"),
     (1, "    PREEMPTED = 3", "    EVICTED = 3", "has no field PREEMPTED"),
+    (1, "    PREEMPTED = 3", "    PREEMPTED = 4", "EngineCoreEventType.PREEMPTED is 4, not 3"),
+    (1, "    LENGTH = 1", "    LENGTH = 5", "FinishReason.LENGTH is 5, not 1"),
+    (
+        1,
+        "    REPETITION = 4",
+        "    REPETITION = enum.auto()",
+        "FinishReason.REPETITION is no plain number, not 4",
+    ),
 ]
 
 
@@ -147,6 +157,33 @@ def test_classes_and_their_sources_have_the_same_shapes(tmp_path):
             assert read.methods[name] == seen.methods[name], name
         assert set(need.own) <= read.own & seen.own
     assert [line for line in mismatches(parsed) if "Client" in line] == []
+
+
+def test_numbers_of_classes_and_of_their_sources_are_the_same():
+    text = "import enum\nclass FinishReason(enum.IntEnum):\n    STOP = 0\n    LENGTH = 7\n    A = B = 3"
+    (read,) = [node for node in ast.parse(text).body if isinstance(node, ast.ClassDef)]
+    space: dict[str, type] = {}
+    exec(text, space)  # noqa: S102 # the text stands above
+    (need,) = [need for need in NEEDS if need.name == "FinishReason"]
+    numbers = {"STOP": 0, "LENGTH": 7, "A": 3, "B": 3}
+    for shape in (_parsed(read, {}), _inspected(space["FinishReason"])):
+        assert shape.values.items() >= numbers.items()
+        found = mismatches({(need.module, need.name): shape})
+        assert "FinishReason.LENGTH is 7, not 1" in found
+        assert not any("STOP" in line for line in found)
+
+
+def test_the_numbers_that_are_checked_are_those_that_the_books_go_by():
+    values = {need.name: need.values for need in NEEDS}
+    reasons = values["FinishReason"]
+    assert {reasons[name] for name in ("STOP", "LENGTH", "REPETITION")} == ENDED_BY_ITSELF
+    assert values["EngineCoreEventType"] == {"PREEMPTED": PREEMPTED}
+    for stand_in in (FinishReason, EngineCoreEventType):
+        assert _inspected(stand_in).values.items() >= values[stand_in.__name__].items()
+
+
+def test_the_releases_called_tested_are_those_tested_here():
+    assert [".".join(map(str, release)) for release in TESTED] == RELEASES
 
 
 def test_the_stand_ins_of_other_tests_have_the_methods_that_the_real_ones_have():

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+from pathlib import Path
 
 import pytest
 from fake_vllm import Deployment, FinishReason
 
 from brsolver.traces import load_trace
-from integration.vllm.recorder import Recorder, path_of
+from integration.vllm.recorder import Recorder, obstacle, path_of
 from integration.vllm.requests import Request
 
 
@@ -83,3 +85,89 @@ def test_all_that_vllm_serves_is_recorded_once(tmp_path, mode):
     expected = sorted(20 if name == "pinned" else 10 + int(name) for name in sent)
     assert sorted(trace.prompt_tokens.tolist()) == expected
     assert set(trace.output_tokens.tolist()) == {2}
+
+
+def _warnings(caplog):
+    return [r.message for r in caplog.records if r.levelno >= logging.WARNING]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+@pytest.mark.parametrize("rows", [3, 5000], ids=["at-close", "while-serving"])
+def test_a_full_disk_ends_the_recording_with_one_warning_and_nothing_else(caplog, tmp_path, rows):
+    (tmp_path / "served.jsonl").symlink_to("/dev/full")
+    recorder = Recorder(tmp_path / "served.jsonl")
+    for i in range(rows):
+        each = request(str(i), float(i), 1)
+        recorder.arrived(each)
+        recorder.ended(each)
+    recorder.close()
+    recorder.close()
+    late = request("late", 1.0, 1)
+    recorder.arrived(late)
+    recorder.ended(late)
+    (said,) = _warnings(caplog)
+    assert "served.jsonl ends here (No space left on device)" in said
+    assert not recorder._open
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_full_disk_is_no_failure_of_the_adapter(monkeypatch, tmp_path, caplog):
+    monkeypatch.setattr("integration.vllm.recorder.FLUSH_ROWS", 1)
+    (tmp_path / "served.jsonl").symlink_to("/dev/full")
+
+    async def scenario():
+        environ = {"BRSOLVER_RECORD": str(tmp_path / "served.jsonl")}
+        d = Deployment("jsq-load", environ=environ)
+        for i in range(12):
+            await d.add(str(i))
+            await d.report(d.sent()[str(i)], {str(i): 1}, {str(i)})
+        assert d.adapter.guard.failures == 0
+        assert d.adapter.guard.active
+        assert d.books.state.load.tolist() == [0, 0]
+
+    asyncio.run(scenario())
+    assert len(_warnings(caplog)) == 1
+
+
+def test_an_end_that_is_told_twice_or_of_nobody_is_not_kept(tmp_path):
+    recorder = Recorder(tmp_path / "served.jsonl")
+    blocker, twice = request("blocker", 0.0, 1), request("twice", 1.0, 2)
+    for row in (blocker, twice):
+        recorder.arrived(row)
+    recorder.ended(twice)
+    recorder.ended(twice)
+    assert recorder._kept_back == 1
+    recorder.ended(request("nobody", 2.0, 1))
+    recorder.ended(blocker)
+    recorder.ended(blocker)
+    assert (len(recorder._open), recorder._kept_back) == (0, 0)
+    recorder.close()
+    assert load_trace(tmp_path / "served.jsonl").output_tokens.tolist() == [1, 2]
+
+
+def test_a_request_that_never_ends_keeps_back_no_more_than_so_many(monkeypatch, tmp_path, caplog):
+    monkeypatch.setattr("integration.vllm.recorder.MOST_KEPT_BACK", 10)
+    recorder = Recorder(tmp_path / "served.jsonl")
+    stuck = [request("stuck", 0.0, 1), request("too", 20.0, 1)]
+    for i in range(100):
+        if i in (0, 20):
+            recorder.arrived(stuck[i // 20])
+        each = request(str(i), float(i), 1 + i)
+        recorder.arrived(each)
+        recorder.ended(each)
+        assert len(recorder._open) <= 12
+    # What was left out may still end: its place in the order is taken.
+    recorder.ended(stuck[0])
+    recorder.close()
+    assert load_trace(tmp_path / "served.jsonl").output_tokens.tolist() == list(range(1, 101))
+    (said,) = _warnings(caplog)
+    assert "request stuck is left out" in said
+
+
+def test_it_is_known_beforehand_what_cannot_be_written(tmp_path):
+    assert obstacle(str(tmp_path / "served.jsonl")) is None
+    (tmp_path / "there.jsonl").touch()
+    assert obstacle(str(tmp_path / "there.jsonl")) is None
+    assert "there is no folder" in obstacle(str(tmp_path / "none" / "served.jsonl"))
+    (tmp_path / "folder.jsonl").mkdir()
+    assert "cannot be written" in obstacle(str(tmp_path / "folder.jsonl"))

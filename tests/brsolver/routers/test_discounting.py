@@ -21,13 +21,16 @@ def steady_trace(output, count=12_000):
     return Trace(prompt_tokens=rng.integers(1, 400, count), output_tokens=outputs)
 
 
-@pytest.mark.parametrize(("slots", "output"), [(32, 40), (16, 100)])
-def test_discount_approaches_the_turnover_of_slots(slots, output):
+@pytest.mark.parametrize(
+    ("slots", "output", "turnover", "kappa"),
+    [(32, 40, None, 1.5), (16, 100, None, 1.5), (16, 100, Turnover(opportunities=2.5), 2.5)],
+)
+def test_discount_approaches_the_turnover_of_slots(slots, output, turnover, kappa):
     trace = steady_trace(output)
-    policy = BRH(BRHParams(projection="expected"))
+    policy = BRH(BRHParams(projection="expected"), turnover=turnover)
     simulate(trace, policy, SimulationParams(workers=4, slots=slots), predictor="oracle")
     rate = slots / trace.output_tokens.mean()
-    assert policy.gamma == pytest.approx(math.exp(-1.5 * rate), rel=0.1)
+    assert policy.gamma == pytest.approx(math.exp(-kappa * rate), rel=0.1)
 
 
 def test_departures_are_counted_and_admissions_are_not():
