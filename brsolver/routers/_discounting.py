@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from brsolver.policy import QUEUED, RUNNING, SLOTS
 
 if TYPE_CHECKING:
@@ -52,10 +54,10 @@ class Turnover:
     def look(self, cluster: ClusterView) -> None:
         """Count what has departed since the last decision."""
         table = cluster.table
-        present = int(table[RUNNING].sum() + table[QUEUED].sum())
+        present = int(table[RUNNING : QUEUED + 1].sum())
         if self._step is not None and cluster.step > self._step:
             keep = math.exp(-(cluster.step - self._step) / _MEMORY_STEPS)
-            live = int((table[SLOTS] > 0).sum())
+            live = int(np.count_nonzero(table[SLOTS]))
             passed = (cluster.step - self._step) * live
             self._departed = keep * self._departed + max(self._expected - present, 0)
             self._worker_steps = keep * self._worker_steps + passed

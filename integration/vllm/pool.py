@@ -29,17 +29,14 @@ class Held:
         As the books know it.
     since : int
         Decode step at which it came.
-    here : bool
-        Whether it is still in the pool.
     """
 
-    __slots__ = ("here", "message", "request", "since")
+    __slots__ = ("message", "request", "since")
 
     def __init__(self, message: Any, request: Request, since: int) -> None:
         self.message = message
         self.request = request
         self.since = since
-        self.here = False
 
 
 class Pool:
@@ -63,7 +60,6 @@ class Pool:
             columns = self._columns = np.concatenate((columns, np.zeros_like(columns)), axis=1)
         columns[0, at], columns[1, at] = request.prompt_tokens, request.identity
         columns[2, at] = held.since
-        held.here = True
         self._order.append(held)
         self._held[request.name] = held
 
@@ -71,33 +67,25 @@ class Pool:
         """Let one go, and return it; None if it is not held."""
         held = self._held.pop(name, None)
         if held is not None:
-            held.here = False
+            order = self._order
+            at, last = order.index(held), len(order) - 1
+            del order[at]
+            self._columns[:, at:last] = self._columns[:, at + 1 : last + 1]
         return held
 
     def drain(self) -> list[Held]:
         """Let all go."""
-        everyone = list(self._held.values())
-        for held in everyone:
-            self.drop(held.request.name)
+        everyone, self._order = self._order, []
+        self._held.clear()
         return everyone
 
     def renumber(self) -> None:
         """Take in that requests have other identities."""
-        self._close_gaps()
         for at, held in enumerate(self._order):
             self._columns[1, at] = held.request.identity
 
     def offer(self) -> tuple[list[Held], Waiting]:
         """Return the first `OFFERED` and, in that order, what a policy is told of them."""
-        self._close_gaps()
         held = self._order[:OFFERED]
         columns = self._columns[:, : len(held)].copy()
         return held, Waiting(columns[0], columns[1], columns[2])
-
-    def _close_gaps(self) -> None:
-        count = len(self._order)
-        if count == len(self._held):
-            return
-        kept = np.fromiter((each.here for each in self._order), np.bool_, count)
-        self._order = [each for each in self._order if each.here]
-        self._columns[:, : len(self._order)] = self._columns[:, :count][:, kept]

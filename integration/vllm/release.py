@@ -168,12 +168,12 @@ class Releaser:
         """
         if oldest is not self._oldest:
             self._oldest, self._overtaken = oldest, 0
-        if not oldest.here:
+        if oldest.request.name not in self.pool:
             return
         self._overtaken += placed
         adapter = self._adapter
-        allowed = adapter.config.params.overtakes * adapter.router.books.state.slots.sum()
-        if self._overtaken > allowed:
+        slots = adapter.deployment.slots * adapter.router.books.ranks
+        if self._overtaken > adapter.config.params.overtakes * slots:
             adapter.metrics.fell_back("overtaken")
             self._leave_to_vllm([oldest])
 

@@ -3,22 +3,35 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import weakref
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+from brsolver.errors import BrsolverError
 from integration.vllm.config import ROUTER, from_environment
 from integration.vllm.guard import logger
+from integration.vllm.plugin import in_a_line
 from integration.vllm.router import Router, warm_up
 
 if TYPE_CHECKING:
     from integration.vllm.adapter import Adapter
     from integration.vllm.config import AdapterConfig
+    from integration.vllm.deployment import Deployment
+    from integration.vllm.sharing import Board
+
+FIXED = ("budget_ms", "max_failures", "record")
+"""Settings that hold from the start of the server to its end."""
 
 
 def watch(adapter: Adapter) -> None:
-    """Look at the file every `reload_s` seconds, if that is asked for and there is a file."""
+    """Look at the file every `reload_s` seconds, if that is asked for and there is a file.
+
+    What is new is made, compiled and tried in a thread of its own, while the old policy goes on
+    routing; only the exchange itself happens between two turns of the event loop. Changes are
+    taken in one after the other. What cannot be taken in is warned of, once per content.
+    """
     every_s = adapter.config.params.reload_s
     path = os.environ.get(ROUTER, "").strip()
     if every_s <= 0 or not path.endswith(".toml"):
@@ -31,42 +44,6 @@ def watch(adapter: Adapter) -> None:
     _Watch(adapter, Path(path), every_s, loop).again()
 
 
-class _Watch:
-    def __init__(
-        self, adapter: Adapter, path: Path, every_s: float, loop: asyncio.AbstractEventLoop
-    ) -> None:
-        self._adapter = weakref.ref(adapter)
-        self._path = path
-        self._every_s = every_s
-        self._loop = loop
-        self._seen = _stamp(path)
-
-    def again(self) -> None:
-        self._loop.call_later(self._every_s, self._look)
-
-    def _look(self) -> None:
-        adapter = self._adapter()
-        if adapter is None or not adapter.guard.active:
-            return
-        stamp = _stamp(self._path)
-        if stamp not in (None, self._seen):
-            self._seen = stamp
-            try:
-                _take_in(adapter)
-            except Exception as error:  # noqa: BLE001 # a bad file must not end serving
-                adapter.guard.note("reload", f"{type(error).__name__}: {error}")
-        self.again()
-
-
-def _take_in(adapter: Adapter) -> None:
-    config = from_environment(os.environ)
-    if config is None:
-        return
-    switch(adapter, config)
-    adapter.metrics.reloaded()
-    logger.info("brsolver: now policy %s, %s", config.params.policy, config.params.mode)
-
-
 def switch(adapter: Adapter, config: AdapterConfig) -> None:
     """Let another policy go on from where this one is.
 
@@ -75,25 +52,141 @@ def switch(adapter: Adapter, config: AdapterConfig) -> None:
     BrsolverError
         There is no such policy, or several API servers have agreed on another horizon.
     """
-    known, old = adapter.deployment, adapter.router
+    _exchange(adapter, config, _prepared(config, _Place.of(adapter)))
+
+
+class _Watch:
+    def __init__(
+        self, adapter: Adapter, path: Path, every_s: float, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        # The file must not keep alive what nobody else uses any more.
+        self._adapter = weakref.ref(adapter)
+        self._path = path
+        self._every_s = every_s
+        self._loop = loop
+        self._seen = _stamp(path)
+        self._content = self._refused = b""
+        self._task: asyncio.Task[None] | None = None
+
+    def again(self) -> None:
+        if self._every_s > 0 and not self._loop.is_closed():
+            self._loop.call_later(self._every_s, self._look)
+
+    def _look(self) -> None:
+        if self._serving() is None:
+            return
+        stamp = _stamp(self._path)
+        if stamp in (None, self._seen):
+            self.again()
+        else:
+            self._seen = stamp
+            self._task = self._loop.create_task(self._change())
+
+    async def _change(self) -> None:
+        try:
+            await self._take_in()
+        except Exception as error:  # noqa: BLE001 # a bad file must not end serving
+            self._refuse(error)
+        self.again()
+
+    async def _take_in(self) -> None:
+        with self._path.open("rb") as stream:
+            # A file that is replaced between looking and reading is one change, not two.
+            self._seen = _stamp(stream.fileno())
+            self._content = stream.read()
+        made = await asyncio.to_thread(_made, self._content, self._place())
+        adapter = self._serving()
+        if made is None or adapter is None:
+            return
+        config, router = made
+        config = _as_far_as_possible(config, adapter.config)
+        _exchange(adapter, config, router)
+        self._refused, self._every_s = b"", config.params.reload_s
+        adapter.metrics.reloaded()
+        logger.info("brsolver: now policy %s, %s", config.params.policy, config.params.mode)
+
+    def _serving(self) -> Adapter | None:
+        adapter = self._adapter()
+        return adapter if adapter is not None and adapter.guard.active else None
+
+    def _place(self) -> _Place | None:
+        adapter = self._adapter()
+        return None if adapter is None else _Place.of(adapter)
+
+    def _refuse(self, error: Exception) -> None:
+        adapter = self._serving()
+        if adapter is None or self._content == self._refused != b"":
+            return
+        self._refused = self._content
+        # All API servers are told the same, and make the same of it.
+        if adapter.deployment.index == 0 or not isinstance(error, BrsolverError):
+            logger.warning(
+                "brsolver: the changed %s is refused (%s); policy %s goes on",
+                self._path,
+                in_a_line(error),
+                adapter.config.params.policy,
+            )
+
+
+class _Place(NamedTuple):
+    """Where a new router is to stand."""
+
+    known: Deployment
+    ranks: int
+    board: Board | None
+
+    @classmethod
+    def of(cls, adapter: Adapter) -> _Place:
+        return cls(adapter.deployment, adapter.router.books.ranks, adapter.board)
+
+
+def _made(content: bytes, place: _Place | None) -> tuple[AdapterConfig, Router] | None:
+    config = from_environment(os.environ, content=content)
+    if config is None or place is None:
+        return None
+    return config, _prepared(config, place)
+
+
+def _prepared(config: AdapterConfig, place: _Place) -> Router:
+    """Make the router, with all of its kernels; changes nothing of what serves."""
+    known, ranks, board = place
     warm_up(config)
     router = Router(
-        config,
-        ranks=old.books.ranks,
-        slots=known.slots,
-        capacity=known.capacity,
-        clients=known.clients,
+        config, ranks=ranks, slots=known.slots, capacity=known.capacity, clients=known.clients
     )
-    if adapter.board is not None:
-        adapter.board.require_horizon(router.horizon)
-    router.board = adapter.board
-    router.books.adopt(old.books)
-    adapter.take_over(config, router)
+    if board is not None:
+        board.require_horizon(router.horizon)
+    router.board = board
+    return router
 
 
-def _stamp(path: Path) -> tuple[int, int] | None:
+def _exchange(adapter: Adapter, config: AdapterConfig, router: Router) -> None:
     try:
-        found = path.stat()
+        router.books.adopt(adapter.router.books)
+        adapter.take_over(config, router)
+    except Exception as error:
+        # Requests may stand in either books by now.
+        adapter.guard.stand_down(f"the change of policy failed: {in_a_line(error)}")
+        raise
+
+
+def _as_far_as_possible(new: AdapterConfig, old: AdapterConfig) -> AdapterConfig:
+    """Leave settings as they are that cannot change any more, and say so."""
+    kept = {name: getattr(old.params, name) for name in FIXED}
+    changed = [name for name in FIXED if getattr(new.params, name) != kept[name]]
+    if changed:
+        logger.warning(
+            "brsolver: %s: %s cannot change while serving: %s until the server is restarted",
+            new.source,
+            ", ".join(changed),
+            ", ".join(f"{name} stays {kept[name]}" for name in changed),
+        )
+    return dataclasses.replace(new, params=dataclasses.replace(new.params, **kept))
+
+
+def _stamp(file: Path | int) -> tuple[int, int] | None:
+    try:
+        found = os.stat(file)
     except OSError:
         return None
     return found.st_mtime_ns, found.st_ino

@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 
 Placements = list[tuple[int, int]]
 
+NOT_ONE, NO_REQUEST, NO_RANK, TWICE, NO_SLOT, NO_TOKENS = 1, 2, 3, 4, 5, 6
+"""What can be wrong with a decision."""
+
 
 class Router:
     """Asks a policy where requests go.
@@ -164,9 +167,12 @@ class Router:
             clients=1 if self.board is not None else self._clients,
             trust=1.0 if self.forecaster is None else self.forecaster.trust,
         )
-        pairs = as_pairs(self.policy.route(view, waiting), self.policy).tolist()
-        self._check(pairs, waiting, immediate=immediate)
-        return [(at, rank) for at, rank in pairs]
+        pairs = as_pairs(self.policy.route(view, waiting), self.policy)
+        wrong, row = find_wrong(self._table, waiting.prompt_tokens, pairs, immediate)
+        if wrong:
+            pair = pairs[row].tolist() if row >= 0 else [-1, -1]
+            self._refuse(wrong, pair, len(pairs), len(waiting))
+        return [(at, rank) for at, rank in pairs.tolist()]
 
     def publish(self, held: int) -> None:
         """Tell the other API servers what this one has at the ranks."""
@@ -195,29 +201,17 @@ class Router:
             return self.books.state.projection(horizon, growth=growth)
         return self.forecaster.project(self.books.state, horizon, growth, survival)
 
-    def _check(self, pairs: list[list[int]], waiting: Waiting, *, immediate: bool) -> None:
-        slots, count = self._table[SLOTS], len(waiting)
-        where = name_of(self.policy)
-        if immediate and len(pairs) != 1:
-            raise PolicyError(f"{where} placed {len(pairs)} requests of 1")
-        for at, rank in pairs:
-            if not 0 <= at < count:
-                raise PolicyError(f"{where} named waiting request {at}, there are {count}")
-            if not 0 <= rank < slots.shape[0] or not slots[rank]:
-                raise PolicyError(f"{where} chose rank {rank}, which is not there")
-        if len({at for at, _ in pairs}) != len(pairs):
-            raise PolicyError(f"{where} placed a waiting request twice")
-        if not immediate:
-            self._check_room(pairs, waiting)
-
-    def _check_room(self, pairs: list[list[int]], waiting: Waiting) -> None:
-        room, tokens = self._table[ROOM].tolist(), self._table[TOKEN_ROOM].tolist()
-        for at, rank in pairs:
-            room[rank] -= 1
-            tokens[rank] -= int(waiting.prompt_tokens[at])
-            if room[rank] < 0 or tokens[rank] < 0:
-                short = "slots" if room[rank] < 0 else "KV cache"
-                raise PolicyError(f"{name_of(self.policy)} gave rank {rank} more than its {short}")
+    def _refuse(self, wrong: int, pair: list[int], pairs: int, waiting: int) -> None:
+        at, rank = pair
+        reason = {
+            NOT_ONE: f"placed {pairs} requests of 1",
+            NO_REQUEST: f"named waiting request {at}, there are {waiting}",
+            NO_RANK: f"chose rank {rank}, which is not there",
+            TWICE: f"placed waiting request {at} twice",
+            NO_SLOT: f"gave rank {rank} more than its slots",
+            NO_TOKENS: f"gave rank {rank} more than its KV cache",
+        }[wrong]
+        raise PolicyError(f"{name_of(self.policy)} {reason}")
 
 
 def _make(config: AdapterConfig) -> tuple[Policy, Any]:
@@ -251,6 +245,36 @@ def add_others(table: IntArray, others: IntArray, immediate: bool) -> int:
                 table[TOKEN_ROOM, g] = max(table[CAPACITY, g] - table[LOAD, g], 0)
         total += table[ROOM, g]
     return total
+
+
+@kernel
+def find_wrong(
+    table: IntArray, prompt_tokens: IntArray, pairs: IntArray, immediate: bool
+) -> tuple[int, int]:
+    """Return what is wrong with a decision, 0 if nothing, and the row in which it shows."""
+    if immediate and pairs.shape[0] != 1:
+        return NOT_ONE, -1
+    room, tokens = table[ROOM].copy(), table[TOKEN_ROOM].copy()
+    placed = np.zeros(prompt_tokens.shape[0], np.bool_)
+    for row in range(pairs.shape[0]):
+        at, rank = pairs[row, 0], pairs[row, 1]
+        wrong = 0
+        if not 0 <= at < placed.shape[0]:
+            wrong = NO_REQUEST
+        elif not (0 <= rank < table.shape[1] and table[SLOTS, rank] > 0):
+            wrong = NO_RANK
+        elif placed[at]:
+            wrong = TWICE
+        elif not immediate and room[rank] < 1:
+            wrong = NO_SLOT
+        elif not immediate and tokens[rank] < prompt_tokens[at]:
+            wrong = NO_TOKENS
+        if wrong:
+            return wrong, row
+        placed[at] = True
+        room[rank] -= 1
+        tokens[rank] -= prompt_tokens[at]
+    return 0, -1
 
 
 def warm_up(config: AdapterConfig) -> None:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 from vllm_sources import OfflineError, sources
 
+from integration.vllm.inspection import _coverage
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -77,6 +79,7 @@ def test_it_says_what_is_missing_to_be_active(site):
     [
         ({"VLLM_USE_RUST_FRONTEND": "1"}, "Rust front end"),
         ({"VLLM_PLUGINS": "other"}, "VLLM_PLUGINS does not name brsolver"),
+        ({"BRSOLVER_RECORD": "nowhere/to/x.jsonl"}, "there is no folder nowhere/to"),
     ],
 )
 def test_it_says_what_stands_in_the_way(site, environ, told):
@@ -92,6 +95,47 @@ def test_a_vllm_of_another_shape_is_told_from_ours(site):
     done = check(PYTHONPATH=str(site), BRSOLVER_ROUTER="br-0")
     assert done.returncode == 1
     assert "sets no attribute reqs_in_flight" in done.stdout
+
+
+@WITHOUT_VLLM
+def test_variables_that_nobody_reads_are_named(site):
+    environ = {"BRSOLVER_ROUTER": "br-0", "BRSOLVER_MODES": "observe", "BRSOLVER_RIG_STEPS": "x"}
+    done = check(PYTHONPATH=str(site), **environ)
+    assert done.returncode == 0
+    assert "ignored     BRSOLVER_MODES is not read: did you mean BRSOLVER_MODE?" in done.stdout
+    assert "RIG" not in done.stdout
+    found = json.loads(check("--json", PYTHONPATH=str(site), **environ).stdout)
+    assert len(found["ignored"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("version", "coverage"),
+    [
+        ("0.20.2", "tested"),
+        ("0.20.3", "tested"),
+        ("0.20.1", "older than any tested"),
+        ("0.19.0", "older than any tested"),
+        ("0.25.1+cu130", "tested"),
+        ("0.28.0", "between tested versions"),
+        ("0.32.0rc1", "tested"),
+        ("0.33.2", "tested"),
+        ("0.34.0", "newer than any tested"),
+        ("1.0", "newer than any tested"),
+        ("of unknown version", "of unknown version"),
+    ],
+)
+def test_only_versions_that_are_tested_count_as_tested(version, coverage):
+    assert _coverage(version) == coverage
+
+
+@WITHOUT_VLLM
+def test_a_version_that_is_not_tested_is_said_to_be_none(site):
+    meta = site / "vllm-0.32.0.dist-info" / "METADATA"
+    meta.write_text(meta.read_text().replace("0.32.0", "0.28.0"))
+    done = check(PYTHONPATH=str(site), BRSOLVER_ROUTER="br-0")
+    assert "0.28.0 (between tested versions)" in done.stdout
+    found = json.loads(check("--json", PYTHONPATH=str(site)).stdout)
+    assert (found["tested"], found["coverage"]) == (False, "between tested versions")
 
 
 @pytest.mark.parametrize("router", ["br-zero", "br-0:r_max=0", "nowhere.toml"])

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from brsolver.errors import BrsolverError, ParameterError, UnknownNameError
-from integration.vllm.config import from_environment
+from integration.vllm.config import from_environment, misspelt
 
 
 def test_nothing_is_asked_for_without_the_variable():
@@ -83,3 +83,40 @@ def test_unknown_names_are_the_registrys_to_refuse():
     assert config is not None
     with pytest.raises(UnknownNameError, match="br-zero"):
         Router(config, ranks=2, slots=1, capacity=None)
+
+
+def test_a_files_content_may_have_been_read_already():
+    environ = {"BRSOLVER_ROUTER": "nowhere.toml"}
+    config = from_environment(environ, content=b'policy = "br-h"\nmode = "observe"')
+    assert config is not None
+    assert (config.policy, config.params.mode) == ("br-h", "observe")
+    with pytest.raises(ParameterError, match=r"nowhere\.toml: cannot be read as TOML"):
+        from_environment(environ, content=b"\xff")
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("BRSOLVER_ROUTR", "did you mean BRSOLVER_ROUTER?"),
+        ("BRSOLVER_MODES", "did you mean BRSOLVER_MODE?"),
+        ("BRSOLVER_PREDICTORS", "did you mean BRSOLVER_PREDICTOR?"),
+        ("BRSOLVER_RECORDS", "did you mean BRSOLVER_RECORD?"),
+        ("BRSOLVER_POLICY", "did you mean BRSOLVER_ROUTER?"),
+        ("BRSOLVER_router", "did you mean BRSOLVER_ROUTER?"),
+        ("BRSOLVER_BUDGET_MS", "budget_ms can be set in a TOML file only"),
+    ],
+)
+def test_variables_that_look_like_ours_are_told_of(name, told):
+    assert misspelt({name: "x", "BRSOLVER_MODE": "pooled"}) == [f"{name} is not read: {told}"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("BRSOLVER_ROUTER", "BRSOLVER_MODE", "BRSOLVER_PREDICTOR", "BRSOLVER_RECORD"),
+        *("BRSOLVER_VLLM_RIG", "BRSOLVER_RIG_STEPS", "BRSOLVER_RIG_FORK"),
+        *("BRSOLVER_HOME", "VLLM_ROUTR"),
+    ],
+)
+def test_variables_that_are_read_or_of_another_purpose_are_not_told_of(name):
+    assert misspelt({name: "x"}) == []

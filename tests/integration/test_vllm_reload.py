@@ -1,0 +1,259 @@
+"""A TOML file that changes while serving."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import threading
+import weakref
+
+import pytest
+from fake_vllm import Deployment
+
+from integration.vllm import reload
+
+FIRST = 'policy = "jsq-load"\nmode = "immediate"\n'
+
+
+@pytest.fixture
+def said(caplog):
+    caplog.set_level(logging.WARNING, logger="vllm.brsolver")
+    return lambda: [record.message for record in caplog.records]
+
+
+class Watched:
+    """A deployment that watches a file."""
+
+    def __init__(self, folder, monkeypatch, **kwargs):
+        self.path = folder / "router.toml"
+        self.write(FIRST)
+        monkeypatch.setenv("BRSOLVER_ROUTER", str(self.path))
+        self.d = Deployment(str(self.path), "", **kwargs)
+        self.reloads = 0
+        self.fallbacks = []
+        self.d.adapter.metrics.reloaded = self._count
+        self.d.adapter.guard._failed = self.fallbacks.append
+
+    def _count(self):
+        # Only once the new policy is in its place.
+        assert self.d.adapter.config.params.policy == self.expected
+        self.reloads += 1
+
+    def write(self, text, expected=None):
+        self.expected = expected
+        part = self.path.with_suffix(".part")
+        part.write_text(text + "reload_s = 0.005\n")
+        os.replace(part, self.path)  # noqa: PTH105 # replaces at once
+
+    @property
+    def policy(self):
+        return self.d.adapter.config.params.policy
+
+    async def until(self, condition):
+        async with asyncio.timeout(60):
+            while not condition():
+                await asyncio.sleep(0.005)
+
+    async def looked(self):
+        """Until the file has been looked at some more times."""
+        await asyncio.sleep(0.1)
+
+
+class Slow:
+    """In place of a warm-up that compiles for as long as it is told to."""
+
+    def __init__(self):
+        self.began, self.go_on = threading.Event(), threading.Event()
+        self.threads = []
+
+    def __call__(self, _config):
+        self.threads.append(threading.current_thread())
+        self.began.set()
+        assert self.go_on.wait(60)
+
+
+@pytest.fixture
+def slow(monkeypatch):
+    made = Slow()
+    monkeypatch.setattr(reload, "warm_up", made)
+    yield made
+    made.go_on.set()
+
+
+def test_what_is_changed_is_taken_in_beside_the_event_loop(tmp_path, monkeypatch, slow, said):
+    async def scenario():
+        w = Watched(tmp_path, monkeypatch)
+        await w.d.add("a", 100)
+        w.write('policy = "br-h"\n[parameters]\nhorizon = 3\n', expected="br-h")
+        w.write('policy = "br-0"\nmode = "immediate"\nsettle_ms = 7\n', expected="br-0")
+        await w.until(slow.began.is_set)
+        # Compiling goes on; requests are served all the same, by the policy that was.
+        await w.d.add("b", 10)
+        assert w.d.sent() == {"a": 0, "b": 1}
+        assert (w.policy, w.reloads) == ("jsq-load", 0)
+        slow.go_on.set()
+        await w.until(lambda: w.reloads)
+        assert w.policy == "br-0"
+        assert w.d.adapter.config.params.settle_ms == 7
+        assert w.d.books.state.load.tolist() == [100, 10]
+        assert threading.main_thread() not in slow.threads
+        await w.looked()
+        assert w.reloads == 1
+        assert w.fallbacks == []
+
+    asyncio.run(scenario())
+    assert said() == []
+
+
+def test_a_second_change_while_the_first_is_being_made_ready_is_the_one_that_stays(
+    tmp_path, monkeypatch, slow
+):
+    async def scenario():
+        w = Watched(tmp_path, monkeypatch)
+        await w.d.add("a", 100)
+        w.write('policy = "br-0"\nmode = "immediate"\n', expected="br-0")
+        await w.until(slow.began.is_set)
+        text = 'policy = "jsq-requests"\nmode = "immediate"\n'
+        monkeypatch.setattr(w, "_count", None)
+        seen = []
+        w.d.adapter.metrics.reloaded = lambda: seen.append(w.policy)
+        w.write(text)
+        slow.go_on.set()
+        await w.until(lambda: len(seen) == 2)
+        await w.looked()
+        assert seen == ["br-0", "jsq-requests"]
+        assert w.d.books.state.load.tolist() == [100, 0]
+        await w.d.report(0, {"a": 1}, {"a"})
+        assert w.d.books.state.load.sum() == 0
+
+    asyncio.run(scenario())
+
+
+def test_every_changed_content_that_is_refused_is_one_warning_and_no_fallback(
+    tmp_path, monkeypatch, said
+):
+    bad = {
+        'policy = "br-zero"\n': "unknown policy 'br-zero'",
+        'policy = "br-0"\nmode = "later"\n': "mode is 'later'",
+        'policy = "br-0:r_max=0"\n': "r_max is 0",
+        "policy = \n": "cannot be read as TOML",
+    }
+
+    async def scenario():
+        w = Watched(tmp_path, monkeypatch)
+        for at, (text, told) in enumerate(bad.items()):
+            w.write(text)
+            await w.until(lambda at=at: len(said()) > at)
+            w.write(text)  # the same once more is no news
+            await w.looked()
+            assert len(said()) == at + 1
+            assert "router.toml is refused (" in said()[-1]
+            assert told in said()[-1]
+            assert "\n" not in said()[-1]
+        assert (w.policy, w.reloads, w.fallbacks) == ("jsq-load", 0, [])
+        assert w.d.adapter.guard.failures == 0
+        w.write('policy = "br-0"\n', expected="br-0")
+        await w.until(lambda: w.reloads)
+        w.write(next(iter(bad)))
+        await w.until(lambda: len(said()) > len(bad))
+
+    asyncio.run(scenario())
+    assert len(said()) == len(bad) + 1
+
+
+def test_settings_that_cannot_change_are_named_and_stay(tmp_path, monkeypatch, said):
+    async def scenario():
+        w = Watched(tmp_path, monkeypatch)
+        w.write('policy = "br-0"\nbudget_ms = 7\nrecord = "x.jsonl"\nseed = 3\n', expected="br-0")
+        await w.until(lambda: w.reloads)
+        params = w.d.adapter.config.params
+        assert (params.budget_ms, params.record, params.seed) == (100.0, None, 3)
+
+    asyncio.run(scenario())
+    (line,) = said()
+    assert "budget_ms, record cannot change while serving" in line
+    assert "budget_ms stays 100.0, record stays None" in line
+
+
+def test_of_several_servers_one_says_what_is_refused(tmp_path, monkeypatch, said):
+    async def scenario():
+        pair = [
+            Watched(tmp_path, monkeypatch, clients=2, index=i, address=str(tmp_path)) for i in (1, 0)
+        ]
+        pair[0].write('policy = "br-h:horizon=9"\n')
+        await pair[0].until(said)
+        await pair[0].looked()
+        assert {w.policy for w in pair} == {"jsq-load"}
+
+    asyncio.run(scenario())
+    (line,) = said()
+    assert "API servers have agreed on at most" in line
+
+
+def test_nothing_is_exchanged_once_the_adapter_has_stood_down(tmp_path, monkeypatch, slow, said):
+    async def scenario():
+        w = Watched(tmp_path, monkeypatch)
+        router = w.d.adapter.router
+        w.write('policy = "br-0"\n')
+        await w.until(slow.began.is_set)
+        w.d.adapter.guard.stand_down("enough")
+        slow.go_on.set()
+        await w.looked()
+        assert w.d.adapter.router is router
+        assert w.reloads == 0
+
+    asyncio.run(scenario())
+    assert len(said()) == 1
+
+
+def test_a_client_that_goes_meanwhile_is_not_kept(tmp_path, monkeypatch, slow, said):
+    async def scenario():
+        w = Watched(tmp_path, monkeypatch)
+        adapter = weakref.ref(w.d.adapter)
+        w.write('policy = "br-0"\n')
+        await w.until(slow.began.is_set)
+        w.d = None
+        gc.collect()
+        assert adapter() is None
+        slow.go_on.set()
+        await w.looked()
+        assert w.reloads == 0
+
+    asyncio.run(scenario())
+    assert said() == []
+
+
+def test_a_server_that_ends_meanwhile_ends(tmp_path, monkeypatch, slow, said):
+    async def scenario():
+        w = Watched(tmp_path, monkeypatch)
+        w.write('policy = "br-0"\n')
+        await w.until(slow.began.is_set)
+        threading.Timer(0.1, slow.go_on.set).start()
+        return w
+
+    w = asyncio.run(scenario())
+    assert (w.policy, w.reloads) == ("jsq-load", 0)
+    assert said() == []
+
+
+def test_an_exchange_that_fails_halfway_leaves_all_to_vllm(tmp_path, monkeypatch, said):
+    async def scenario():
+        w = Watched(tmp_path, monkeypatch)
+
+        def fail(*_):
+            raise KeyError("halfway")
+
+        w.d.adapter.take_over = fail
+        w.write('policy = "br-0"\n')
+        await w.until(lambda: not w.d.adapter.guard.active)
+        await w.looked()
+        await w.d.add("a")
+        assert w.d.client.own_choices == 1
+        assert w.reloads == 0
+
+    asyncio.run(scenario())
+    (line,) = said()
+    assert "stands down" in line
+    assert "halfway" in line
