@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import time
-from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from brsolver._state_kernels import W_ACTIVE
-from brsolver.policy import NO_LIMIT, Waiting
+from brsolver.policy import Waiting
 from integration.vllm.deployment import identities
 from integration.vllm.guard import FAILED, Guard, logger
+from integration.vllm.messages import read
 from integration.vllm.metrics import Metrics
 from integration.vllm.pool import Held
 from integration.vllm.release import Releaser
-from integration.vllm.requests import Request
 from integration.vllm.sharing import S_RUNNING
 
 if TYPE_CHECKING:
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from integration.vllm.config import AdapterConfig
     from integration.vllm.deployment import Deployment
     from integration.vllm.recorder import Recorder
+    from integration.vllm.requests import Request
     from integration.vllm.router import Router
     from integration.vllm.sharing import Board
     from integration.vllm.wrapping import Originals
@@ -220,26 +220,8 @@ class Adapter:
         if self.mode != "pooled":
             self.releaser.give_up()
 
-    def request_of(self, message: Any) -> Request:
-        """Take from a message what the books need."""
-        tokens = message.prompt_token_ids
-        embedded = message.prompt_embeds
-        length = len(embedded) if tokens is None and embedded is not None else len(tokens or ())
-        limits = message.sampling_params
-        request = Request(
-            message.request_id,
-            length,
-            NO_LIMIT if limits.max_tokens is None else limits.max_tokens,
-            message.arrival_time,
-        )
-        request.has_stop_texts = bool(limits.stop)
-        if message.lora_request is not None:
-            request.model = str(message.lora_request.lora_name)
-        # Requests of no conversation share none with each other.
-        request.session = str(getattr(message, "session_id", None) or message.request_id)
-        if self.recorder is not None or self.router.keyed:
-            request.prompt_hash = prompt_hash(tokens, message.request_id)
-        return request
+    def _request_of(self, message: Any) -> Request:
+        return read(message, keyed=self.recorder is not None or self.router.keyed)
 
     def announce(self) -> None:
         """Say, once, that the adapter routes: earlier its message would have been swallowed."""
@@ -276,7 +258,7 @@ class Adapter:
     def _place(self, client: Any, message: Any) -> int | None:
         began = time.perf_counter()
         self.sync(client)
-        request = self.request_of(message)
+        request = self._request_of(message)
         rank = self.locked(self._place_one, request)
         if rank is None:
             return None
@@ -318,7 +300,7 @@ class Adapter:
     def _hold(self, client: Any, message: Any) -> bool:
         began = time.perf_counter()
         self.sync(client)
-        request = self.request_of(message)
+        request = self._request_of(message)
         capacity = self.router.books.capacity
         if capacity is not None and request.prompt_tokens > capacity:
             return False
@@ -335,7 +317,7 @@ class Adapter:
         request = books.get(message.request_id)
         held = self._held.pop(message.request_id, None)
         if request is None:
-            request = held or self.request_of(message)
+            request = held or self._request_of(message)
             if held is None:
                 self.record(request)
             books.charge(request, index)
@@ -392,12 +374,3 @@ class Adapter:
         self.metrics.set_active(active=False)
         self.router.books.ignore()
         self.releaser.give_up()
-
-
-def prompt_hash(tokens: list[int] | None, name: str) -> int:
-    """Return a number that is the same for equal prompts, in every process.
-
-    Prompts given as embeddings are told apart by their request's name: they equal nobody's.
-    """
-    told = name.encode() if tokens is None else np.array(tokens, np.int64).tobytes()
-    return int.from_bytes(blake2b(told, digest_size=8).digest(), "little", signed=True)

@@ -138,12 +138,16 @@ def _make(config: AdapterConfig, client: Any, known: Deployment, originals: Orig
     router = Router(
         config, ranks=known.ranks, slots=known.slots, capacity=known.capacity, clients=known.clients
     )
+    router.board = board = _board(client, known, router) if known.clients > 1 else None
     recorder = None
     if config.params.record is not None:
-        recorder = Recorder(path_of(config.params.record, known.clients, known.index))
-    # Last of what may fail: the other servers see who has a board.
-    board = _board(client, known, router) if known.clients > 1 else None
-    router.board = board
+        try:
+            recorder = Recorder(path_of(config.params.record, known.clients, known.index))
+        except OSError:
+            # The other servers see who has a board.
+            if board is not None:
+                board.close()
+            raise
     adapter = Adapter(config, known, router, originals, board=board, recorder=recorder)
     setattr(client, ATTRIBUTE, adapter)
     watch(adapter)

@@ -14,7 +14,7 @@ from fake_vllm import Deployment
 
 from integration.vllm import reload
 
-FIRST = 'policy = "jsq-load"\nmode = "immediate"\n'
+FIRST = 'policy = "jsq-load"\nmode = "immediate"\nbudget_ms = 50\n'
 
 
 @pytest.fixture
@@ -44,7 +44,8 @@ class Watched:
     def write(self, text, expected=None):
         self.expected = expected
         part = self.path.with_suffix(".part")
-        part.write_text(text + "reload_s = 0.005\n")
+        budget = "" if "budget_ms" in text else "budget_ms = 50\n"
+        part.write_text(f"reload_s = 0.005\n{budget}{text}")
         os.replace(part, self.path)  # noqa: PTH105 # replaces at once
 
     @property
@@ -115,15 +116,14 @@ def test_a_second_change_while_the_first_is_being_made_ready_is_the_one_that_sta
         await w.d.add("a", 100)
         w.write('policy = "br-0"\nmode = "immediate"\n', expected="br-0")
         await w.until(slow.began.is_set)
-        text = 'policy = "jsq-requests"\nmode = "immediate"\n'
-        monkeypatch.setattr(w, "_count", None)
+        text = 'policy = "jsq"\nmode = "immediate"\n'
         seen = []
         w.d.adapter.metrics.reloaded = lambda: seen.append(w.policy)
         w.write(text)
         slow.go_on.set()
         await w.until(lambda: len(seen) == 2)
         await w.looked()
-        assert seen == ["br-0", "jsq-requests"]
+        assert seen == ["br-0", "jsq"]
         assert w.d.books.state.load.tolist() == [100, 0]
         await w.d.report(0, {"a": 1}, {"a"})
         assert w.d.books.state.load.sum() == 0
@@ -169,12 +169,12 @@ def test_settings_that_cannot_change_are_named_and_stay(tmp_path, monkeypatch, s
         w.write('policy = "br-0"\nbudget_ms = 7\nrecord = "x.jsonl"\nseed = 3\n', expected="br-0")
         await w.until(lambda: w.reloads)
         params = w.d.adapter.config.params
-        assert (params.budget_ms, params.record, params.seed) == (100.0, None, 3)
+        assert (params.budget_ms, params.record, params.seed) == (50.0, None, 3)
 
     asyncio.run(scenario())
     (line,) = said()
     assert "budget_ms, record cannot change while serving" in line
-    assert "budget_ms stays 100.0, record stays None" in line
+    assert "budget_ms stays 50.0, record stays None" in line
 
 
 def test_of_several_servers_one_says_what_is_refused(tmp_path, monkeypatch, said):

@@ -12,7 +12,7 @@ from brsolver.policy import NO_LIMIT, ROOM, SLOTS, TOKEN_ROOM, VIEW_ROWS
 from integration.vllm import router as r
 
 
-def plainly(slots, room, tokens, prompts, pairs, immediate):
+def plainly(slots, room, tokens, prompts, pairs, immediate):  # noqa: PLR0911 # one per fault
     """The first thing wrong with `pairs`: (what, row)."""
     if immediate and len(pairs) != 1:
         return r.NOT_ONE, -1
