@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from integration.bench.simulated import StepFit
     from integration.bench.workload import Workload
 
-RANKS = 2
 ARMS = ("default", "jsq-load@immediate", "br-0@pooled", "br-h@pooled")
 LEAN = ("--stream-interval", "16", "--no-enable-prefix-caching", "--disable-uvicorn-access-log")
 """Fewer chunks and no reuse: the machine's cores belong to the ranks."""
@@ -60,7 +59,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--arms", default=";".join(ARMS), help="arms, separated by ;")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--requests", type=int, default=120)
+    parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--slots", type=int, default=16)
+    parser.add_argument("--kv-mib", type=int, default=1024, help="KV cache of a rank")
     parser.add_argument("--waiting", type=int, default=8)
     parser.add_argument("--trace", default=WorkloadParams().trace)
     parser.add_argument("--scale", type=float, default=1.0)
@@ -79,7 +80,9 @@ def _session(options: argparse.Namespace, folder: Path) -> dict[str, object]:
 
     def factory(environment: Mapping[str, str], label: str) -> Server:
         return rig_server(
+            ranks=options.ranks,
             slots=options.slots,
+            kv_mib=options.kv_mib,
             skip_prefill=True,
             arguments=LEAN,
             environment=environment,
@@ -106,7 +109,7 @@ def _foretold(
 ) -> Foretold:
     simulated = [
         predicted_imbalance(
-            arm, load, fit, ranks=RANKS, slots=options.slots, waiting=options.waiting
+            arm, load, fit, ranks=options.ranks, slots=options.slots, waiting=options.waiting
         )
         for load in rounds
     ]

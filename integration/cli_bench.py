@@ -114,6 +114,7 @@ def bench(
     between them. Times and rates are means over rounds with Student intervals; differences are
     paired by round, and called differences only where the interval leaves out zero.
     """
+    from integration.bench import preflight
     from integration.bench.server import ServerParams
     from integration.bench.session import SessionParams, run_session
     from integration.bench.switching import stage_for
@@ -133,6 +134,8 @@ def bench(
         environment=variables(server_env or ()),
         startup_s=startup,
     )
+    params.require_window(requests, ranks, slots)
+    preflight.require(arms, given, logs)
     parts = workloads(load, rounds)
     with stage_for(arms, _factory(given, logs), parts[0], restart=restart) as stage:
         runs = run_session(arms, parts, stage, params)

@@ -1,5 +1,6 @@
 """Measurements on a real vLLM server: several policies, interleaved, in one session.
 
+- `integration.bench.preflight`: refuses what cannot work, before any server is started
 - `integration.bench.server`: starts a server, and always takes all of it down
 - `integration.bench.workload`, `integration.bench.client`: the same requests for every policy
 - `integration.bench.steps`, `integration.bench.counters`: what each rank held at each step

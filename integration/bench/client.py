@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from brsolver.errors import BrsolverError, MissingExtraError, ParameterError
+from brsolver.errors import MissingExtraError, ParameterError
+from integration.bench.server import ServerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -18,6 +20,11 @@ if TYPE_CHECKING:
     from integration.bench.workload import Workload
 
 WARM_UP_TOKENS = 8
+LONGEST = 400
+LANES_PER_CLIENT = 16
+"""A pool of connections looks at all of them for every request: few to a pool, many pools."""
+KEEP_ALIVE_S = 1.0
+"""Less than the server's five seconds: which would close a connection while it is taken up."""
 PIN = "X-data-parallel-rank"
 """Header that vLLM takes a request's rank from."""
 
@@ -85,8 +92,8 @@ def drive(
 
     Raises
     ------
-    BrsolverError
-        If the server refuses a request or breaks it off.
+    ServerError
+        If the server cannot be reached, refuses a request or breaks it off.
     MissingExtraError
         If httpx is not installed.
     """
@@ -98,6 +105,28 @@ def drive(
     return asyncio.run(run.all(concurrency))
 
 
+def drive_server(
+    server: Server,
+    workload: Workload,
+    *,
+    concurrency: int,
+    ranks: Sequence[int] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Outcome]:
+    """Drive a server of ours, as `drive` does; whatever goes wrong, its log is named."""
+    try:
+        return drive(
+            server.url,
+            server.params.name,
+            workload,
+            concurrency=concurrency,
+            ranks=ranks,
+            progress=progress,
+        )
+    except ServerError as error:
+        raise ServerError(f"{error}; {server.condition()}") from error
+
+
 def warm_up(server: Server, workload: Workload) -> None:
     """Let every rank generate a few tokens, so that nothing is done for the first time later."""
     ranks = server.params.ranks
@@ -107,9 +136,8 @@ def warm_up(server: Server, workload: Workload) -> None:
         prompts=tuple(workload.prompts[index][:WARM_UP_TOKENS] for index in few),
         output_tokens=workload.output_tokens[few].clip(max=WARM_UP_TOKENS),
     )
-    drive(
-        server.url,
-        server.params.name,
+    drive_server(
+        server,
         small,
         concurrency=len(few),
         ranks=[index % ranks for index in range(len(few))],
@@ -126,52 +154,86 @@ class _Run:
         timeout_s: float,
         progress: Callable[[int, int], None] | None,
     ) -> None:
-        self._endpoint = f"{url}/v1/completions"
+        self._url = url
+        self._http = require_httpx()
         self._model, self._workload, self._ranks = model, workload, ranks
         self._timeout_s, self._progress = timeout_s, progress
         self._outcomes: dict[int, Outcome] = {}
 
     async def all(self, concurrency: int) -> list[Outcome]:
-        http = _httpx()
-        limits = http.Limits(max_connections=None, max_keepalive_connections=concurrency)
+        count = min(concurrency, len(self._workload))
         coming = iter(range(len(self._workload)))
-        async with http.AsyncClient(timeout=self._timeout_s, limits=limits) as client:
 
-            async def lane() -> None:
-                for index in coming:
-                    await self._one(client, index)
+        async def lane(client: Any) -> None:
+            for index in coming:
+                await self._one(client, index)
 
-            async with asyncio.TaskGroup() as lanes:
-                for _ in range(min(concurrency, len(self._workload))):
-                    lanes.create_task(lane())
+        async with AsyncExitStack() as stack:
+            clients = [
+                await stack.enter_async_context(self._client())
+                for _ in range(0, count, LANES_PER_CLIENT)
+            ]
+            try:
+                async with asyncio.TaskGroup() as lanes:
+                    for number in range(count):
+                        lanes.create_task(lane(clients[number // LANES_PER_CLIENT]))
+            except BaseExceptionGroup as group:
+                refused = group.subgroup(ServerError)
+                if refused is None:
+                    raise
+                # All lanes fail of the same cause; whoever reads it wants it once.
+                raise _first_of(refused) from None
         return [self._outcomes[index] for index in range(len(self._workload))]
 
+    def _client(self) -> Any:
+        limits = self._http.Limits(max_connections=None, keepalive_expiry=KEEP_ALIVE_S)
+        # Its own machine's server is not reached through anybody's proxy.
+        return self._http.AsyncClient(timeout=self._timeout_s, limits=limits, trust_env=False)
+
     async def _one(self, client: Any, index: int) -> None:
+        try:
+            outcome = await self._outcome(client, index)
+        except (self._http.HTTPError, self._http.StreamError) as error:
+            what = f"{type(error).__name__}: {error}".rstrip(": ")
+            raise ServerError(f"{self._url}: request {index} failed: {what}") from error
+        self._outcomes[index] = outcome
+        if self._progress is not None:
+            self._progress(len(self._outcomes), len(self._workload))
+
+    async def _outcome(self, client: Any, index: int) -> Outcome:
         headers = {} if self._ranks is None else {PIN: str(self._ranks[index])}
         sent = time.monotonic()
         first = last = 0.0
         final = ""
         async with client.stream(
-            "POST", self._endpoint, json=self._body(index), headers=headers
+            "POST", f"{self._url}/v1/completions", json=self._body(index), headers=headers
         ) as answer:
             if answer.status_code != 200:
                 await answer.aread()
-                raise BrsolverError(f"the server answered {answer.status_code}: {answer.text}")
+                raise ServerError(
+                    f"{self._url}: request {index} was answered with status "
+                    f"{answer.status_code}: {_reason(answer.text)}"
+                )
             async for line in answer.aiter_lines():
                 if not line.startswith("data: {"):
                     continue
                 # Only the last chunk is parsed: thousands come per second, and this process
                 # shares its machine with the server it measures.
-                if '"usage":{' in line:
+                if '"usage":{' in line or line.startswith('data: {"error"'):
                     final = line
                 else:
                     last = time.monotonic()
                     first = first or last
-        self._outcomes[index] = Outcome(
-            sent_s=sent, first_s=first, last_s=last, tokens=_tokens(final)
-        )
-        if self._progress is not None:
-            self._progress(len(self._outcomes), len(self._workload))
+        tokens = self._tokens(index, final.removeprefix("data: "))
+        return Outcome(sent_s=sent, first_s=first, last_s=last, tokens=tokens)
+
+    def _tokens(self, index: int, final: str) -> int:
+        """Return what the stream's last chunk says was generated."""
+        try:
+            return int(json.loads(final)["usage"]["completion_tokens"])
+        except (ValueError, LookupError, TypeError) as error:
+            what = _reason(final) if final else "its stream ended without usage"
+            raise ServerError(f"{self._url}: request {index} was broken off: {what}") from error
 
     def _body(self, index: int) -> dict[str, Any]:
         tokens = int(self._workload.output_tokens[index])
@@ -187,13 +249,26 @@ class _Run:
         }
 
 
-def _tokens(final: str) -> int:
-    if not final:
-        raise BrsolverError("the server broke a request off: its stream ended without usage")
-    return int(json.loads(final.removeprefix("data: "))["usage"]["completion_tokens"])
+def _first_of(group: BaseExceptionGroup[ServerError]) -> ServerError:
+    """Return the first error of a group of groups."""
+    first = group.exceptions[0]
+    return _first_of(first) if isinstance(first, BaseExceptionGroup) else first
 
 
-def _httpx() -> Any:
+def _reason(body: str) -> str:
+    """Return what an answer says of an error, in a line of no more than `LONGEST` characters."""
+    try:
+        told = json.loads(body)
+        told = told.get("error", told)
+        text = str(told.get("message", told))
+    except (ValueError, AttributeError):
+        text = body
+    text = " ".join(text.split())
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
+
+
+def require_httpx() -> Any:
+    """Return the module, or raise `MissingExtraError`."""
     try:
         return import_module("httpx")
     except ImportError as error:

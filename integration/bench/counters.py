@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 PREFIX = "brsolver_"
-DECISION = "brsolver_decision_seconds_bucket"
+ROUTING = "brsolver_routing_seconds_bucket"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +24,7 @@ class Counters:
     totals : mapping of str to float
         Samples by name, summed over their labels.
     buckets : mapping of float to float
-        Cumulative counts of the decision histogram by upper bound in seconds.
+        Cumulative counts of the routing histogram by upper bound in seconds.
     """
 
     totals: Mapping[str, float] = field(default_factory=dict)
@@ -43,7 +43,7 @@ def parse_counters(text: str) -> Counters:
     buckets: dict[float, float] = {}
     for sample in _samples(text):
         totals[sample.name] = totals.get(sample.name, 0.0) + sample.value
-        if sample.name == DECISION:
+        if sample.name == ROUTING:
             bound = float(sample.labels["le"])
             buckets[bound] = buckets.get(bound, 0.0) + sample.value
     return Counters(totals=totals, buckets=buckets)
@@ -60,8 +60,8 @@ def imbalance(before: Counters, after: Counters) -> float:
     return top / mean if mean > 0 else float("nan")
 
 
-def decision_us(before: Counters, after: Counters, percent: float) -> float:
-    """Return the upper bound of the bucket that holds a percentile of the decisions, in µs."""
+def routing_us(before: Counters, after: Counters, percent: float) -> float:
+    """Return the upper bound of the bucket of a percentile of the routed requests, in µs."""
     bounds = sorted(after.buckets)
     counts = [after.buckets[bound] - before.buckets.get(bound, 0.0) for bound in bounds]
     return 1e6 * _bound(bounds, counts, percent)

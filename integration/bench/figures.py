@@ -27,8 +27,8 @@ FIGURES: Mapping[str, str] = {
     "kv_imbalance_adapter": "the same by the adapter's books",
     "step_ms": "mean duration of a step",
     "makespan_s": "seconds from the first sending to the last token",
-    "decision_p50_us": "microseconds per routing call, median (upper bound of its bucket)",
-    "decision_p99_us": "the same, 99th percentile",
+    "routing_p50_us": "microseconds per routed request, median (upper bound of its bucket)",
+    "routing_p99_us": "the same, 99th percentile",
     "output_us": "microseconds of the adapter per request of an output batch",
     "fallbacks": "decisions that vLLM's own rule took because the adapter could not",
 }
@@ -70,8 +70,8 @@ def figures_of(
         "kv_imbalance_adapter": by_adapter,
         "step_ms": 1e3 * float(np.nanmean(steps.duration_s)) if steps else math.nan,
         "makespan_s": max(o.last_s for o in outcomes) - min(o.sent_s for o in outcomes),
-        "decision_p50_us": count.decision_us(before, after, 50),
-        "decision_p99_us": count.decision_us(before, after, 99),
+        "routing_p50_us": count.routing_us(before, after, 50),
+        "routing_p99_us": count.routing_us(before, after, 99),
         "output_us": count.output_us(before, after),
         "fallbacks": count.change(before, after, "brsolver_fallbacks_total"),
     }

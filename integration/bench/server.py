@@ -162,6 +162,12 @@ class Server:
         """Whether the server's main process lives."""
         return self._process is not None and self._process.poll() is None
 
+    def condition(self) -> str:
+        """Return, for messages, whether the server lives, and where its log is."""
+        if self.running:
+            return f"the server runs (log: {self.log})"
+        return f"the server has ended: {self._last_words()}"
+
     def log_text(self) -> str:
         """Return what the server has printed so far."""
         return self.log.read_text(encoding="utf-8", errors="replace")

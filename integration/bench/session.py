@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from brsolver.errors import ParameterError
-from integration.bench.client import drive, warm_up
+from integration.bench.client import drive_server, warm_up
 from integration.bench.counters import Counters, parse_counters
 from integration.bench.figures import figures_of
 from integration.bench.steps import STEPS, read_steps
@@ -50,10 +50,21 @@ class SessionParams:
             raise ParameterError(f"rounds is {self.rounds}, must be at least 1")
         if self.waiting is not None and self.waiting < 0:
             raise ParameterError(f"waiting is {self.waiting}, must be at least 0")
+        if not 0 < self.confidence < 1:
+            raise ParameterError(f"confidence is {self.confidence}, must lie between 0 and 1")
 
     def concurrency(self, ranks: int, slots: int) -> int:
         """Return the requests in flight on `ranks` ranks of `slots` slots."""
         return ranks * slots + (4 * ranks if self.waiting is None else self.waiting)
+
+    def require_window(self, requests: int, ranks: int, slots: int) -> None:
+        """Raise `ParameterError` if so many requests leave no window to measure in."""
+        concurrency = self.concurrency(ranks, slots)
+        if requests < concurrency + 2:
+            raise ParameterError(
+                f"{requests} requests with {concurrency} in flight leave nothing to measure, "
+                f"must be at least {concurrency + 2}"
+            )
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -155,6 +166,7 @@ def _run(server: Server, arm: Arm, round_: int, workload: Workload, params: Sess
     given = server.params
     warm_up(server, workload)
     concurrency = params.concurrency(given.ranks, given.slots)
+    params.require_window(len(workload), given.ranks, given.slots)
     outcomes, window = measured(server, workload, concurrency)
     interval = (window.first_s, window.end_s)
     folder = given.environment.get(STEPS)
@@ -166,11 +178,6 @@ def _run(server: Server, arm: Arm, round_: int, workload: Workload, params: Sess
 def measured(server: Server, workload: Workload, concurrency: int) -> tuple[list[Outcome], Window]:
     """Drive the workload, and note when the window begins and ends."""
     all_sent = len(workload) - concurrency
-    if all_sent < 2:
-        raise ParameterError(
-            f"{len(workload)} requests with {concurrency} in flight leave nothing to measure, "
-            f"must be at least {concurrency + 2}"
-        )
     marks: dict[str, _Mark] = {}
 
     def note(finished: int, _: int) -> None:
@@ -178,9 +185,7 @@ def measured(server: Server, workload: Workload, concurrency: int) -> tuple[list
             if finished == at:
                 marks[name] = _Mark(server)
 
-    outcomes = drive(
-        server.url, server.params.name, workload, concurrency=concurrency, progress=note
-    )
+    outcomes = drive_server(server, workload, concurrency=concurrency, progress=note)
     first, end = marks["first"], marks["end"]
     window = Window(
         first_s=first.at_s, end_s=end.at_s, before=first.counters(), after=end.counters()

@@ -16,7 +16,7 @@ import numpy as np
 
 from brsolver.errors import ParameterError
 from brsolver.traces.model import Trace
-from integration.bench.client import drive, warm_up
+from integration.bench.client import drive_server, warm_up
 from integration.bench.figures import throughput
 from integration.bench.statistics import Interval, interval, relative_difference
 from integration.bench.workload import Workload, random_prompts
@@ -132,9 +132,7 @@ def _workload(params: SkewParams, requests: int, round_: int) -> Workload:
 
 
 def _rate(server: Server, workload: Workload, ranks: list[int]) -> float:
-    outcomes = drive(
-        server.url, server.params.name, workload, concurrency=len(workload), ranks=ranks
-    )
+    outcomes = drive_server(server, workload, concurrency=len(workload), ranks=ranks)
     return throughput(outcomes, _together(outcomes))
 
 

@@ -23,7 +23,7 @@ SHOWN = (
     "ttft_p50_ms",
     "ttft_p95_ms",
 )
-OVERHEAD = ("decision_p50_us", "decision_p99_us", "output_us", "fallbacks")
+OVERHEAD = ("routing_p50_us", "routing_p99_us", "output_us", "fallbacks")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ import json
 import tempfile
 import time
 from contextlib import AbstractContextManager, contextmanager
+from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -17,8 +18,6 @@ from integration.bench.server import Server, ServerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
-    from types import TracebackType
-    from typing import Self
 
     from integration.bench.arms import Arm
     from integration.bench.workload import Workload
@@ -60,7 +59,7 @@ class Reloading:
     """One server for all runs, whose adapter reads its policy from a file that changes.
 
     Runs differ less than between servers, and no time goes into starting them; the adapter must
-    be active throughout, so ``off`` cannot be among the arms. Use it as a context manager.
+    be active throughout, so ``off`` cannot be among the arms. Start `server`, then `wake` it.
 
     Parameters
     ----------
@@ -77,8 +76,6 @@ class Reloading:
     ------
     ParameterError
         If the adapter is not active in one of the arms.
-    ServerError
-        On entering, if it does not become active.
     """
 
     def __init__(
@@ -91,24 +88,22 @@ class Reloading:
         self._write(arms[0])
         self._server = factory({ROUTER: str(file), MODE: ""}, "server")
 
-    def __enter__(self) -> Self:
-        self._server.__enter__()
-        try:
-            # The adapter begins with the first request, and watches the file from then on.
-            warm_up(self._server, self._workload)
-            self._require_adapter()
-        except BaseException:
-            self._server.close()
-            raise
-        return self
+    @property
+    def server(self) -> Server:
+        """The server, whose context is that of the stage."""
+        return self._server
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._server.close()
+    def wake(self) -> None:
+        """Send the first requests: the adapter begins with them, and watches the file from then on.
+
+        Raises
+        ------
+        ServerError
+            The adapter is not active.
+        """
+        warm_up(self._server, self._workload)
+        if self._reloads() is None:
+            raise ServerError(f"the adapter is not active (log: {self._server.log})")
 
     @contextmanager
     def running(self, arm: Arm, label: str) -> Iterator[Server]:
@@ -116,10 +111,6 @@ class Reloading:
         del label
         self._switch(arm)
         yield self._server
-
-    def _require_adapter(self) -> None:
-        if self._reloads() is None:
-            raise ServerError(f"the adapter is not active (log: {self._server.log})")
 
     def _switch(self, arm: Arm) -> None:
         awaited = (self._reloads() or 0.0) + self._server.params.api_servers
@@ -143,7 +134,12 @@ class Reloading:
         fresh.replace(self._file)
 
     def _reloads(self) -> float | None:
-        return parse_counters(self._server.get("/metrics", 30.0)).totals.get(RELOADS)
+        try:
+            text = self._server.get("/metrics", 30.0)
+        except (OSError, HTTPException) as error:
+            url, condition = self._server.url, self._server.condition()
+            raise ServerError(f"{url}/metrics cannot be read: {error}; {condition}") from error
+        return parse_counters(text).totals.get(RELOADS)
 
 
 @contextmanager
@@ -165,8 +161,8 @@ def stage_for(
     if restart:
         yield Restarting(factory)
         return
-    with (
-        tempfile.TemporaryDirectory(prefix="brsolver-bench-") as folder,
-        Reloading(factory, Path(folder) / "router.toml", arms, workload) as stage,
-    ):
-        yield stage
+    with tempfile.TemporaryDirectory(prefix="brsolver-bench-") as folder:
+        stage = Reloading(factory, Path(folder) / "router.toml", arms, workload)
+        with stage.server:
+            stage.wake()
+            yield stage

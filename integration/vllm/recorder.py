@@ -89,8 +89,8 @@ class Recorder:
             self._forget()
 
     def _write_ended(self) -> None:
-        while self._open and next(iter(self._open.values())):
-            request, _ = self._open.popitem(last=False)
+        while self._open and self._open[request := next(iter(self._open))]:
+            del self._open[request]
             self._kept_back -= 1
             self._write(request)
 

@@ -186,7 +186,7 @@ def _as_far_as_possible(new: AdapterConfig, old: AdapterConfig) -> AdapterConfig
 
 def _stamp(file: Path | int) -> tuple[int, int] | None:
     try:
-        found = os.stat(file)
+        found = os.stat(file)  # noqa: PTH116 # of a descriptor as well
     except OSError:
         return None
     return found.st_mtime_ns, found.st_ino

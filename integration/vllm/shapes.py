@@ -168,11 +168,11 @@ def _declared(node: ast.ClassDef) -> Iterable[str]:
 
 def _numbers(node: ast.ClassDef) -> Iterable[tuple[str, int]]:
     for item in node.body:
-        if isinstance(item, ast.Assign) and isinstance(item.value, ast.Constant):
-            if _is_number(item.value.value):
-                for target in item.targets:
-                    if isinstance(target, ast.Name):
-                        yield target.id, int(item.value.value)
+        if not (isinstance(item, ast.Assign) and isinstance(item.value, ast.Constant)):
+            continue
+        value = item.value.value
+        if _is_number(value):
+            yield from ((each.id, value) for each in item.targets if isinstance(each, ast.Name))
 
 
 def _is_number(value: object) -> TypeGuard[int]:

@@ -12,7 +12,7 @@ from rig.servers import model_folder, rig_environment
 
 from brsolver.errors import ParameterError
 from integration.bench.arms import parse_arms
-from integration.bench.counters import change, decision_us, imbalance, output_us, parse_counters
+from integration.bench.counters import change, imbalance, output_us, parse_counters, routing_us
 from integration.bench.figures import FIGURES
 from integration.bench.steps import STEPS
 from integration.bench.switching import Reloading
@@ -27,11 +27,11 @@ pytestmark = pytest.mark.vllm
 
 TRACE = "preset:uniform:n=200,s_low=8,s_high=200,o_low=6,o_high=40"
 EXPOSITION = """\
-# HELP brsolver_decision_seconds x
-# TYPE brsolver_decision_seconds histogram
-brsolver_decision_seconds_bucket{{le="0.00005"}} {low}
-brsolver_decision_seconds_bucket{{le="0.0002"}} {high}
-brsolver_decision_seconds_bucket{{le="+Inf"}} {high}
+# HELP brsolver_routing_seconds x
+# TYPE brsolver_routing_seconds histogram
+brsolver_routing_seconds_bucket{{le="0.00005"}} {low}
+brsolver_routing_seconds_bucket{{le="0.0002"}} {high}
+brsolver_routing_seconds_bucket{{le="+Inf"}} {high}
 # TYPE brsolver_kv_max_tokens_total counter
 brsolver_kv_max_tokens_total {top}
 # TYPE brsolver_kv_mean_tokens_total counter
@@ -100,8 +100,8 @@ def test_counters_are_differences_over_the_interval() -> None:
     after = parse_counters(EXPOSITION.format(low=55, high=110, top=400, mean=290, b=2))
     assert imbalance(before, after) == pytest.approx(300 / 200)
     assert change(before, after, "brsolver_fallbacks_total") == 2
-    assert decision_us(before, after, 50) == pytest.approx(50)
-    assert decision_us(before, after, 99) == pytest.approx(200)
+    assert routing_us(before, after, 50) == pytest.approx(50)
+    assert routing_us(before, after, 99) == pytest.approx(200)
     assert "vllm:other" not in after.totals
     for nothing in (output_us(before, after), imbalance(before, before)):
         assert nothing != nothing  # noqa: PLR0124 # NaN is the one value unequal to itself

@@ -179,9 +179,8 @@ def test_settings_that_cannot_change_are_named_and_stay(tmp_path, monkeypatch, s
 
 def test_of_several_servers_one_says_what_is_refused(tmp_path, monkeypatch, said):
     async def scenario():
-        pair = [
-            Watched(tmp_path, monkeypatch, clients=2, index=i, address=str(tmp_path)) for i in (1, 0)
-        ]
+        same = {"clients": 2, "address": str(tmp_path)}
+        pair = [Watched(tmp_path, monkeypatch, index=i, **same) for i in (1, 0)]
         pair[0].write('policy = "br-h:horizon=9"\n')
         await pair[0].until(said)
         await pair[0].looked()
