@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from brsolver.errors import ParameterError
+from brsolver.registry import parse_predictor
 from brsolver.specs import build_params, parse_spec
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ class AdapterParams:
 
     def __post_init__(self) -> None:
         parse_spec(self.policy)
-        parse_spec(self.predictor)
+        parse_predictor(self.predictor)
         _within("refresh_steps", self.refresh_steps, 1, 1_000_000, "steps")
         _within("budget_ms", self.budget_ms, 0.1, 60_000, "ms")
         _within("max_failures", self.max_failures, 1, 1_000_000, "failures")
@@ -197,7 +198,7 @@ def _build(
 ) -> AdapterConfig:
     params = build_params(AdapterParams, values, source, convert_texts=False)
     policy, policy_values = parse_spec(params.policy)
-    predictor, predictor_values = parse_spec(params.predictor)
+    predictor, predictor_values = parse_predictor(params.predictor)
     return AdapterConfig(
         params=params,
         policy=policy,
