@@ -202,7 +202,6 @@ class Adapter:
     def share(self) -> None:
         """Tell other API servers, and hear of them."""
         if self.board is not None:
-            self.board.tidy()
             self.router.publish(len(self.releaser.pool))
             self.router.hear()
 
