@@ -171,6 +171,7 @@ class Books:
         self._leave(request)
         request.place()
         self._advance_queue(left)
+        self._headroom.emptied(self.state.workers, left)
         self.charge(request, worker)
 
     def report(self, worker: int) -> bool:
@@ -214,9 +215,7 @@ class Books:
 
     def told(self, worker: int, stats: Any) -> None:
         """Enter what a worker's engine says of itself, `SchedulerStats`."""
-        # With other API servers, the blocks are in part their requests'.
-        if not self.others.any():
-            self._headroom.told(self.state.workers, worker, stats)
+        self._headroom.told(self.state.workers, worker, stats)
 
     def release(self, names: Iterable[str]) -> list[Request]:
         """Enter that engines have let go of requests; return those that were known."""
@@ -239,6 +238,13 @@ class Books:
             self._finished.append(request)
         else:
             self.forget(request)
+
+    def discard(self, request: Request) -> None:
+        """Forget a request that could not be entered, and enter all others anew."""
+        self._by_name.pop(request.name, None)
+        request.place()
+        self.forget(request)
+        self.rebuild()
 
     def rebuild(self) -> None:
         """Enter all requests anew, from nothing but where they are and what they have."""

@@ -157,6 +157,7 @@ class Adapter:
         except Exception as error:  # noqa: BLE001 # whatever it is, vLLM must go on
             self.guard.fail("hold", f"{type(error).__name__}: {error}")
             self.releaser.pool.drop(message.request_id)
+            self.unsent(message.request_id)
             return False
 
     def cancelled(self, client: Any, names: list[str]) -> list[str]:
@@ -282,7 +283,11 @@ class Adapter:
             return None
         rank = answer
         assert isinstance(rank, int)  # noqa: S101 # the only other answer
-        books.charge(request, rank)
+        try:
+            books.charge(request, rank)
+        except Exception:
+            books.discard(request)
+            raise
         router.publish(len(self.releaser.pool))
         return rank
 
@@ -339,7 +344,8 @@ class Adapter:
             count = books.progress(batch.outputs)
         if batch.finished_requests:
             self._close(self._release(batch.finished_requests))
-        if rank is not None and batch.scheduler_stats is not None:
+        # With other API servers, the blocks are in part their requests'.
+        if rank is not None and self.board is None and batch.scheduler_stats is not None:
             books.told(rank, batch.scheduler_stats)
         return count
 

@@ -54,11 +54,11 @@ class AdapterParams:
     settle_ms : float
         How long a freed slot waits, in pooled mode, for the other ranks to report the same step.
     overtakes : float
-        How often later arrivals may refill all slots of all ranks before the oldest held request
-        goes to vLLM's own rule: a prompt that never finds room would be held for ever.
+        How often later arrivals may refill all slots of all ranks, while no rank has room for the
+        oldest held request, before that goes to vLLM's own rule: it would be held for ever.
     stall_s : float
-        How long a policy may leave slots free for which there are held requests; longer is a
-        failure.
+        How long a policy may leave slots free into which the oldest held request would fit;
+        longer is a failure.
     record : str or None
         Where to write the trace of what was served, as JSON lines; None writes none.
     reload_s : float

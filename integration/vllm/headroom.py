@@ -55,13 +55,16 @@ class Headroom:
         usage = getattr(stats, "kv_cache_usage", None)
         if self.capacity is None or usage is None:
             return
-        free = round((1.0 - usage) * self.capacity)
+        used = round(usage * self.capacity)
         waiting = int(getattr(stats, "num_waiting_reqs", 0) or 0)
         if waiting > self._unseen[worker] + workers[W_QUEUED, worker]:
             # Requests that had run before wait for blocks: these come first.
-            free = 0
-        charged = int(workers[W_LOAD, worker]) - self._unseen_tokens[worker]
-        workers[W_CAPACITY, worker] = charged + free
+            used = self.capacity
+        unseen = self._unseen_tokens[worker]
+        charged = int(workers[W_LOAD, worker]) - unseen
+        # Prompts that are being computed have some of their blocks already.
+        begun = min(unseen, max(0, used - charged))
+        workers[W_CAPACITY, worker] = charged + begun + self.capacity - used
         self.emptied(workers, worker)
 
     def emptied(self, workers: IntArray, worker: int) -> None:

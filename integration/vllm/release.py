@@ -11,7 +11,6 @@ from integration.vllm.guard import FAILED
 from integration.vllm.pool import Held, Pool
 
 if TYPE_CHECKING:
-    from brsolver.policy import Waiting
     from integration.vllm.adapter import Adapter
     from integration.vllm.requests import Request
 
@@ -125,7 +124,7 @@ class Releaser:
             self._leave_to_vllm(held[:room])
             return
         assert isinstance(answer, list)  # noqa: S101 # the only other answer
-        if not answer and (reason := self._unused(waiting)):
+        if not answer and (reason := self._unused(held[0])):
             adapter.guard.fail("decision", reason)
             self._leave_to_vllm(held[:room])
             return
@@ -145,12 +144,15 @@ class Releaser:
                 held.request.spent_s += seconds / len(released)
         self._adapter.metrics.decided(seconds, len(released))
 
-    def _unused(self, waiting: Waiting) -> str:
-        """Tell what is wrong with a decision that placed nothing, if anything is."""
+    def _unused(self, oldest: Held) -> str:
+        """Tell what is wrong with a decision that placed nothing, if anything is.
+
+        To wait until there is room for the oldest is a policy's good right.
+        """
         adapter = self._adapter
         if adapter.idle():
             return "placed nothing on idle ranks"
-        if not adapter.router.fits(int(waiting.prompt_tokens.min())):
+        if not adapter.router.fits(oldest.request.prompt_tokens):
             self._unused_since_s = None
             return ""
         now, allowed_s = time.monotonic(), adapter.config.params.stall_s
@@ -159,19 +161,23 @@ class Releaser:
         if now - self._unused_since_s < allowed_s:
             return ""
         self._unused_since_s = None
-        return f"left free slots unused for {allowed_s:g} s while requests are held"
+        return f"left free slots unused for {allowed_s:g} s while the oldest request would fit"
 
     def _let_the_oldest_go(self, oldest: Held, placed: int) -> None:
-        """Hand the oldest request to vLLM once too many that came later went first.
+        """Hand the oldest request to vLLM once too many that came later took the room it needs.
 
-        Its rank's scheduler then lets nobody past it.
+        Its rank's scheduler then lets nobody past it. Whom a policy merely passes over is the
+        policy's own affair.
         """
         if oldest is not self._oldest:
             self._oldest, self._overtaken = oldest, 0
-        if oldest.request.name not in self.pool:
+        adapter = self._adapter
+        # The view is still the one that was decided by.
+        if oldest.request.name not in self.pool or adapter.router.fits(
+            oldest.request.prompt_tokens
+        ):
             return
         self._overtaken += placed
-        adapter = self._adapter
         slots = adapter.deployment.slots * adapter.router.books.ranks
         if self._overtaken > adapter.config.params.overtakes * slots:
             adapter.metrics.fell_back("overtaken")
@@ -222,6 +228,7 @@ class Releaser:
 
     def _lost(self, client: Any, held: Held, error: Exception) -> None:
         adapter = self._adapter
+        self._placed.pop(held.request.name, None)
         try:
             self._end(client, held.request.name, adapter.originals.error)
         except Exception as second:  # noqa: BLE001 # others are still to be sent

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -280,10 +281,9 @@ def find_wrong(
 def warm_up(config: AdapterConfig) -> None:
     """Compile or load every kernel that routing needs, on a miniature with a router of its own.
 
-    A stranger's policy is left alone: it may count its calls.
+    A stranger's policy is left alone, since it may count its calls; BR-0 stands in for it.
     """
-    if policy_class(config.policy).__module__.partition(".")[0] not in {"brsolver", "baselines"}:
-        return
     from integration.vllm.miniature import run
 
-    run(config)
+    own = policy_class(config.policy).__module__.partition(".")[0] in {"brsolver", "baselines"}
+    run(config if own else replace(config, policy="br-0", policy_parameters={}))

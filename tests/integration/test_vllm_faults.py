@@ -105,6 +105,32 @@ class TestEveryRequestIsSent:
         run(scenario())
 
 
+class LastFirst:
+    """Places whoever came last."""
+
+    def route(self, cluster, waiting):
+        return [(len(waiting) - 1, int(np.argmax(cluster.room)))]
+
+
+def test_whom_a_policy_passes_over_is_its_own_affair():
+    async def scenario():
+        d = Deployment("br-0", "pooled", slots=1)
+        d.adapter.router.policy = LastFirst()
+        for i in range(4):
+            await d.add(str(i))
+        await d.settle()
+        for i in range(4, 60):
+            await d.add(str(i))
+            name, rank = next((n, r) for n, r in d.sent().items() if n in d.client.reqs_in_flight)
+            await d.report(rank, {name: 1}, {name})
+            await d.settle()
+        assert len(d.sent()) > 50
+        assert "0" not in d.sent()
+        assert d.adapter.guard.failures == 0
+
+    run(scenario())
+
+
 class PlacesOneOnly:
     """Places the first request it sees, and never another."""
 
@@ -156,7 +182,44 @@ def test_slots_that_nothing_held_would_fit_into_are_not_unused():
     run(scenario())
 
 
+@pytest.mark.parametrize("spec", ["fcfs", "jsq-load", "br-0:patience=5"])
+def test_to_wait_for_room_for_the_oldest_is_no_failure(spec):
+    async def scenario():
+        d = Deployment(spec, "pooled", slots=4, capacity=1000)
+        for name, prompt in (("a", 700), ("b", 700), ("large", 900), ("c", 20), ("d", 30)):
+            await d.add(name, prompt)
+            await d.settle()
+        releaser = d.adapter.releaser
+        for _ in range(20):
+            await d.report(0, {"a": 1})
+            await d.report(1, {"b": 1})
+            await d.settle()
+            if releaser._unused_since_s is not None:
+                releaser._unused_since_s -= 10 * d.adapter.config.params.stall_s
+        assert d.adapter.guard.failures == 0
+        await d.report(0, {}, {"a"})
+        await d.settle()
+        assert "large" in d.sent()
+
+    run(scenario())
+
+
 class TestBooksHeal:
+    def test_after_a_charge_that_failed_halfway(self):
+        async def scenario():
+            d = Deployment("jsq-load", slots=4)
+            await d.add("a", 100)
+            d.books.state.admit = failing(d.books.state.admit, 1)
+            await d.add("b", 10)
+            # vLLM's own rule chose, the first rank.
+            assert d.sent() == {"a": 0, "b": 0}
+            assert d.adapter.guard.failures == 1
+            assert d.books.state.load.tolist() == [110, 0]
+            await serve_all(d)
+            assert nothing_is_left(d)
+
+        run(scenario())
+
     def test_after_a_release_that_failed(self):
         async def scenario():
             d = Deployment("jsq-load", slots=4)
@@ -356,10 +419,19 @@ class TestHeadroom:
             await self.say(d, {"a": 1}, self.stats(0.401))
             await d.add("b", 300)
             await self.say(d, {"a": 1}, self.stats(0.402, waiting=1))
-            assert self.capacity(d) == 1000
             assert d.books.state.view_table()[TOKEN_ROOM].tolist() == [1000 - 702]
             await self.say(d, {"a": 1, "b": 1}, self.stats(0.704))
             assert self.capacity(d) == 1000
+
+        run(scenario())
+
+    def test_blocks_of_a_prompt_that_is_being_computed_are_not_counted_twice(self):
+        async def scenario():
+            d = Deployment("jsq-load", capacity=1000, count=1)
+            await d.add("a", 400)
+            for usage in (0.0, 0.2, 0.4):
+                await self.say(d, {}, self.stats(usage))
+                assert d.books.state.view_table()[TOKEN_ROOM].tolist() == [600]
 
         run(scenario())
 
