@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from benchmarks._table import show, times_us
-from brsolver import BRH, BRHParams, ClusterState, ClusterView, Waiting
+from brsolver import BR0, BRH, BRHParams, ClusterState, ClusterView, Waiting
 from brsolver.forecasting import Forecaster
 from brsolver.registry import make_predictor
 from brsolver.routers import reference
@@ -89,9 +89,26 @@ def main() -> None:
         ("G", "slots", "waiting", "free", "P50 us", "P99 us", "published P50 / ours"),
         rows,
     )
+    _as_they_are()
     _by_survival()
     _independence(params)
     _against_reference(params)
+
+
+def _as_they_are() -> None:
+    """Show decisions among as many waiting requests as the routers' defaults look at."""
+    queue, policies = waiting(200), {"br-0": BR0(), "br-h": BRH(BRHParams(projection="expected"))}
+    rows = []
+    for free in (1, 4, 7):
+        state = cluster(8, 64, free, 900)
+        for name, policy in policies.items():
+            us = times_us(lambda p=policy, s=state: p.route(s.view(), queue), 1000)
+            rows.append((name, free, *np.percentile(us, [50, 99])))
+    show(
+        "Decisions with the default R_max of 64, G = 8, 200 waiting (br-h: expected projection)",
+        ("router", "free", "P50 us", "P99 us"),
+        rows,
+    )
 
 
 def _by_survival() -> None:

@@ -7,10 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from brsolver._jit import kernel
 from brsolver._state_kernels import (
     NONE,
-    R_WORKER,
     W_ACTIVE,
     W_CAPACITY,
     W_LOAD,
@@ -18,9 +16,9 @@ from brsolver._state_kernels import (
     W_QUEUED,
     W_QUEUED_TOKENS,
     W_SLOTS,
-    generate,
 )
 from brsolver.state import ClusterState
+from integration.vllm._kernels import generate_all
 from integration.vllm.headroom import Headroom
 from integration.vllm.requests import Identities, Request
 from integration.vllm.sharing import FIGURES, S_LOAD, S_RUNNING
@@ -395,12 +393,3 @@ class Books:
         self._headroom.opened()
         self.preemptions.append(0)
         self.others = np.zeros((FIGURES, self.ranks), np.int64)
-
-
-@kernel
-def generate_all(workers: IntArray, requests: IntArray, ring: IntArray, many: IntArray) -> None:
-    """Let requests generate tokens: rows handle, tokens. Those that are gone are passed over."""
-    for i in range(many.shape[1]):
-        handle = many[0, i]
-        if handle != NONE and requests[R_WORKER, handle] != NONE:
-            generate(workers, requests, ring, handle, many[1, i])
