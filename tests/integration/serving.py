@@ -43,6 +43,11 @@ def await_figures(server, condition, patience_s: float = 30.0) -> dict[str, floa
         time.sleep(0.2)
 
 
+async def await_figures_meanwhile(server, condition) -> dict[str, float]:
+    """`await_figures` for who has requests under way, which it lets run on."""
+    return await asyncio.to_thread(await_figures, server, condition)
+
+
 def empty(found: dict[str, float]) -> bool:
     """Whether the adapter's books say that nothing runs, queues or is held."""
     names = ("kv_tokens", "running_requests", "queued_requests", "held_requests")

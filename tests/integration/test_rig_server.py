@@ -100,7 +100,7 @@ def test_a_burst_fills_the_slots_of_both_ranks_and_ends_at_zero(
     server: Server, steps_folder: Path
 ) -> None:
     before = steps_so_far(steps_folder)
-    load = short_load(48)
+    load = short_load(48, shortest=30)
     outcomes = drive(server.url, MODEL, load, concurrency=48)
     assert [outcome.tokens for outcome in outcomes] == load.output_tokens.tolist()
     steps_so_far(steps_folder)

@@ -113,36 +113,39 @@ def test_books_come_back_to_zero_after_requests_of_all_kinds(tight_server, polic
 
 
 def test_held_requests_end_cleanly_when_cancelled(tight_server):
-    from serving import await_figures, complete, empty, figures, prompts, reconfigure, session
+    from serving import (
+        await_figures,
+        await_figures_meanwhile,
+        complete,
+        empty,
+        prompts,
+        reconfigure,
+        session,
+    )
 
     server, path = tight_server
     reconfigure(server, path, configuration("br-0"))
-    unfinished = "vllm:num_requests_running"
-    assert unfinished in server.get("/metrics")
 
-    async def scenario() -> None:
+    async def scenario() -> float:
         async with session(server) as client:
+            # All slots, for several times as long as these ranks' KV cache lets them run at once.
             long = [
-                asyncio.create_task(
-                    complete(client, each, max_tokens=60, ignore_eos=True, rank=i % 2)
-                )
+                complete(client, each, max_tokens=180, ignore_eos=True, rank=i % 2)
                 for i, each in enumerate(prompts(8, longest=10))
             ]
-            await asyncio.sleep(0.5)
-            held = [
-                asyncio.create_task(complete(client, each, max_tokens=60))
-                for each in prompts(6, seed=1)
-            ]
-            await asyncio.sleep(0.5)
-            seen.append(figures(server)["brsolver_held_requests"])
-            for task in held:
+            held = [complete(client, each, max_tokens=60) for each in prompts(6, seed=1)]
+            running, waiting = (list(map(asyncio.create_task, each)) for each in (long, held))
+            found = await await_figures_meanwhile(
+                server, lambda now: now["brsolver_held_requests"] > 0
+            )
+            for task in waiting:
                 task.cancel()
-            await asyncio.gather(*held, return_exceptions=True)
-            await asyncio.gather(*long)
+            ended = await asyncio.gather(*waiting, return_exceptions=True)
+            assert not [each for each in ended if isinstance(each, Exception)]
+            await asyncio.gather(*running)
+        return found["brsolver_held_requests"]
 
-    seen: list[float] = []
-    asyncio.run(scenario())
-    assert seen[0] > 0
+    assert asyncio.run(scenario()) > 0
     found = await_figures(server, empty)
     assert empty(found), found
     assert found.get("brsolver_fallbacks_total", 0) == 0
