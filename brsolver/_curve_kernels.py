@@ -1,7 +1,8 @@
 """Loads weighted by survival curves: the projection of [DPR].
 
 Curves are slices of one flat array, of which a request's own begins at an offset that moves with
-its age. Sums over requests then are weighted sums of slices.
+its age. Sums over requests then are weighted sums of slices. What they come to is kept per
+worker, and computed anew only where something has changed.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from brsolver._state_kernels import (
     R_OFFSET,
     R_PROMPT,
     W_ACTIVE,
+    W_CHANGES,
     W_CLOCK,
     W_HEAD,
     W_LOAD,
@@ -34,17 +36,21 @@ def project_survival(
     table: FloatArray,
     last: int,
     limits: IntArray,
-    horizon: int,
     growth: bool,
+    kept: IntArray,
+    kept_at: IntArray,
 ) -> IntArray:
     """Return loads weighted by ``P(O > a + h | O > a)`` of a table of ``P(O > a)``.
 
-    The table ends at age `last` and repeats its last value for `horizon` more steps, as
-    requests that no evidence says will end. `limits` on generated tokens, by identity, cut
-    curves short; it is empty if there are none.
+    The table ends at age `last` and repeats its last value for as many more steps as are
+    projected, as requests that no evidence says will end. `limits` on generated tokens, by
+    identity, cut curves short; it is empty if there are none.
+
+    `kept`, shape (G, H + 1), has the loads of what runs as of changes `kept_at`, shape (G,), -1
+    where it holds nothing; both are brought up to date.
     """
     zeros = np.zeros(requests.shape[1], np.int64)
-    return _project(workers, requests, table, zeros, zeros, last, limits, horizon, growth)
+    return _project(workers, requests, table, zeros, zeros, last, limits, growth, kept, kept_at)
 
 
 @kernel
@@ -54,21 +60,24 @@ def project_curves(
     curves: FloatArray,
     since: IntArray,
     owner: IntArray,
-    horizon: int,
     growth: bool,
+    kept: IntArray,
+    kept_at: IntArray,
 ) -> IntArray:
     """Return loads weighted by each request's own curve, aged exactly since it was forecast.
 
     Parameters
     ----------
     curves : ndarray of float64, shape (handles + 1, W)
-        ``P(still running h steps after the forecast)`` for h = 0..W-1, W above `horizon`. The
-        last one is of a request of which nothing is known.
+        ``P(still running h steps after the forecast)`` for h = 0..W-1, W above H. The last one
+        is of a request of which nothing is known.
     since : ndarray of int64, shape (handles + 1,)
         Age of the request at its forecast.
     owner : ndarray of int64, shape (handles + 1,)
         Identity of the request that the curve is of: an old snapshot of the cluster may have
         had another one by the same handle.
+    kept, kept_at : ndarray of int64
+        As in `project_survival`.
     """
     width = curves.shape[1]
     unknown = curves.shape[0] - 1
@@ -76,10 +85,10 @@ def project_curves(
     for handle in range(requests.shape[1]):
         known = handle < unknown and owner[handle] == requests[R_ID, handle]
         origins[handle] = width * (handle if known else unknown)
-    last = width - 1 - horizon
+    last = width - kept.shape[1]
     flat = curves.reshape(-1)
     none = np.zeros(0, np.int64)
-    return _project(workers, requests, flat, origins, since, last, none, horizon, growth)
+    return _project(workers, requests, flat, origins, since, last, none, growth, kept, kept_at)
 
 
 @kernel
@@ -91,56 +100,75 @@ def _project(
     since: IntArray,
     last: int,
     limits: IntArray,
-    horizon: int,
     growth: bool,
+    kept: IntArray,
+    kept_at: IntArray,
 ) -> IntArray:
     """Project with curves that begin at `origins`, by handle, and ages counted from `since`."""
-    count = workers.shape[1]
-    out = np.empty((count, horizon + 1), np.int64)
-    most = 4 + workers[W_ACTIVE].max() if count else 4
-    starts, tokens, shares = np.zeros(most, np.int64), np.zeros(most), np.zeros(most)
-    loads, numbers = np.empty(horizon + 1), np.empty(horizon + 1)
-    cut_loads, cut_numbers = np.empty(horizon + 1), np.empty(horizon + 1)
+    count, steps = kept.shape
+    out = np.empty((count, steps), np.int64)
     for g in range(count):
-        clock = workers[W_CLOCK, g]
-        certain, certain_tokens, size = 0, 0, 0
-        cut_loads[:] = 0.0
-        cut_numbers[:] = 0.0
-        handle = workers[W_HEAD, g]
-        while handle != NONE:
-            kv_tokens = requests[R_OFFSET, handle] + clock
-            age = kv_tokens - requests[R_PROMPT, handle]
-            left = horizon + 1
-            if limits.shape[0]:
-                left = max(1, limits[requests[R_ID, handle]] - age)
-            start = origins[handle] + max(0, min(age - since[handle], last))
-            now = table[start]
-            if left <= horizon:
-                for h in range(left):
-                    stays = table[start + h] / now if now > 0.0 else 1.0
-                    cut_loads[h] += kv_tokens * stays
-                    cut_numbers[h] += stays
-            elif now > 0.0:
-                starts[size] = start
-                shares[size] = 1.0 / now
-                tokens[size] = kv_tokens * shares[size]
-                size += 1
-            else:
-                certain += 1
-                certain_tokens += kv_tokens
-            handle = requests[R_NEXT, handle]
-        tokens[size : size + 3] = 0.0
-        shares[size : size + 3] = 0.0
-        starts[size : size + 3] = 0
-        _weigh(table, starts, tokens, size, loads)
-        if growth:
-            _weigh(table, starts, shares, size, numbers)
-        fixed = certain_tokens + workers[W_QUEUED_TOKENS, g]
-        for h in range(horizon + 1):
-            grown = h * (numbers[h] + cut_numbers[h] + certain) if growth else 0.0
-            out[g, h] = int(np.rint(loads[h] + cut_loads[h] + grown)) + fixed
-        out[g, 0] = workers[W_LOAD, g] + workers[W_QUEUED_TOKENS, g]
+        if kept_at[g] != workers[W_CHANGES, g]:
+            _add_up(
+                workers, requests, table, origins, since, last, limits, growth, g, kept[g]
+            )  # fmt: skip
+            kept_at[g] = workers[W_CHANGES, g]
+        for h in range(steps):
+            out[g, h] = kept[g, h] + workers[W_QUEUED_TOKENS, g]
     return out
+
+
+@kernel
+def _add_up(
+    workers: IntArray,
+    requests: IntArray,
+    table: FloatArray,
+    origins: IntArray,
+    since: IntArray,
+    last: int,
+    limits: IntArray,
+    growth: bool,
+    g: int,
+    out: IntArray,
+) -> None:
+    """Write to `out` the projected load of what runs on worker g."""
+    steps = out.shape[0]
+    most = 4 + workers[W_ACTIVE, g]
+    starts, tokens, shares = np.zeros(most, np.int64), np.zeros(most), np.zeros(most)
+    loads, numbers = np.empty(steps), np.zeros(steps)
+    cut_loads, cut_numbers = np.zeros(steps), np.zeros(steps)
+    clock = workers[W_CLOCK, g]
+    certain, certain_tokens, size = 0, 0, 0
+    handle = workers[W_HEAD, g]
+    while handle != NONE:
+        kv_tokens = requests[R_OFFSET, handle] + clock
+        age = kv_tokens - requests[R_PROMPT, handle]
+        left = steps
+        if limits.shape[0]:
+            left = max(1, limits[requests[R_ID, handle]] - age)
+        start = origins[handle] + max(0, min(age - since[handle], last))
+        now = table[start]
+        if left < steps:
+            for h in range(left):
+                stays = table[start + h] / now if now > 0.0 else 1.0
+                cut_loads[h] += kv_tokens * stays
+                cut_numbers[h] += stays
+        elif now > 0.0:
+            starts[size] = start
+            shares[size] = 1.0 / now
+            tokens[size] = kv_tokens * shares[size]
+            size += 1
+        else:
+            certain += 1
+            certain_tokens += kv_tokens
+        handle = requests[R_NEXT, handle]
+    _weigh(table, starts, tokens, size, loads)
+    if growth:
+        _weigh(table, starts, shares, size, numbers)
+    for h in range(steps):
+        grown = h * (numbers[h] + cut_numbers[h] + certain) if growth else 0.0
+        out[h] = int(np.rint(loads[h] + cut_loads[h] + grown)) + certain_tokens
+    out[0] = workers[W_LOAD, g]
 
 
 @kernel

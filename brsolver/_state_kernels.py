@@ -3,6 +3,8 @@
 A request's load is kept as an offset to its worker's clock, so that a decode step of a whole
 worker moves one number instead of one per request. Predicted ends lie in a ring per worker,
 indexed by the worker's clock, that holds the count and the offsets of the requests ending there.
+Whatever changes who runs on a worker, or with how many tokens, is counted there (`W_CHANGES`), so
+that what was derived from that can be kept for as long as it holds.
 """
 
 from __future__ import annotations
@@ -30,8 +32,9 @@ FloatArray = NDArray[np.float64]
     W_LATE_COUNT,
     W_LATE_OFFSET,
     W_PROMPTS,
-) = range(13)
-WORKER_ROWS = 13
+    W_CHANGES,
+) = range(14)
+WORKER_ROWS = 14
 
 # Rows of the per-request array.
 R_WORKER, R_ID, R_PROMPT, R_OFFSET, R_END, R_PREV, R_NEXT = range(7)
@@ -91,6 +94,7 @@ def admit(
     workers[W_LOAD, g] += kv_tokens
     workers[W_ACTIVE, g] += 1
     workers[W_PROMPTS, g] += prompt
+    workers[W_CHANGES, g] += 1
     return handle
 
 
@@ -114,6 +118,7 @@ def finish(
     workers[W_LOAD, g] -= offset + workers[W_CLOCK, g]
     workers[W_ACTIVE, g] -= 1
     workers[W_PROMPTS, g] -= requests[R_PROMPT, handle]
+    workers[W_CHANGES, g] += 1
     requests[R_WORKER, handle] = NONE
     requests[R_NEXT, handle] = meta[FREE_HEAD]
     meta[FREE_HEAD] = handle
@@ -134,12 +139,14 @@ def generate(
         requests[R_END, handle] = end
     ring_shift(workers, ring, g, end, requests[R_OFFSET, handle], 1)
     workers[W_LOAD, g] += tokens
+    workers[W_CHANGES, g] += 1
 
 
 @kernel
 def advance_worker(workers: IntArray, ring: IntArray, g: int) -> None:
     """Let every request of worker g generate one token."""
     workers[W_LOAD, g] += workers[W_ACTIVE, g]
+    workers[W_CHANGES, g] += 1
     clock = workers[W_CLOCK, g] + 1
     workers[W_CLOCK, g] = clock
     slot = clock & (ring.shape[2] - 1)

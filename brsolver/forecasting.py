@@ -84,6 +84,40 @@ class _Gathered(Mapping[str, NDArray[np.generic]]):
         return len(self._columns)
 
 
+class _KeptLoads:
+    """Loads weighted by survival, per worker, and the count of changes that they are as of."""
+
+    def __init__(self) -> None:
+        self._workers: IntArray | None = None
+        self._curves: FloatArray | None = None
+        self._loads: IntArray = np.zeros((0, 0), np.int64)
+        self._as_of: IntArray = np.zeros(0, np.int64)
+        self._growth = False
+
+    def of(
+        self, workers: IntArray, curves: FloatArray, horizon: int, growth: bool
+    ) -> tuple[IntArray, IntArray]:
+        """Return what is kept of a cluster, nothing where it is of other curves or steps."""
+        shape = workers.shape[1], horizon + 1
+        if (
+            workers is not self._workers
+            or curves is not self._curves
+            or self._loads.shape != shape
+            or growth != self._growth
+        ):
+            self._workers, self._curves, self._growth = workers, curves, growth
+            self._loads = np.zeros(shape, np.int64)
+            self._as_of = np.full(shape[0], -1, np.int64)
+        return self._loads, self._as_of
+
+    def outdate(self, workers: IntArray, which: IntArray) -> None:
+        """Drop what is kept of some workers, all of them if it is of another cluster."""
+        if workers is self._workers:
+            self._as_of[which] = -1
+        else:
+            self._workers = None
+
+
 class Forecaster:
     """Asks a predictor about new requests at once and about all of them every ΔT steps.
 
@@ -131,6 +165,7 @@ class Forecaster:
         self._curves: FloatArray = np.ones((1, horizon + refresh_steps + 1))
         self._since: IntArray = np.zeros(1, np.int64)
         self._owner: IntArray = np.full(1, -1, np.int64)
+        self._kept = _KeptLoads()
         self._observe = getattr(predictor, "observe", None)
         self._set_running = getattr(predictor, "set_running", None)
         look_ahead = getattr(predictor, "look_ahead", None)
@@ -213,15 +248,22 @@ class Forecaster:
             self._want_ends(state)
             return state.projection(horizon, growth=growth)
         self._asked_for_curves = True
+        return self._project_survival(state, horizon, growth)
+
+    def prepare(self, state: ClusterState, horizon: int, growth: bool, survival: bool) -> None:
+        """Do now what `project`, asked the same before anything else happens, need not do then."""
+        if survival and self._lengths is None:
+            self._project_survival(state, horizon, growth)
+
+    def _project_survival(self, state: ClusterState, horizon: int, growth: bool) -> IntArray:
         table = getattr(self.predictor, "table", None)
         if table is None:
             return self._project_curves(state, horizon, growth)
         longer, last = self._padded(table, horizon), table.shape[0] - 1
         limits = self.columns.max_tokens
         limits = _NO_LIMITS if limits is None else limits
-        return project_survival(
-            state.workers, state.requests, longer, last, limits, horizon, growth
-        )
+        kept = self._kept.of(state.workers, table, horizon, growth)
+        return project_survival(state.workers, state.requests, longer, last, limits, growth, *kept)
 
     def _want_ends(self, state: ClusterState) -> None:
         self._asked_for_ends = True
@@ -243,7 +285,8 @@ class Forecaster:
         # A request admitted since the last update has no curve yet: it stays.
         self._make_room(state.requests.shape[1])
         arrays = (state.workers, state.requests, self._curves, self._since, self._owner)
-        return project_curves(*arrays, horizon, growth)
+        kept = self._kept.of(state.workers, self._curves, horizon, growth)
+        return project_curves(*arrays, growth, *kept)
 
     def _draw(self, state: ClusterState, handles: IntArray) -> None:
         """Ask for the curves of some requests, long enough to age until the next refresh."""
@@ -261,6 +304,7 @@ class Forecaster:
             self._curves[handles] = curves(self._query(rows), reach)
             self._since[handles] = rows[4]
             self._owner[handles] = rows[1]
+            self._kept.outdate(state.workers, rows[0])
 
     def _make_room(self, handles: int) -> None:
         known, width = self._curves.shape[0] - 1, self._curves.shape[1]

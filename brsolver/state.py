@@ -176,8 +176,9 @@ class ClusterState:
             A length is out of range.
         """
         self._check_worker(worker)
-        _require(prompt_tokens >= 1, f"prompt_tokens is {prompt_tokens}, must be at least 1")
-        _require(generated >= 0, f"generated is {generated}, must be at least 0")
+        if prompt_tokens < 1 or generated < 0:
+            _require(prompt_tokens >= 1, f"prompt_tokens is {prompt_tokens}, must be at least 1")
+            _require(generated >= 0, f"generated is {generated}, must be at least 0")
         if self.meta[k.FREE_HEAD] == k.NONE:
             self._grow(max(16, self.requests.shape[1]))
         handle = k.admit(

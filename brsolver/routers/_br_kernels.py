@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brsolver._jit import kernel
-from brsolver.policy import CAPACITY, NO_LIMIT, ROOM, SLOTS, TOKEN_ROOM
+from brsolver.policy import CAPACITY, NO_LIMIT, QUEUED, ROOM, RUNNING, SLOTS, TOKEN_ROOM
 from brsolver.routers._score_kernels import best_single, score
 from brsolver.routers._sorted_kernels import POSITION, best_sorted, remove, sort_waiting
 from brsolver.routers._subset_kernels import (
@@ -28,6 +28,16 @@ SORT_FROM = 8
 
 NEVER_OVER = 1e12
 """Weight of overflow that lets the largest request within the margin win over any beyond it."""
+
+
+@kernel
+def census(table: IntArray) -> tuple[int, int]:
+    """Return how many workers of a view are there, and how many requests run or queue at them."""
+    live, present = 0, 0
+    for g in range(table.shape[1]):
+        live += table[SLOTS, g] != 0
+        present += table[RUNNING, g] + table[QUEUED, g]
+    return live, present
 
 
 @kernel

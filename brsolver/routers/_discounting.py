@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from brsolver.policy import QUEUED, RUNNING, SLOTS
+from brsolver.routers._br_kernels import census
 
 if TYPE_CHECKING:
     from brsolver.policy import ClusterView
@@ -53,11 +51,9 @@ class Turnover:
 
     def look(self, cluster: ClusterView) -> None:
         """Count what has departed since the last decision."""
-        table = cluster.table
-        present = int(table[RUNNING : QUEUED + 1].sum())
+        live, present = census(cluster.table)
         if self._step is not None and cluster.step > self._step:
             keep = math.exp(-(cluster.step - self._step) / _MEMORY_STEPS)
-            live = int(np.count_nonzero(table[SLOTS]))
             passed = (cluster.step - self._step) * live
             self._departed = keep * self._departed + max(self._expected - present, 0)
             self._worker_steps = keep * self._worker_steps + passed

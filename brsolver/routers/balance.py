@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brsolver.errors import ParameterError
-from brsolver.policy import LOAD, SLOTS, ClusterView, IntArray, Waiting
-from brsolver.routers._br_kernels import route_immediate, route_pooled
+from brsolver.policy import LOAD, ClusterView, IntArray, Waiting
+from brsolver.routers._br_kernels import census, route_immediate, route_pooled
 from brsolver.routers._discounting import Turnover
 from brsolver.routers._subset_kernels import BY_SCORE
 
@@ -156,21 +156,22 @@ class BR0:
     def __init__(self, params: BR0Params | None = None) -> None:
         self.params = params or BR0Params()
         self._discounts = np.ones(1)
+        self._weights = np.array([1.0, 0.0, 0.0])
 
     def route(self, cluster: ClusterView, waiting: Waiting) -> IntArray:
         """Choose subsets by current loads; see `brsolver.Policy`."""
         table = cluster.table
-        weights = np.array([1.0, 0.0, float(np.count_nonzero(table[SLOTS]))])
+        self._weights[2], _ = census(table)
         projected = table[LOAD].reshape(-1, 1)
         if cluster.immediate:
             tokens = waiting.prompt_tokens[0]
-            return route_immediate(table, projected, tokens, self._discounts, weights, 0)
+            return route_immediate(table, projected, tokens, self._discounts, self._weights, 0)
         return route_pooled(
             table,
             projected.copy(),
             waiting.prompt_tokens,
             self._discounts,
-            weights,
+            self._weights,
             self.params.s_greedy,
             self.params.r_max,
             0,
@@ -223,8 +224,11 @@ class BRH:
     def _discount_by(self, gamma: float) -> None:
         self._discounting = gamma
         self._discounts: FloatArray = discounts(gamma, self.horizon)
-        self._sum = self.params.alpha * float(self._discounts.sum())
-        self._ramp = self.params.alpha * float(self._discounts @ self._steps)
+        alpha, beta = self.params.alpha, self.params.beta
+        self._weights = alpha * np.array(
+            [self._discounts.sum(), self._discounts @ self._steps, 0.0]
+        )
+        self._weights[2] = 0.0 if beta is None else beta
 
     def route(self, cluster: ClusterView, waiting: Waiting) -> IntArray:
         """Choose subsets by projected loads; see `brsolver.Policy`."""
@@ -243,8 +247,9 @@ class BRH:
             self._discount_by(gamma)
         p = self.params
         table = cluster.table
-        beta = p.alpha * np.count_nonzero(table[SLOTS]) if p.beta is None else p.beta
-        weights = np.array([self._sum, self._ramp, float(beta)])
+        if p.beta is None:
+            live, _ = census(table)
+            self._weights[2] = p.alpha * live
         projected = cluster.projection(
             self.horizon,
             growth=p.growth,
@@ -253,13 +258,13 @@ class BRH:
         growth = int(p.growth)
         if cluster.immediate:
             tokens = waiting.prompt_tokens[0]
-            return route_immediate(table, projected, tokens, self._discounts, weights, growth)
+            return route_immediate(table, projected, tokens, self._discounts, self._weights, growth)
         return route_pooled(
             table,
             projected,
             waiting.prompt_tokens,
             self._discounts,
-            weights,
+            self._weights,
             p.s_greedy,
             p.r_max,
             growth,

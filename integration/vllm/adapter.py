@@ -184,6 +184,7 @@ class Adapter:
         began = time.perf_counter()
         count = self._enter_batch(client, batch)
         self._refresh()
+        self._prepare()
         self.share()
         if batch.finished_requests or batch.outputs:
             self.releaser.step_reported(client, freed=bool(batch.finished_requests))
@@ -199,6 +200,13 @@ class Adapter:
         ):
             # A predictor that fails must not be asked again at every batch.
             self.router.skip_refresh()
+
+    def _prepare(self) -> None:
+        """Project now: a request that comes next should not have to wait for that."""
+        try:
+            self.router.prepare()
+        except Exception as error:  # noqa: BLE001 # whatever it is, vLLM must go on
+            self.guard.fail("forecast", f"{type(error).__name__}: {error}")
 
     def share(self) -> None:
         """Tell other API servers, and hear of them."""

@@ -97,6 +97,7 @@ class Router:
         self.books.learning = self.forecaster is not None and self.forecaster.learns
         self._table: IntArray = np.zeros((VIEW_ROWS, ranks), np.int64)
         self._asked = (self.horizon, False, False)
+        self._projected: tuple[int, bool, bool] | None = None
 
     def refresh_due(self) -> bool:
         """Tell whether it is time to make all forecasts anew."""
@@ -139,8 +140,12 @@ class Router:
 
     def fits(self, prompt_tokens: int) -> bool:
         """Tell whether a rank of the view has a slot and KV room for a prompt."""
-        table = self._table
-        return bool(((table[ROOM] > 0) & (table[TOKEN_ROOM] >= prompt_tokens)).any())
+        return bool(has_room(self._table, prompt_tokens))
+
+    def prepare(self) -> None:
+        """Project what runs now, as the last decision did, so that the next one need not."""
+        if self.forecaster is not None and self._projected is not None:
+            self.forecaster.prepare(self.books.state, *self._projected)
 
     def place(self, waiting: Waiting, clock_s: float, *, immediate: bool) -> Placements:
         """Decide where waiting requests go, the view being up to date.
@@ -200,6 +205,7 @@ class Router:
         if self.forecaster is None:
             # Nothing is forecast: all that runs now runs throughout, whatever was asked.
             return self.books.state.projection(horizon, growth=growth)
+        self._projected = horizon, growth, survival
         return self.forecaster.project(self.books.state, horizon, growth, survival)
 
     def _refuse(self, wrong: int, pair: list[int], pairs: int, waiting: int) -> None:
@@ -228,6 +234,15 @@ def _make(config: AdapterConfig) -> tuple[Policy, Any]:
         return policy, predictor
     policy = make_policy(config.policy, config.policy_parameters, rng=rng)
     return policy, predictor if getattr(policy, "horizon", 0) > 0 else None
+
+
+@kernel
+def has_room(table: IntArray, prompt_tokens: int) -> bool:
+    """Tell whether a rank of a view has a slot and KV room for a prompt."""
+    for g in range(table.shape[1]):
+        if table[ROOM, g] > 0 and table[TOKEN_ROOM, g] >= prompt_tokens:
+            return True
+    return False
 
 
 @kernel

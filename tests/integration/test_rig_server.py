@@ -122,8 +122,9 @@ def test_the_skewed_placement_is_skewed_and_the_balanced_is_not(
     server: Server, steps_folder: Path
 ) -> None:
     before = steps_so_far(steps_folder)
+    # Long enough that the first still run when the last have come.
     result = run_skew(
-        server, SkewParams(long_tokens=120, short_tokens=8, output_tokens=24, rounds=1)
+        server, SkewParams(long_tokens=400, short_tokens=8, output_tokens=80, rounds=1)
     )
     assert min(result.balanced.mean, result.skewed.mean) > 0
     steps_so_far(steps_folder)
