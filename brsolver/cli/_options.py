@@ -96,6 +96,15 @@ PrefillOption = Annotated[
         "(default: none)",
     ),
 ]
+TransitOption = Annotated[
+    int | None,
+    typer.Option(
+        "--transit-steps",
+        metavar="N",
+        rich_help_panel=ARRIVALS,
+        help="Steps from a decision to the request's first; a real server takes 1. (default: 0)",
+    ),
+]
 
 HorizonOption = Annotated[
     int | None,

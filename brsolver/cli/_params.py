@@ -51,6 +51,7 @@ class RunOptions:
     alpha: float | None
     r_max: int | None
     s_greedy: int | None
+    transit_steps: int | None
     refresh_steps: int | None
     stale_ms: float | None
     stale_steps: int | None
@@ -103,6 +104,7 @@ def simulation_params(options: RunOptions, *, workers: int | None) -> Simulation
         "step_time": None if options.step_time is None else parse_step_time(options.step_time),
         "staleness": _staleness(options, base.staleness),
         "events": events or None,
+        "transit_steps": options.transit_steps,
         "refresh_steps": options.refresh_steps,
         "seed": options.seed,
         "warmup_steps": options.warmup_steps,

@@ -37,6 +37,7 @@ def simulate(
     utilization: o.UtilizationOption = None,
     timestamps: o.TimestampsOption = False,
     prefill: o.PrefillOption = None,
+    transit_steps: o.TransitOption = None,
     horizon: o.HorizonOption = None,
     gamma: o.GammaOption = None,
     beta: o.BetaOption = None,

@@ -18,6 +18,7 @@ from brsolver._state_kernels import (
 )
 from brsolver.policy import NO_LIMIT
 from brsolver.simulator._layout import (
+    B_DUE,
     B_GENERATED,
     B_PROMPT,
     B_WAITING,
@@ -26,6 +27,8 @@ from brsolver.simulator._layout import (
     BAD_INDEX,
     BAD_WORKER,
     C_IMMEDIATE,
+    C_STEP,
+    C_TRANSIT,
     C_WAIT_HEAD,
     C_WAIT_TAIL,
     NO_SLOT,
@@ -98,8 +101,12 @@ def apply(
         i = book[B_WAITING, at]
         book[B_WAITING, at] = NONE
         last = max(last, at)
+        book[B_DUE, i] = control[C_STEP] + control[C_TRANSIT]
         if not control[C_IMMEDIATE]:
-            start(workers, requests, meta, book, times, control, clock, heads, buffers, i, g)
+            if control[C_TRANSIT]:
+                enqueue(workers, book, control, queues, i, g, False)
+            else:
+                start(workers, requests, meta, book, times, control, clock, heads, buffers, i, g)
         elif book[B_PROMPT, i] + book[B_GENERATED, i] > workers[W_CAPACITY, g]:
             reject(book, control, i)
         else:

@@ -19,8 +19,9 @@
     B_WAITING,
     B_WAITING_TOKENS,
     B_WAITING_SINCE,
-) = range(17)
-BOOK_ROWS = 17
+    B_DUE,
+) = range(18)
+BOOK_ROWS = 18
 
 # Rows of the times, one column per request.
 T_ARRIVAL, T_READY, T_START, T_FIRST, T_FINISH = range(5)
@@ -45,8 +46,9 @@ TIME_ROWS = 5
     C_IMMEDIATE,
     C_STOP_STEP,
     C_REJECTED,
-) = range(17)
-CONTROL_SIZE = 17
+    C_TRANSIT,
+) = range(18)
+CONTROL_SIZE = 18
 
 # Entries of the clock block.
 CLOCK, STOP_S = range(2)

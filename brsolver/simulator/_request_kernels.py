@@ -23,6 +23,7 @@ from brsolver.simulator._layout import (
     ADMITTED,
     B_CAL_NEXT,
     B_CAL_PREV,
+    B_DUE,
     B_FINISH_STEP,
     B_FINISHED,
     B_GENERATED,
@@ -256,11 +257,15 @@ def admit_queued(
     """Let every worker admit from its own queue, in order, while slots and KV tokens last.
 
     A worker that runs something keeps a token of growth per request in reserve, lest it preempt
-    at once what it has just admitted.
+    at once what it has just admitted. What is still in transit has to come first, but for a
+    cluster where nothing runs: there no step keeps it.
     """
+    idle = meta[k.ACTIVE_TOTAL] == 0
     for g in range(workers.shape[1]):
         while queues[0, g] != NONE and workers[W_ACTIVE, g] < workers[W_SLOTS, g]:
             i = queues[0, g]
+            if book[B_DUE, i] > control[C_STEP] and not idle:
+                break
             tokens = book[B_PROMPT, i] + book[B_GENERATED, i]
             reserve = workers[W_ACTIVE, g] + 1 if workers[W_ACTIVE, g] > 0 else 0
             if workers[W_LOAD, g] + tokens + reserve > workers[W_CAPACITY, g]:

@@ -179,6 +179,7 @@ class Engine:
         self.control: IntArray = np.zeros(lay.CONTROL_SIZE, np.int64)
         self.control[lay.C_SAMPLE_STRIDE] = 1
         self.control[lay.C_IMMEDIATE] = int(self.immediate)
+        self.control[lay.C_TRANSIT] = self.params.transit_steps
         if self.params.arrivals.mode == "pool":
             self.control[lay.C_POOL] = self.params.arrivals.pool or 4 * self.params.workers
         self.clock: FloatArray = np.zeros(2)

@@ -268,6 +268,10 @@ class SimulationParams:
         See `Arrivals`, `Prefill`, `StepTime` and `Staleness`.
     events : tuple of WorkerEvent
         Workers that fail or join.
+    transit_steps : int
+        Decode steps between a decision and the first step in which the request can run, while
+        anything runs; it holds its slot meanwhile, and counts as queued at its worker. In a real
+        server it is 1: what is sent once a step has ended finds the next one under way.
     refresh_steps : int
         Decode steps ΔT between batched refreshes of all forecasts.
     seed : int
@@ -291,6 +295,7 @@ class SimulationParams:
     step_time: StepTime = field(default_factory=StepTime)
     staleness: Staleness = field(default_factory=Staleness)
     events: tuple[WorkerEvent, ...] = ()
+    transit_steps: int = 0
     refresh_steps: int = 32
     seed: int = 0
     warmup_steps: int = 0
@@ -303,6 +308,7 @@ class SimulationParams:
         self._check_sizes()
         require_one_of("routing", self.routing, "pooled", "immediate")
         self._check_components()
+        require_whole("transit_steps", self.transit_steps, 0, MAX_STALE_STEPS)
         require_whole("refresh_steps", self.refresh_steps, 1, MAX_REFRESH_STEPS)
         require_whole("seed", self.seed, 0, MAX_SEED)
         require_whole("warmup_steps", self.warmup_steps, 0, MAX_COUNT)

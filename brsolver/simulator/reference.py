@@ -51,6 +51,7 @@ class Request:
     finish_s: float | None = None
     preemptions: int = 0
     since: int = 0
+    due: int = 0
     rejected: bool = False
 
     @property
@@ -103,6 +104,8 @@ class ReferenceSimulator:
     pool : int
         Requests kept waiting; 0 replays `ready_s`.
     immediate : bool
+    transit_steps : int
+        Steps from a decision to the request's first.
     base, per_token : float
         Affine step time.
     events : sequence of WorkerEvent
@@ -117,6 +120,7 @@ class ReferenceSimulator:
         *,
         pool: int,
         immediate: bool,
+        transit_steps: int = 0,
         base: float = 0.005,
         per_token: float = 1e-7,
         events: Sequence[WorkerEvent] = (),
@@ -126,6 +130,7 @@ class ReferenceSimulator:
         self.policy = policy
         self.pool = pool
         self.immediate = immediate
+        self.transit_steps = transit_steps
         self.base, self.per_token = base, per_token
         self.events = sorted(events, key=_when)
         self.waiting: list[Request] = []
@@ -142,6 +147,7 @@ class ReferenceSimulator:
             self._admit_queued()
             if not self.immediate and self.waiting and sum(self._room()) > 0:
                 self._route_pool()
+                self._admit_queued()
             if any(w.running for w in self.workers):
                 self._step()
             elif self.coming and not self.pool:
@@ -201,6 +207,7 @@ class ReferenceSimulator:
             ((_, g),) = self._ask(self.waiting[:1])
             request = self.waiting.pop(0)
             request.worker = g
+            request.due = len(self.steps) + self.transit_steps
             if request.kv_tokens > self.workers[g].capacity:
                 request.rejected = True
             else:
@@ -209,7 +216,12 @@ class ReferenceSimulator:
     def _route_pool(self) -> None:
         pairs = self._ask(self.waiting)
         for at, g in pairs:
-            self._start(self.waiting[at], g)
+            request = self.waiting[at]
+            if self.transit_steps:
+                request.worker, request.due = g, len(self.steps) + self.transit_steps
+                self.workers[g].queue.append(request)
+            else:
+                self._start(request, g)
         gone = {at for at, _ in pairs}
         self.waiting = [r for at, r in enumerate(self.waiting) if at not in gone]
 
@@ -229,8 +241,11 @@ class ReferenceSimulator:
         self.workers[g].running.append(request)
 
     def _admit_queued(self) -> None:
+        idle = not any(w.running for w in self.workers)
         for g, worker in enumerate(self.workers):
             while worker.queue and len(worker.running) < worker.slots:
+                if worker.queue[0].due > len(self.steps) and not idle:
+                    break
                 tokens = worker.queue[0].kv_tokens
                 reserve = len(worker.running) + 1 if worker.running else 0
                 if worker.load + tokens + reserve <= worker.capacity:

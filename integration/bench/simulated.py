@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 FEWEST_STEPS = 30
 TYPICAL_ERROR = 0.05
 """Relative error from which on a step counts for less and less."""
+TRANSIT_STEPS = 1
+"""What is sent when a step has ended finds the next one under way."""
 VLLM_PUBLISHES_MS = 100.0
 """How often vLLM's coordinator publishes the counts that its own rule decides on."""
 
@@ -121,6 +123,7 @@ def predicted_imbalance(
         routing="pooled" if arm.mode == "pooled" else "immediate",
         arrivals=Arrivals(mode="pool", pool=max(waiting, 1)),
         step_time=fit.step_time(slots),
+        transit_steps=TRANSIT_STEPS,
         staleness=stale if arm.mode in {"", "observe"} else Staleness(),
     )
     result = simulate(workload.trace, arm.policy, params)

@@ -80,6 +80,7 @@ def test_what_is_not_a_number_is_null(facts: Callable[..., dict[str, Any]]) -> N
         (["--fail", "1@5", "--join", "1@9"], "events.0.at_step", 5),
         (["--fail", "1@0.02s", "--join", "1@0.5s"], "events.1.at_s", 0.5),
         (["--refresh-steps", 7], "refresh_steps", 7),
+        (["--transit-steps", 1], "transit_steps", 1),
         (["--warmup-steps", 4], "warmup_steps", 4),
         (["--drain"], "drain", "include"),
         (["--max-steps", 9], "max_steps", 9),

@@ -71,6 +71,7 @@ def scenarios(draw):
         routing=draw(st.sampled_from(["pooled", "immediate"])),
         arrivals=Arrivals(mode=mode, pool=pool),
         events=tuple(events),
+        transit_steps=draw(st.sampled_from([0, 0, 1, 2, 5])),
     )
     policy = draw(
         st.sampled_from(["jsq-load", "br-0", "bf-io:horizon=0", "round-robin", "vllm", "lpt"])
@@ -94,6 +95,7 @@ def reference_run(trace, params, policy):
         make_policy(*parse_spec(policy)),
         pool=0 if timed else params.arrivals.pool,
         immediate=params.routing == "immediate",
+        transit_steps=params.transit_steps,
         events=params.events,
     )
     simulator.run()
@@ -358,3 +360,35 @@ def test_a_request_its_worker_cannot_hold_is_rejected_not_lost():
     result = simulate(trace, "round-robin", params)
     assert result.requests.status.tolist() == [RequestStatus.FINISHED, RequestStatus.REJECTED]
     assert any("1 rejected" in note for note in result.notes)
+
+
+@pytest.mark.parametrize("transit", [0, 1, 3])
+def test_a_slot_stays_empty_while_its_next_request_is_in_transit(transit):
+    trace = Trace(prompt_tokens=np.full(6, 5), output_tokens=np.array([4, 30, 4, 4, 4, 4]))
+    params = SimulationParams(workers=1, slots=2, transit_steps=transit)
+    log = simulate(trace, "fcfs", params).requests
+    # Into a cluster where nothing runs they come at once.
+    assert log.start_step[:2].tolist() == [0, 0]
+    assert log.start_step[2] == log.finish_step[0] + 1 + transit
+    assert log.start_step[3] == log.finish_step[2] + 1 + transit
+
+
+def test_a_queue_at_the_worker_hides_the_transit():
+    trace = Trace(prompt_tokens=np.full(8, 5), output_tokens=np.full(8, 3))
+    steps = [
+        len(
+            simulate(
+                trace,
+                "round-robin",
+                SimulationParams(
+                    workers=2,
+                    slots=1,
+                    routing="immediate",
+                    arrivals=Arrivals(pool=4),
+                    transit_steps=transit,
+                ),
+            ).steps
+        )
+        for transit in (0, 1)
+    ]
+    assert steps[0] == steps[1] == 12

@@ -38,6 +38,7 @@ BAD_TOML = [
     ("events = 3", "events is 3, must be a list"),
     ("events = [3]", "events is [3], must be a list, each entry a table"),
     ("warmup_steps = 1.5", "warmup_steps is 1.5, must be a whole number"),
+    ("transit_steps = -1", "transit_steps is -1, must be at least 0"),
     ("refresh_steps = 2.5", "refresh_steps is 2.5, must be a whole number"),
     ("workers = true", "workers is True, must be a whole number"),
     ('workers = "8"', "workers is '8', must be a whole number"),
