@@ -12,6 +12,7 @@ from benchmarks import (
     bench_memory,
     bench_quality,
     bench_simulation,
+    bench_transit,
 )
 
 
@@ -24,6 +25,7 @@ def main() -> None:
     bench_classifiers.main()
     bench_discount.main(sys.argv[1:2])
     bench_drift.main([])
+    bench_transit.main([])
 
 
 if __name__ == "__main__":

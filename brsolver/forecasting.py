@@ -105,9 +105,10 @@ class _KeptLoads:
             or self._loads.shape != shape
             or growth != self._growth
         ):
-            self._workers, self._curves, self._growth = workers, curves, growth
-            self._loads = np.zeros(shape, np.int64)
+            # Interrupted in between, old keys go with loads that are as of nothing.
             self._as_of = np.full(shape[0], -1, np.int64)
+            self._loads = np.zeros(shape, np.int64)
+            self._workers, self._curves, self._growth = workers, curves, growth
         return self._loads, self._as_of
 
     def outdate(self, workers: IntArray, which: IntArray) -> None:
@@ -251,14 +252,28 @@ class Forecaster:
         return self._project_survival(state, horizon, growth)
 
     def prepare(self, state: ClusterState, horizon: int, growth: bool, survival: bool) -> None:
-        """Do now what `project`, asked the same before anything else happens, need not do then."""
-        if survival and self._lengths is None:
-            self._project_survival(state, horizon, growth)
+        """Do now what `project`, asked the same before anything else happens, need not do then.
+
+        The predictor is not asked anything: its table is taken to be the last one.
+        """
+        if not survival or self._lengths is not None:
+            return
+        table, _ = self._longer
+        if table is not None:
+            self._project_table(state, table, horizon, growth)
+        elif self._wants_curves:
+            self._project_curves(state, horizon, growth)
 
     def _project_survival(self, state: ClusterState, horizon: int, growth: bool) -> IntArray:
         table = getattr(self.predictor, "table", None)
         if table is None:
+            self._longer = None, self._longer[1]
             return self._project_curves(state, horizon, growth)
+        return self._project_table(state, table, horizon, growth)
+
+    def _project_table(
+        self, state: ClusterState, table: FloatArray, horizon: int, growth: bool
+    ) -> IntArray:
         longer, last = self._padded(table, horizon), table.shape[0] - 1
         limits = self.columns.max_tokens
         limits = _NO_LIMITS if limits is None else limits
@@ -301,10 +316,10 @@ class Forecaster:
         handles = still_running(state.requests, handles)
         if handles.shape[0]:
             rows = state.describe(handles)
+            self._kept.outdate(state.workers, rows[0])
             self._curves[handles] = curves(self._query(rows), reach)
             self._since[handles] = rows[4]
             self._owner[handles] = rows[1]
-            self._kept.outdate(state.workers, rows[0])
 
     def _make_room(self, handles: int) -> None:
         known, width = self._curves.shape[0] - 1, self._curves.shape[1]

@@ -232,7 +232,7 @@ def boundary(
     """Do what comes before a step; return why not to step, or STEP."""
     total = book.shape[1]
     if control[C_ARRIVED] < total and (control[C_IMMEDIATE] or not control[C_ROUTED]):
-        reveal(book, times, control, clock)
+        reveal(workers, book, times, control, clock)
     waiting = control[C_WAIT_TAIL] - control[C_WAIT_HEAD]
     if control[C_IMMEDIATE] and waiting > 0 and fill_view(workers, 1, table) > 0:
         return ROUTE

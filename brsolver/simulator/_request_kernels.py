@@ -50,6 +50,7 @@ from brsolver.simulator._layout import (
     C_QUEUED,
     C_REJECTED,
     C_STEP,
+    C_TRANSIT,
     C_WAIT_HEAD,
     C_WAIT_TAIL,
     CLOCK,
@@ -87,7 +88,21 @@ def push_waiting(book: IntArray, control: IntArray, i: int) -> None:
 
 
 @kernel
-def reveal(book: IntArray, times: FloatArray, control: IntArray, clock: FloatArray) -> None:
+def queued_beyond_slots(workers: IntArray, control: IntArray) -> int:
+    """Return how many requests queue at workers, those in transit to a free slot left out."""
+    if not control[C_TRANSIT]:
+        return control[C_QUEUED]
+    count = 0
+    for g in range(workers.shape[1]):
+        free = workers[W_SLOTS, g] - workers[W_ACTIVE, g]
+        count += max(workers[W_QUEUED, g] - free, 0)
+    return count
+
+
+@kernel
+def reveal(
+    workers: IntArray, book: IntArray, times: FloatArray, control: IntArray, clock: FloatArray
+) -> None:
     """Let requests arrive: by the pool rule, or those whose time has come."""
     total = book.shape[1]
     pool = control[C_POOL]
@@ -96,7 +111,7 @@ def reveal(book: IntArray, times: FloatArray, control: IntArray, clock: FloatArr
         if pool > 0:
             held = control[C_WAIT_TAIL] - control[C_WAIT_HEAD]
             if control[C_IMMEDIATE]:
-                held += control[C_QUEUED]
+                held += queued_beyond_slots(workers, control)
             if held >= pool:
                 break
             times[T_ARRIVAL, i] = clock[CLOCK]

@@ -144,6 +144,7 @@ class ReferenceSimulator:
             self._reveal()
             if self.immediate:
                 self._route_arrivals()
+                self._reveal()
             self._admit_queued()
             if not self.immediate and self.waiting and sum(self._room()) > 0:
                 self._route_pool()
@@ -192,7 +193,7 @@ class ReferenceSimulator:
         while self.coming:
             held = len(self.waiting)
             if self.immediate:
-                held += sum(len(w.queue) for w in self.workers)
+                held += sum(self._beyond_slots(w) for w in self.workers)
             ready = self.coming[0].ready_s
             if held >= self.pool if self.pool else (ready or 0.0) > self.clock:
                 return
@@ -201,6 +202,11 @@ class ReferenceSimulator:
             self.waiting.append(request)
             if self.immediate and self.pool:
                 self._route_arrivals()
+
+    def _beyond_slots(self, worker: Worker) -> int:
+        # A request in transit to a free slot waits for nobody.
+        free = worker.slots * worker.alive - len(worker.running) if self.transit_steps else 0
+        return max(len(worker.queue) - free, 0)
 
     def _route_arrivals(self) -> None:
         while self.waiting and any(w.alive for w in self.workers):

@@ -25,6 +25,8 @@ TYPICAL_ERROR = 0.05
 """Relative error from which on a step counts for less and less."""
 TRANSIT_STEPS = 1
 """What is sent when a step has ended finds the next one under way."""
+STARTS = 8
+"""Runs that each begin a request later: where a request goes changes all that come after."""
 VLLM_PUBLISHES_MS = 100.0
 """How often vLLM's coordinator publishes the counts that its own rule decides on."""
 
@@ -104,7 +106,7 @@ def _robust(terms: NDArray[np.float64], seconds: NDArray[np.float64]) -> NDArray
 def predicted_imbalance(
     arm: Arm, workload: Workload, fit: StepFit, *, ranks: int, slots: int, waiting: int
 ) -> float:
-    """Return the max/mean KV of a simulated run of the same requests.
+    """Return the max/mean KV of simulated runs of the same requests, the mean of `STARTS`.
 
     Parameters
     ----------
@@ -126,8 +128,17 @@ def predicted_imbalance(
         transit_steps=TRANSIT_STEPS,
         staleness=stale if arm.mode in {"", "observe"} else Staleness(),
     )
-    result = simulate(workload.trace, arm.policy, params)
-    return _imbalance(result, in_flight=ranks * slots + waiting)
+    return float(
+        np.mean(
+            [
+                _imbalance(
+                    simulate(workload.trace.after(start), arm.policy, params),
+                    in_flight=ranks * slots + waiting,
+                )
+                for start in range(min(STARTS, len(workload.trace)))
+            ]
+        )
+    )
 
 
 def _imbalance(result: SimulationResult, in_flight: int) -> float:

@@ -203,10 +203,12 @@ class Adapter:
 
     def _prepare(self) -> None:
         """Project now: a request that comes next should not have to wait for that."""
-        try:
-            self.router.prepare()
-        except Exception as error:  # noqa: BLE001 # whatever it is, vLLM must go on
-            self.guard.fail("forecast", f"{type(error).__name__}: {error}")
+        if self.guard.active:
+            try:
+                self.router.prepare()
+            except Exception as error:  # noqa: BLE001 # whatever it is, vLLM must go on
+                self.router.skip_preparing()
+                self.guard.fail("forecast", f"{type(error).__name__}: {error}")
 
     def share(self) -> None:
         """Tell other API servers, and hear of them."""

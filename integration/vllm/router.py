@@ -147,6 +147,10 @@ class Router:
         if self.forecaster is not None and self._projected is not None:
             self.forecaster.prepare(self.books.state, *self._projected)
 
+    def skip_preparing(self) -> None:
+        """Leave projections to the decisions until one has made one."""
+        self._projected = None
+
     def place(self, waiting: Waiting, clock_s: float, *, immediate: bool) -> Placements:
         """Decide where waiting requests go, the view being up to date.
 

@@ -54,6 +54,11 @@ def empty(found: dict[str, float]) -> bool:
     return all(found.get(f"brsolver_{name}", 1.0) == 0.0 for name in names)
 
 
+def at_ranks(found: dict[str, float]) -> float:
+    """How many requests the adapter's books have at the ranks."""
+    return found["brsolver_running_requests"] + found["brsolver_queued_requests"]
+
+
 def reconfigure(server, path: Path, text: str) -> None:
     """Give a running server another configuration, and wait until it is taken in."""
     before = figures(server)["brsolver_reloads_total"]

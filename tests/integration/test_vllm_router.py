@@ -56,3 +56,13 @@ def test_the_kernel_finds_what_plain_reading_finds(ranks, prompts, pairs, immedi
     )
     assert found == plainly(slots, room, tokens, prompts, pairs, immediate)
     assert (table == before).all()
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.lists(RANK, min_size=1, max_size=3), st.integers(1, 10))
+def test_there_is_room_where_a_slot_and_tokens_are_free(ranks, prompt):
+    slots, room, tokens = zip(*ranks, strict=True)
+    table = np.zeros((VIEW_ROWS, len(ranks)), np.int64)
+    table[SLOTS], table[ROOM], table[TOKEN_ROOM] = slots, room, tokens
+    plain = any(free > 0 and left >= prompt for free, left in zip(room, tokens, strict=True))
+    assert r.has_room(table, prompt) == plain

@@ -114,6 +114,7 @@ def test_books_come_back_to_zero_after_requests_of_all_kinds(tight_server, polic
 
 def test_held_requests_end_cleanly_when_cancelled(tight_server):
     from serving import (
+        at_ranks,
         await_figures,
         await_figures_meanwhile,
         complete,
@@ -133,8 +134,10 @@ def test_held_requests_end_cleanly_when_cancelled(tight_server):
                 complete(client, each, max_tokens=180, ignore_eos=True, rank=i % 2)
                 for i, each in enumerate(prompts(8, longest=10))
             ]
+            running = list(map(asyncio.create_task, long))
+            await await_figures_meanwhile(server, lambda now: at_ranks(now) == len(long))
             held = [complete(client, each, max_tokens=60) for each in prompts(6, seed=1)]
-            running, waiting = (list(map(asyncio.create_task, each)) for each in (long, held))
+            waiting = list(map(asyncio.create_task, held))
             found = await await_figures_meanwhile(
                 server, lambda now: now["brsolver_held_requests"] > 0
             )

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from brsolver import SimulationParams, Trace, simulate
-from brsolver.policy import Waiting
+from brsolver.policy import QUEUED, RUNNING, Waiting
 from brsolver.registry import make_policy
 from brsolver.routers import BR0, BRH, BR0Params, BRHParams
+from brsolver.routers._br_kernels import census
 from brsolver.routers._discounting import Turnover
 from brsolver.specs import parse_spec
 from brsolver.state import ClusterState
@@ -104,3 +105,13 @@ def test_trust_shortens_the_discount():
     assert by_trust._discounts.tolist() == pytest.approx(by_gamma._discounts.tolist())
     Crowd().routed(by_trust, trust=1.0)
     assert by_trust._discounts[1] == pytest.approx(0.8)
+
+
+def test_the_census_counts_live_workers_and_all_their_requests():
+    state = ClusterState([4, 4, 4])
+    for i in range(5):
+        state.admit(i, i % 3, 10)
+    state.enqueue(2, 30)
+    state.remove_worker(0)
+    table = state.view_table()
+    assert census(table) == (2, int((table[RUNNING] + table[QUEUED]).sum())) == (2, 4)

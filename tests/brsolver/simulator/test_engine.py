@@ -373,6 +373,16 @@ def test_a_slot_stays_empty_while_its_next_request_is_in_transit(transit):
     assert log.start_step[3] == log.finish_step[2] + 1 + transit
 
 
+def test_a_pool_is_kept_besides_what_is_in_transit():
+    trace = Trace(prompt_tokens=np.full(600, 5), output_tokens=np.arange(600) % 7 + 4)
+    params = SimulationParams(
+        workers=2, slots=8, routing="immediate", arrivals=Arrivals(pool=1), transit_steps=1
+    )
+    busy = simulate(trace, "jsq", params).metrics.slot_utilization
+    # Each request leaves its slot empty for one step, and its 7 tokens fill it for seven.
+    assert 7 / 8 - 0.05 < busy < 1
+
+
 def test_a_queue_at_the_worker_hides_the_transit():
     trace = Trace(prompt_tokens=np.full(8, 5), output_tokens=np.full(8, 3))
     steps = [
