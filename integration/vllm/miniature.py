@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from brsolver.forecasting import Forecaster
 from brsolver.policy import Waiting
 from integration.vllm.requests import Request
 from integration.vllm.router import Router, add_others
@@ -23,12 +24,29 @@ def run(config: AdapterConfig) -> None:
     router = Router(config, ranks=RANKS, slots=SLOTS, capacity=1000)
     for immediate in (True, False):
         _fill(router, immediate=immediate)
+        _begin_anew(router)
         _decode(router, steps=3)
         router.books.release(_names())
         # Whoever learns has now something to learn from, and forecasts differently with it.
         router.books.step += config.params.refresh_steps
         router.refresh()
+    router.fits(1)
     add_others(router._table, router.books.others, False)  # noqa: SLF001 # its own miniature
+
+
+def _begin_anew(router: Router) -> None:
+    """Forecast as who has learnt something and has not been asked anything yet.
+
+    Such is a router that takes over while serving.
+    """
+    if router.forecaster is not None:
+        fresh = Forecaster(
+            router.forecaster.predictor,
+            horizon=router.horizon,
+            refresh_steps=1,
+            columns=router.books.columns,
+        )
+        fresh.update(router.books.state, router.books.take_admitted(), 0)
 
 
 def _fill(router: Router, *, immediate: bool) -> None:
