@@ -14,11 +14,15 @@ $(STAMP): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $(STAMP)
 
-# Compares routers on an embedded workload and leaves demo-report/report.html to open.
+# Compares routers on embedded workloads: where ranks compute prompts themselves, and where prompts
+# come computed. Leaves demo-report/report.html and demo-report/elsewhere/report.html to open.
 demo: $(STAMP)
+	$(BIN)/brsolver compare preset:chat:n=3000 --policies vllm,jsq-load,br-0,br-t \
+	  --prefill colocated --hardware minimax-m2.7-h200-dp4 \
+	  --workers 8 --slots 64 --baseline vllm --out demo-report
 	$(BIN)/brsolver compare preset:proprietary-like:n=3000 \
 	  --policies vllm,jsq-load,fast-phi,br-0:r_max=4,br-0,br-h \
-	  --workers 4,8 --slots 32 --baseline vllm --out demo-report
+	  --workers 8 --slots 64 --baseline vllm --out demo-report/elsewhere
 	@echo "Open demo-report/report.html"
 
 test: $(STAMP)

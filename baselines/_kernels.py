@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brsolver._jit import kernel
-from brsolver.policy import LOAD, PROMPT_TOKENS, QUEUED, ROOM, RUNNING, TOKEN_ROOM, VIEW_ROWS
+from brsolver.cluster.view import LOAD, PROMPT_TOKENS, QUEUED, ROOM, RUNNING, TOKEN_ROOM, VIEW_ROWS
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
@@ -42,9 +42,9 @@ def assignable(table: IntArray, waiting: int) -> int:
 
 
 @kernel
-def charge(table: IntArray, worker: int, tokens: int, requests: int) -> None:
+def charge(table: IntArray, worker: int, tokens: int, requests: int, request_tokens: int) -> None:
     """Enter a request just placed into the working copy of the view."""
-    table[LOAD, worker] += tokens
+    table[LOAD, worker] += tokens + request_tokens
     table[PROMPT_TOKENS, worker] += tokens
     table[QUEUED, worker] += requests
     table[ROOM, worker] -= 1
@@ -74,7 +74,13 @@ def lowest_open(table: IntArray, scores: IntArray, tokens: int, start: int) -> i
 
 @kernel
 def place_lowest(
-    table: IntArray, tokens: IntArray, weights: IntArray, requests: int, start: int, rotation: int
+    table: IntArray,
+    tokens: IntArray,
+    weights: IntArray,
+    requests: int,
+    start: int,
+    rotation: int,
+    request_tokens: int,
 ) -> IntArray:
     """Place every request on the open worker of least score.
 
@@ -92,6 +98,8 @@ def place_lowest(
     start, rotation : int
         Worker that the first scan starts from, and how far every further scan's start moves
         on. The first worker of least score wins.
+    request_tokens : int
+        What a request adds to its worker's load besides its tokens.
     """
     workers = table.shape[1]
     table = table.copy()
@@ -103,7 +111,7 @@ def place_lowest(
         g = lowest_open(table, scores, tokens[i], start + i * rotation)
         if g < 0:
             return pairs[:i]
-        charge(table, g, tokens[i], requests)
+        charge(table, g, tokens[i], requests, request_tokens)
         scores[g] = score_of(table, weights, g)
         pairs[i, 0] = i
         pairs[i, 1] = g
@@ -131,7 +139,7 @@ def place_next(table: IntArray, tokens: IntArray, start: int, advance: bool) -> 
         g = lowest_open(table, scores, tokens[i], start)
         if g < 0:
             return pairs[:i]
-        charge(table, g, tokens[i], 1)
+        charge(table, g, tokens[i], 1, 0)
         start = g + 1 if advance else start
         pairs[i, 0] = i
         pairs[i, 1] = g

@@ -1,31 +1,33 @@
 """Expected marginal overflow [DPR], shared by Φ and Fast-Φ.
 
-Steps ahead are looked at on a grid ``h_0 = 0 < h_1 < …`` with weights v_k; all steps with weight
-1 give the sum itself, a few give an estimate of it.
+Overflow is evaluated on a grid of steps ``h_0 = 0 < h_1 < …`` with weights v_k; all steps of the
+horizon with weight 1 give the sum itself, a few give an estimate of it.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from abc import abstractmethod
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from baselines._kernels import FloatArray, IntArray, assignable, charge, fits
 from brsolver._jit import kernel
+from brsolver.cluster.view import LOAD
 from brsolver.errors import ParameterError
-from brsolver.policy import LOAD
+from brsolver.policy import BasePolicy
 from brsolver.registry import make_predictor
+from brsolver.stand_ins import as_predictor
 
 if TYPE_CHECKING:
-    from brsolver.policy import ClusterView, Decision, Waiting
+    from brsolver.cluster.view import ClusterView, Decision, Waiting
     from brsolver.predictors import Predictor
 
 HORIZON_LIMIT = 4096
 
 
 class Grid(NamedTuple):
-    """Steps ahead at which overflow is evaluated.
+    """Steps of the horizon at which overflow is evaluated.
 
     Attributes
     ----------
@@ -39,36 +41,39 @@ class Grid(NamedTuple):
     weights: FloatArray
 
 
-class ExpectedOverflow(ABC):
+class ExpectedOverflow(BasePolicy):
     """Route to the worker whose expected overflow a request raises least.
 
     ``ΔΦ_g(s) = Σ_{h≥0} P(O > h)·(s + h - m_g(h))_+`` with ``m_g(h) = max_g' L_g'(h) - L_g(h)``
     and projected loads ``L_g(h) = q_g + Σ_i (w_i + h)·P(O > a_i + h)/P(O > a_i)`` over the
-    running requests i of worker g, w_i their KV tokens and a_i their ages; q_g, the tokens of
-    requests queued there, stay constant. A request placed joins the projections with
-    ``(s + h)·P(O > h)``. Ties go to the lowest load, then to the lowest index.
+    running requests i of worker g, w_i their loads and a_i their ages; q_g, the loads of requests
+    queued there, stay constant. A request placed joins the projections with ``(s + h)·P(O > h)``,
+    s its prompt and what a request weighs besides. Ties go to the lowest load, then to the lowest
+    index.
 
     ``P(O > a)`` is the predictor's survival table. Past its end its last value holds, and a
     request older than any that has ended is taken to stay.
 
     Parameters
     ----------
-    predictor : Predictor
-        One with a survival `table`.
+    predictor : Predictor or None
+        One with a survival `table`; None is a fresh ``survival``.
 
     Attributes
     ----------
-    predictor : Predictor
+    predictor : BasePredictor
         Callers tell it which requests finish, through `observe`.
+
+    Raises
+    ------
+    ParameterError
+        The predictor has no such table.
     """
 
     def __init__(self, predictor: Predictor | None) -> None:
-        self.predictor = make_predictor("survival") if predictor is None else predictor
-        if getattr(self.predictor, "table", None) is None:
-            raise ParameterError(
-                f"predictor {type(self.predictor).__name__} has no survival table: "
-                "expected marginal overflow takes predictors that have one, such as survival"
-            )
+        given = make_predictor("survival") if predictor is None else predictor
+        self.predictor = as_predictor(given)
+        self._survival_table()
         self._table: FloatArray | None = None
         self._grid = Grid(np.zeros(1, np.int64), np.ones(1))
 
@@ -82,20 +87,30 @@ class ExpectedOverflow(ABC):
 
     def route(self, cluster: ClusterView, waiting: Waiting) -> Decision:
         """Place waiting requests, first come first served."""
-        table: FloatArray = cast("Any", self.predictor).table
+        table = self._survival_table()
         if table is not self._table:
             self._table, self._grid = table, self._make_grid(table)
         points, weights = self._grid
         loads = self._project(cluster, table, points)
-        return place(cluster.table, waiting.prompt_tokens, loads, points, weights, table[points])
+        prompts, each = waiting.prompt_tokens, cluster.request_tokens
+        return place(cluster.table, prompts, each, loads, points, weights, table[points])
+
+    def _survival_table(self) -> FloatArray:
+        table = self.predictor.table
+        if table is None:
+            raise ParameterError(
+                f"predictor is {self.predictor.label}, must be one with a survival table, such as "
+                "survival: expected marginal overflow is computed from it"
+            )
+        return table
 
 
 @kernel
-def add_queued(table: IntArray, worker: IntArray, kv_tokens: IntArray, loads: FloatArray) -> None:
+def add_queued(table: IntArray, worker: IntArray, load: IntArray, loads: FloatArray) -> None:
     """Add to all projections what each worker holds besides its running requests."""
     queued = table[LOAD].copy()
     for i in range(worker.shape[0]):
-        queued[worker[i]] -= kv_tokens[i]
+        queued[worker[i]] -= load[i]
     for g in range(queued.shape[0]):
         loads[g] += queued[g]
 
@@ -122,7 +137,12 @@ def overflow(
 
 @kernel
 def best_worker(
-    table: IntArray, loads: FloatArray, tokens: int, points: IntArray, weights: FloatArray
+    table: IntArray,
+    loads: FloatArray,
+    tokens: int,
+    request_tokens: int,
+    points: IntArray,
+    weights: FloatArray,
 ) -> int:
     """Return the open worker of least expected marginal overflow, or -1."""
     envelope = envelope_of(loads)
@@ -130,7 +150,7 @@ def best_worker(
     for g in range(table.shape[1]):
         if not fits(table, g, tokens):
             continue
-        raised = overflow(loads[g], envelope, tokens, points, weights)
+        raised = overflow(loads[g], envelope, tokens + request_tokens, points, weights)
         if best < 0 or raised < least or (raised == least and table[LOAD, g] < table[LOAD, best]):
             best, least = g, raised
     return best
@@ -140,6 +160,7 @@ def best_worker(
 def place(
     table: IntArray,
     tokens: IntArray,
+    request_tokens: int,
     loads: FloatArray,
     points: IntArray,
     weights: FloatArray,
@@ -150,11 +171,11 @@ def place(
     marginal = weights * survival
     pairs = np.empty((assignable(table, tokens.shape[0]), 2), np.int64)
     for i in range(pairs.shape[0]):
-        g = best_worker(table, loads, tokens[i], points, marginal)
+        g = best_worker(table, loads, tokens[i], request_tokens, points, marginal)
         if g < 0:
             return pairs[:i]
-        charge(table, g, tokens[i], 1)
-        loads[g] += (tokens[i] + points) * survival
+        charge(table, g, tokens[i], 1, request_tokens)
+        loads[g] += (tokens[i] + request_tokens + points) * survival
         pairs[i, 0] = i
         pairs[i, 1] = g
     return pairs

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from baselines._kernels import place_lowest, weights_of
 from brsolver.errors import ParameterError
+from brsolver.policy import BasePolicy
 
 if TYPE_CHECKING:
-    from brsolver.policy import ClusterView, Decision, Waiting
+    from brsolver.cluster.view import ClusterView, Decision, Waiting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,12 +28,10 @@ class AtomLeastTokensParams:
 
     def __post_init__(self) -> None:
         if not 0 <= self.request_tokens <= 2**31:
-            raise ParameterError(
-                f"request_tokens = {self.request_tokens}: must be at least 0 and at most 2^31"
-            )
+            raise ParameterError(f"request_tokens is {self.request_tokens}, must be from 0 to 2^31")
 
 
-class AtomLeastTokens:
+class AtomLeastTokens(BasePolicy):
     """Least ``prompt tokens + 512 × requests`` outstanding first.
 
     Outstanding requests are those running or queued; only their prompts count, not what they
@@ -56,7 +55,7 @@ class AtomLeastTokens:
     def route(self, cluster: ClusterView, waiting: Waiting) -> Decision:
         """Place waiting requests, first come first served."""
         pairs = place_lowest(
-            cluster.table, waiting.prompt_tokens, self._weights, 1, self._cursor, 1
+            cluster.table, waiting.prompt_tokens, self._weights, 1, self._cursor, 1, 0
         )
         self._cursor = (self._cursor + len(pairs)) % cluster.workers
         return pairs

@@ -13,7 +13,7 @@ from brsolver.errors import ParameterError
 
 if TYPE_CHECKING:
     from baselines._kernels import FloatArray, IntArray
-    from brsolver.policy import ClusterView
+    from brsolver.cluster.view import ClusterView
     from brsolver.predictors import Predictor
 
 
@@ -31,7 +31,7 @@ class FastPhiParams:
 
     def __post_init__(self) -> None:
         if not 2 <= self.k <= 10_000:
-            raise ParameterError(f"k = {self.k}: must be at least 2 and at most 10,000")
+            raise ParameterError(f"k is {self.k}, must be from 2 to 10,000")
 
 
 class FastPhi(ExpectedOverflow):
@@ -75,15 +75,15 @@ class FastPhi(ExpectedOverflow):
     def _project(self, cluster: ClusterView, table: FloatArray, points: IntArray) -> FloatArray:
         active = cluster.active()
         loads = np.zeros((cluster.workers, len(points)))
-        _add_active(active.worker, active.kv_tokens, active.age, table, points, loads)
-        add_queued(cluster.table, active.worker, active.kv_tokens, loads)
+        _add_active(active.worker, active.load, active.age, table, points, loads)
+        add_queued(cluster.table, active.worker, active.load, loads)
         return loads
 
 
 @kernel
 def _add_active(
     worker: IntArray,
-    kv_tokens: IntArray,
+    load: IntArray,
     age: IntArray,
     survival: FloatArray,
     points: IntArray,
@@ -95,4 +95,4 @@ def _add_active(
         for k in range(points.shape[0]):
             ahead = survival[min(age[i] + points[k], last)]
             stays = ahead / now if now > 0.0 else 1.0
-            loads[worker[i], k] += (kv_tokens[i] + points[k]) * stays
+            loads[worker[i], k] += (load[i] + points[k]) * stays

@@ -8,15 +8,16 @@ import numpy as np
 
 from baselines._kernels import IntArray, fits, place_lowest, place_next, weights_of
 from brsolver._jit import kernel
-from brsolver.policy import QUEUED, RUNNING, SLOTS
+from brsolver.cluster.view import QUEUED, RUNNING, SLOTS
+from brsolver.policy import BasePolicy
 
 if TYPE_CHECKING:
-    from brsolver.policy import ClusterView, Decision, Waiting
+    from brsolver.cluster.view import ClusterView, Decision, Waiting
 
 _WEIGHTS = weights_of(running=1, queued=1)
 
 
-class FCFS:
+class FCFS(BasePolicy):
     """Worker 0's free slots first, then worker 1's, and so on.
 
     In immediate routing a request goes to the first worker with a free slot; if there is none,
@@ -31,7 +32,7 @@ class FCFS:
         if not cluster.immediate:
             return place_next(cluster.table, tokens, 0, False)
         free = _first_free(cluster.table, tokens)
-        return free if len(free) else place_lowest(cluster.table, tokens, _WEIGHTS, 1, 0, 0)
+        return free if len(free) else place_lowest(cluster.table, tokens, _WEIGHTS, 1, 0, 0, 0)
 
 
 @kernel

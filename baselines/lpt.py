@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from baselines._kernels import place_lowest, weights_of
+from brsolver.policy import BasePolicy
 
 if TYPE_CHECKING:
-    from brsolver.policy import ClusterView, Decision, Waiting
+    from brsolver.cluster.view import ClusterView, Decision, Waiting
 
 _WEIGHTS = weights_of(load=1)
 
 
-class LPT:
+class LPT(BasePolicy):
     """Largest waiting request first, each to the worker with the fewest KV tokens.
 
     Equally large requests keep their queue order; ties between workers go to the lowest index.
@@ -26,6 +27,8 @@ class LPT:
     def route(self, cluster: ClusterView, waiting: Waiting) -> Decision:
         """Place waiting requests, largest first."""
         order = np.argsort(-waiting.prompt_tokens, kind="stable")
-        pairs = place_lowest(cluster.table, waiting.prompt_tokens[order], _WEIGHTS, 1, 0, 0)
+        tokens = waiting.prompt_tokens[order]
+        each = cluster.request_tokens
+        pairs = place_lowest(cluster.table, tokens, _WEIGHTS, 1, 0, 0, each)
         pairs[:, 0] = order[pairs[:, 0]]
         return pairs

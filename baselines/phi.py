@@ -13,7 +13,7 @@ from brsolver.errors import ParameterError
 
 if TYPE_CHECKING:
     from baselines._kernels import FloatArray, IntArray
-    from brsolver.policy import ClusterView
+    from brsolver.cluster.view import ClusterView
     from brsolver.predictors import Predictor
 
 
@@ -32,7 +32,7 @@ class PhiParams:
 
     def __post_init__(self) -> None:
         if not 0 <= self.horizon <= HORIZON_LIMIT:
-            raise ParameterError(f"horizon = {self.horizon}: must be 0 to {HORIZON_LIMIT}")
+            raise ParameterError(f"horizon is {self.horizon}, must be from 0 to {HORIZON_LIMIT}")
 
 
 class Phi(ExpectedOverflow):
@@ -66,14 +66,14 @@ class Phi(ExpectedOverflow):
         longest = int(active.age.max(initial=0)) + len(points)
         tail = np.full(max(0, longest - len(table)), table[-1])
         loads = np.zeros((cluster.workers, len(points)))
-        _add_active(active.worker, active.kv_tokens, active.age, np.append(table, tail), loads)
-        add_queued(cluster.table, active.worker, active.kv_tokens, loads)
+        _add_active(active.worker, active.load, active.age, np.append(table, tail), loads)
+        add_queued(cluster.table, active.worker, active.load, loads)
         return loads
 
 
 @kernel
 def _add_active(
-    worker: IntArray, kv_tokens: IntArray, age: IntArray, survival: FloatArray, loads: FloatArray
+    worker: IntArray, load: IntArray, age: IntArray, survival: FloatArray, loads: FloatArray
 ) -> None:
     for i in range(worker.shape[0]):
         row = loads[worker[i]]
@@ -81,7 +81,7 @@ def _add_active(
         ahead = survival[age[i] : age[i] + row.shape[0]]
         if now > 0.0:
             for h in range(row.shape[0]):
-                row[h] += (kv_tokens[i] + h) * (ahead[h] / now)
+                row[h] += (load[i] + h) * (ahead[h] / now)
         else:
             for h in range(row.shape[0]):
-                row[h] += kv_tokens[i] + h
+                row[h] += load[i] + h

@@ -17,12 +17,13 @@ from baselines._kernels import (
     weights_of,
 )
 from brsolver._jit import kernel
+from brsolver.policy import BasePolicy
 
 if TYPE_CHECKING:
-    from brsolver.policy import ClusterView, Decision, Waiting
+    from brsolver.cluster.view import ClusterView, Decision, Waiting
 
 
-class PowerOfTwo:
+class PowerOfTwo(BasePolicy):
     """The worker with fewer requests of two drawn at random, running and queued together.
 
     Both are drawn from the workers with room for the request, without replacement; the first
@@ -43,11 +44,13 @@ class PowerOfTwo:
     def route(self, cluster: ClusterView, waiting: Waiting) -> Decision:
         """Place waiting requests, first come first served."""
         draws = self._rng.random((assignable(cluster.table, len(waiting)), 2))
-        return _place(cluster.table, waiting.prompt_tokens, draws, self._weights)
+        return _place(
+            cluster.table, waiting.prompt_tokens, draws, self._weights, cluster.request_tokens
+        )
 
 
 class PowerOfTwoLoad(PowerOfTwo):
-    """The worker with fewer KV tokens of two drawn at random; otherwise as `PowerOfTwo`."""
+    """The worker with less load of two drawn at random; otherwise as `PowerOfTwo`."""
 
     _weights: ClassVar[IntArray] = weights_of(load=1)
 
@@ -65,7 +68,13 @@ def _better(table: IntArray, tokens: int, count: int, draws: FloatArray, weights
 
 
 @kernel
-def _place(table: IntArray, tokens: IntArray, draws: FloatArray, weights: IntArray) -> IntArray:
+def _place(
+    table: IntArray,
+    tokens: IntArray,
+    draws: FloatArray,
+    weights: IntArray,
+    request_tokens: int,
+) -> IntArray:
     table = table.copy()
     pairs = np.empty((draws.shape[0], 2), np.int64)
     for i in range(draws.shape[0]):
@@ -73,7 +82,7 @@ def _place(table: IntArray, tokens: IntArray, draws: FloatArray, weights: IntArr
         if count == 0:
             return pairs[:i]
         g = _better(table, tokens[i], count, draws[i], weights)
-        charge(table, g, tokens[i], 1)
+        charge(table, g, tokens[i], 1, request_tokens)
         pairs[i, 0] = i
         pairs[i, 1] = g
     return pairs

@@ -15,12 +15,13 @@ from baselines._kernels import (
     open_workers,
 )
 from brsolver._jit import kernel
+from brsolver.policy import BasePolicy
 
 if TYPE_CHECKING:
-    from brsolver.policy import ClusterView, Decision, Waiting
+    from brsolver.cluster.view import ClusterView, Decision, Waiting
 
 
-class RandomChoice:
+class RandomChoice(BasePolicy):
     """Each request to a worker drawn uniformly from those with room for it.
 
     Parameters
@@ -49,7 +50,7 @@ def _place(table: IntArray, tokens: IntArray, draws: FloatArray) -> IntArray:
         if count == 0:
             return pairs[:i]
         g = nth_open(table, tokens[i], int(draws[i] * count))
-        charge(table, g, tokens[i], 1)
+        charge(table, g, tokens[i], 1, 0)
         pairs[i, 0] = i
         pairs[i, 1] = g
     return pairs

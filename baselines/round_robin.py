@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from baselines._kernels import place_next
+from brsolver.policy import BasePolicy
 
 if TYPE_CHECKING:
-    from brsolver.policy import ClusterView, Decision, Waiting
+    from brsolver.cluster.view import ClusterView, Decision, Waiting
 
 
-class RoundRobin:
+class RoundRobin(BasePolicy):
     """Each request to the next worker in turn, skipping those without room.
 
     In pooled routing every decision starts again at worker 0, as the reference simulator of

@@ -22,15 +22,16 @@ from baselines._kernels import (
     weights_of,
 )
 from brsolver._jit import kernel
-from brsolver.policy import CAPACITY, LOAD, NO_LIMIT, QUEUED, RUNNING
+from brsolver.cluster.view import CAPACITY, LOAD, NO_LIMIT, QUEUED, RUNNING
+from brsolver.policy import BasePolicy
 
 if TYPE_CHECKING:
-    from brsolver.policy import ClusterView, Decision, Waiting
+    from brsolver.cluster.view import ClusterView, Decision, Waiting
 
 _WEIGHTS = weights_of(running=1, queued=4)
 
 
-class VLLM020:
+class VLLM020(BasePolicy):
     """vLLM's default up to 0.20: least ``4·waiting + running`` first.
 
     The scan starts at worker 0, as that of the first of the front ends does, and the first
@@ -42,10 +43,11 @@ class VLLM020:
 
     def route(self, cluster: ClusterView, waiting: Waiting) -> Decision:
         """Place waiting requests, first come first served."""
-        return place_lowest(cluster.table, waiting.prompt_tokens, _WEIGHTS, cluster.clients, 0, 0)
+        tokens = waiting.prompt_tokens
+        return place_lowest(cluster.table, tokens, _WEIGHTS, cluster.clients, 0, 0, 0)
 
 
-class VLLM032:
+class VLLM032(BasePolicy):
     """vLLM's default in 0.32: requests, plus a penalty on queues at workers short of KV cache.
 
     The score is ``max(clients·inflight, waiting + running) + waiting·6·max(0, kv_usage - 0.5)``.
@@ -64,17 +66,20 @@ class VLLM032:
 
     def route(self, cluster: ClusterView, waiting: Waiting) -> Decision:
         """Place waiting requests, first come first served."""
-        pairs = _place(cluster.table, waiting.prompt_tokens, cluster.clients, self._start)
+        tokens, each = waiting.prompt_tokens, cluster.request_tokens
+        pairs = _place(cluster.table, tokens, each, cluster.clients, self._start)
         self._start = (self._start + len(pairs)) % cluster.workers
         return pairs
 
 
 @kernel
-def _kv_pressure(table: IntArray) -> FloatArray:
+def _kv_pressure(table: IntArray, request_tokens: int) -> FloatArray:
     pressure = np.zeros(table.shape[1])
     for g in range(table.shape[1]):
         if 0 < table[CAPACITY, g] < NO_LIMIT:
-            usage = min(1.0, table[LOAD, g] / table[CAPACITY, g])
+            # Memory holds KV tokens, whatever a request weighs besides.
+            held = table[LOAD, g] - request_tokens * (table[RUNNING, g] + table[QUEUED, g])
+            usage = min(1.0, held / table[CAPACITY, g])
             pressure[g] = 6.0 * max(0.0, usage - 0.5)
     return pressure
 
@@ -93,15 +98,17 @@ def _best(table: IntArray, pressure: FloatArray, tokens: int, start: int) -> int
 
 
 @kernel
-def _place(table: IntArray, tokens: IntArray, clients: int, start: int) -> IntArray:
+def _place(
+    table: IntArray, tokens: IntArray, request_tokens: int, clients: int, start: int
+) -> IntArray:
     table = table.copy()
-    pressure = _kv_pressure(table)
+    pressure = _kv_pressure(table, request_tokens)
     pairs = np.empty((assignable(table, tokens.shape[0]), 2), np.int64)
     for i in range(pairs.shape[0]):
         g = _best(table, pressure, tokens[i], start + i)
         if g < 0:
             return pairs[:i]
-        charge(table, g, tokens[i], clients)
+        charge(table, g, tokens[i], clients, 0)
         pairs[i, 0] = i
         pairs[i, 1] = g
     return pairs

@@ -12,6 +12,7 @@ from benchmarks import (
     bench_memory,
     bench_quality,
     bench_simulation,
+    bench_time,
     bench_transit,
 )
 
@@ -26,6 +27,7 @@ def main() -> None:
     bench_discount.main(sys.argv[1:2])
     bench_drift.main([])
     bench_transit.main([])
+    bench_time.main([*sys.argv[1:2], "--presets", "preset:chat"])
 
 
 if __name__ == "__main__":

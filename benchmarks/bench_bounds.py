@@ -11,6 +11,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+from brsolver.hardware.model import step_time_of
 from brsolver.oracles.bounds import (
     BoundResult,
     admissions_bound,
@@ -25,8 +26,8 @@ from brsolver.traces import load_trace
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from brsolver.simulator.result import SimulationResult
-    from brsolver.traces.model import Trace
+    from brsolver.results.result import SimulationResult
+    from brsolver.traces.trace import Trace
 
 PRESETS = ("preset:uniform", "preset:chat", "preset:bfio-normal", "preset:proprietary-like")
 POLICIES = ("jsq-load", "br-0", "br-h")
@@ -88,7 +89,9 @@ def _bounds(trace: Trace, workers: int, slots: int) -> tuple[BoundResult, ...]:
 def _policy(
     trace: Trace, spec: str, bounds: tuple[BoundResult, ...], options: argparse.Namespace
 ) -> None:
-    params = SimulationParams(workers=options.workers, slots=options.slots)
+    params = SimulationParams(
+        workers=options.workers, slots=options.slots, step_time=step_time_of("bfio")
+    )
     run = simulate(trace, spec, params, predictor=options.predictor)
     print(f"  {run.policy:<12} {int(run.steps.load_max.sum()):>16,}")
     own = admissions_bound(

@@ -16,7 +16,7 @@ import numpy as np
 from benchmarks._table import show, times_us
 from brsolver.predictors import ForecastQuery
 from brsolver.traces import load_trace
-from brsolver.traces.model import Trace
+from brsolver.traces.trace import Trace
 from classifiers.evaluation.candidates import KINDS, make
 
 if TYPE_CHECKING:

@@ -1,8 +1,9 @@
-"""The constant κ of BR-H's discount γ = exp(-κ·λ): the figures of docs/formulation.md.
+"""The constant ω of BR-H's discount γ = exp(-ω·λ): the figures of docs/formulation.md.
 
 Run ``python -m benchmarks.bench_discount [FILE ...] [--starts N] [--each]``. Every trace is routed
 at (G, B) = (8, 64), (16, 64) and (8, 16); two recipes of uniform lengths, two seeds each, in the
-settings of the public [BFIO] simulator. A setting's figure is BR-H's mean imbalance over BR-0's,
+settings of the public [BFIO] simulator, both without their guard. A setting's figure is BR-H's
+mean imbalance over BR-0's,
 with true lengths and with online Survival.
 """
 
@@ -15,6 +16,7 @@ import numpy as np
 
 from benchmarks._table import show
 from brsolver import SimulationParams, load_trace, simulate
+from brsolver.hardware.model import step_time_of
 from brsolver.routers import BRH, BRHParams
 from brsolver.routers._discounting import Turnover
 
@@ -38,7 +40,7 @@ RECIPES = (
 KAPPAS = (1.0, 1.5, 2.0, 3.0)
 FIXED = 0.86
 PREDICTORS = ("oracle", "survival")
-LABELS = (*(f"κ = {kappa:g}" for kappa in KAPPAS), f"γ = {FIXED:g}")
+LABELS = (*(f"ω = {kappa:g}" for kappa in KAPPAS), f"γ = {FIXED:g}")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -64,14 +66,15 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _routers() -> list[Policy]:
-    followed = [BRH(turnover=Turnover(opportunities=kappa)) for kappa in KAPPAS]
-    return [*followed, BRH(BRHParams(gamma=FIXED))]
+    bare = BRHParams(guard=False)
+    followed = [BRH(bare, turnover=Turnover(opportunities=kappa)) for kappa in KAPPAS]
+    return [*followed, BRH(BRHParams(gamma=FIXED, guard=False))]
 
 
 def _ratios(source: str, workers: int, slots: int, starts: int) -> np.ndarray:
     """Return imbalance over BR-0's, by router and predictor, both means over `starts` runs."""
     trace = load_trace(source)
-    params = SimulationParams(workers=workers, slots=slots)
+    params = SimulationParams(workers=workers, slots=slots, step_time=step_time_of("bfio"))
     runs = np.array([_imbalances(trace.after(start), params) for start in range(starts)])
     mean = runs.mean(axis=0)
     return np.asarray(mean[1:].reshape(len(LABELS), -1) / mean[0])
@@ -79,7 +82,7 @@ def _ratios(source: str, workers: int, slots: int, starts: int) -> np.ndarray:
 
 def _imbalances(trace: Trace, params: SimulationParams) -> list[float]:
     """Return BR-0's mean imbalance, then each router's with each predictor."""
-    plans: list[tuple[str | Policy, str | None]] = [("br-0", None)]
+    plans: list[tuple[str | Policy, str | None]] = [("br-0:guard=false", None)]
     by_predictor = [_routers() for _ in PREDICTORS]
     for routers in zip(*by_predictor, strict=True):
         plans += zip(routers, PREDICTORS, strict=True)

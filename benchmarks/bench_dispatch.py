@@ -1,4 +1,4 @@
-"""One BR-H decision: latency, and what it does not depend on.
+"""One decision of BR-H or BR-T: latency, and what it does not depend on.
 
 Published for the Python proxy of [BR], G = 8, R_max = 4: P50 1.20 ms, P99 2.77 ms.
 """
@@ -9,13 +9,16 @@ import numpy as np
 
 from benchmarks._table import show, times_us
 from brsolver import BR0, BRH, BRHParams, ClusterState, ClusterView, Waiting
-from brsolver._state_kernels import W_CHANGES
-from brsolver.forecasting import Forecaster
+from brsolver.cluster._state_kernels import W_BACKLOG, W_CHANGES
+from brsolver.cluster.costs import StepCosts
+from brsolver.cluster.forecasting import Forecaster
 from brsolver.registry import make_predictor
-from brsolver.routers import reference
+from brsolver.routers import BRT, reference
 
 GAMMA = 0.86
 PUBLISHED_US = {50: 1200.0, 99: 2770.0}
+COSTS = StepCosts(base_s=0.0256, per_kv_token_s=4e-8, per_prefill_token_s=3e-5, budget=8192)
+STEP_S = 0.03
 
 
 def cluster(workers: int, slots: int, free: int, longest: int, seed: int = 0) -> ClusterState:
@@ -78,6 +81,26 @@ def survival_us(active: int, *, changing: bool, repeat: int = 1000) -> np.ndarra
     return times_us(decide, repeat)
 
 
+def waves_us(state: ClusterState, queue: Waiting, repeat: int) -> np.ndarray:
+    """Time decisions of BR-T, one a step: most hold what could run, some release it."""
+    policy, step = BRT(), 0
+
+    def decide() -> object:
+        nonlocal step
+        step += 1
+        view = ClusterView(
+            state.view_table(),
+            projection=state.projection,
+            active=state.active_requests,
+            step=step,
+            clock_s=step * STEP_S,
+            costs=COSTS,
+        )
+        return policy.route(view, queue)
+
+    return times_us(decide, repeat)
+
+
 def main() -> None:
     """Print latencies and ratios."""
     params = BRHParams(horizon=80, r_max=4, gamma=GAMMA, projection="expected")
@@ -96,6 +119,7 @@ def main() -> None:
         rows,
     )
     _as_they_are()
+    _in_waves()
     _by_survival()
     _independence(params)
     _against_reference(params)
@@ -113,6 +137,26 @@ def _as_they_are() -> None:
     show(
         "Decisions with the default R_max of 64, G = 8, 200 waiting (br-h: expected projection)",
         ("router", "free", "P50 us", "P99 us"),
+        rows,
+    )
+
+
+def _in_waves() -> None:
+    rows = []
+    for workers, slots, queued, frees, repeat in (
+        (8, 64, 200, (1, 7, 64, 512), 1000),
+        (256, 64, 4096, (14, 64, 512, 4096), 200),
+    ):
+        for free in frees:
+            state = cluster(workers, slots, free, 900)
+            for most in (0, 20_000):
+                rng = np.random.default_rng(4)
+                state.workers[W_BACKLOG] = rng.integers(0, most + 1, workers)
+                us = waves_us(state, waiting(queued), repeat)
+                rows.append((workers, slots, queued, free, most, *np.percentile(us, [50, 99])))
+    show(
+        "BR-T decision, prefill backlogs evenly up to the largest",
+        ("G", "slots", "waiting", "free", "largest backlog", "P50 us", "P99 us"),
         rows,
     )
 

@@ -14,6 +14,8 @@ import numpy as np
 
 from benchmarks._table import show
 from brsolver import SimulationParams, Trace, simulate
+from brsolver.hardware.model import step_time_of
+from brsolver.predictors import BasePredictor
 from classifiers.guard import GuardedPredictor
 from classifiers.survival import SurvivalParams, SurvivalPredictor
 
@@ -23,22 +25,22 @@ if TYPE_CHECKING:
     from brsolver.predictors import FloatArray, Forecast, ForecastQuery, Predictor
 
 REQUESTS, CHANGE, MEAN_OUTPUT = 6000, 3000, 150
-PARAMS = SimulationParams(workers=8, slots=64)
+PARAMS = SimulationParams(workers=8, slots=64, step_time=step_time_of("bfio"))
 POLICIES = ("br-h:projection=expected,gamma=0.86", "br-h")
 
 
-class Frozen:
+class Frozen(BasePredictor):
     """Survival as learned from the first fifth of a trace, and never again."""
 
     def __init__(self, trace: Trace) -> None:
         self._learned = SurvivalPredictor(SurvivalParams(train=0.2), trace=trace)
 
     def predict(self, query: ForecastQuery, horizon: int) -> Forecast:
-        """Forecast; see `brsolver.predictors.Predictor`."""
+        """Forecast; see `brsolver.predictors.BasePredictor`."""
         return self._learned.predict(query, horizon)
 
     def survival(self, query: ForecastQuery, horizon: int) -> FloatArray:
-        """Forecast whole curves; see `brsolver.predictors.Predictor`."""
+        """Forecast whole curves; see `brsolver.predictors.BasePredictor`."""
         return self._learned.survival(query, horizon)
 
 

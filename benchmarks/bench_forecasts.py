@@ -18,7 +18,7 @@ from classifiers.report.cells import COLUMNS, DECISION_HEADINGS, score_text, val
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from brsolver.traces.model import Trace
+    from brsolver.traces.trace import Trace
     from classifiers.evaluation.scores import Judgement
 
 PRESETS = (

@@ -1,6 +1,6 @@
 """Time and memory of the hindsight oracles.
 
-Run as ``python benchmarks/bench_hindsight.py [BURSTGPT.json]``; without a path the length pairs
+Run as ``python -m benchmarks.bench_hindsight [BURSTGPT.json]``; without a path the length pairs
 come from a preset.
 """
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from brsolver import load_trace
 from brsolver.oracles.hindsight import HindsightResult, hindsight
-from brsolver.traces.model import Trace
+from brsolver.traces.trace import Trace
 
 
 def read_pairs(path: str) -> Trace:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from benchmarks._table import show
 from brsolver import SimulationParams, load_trace, simulate
+from brsolver.hardware.model import step_time_of
 
 SETTINGS = (
     ("preset:uniform:seed=7,n=2000,s_low=50,s_high=8000,o_low=10,o_high=900", 8, 32),
@@ -40,7 +41,7 @@ def main() -> None:
     rows = []
     for source, workers, slots in SETTINGS:
         trace = load_trace(source)
-        params = SimulationParams(workers=workers, slots=slots)
+        params = SimulationParams(workers=workers, slots=slots, step_time=step_time_of("bfio"))
         for policy, predictor, row in OURS:
             m = simulate(trace, policy, params, predictor=predictor).metrics
             peer = PEER[workers][row]
@@ -56,7 +57,7 @@ def main() -> None:
 
 def _surrogates() -> None:
     rows = []
-    params = SimulationParams(workers=8, slots=32)
+    params = SimulationParams(workers=8, slots=32, step_time=step_time_of("bfio"))
     for source in SURROGATES:
         trace = load_trace(source)
         for policy, predictor in TABLE:

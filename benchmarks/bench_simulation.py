@@ -10,13 +10,30 @@ import numpy as np
 
 from benchmarks._table import show
 from brsolver import SimulationParams, Trace, load_trace, make_policy, simulate
-from brsolver.policy import NO_LIMIT
+from brsolver.cluster.view import NO_LIMIT
+from brsolver.hardware.model import step_time_of
+from brsolver.simulator import Prefill, StepTime
 from brsolver.simulator.reference import ReferenceSimulator, Request, Worker
 
 TWELVE = (
     "random", "round-robin", "p2c", "jsq", "jsq-load", "vllm", "sglang-total-tokens", "lpt",
     "bf-io", "fast-phi", "br-0", "br-h",
 )  # fmt: skip
+
+PREFILLS = {
+    "none": Prefill(),
+    "v1": Prefill(mode="colocated"),
+    "v1, interval 16": Prefill(mode="colocated", interval=16),
+    "sglang": Prefill(mode="colocated", scheduler="sglang"),
+}
+MEASURED = StepTime(
+    model="loads",
+    base=0.0256,
+    per_sequence=63e-6,
+    per_token=41.6e-9,
+    per_prefill_token=65e-6,
+)
+"""As measured of MiniMax-M2.7 on H200, DP 4."""
 
 
 def long_outputs(count: int) -> Trace:
@@ -30,7 +47,7 @@ def long_outputs(count: int) -> Trace:
 def main(path: str | None = None) -> None:
     """Print speeds; `path` names a trace to compare twelve policies on."""
     trace = long_outputs(20_000)
-    params = SimulationParams(workers=16, slots=72)
+    params = SimulationParams(workers=16, slots=72, step_time=step_time_of("bfio"))
     work = int(trace.output_tokens.sum())
     plain = _plain_speed(trace.head(40))
     rows = []
@@ -47,7 +64,23 @@ def main(path: str | None = None) -> None:
         ("policy", "predictor", "M request-steps/s", "x plain reference", "dispatch P50 us"),
         rows,
     )
+    _colocated(trace)
     _twelve(path or "preset:chat:n=19366")
+
+
+def _colocated(trace: Trace) -> None:
+    work = int(trace.output_tokens.sum())
+    rows = []
+    for name, prefill in PREFILLS.items():
+        params = SimulationParams(workers=16, slots=72, step_time=MEASURED, prefill=prefill)
+        simulate(trace.head(2000), "jsq-load", params)
+        runs = [simulate(trace, "jsq-load", params).metrics for _ in range(5)]
+        rows.append((name, work / median(m.wall_s for m in runs) / 1e6, runs[0].steps))
+    show(
+        "The same with JSQ-Load, prefill on the decode ranks",
+        ("prefill", "M request-steps/s", "steps"),
+        rows,
+    )
 
 
 def _plain_speed(trace: Trace) -> float:
@@ -66,7 +99,7 @@ def _plain_speed(trace: Trace) -> float:
 
 def _twelve(source: str) -> None:
     trace = load_trace(source)
-    params = SimulationParams(workers=8, slots=64)
+    params = SimulationParams(workers=8, slots=64, step_time=step_time_of("bfio"))
     for policy in TWELVE:
         simulate(trace.head(500), policy, params)
     began = perf_counter()

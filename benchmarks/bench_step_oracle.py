@@ -2,7 +2,7 @@
 
 Prints one table. Compare ratios within one run; absolute times move with the machine.
 
-    python benchmarks/bench_step_oracle.py [--decisions 10] [--limit 3] [--only limits]
+    python -m benchmarks.bench_step_oracle [--decisions 10] [--limit 3] [--only limits]
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from brsolver.cluster.view import NO_LIMIT
 from brsolver.oracles.backends import Isolation
 from brsolver.oracles.step import (
     Objective,
@@ -25,7 +26,6 @@ from brsolver.oracles.step import (
     objective_value,
     solve_step,
 )
-from brsolver.policy import NO_LIMIT
 from brsolver.registry import make_policy
 from brsolver.simulator import Arrivals, SimulationParams, simulate
 from brsolver.traces import load_trace
@@ -33,8 +33,8 @@ from brsolver.traces import load_trace
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from brsolver.cluster.view import ClusterView, Decision, Waiting
     from brsolver.oracles.result import SolveResult
-    from brsolver.policy import ClusterView, Decision, Waiting
 
 SIZES = ((16, 128, 8), (16, 128, 32), (64, 512, 8), (64, 512, 32))
 HORIZON = 80

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks._table import show
 from brsolver import SimulationParams, load_trace, simulate
+from brsolver.hardware.model import step_time_of
 from brsolver.simulator import Arrivals
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ def _figures(trace: Trace, policy: str, routing: str, transit: int) -> tuple[flo
         routing="pooled" if routing == "pooled" else "immediate",
         arrivals=Arrivals(pool=64),
         transit_steps=transit,
+        step_time=step_time_of("bfio"),
     )
     metrics = simulate(trace, policy, params).metrics
     return metrics.throughput_tok_s, 100 * metrics.slot_utilization, 100 * metrics.idle_rate

@@ -18,25 +18,43 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rig.servers import rig_server
 
+from brsolver.hardware import read_hardware
 from integration.bench.arms import parse_arms
+from integration.bench.prefilled import (
+    Setting,
+    fit_of,
+    foretell,
+    foretold_figures,
+    step_time_of,
+)
 from integration.bench.session import SessionParams, run_session
 from integration.bench.simulated import fit_step_time, predicted_imbalance
 from integration.bench.skew import SkewParams, run_skew
 from integration.bench.steps import joined, read_steps
 from integration.bench.summary import Foretold, as_json, as_text, summarise
-from integration.bench.switching import stage_for
+from integration.bench.switching import settings_of, stage_for
 from integration.bench.workload import WorkloadParams, workloads
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
+    from brsolver.hardware.step_time import StepTime
     from integration.bench.arms import Arm
     from integration.bench.server import Server
     from integration.bench.session import Run
     from integration.bench.simulated import StepFit
+    from integration.bench.steps import Steps
+    from integration.bench.switching import Factory
     from integration.bench.workload import Workload
 
-ARMS = ("default", "jsq-load@immediate", "br-0@pooled", "br-h@pooled")
+ARMS = (
+    *("default", "jsq-load@immediate", "br-0@pooled", "br-t@pooled"),
+    *("interval 4", "interval 8"),
+)
+FORETOLD = ("throughput_tok_s", "tpot_p50_ms", "ttft_p50_ms", "e2e_p50_ms")
+"""Figures that are simulated where prompts are computed."""
+SKEW = "skew-steps"
+KV_TOKEN_BYTES = 32 * 2**10
 LEAN = ("--stream-interval", "16", "--no-enable-prefix-caching", "--disable-uvicorn-access-log")
 """Fewer chunks and no reuse: the machine's cores belong to the ranks."""
 
@@ -62,7 +80,12 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--slots", type=int, default=16)
     parser.add_argument("--kv-mib", type=int, default=1024, help="KV cache of a rank")
-    parser.add_argument("--waiting", type=int, default=8)
+    parser.add_argument("--waiting", type=int, default=24)
+    parser.add_argument("--budget", type=int, default=4096, help="tokens of a step of a rank")
+    parser.add_argument(
+        "--skip-prefill", action="store_true", help="fill the KV cache, and compute no prompts"
+    )
+    parser.add_argument("--hardware", help="a file that brsolver vllm calibrate wrote")
     parser.add_argument("--trace", default=WorkloadParams().trace)
     parser.add_argument("--scale", type=float, default=1.0)
     parser.add_argument("--restart", action="store_true", help="a fresh server for every run")
@@ -78,26 +101,78 @@ def _session(options: argparse.Namespace, folder: Path) -> dict[str, object]:
     params = SessionParams(rounds=options.rounds, waiting=options.waiting)
     rounds = workloads(load, options.rounds)
 
-    def factory(environment: Mapping[str, str], label: str) -> Server:
+    settings = settings_of(options.hardware)
+    make = _factory(options, folder)
+    with stage_for(arms, make, rounds[0], restart=options.restart, settings=settings) as stage:
+        runs = run_session(arms, rounds, stage, params)
+    # Filling and draining too, and the skewed runs where prompts are skipped as there: within the
+    # windows loads hardly differ.
+    logs = sorted(folder.glob("*-steps"))
+    if not options.skip_prefill:
+        logs = [path for path in logs if path.name != SKEW]
+    steps = joined([read_steps(path) for path in logs])
+    summaries = summarise(runs, params.confidence)
+    if options.skip_prefill:
+        fit = fit_step_time(steps)
+        foretold = [_foretold(arm, runs, rounds, fit, options) for arm in arms]
+        print(as_text(summaries, fit, foretold))
+        return as_json(runs, summaries, fit, foretold)
+    step_time = _step_time(options, steps)
+    foretold = [each for arm in arms for each in _timed(arm, runs, rounds, step_time, options)]
+    print(as_text(summaries, None, foretold))
+    return as_json(runs, summaries, None, foretold) | {"coefficients": asdict(step_time)}
+
+
+def _factory(options: argparse.Namespace, folder: Path) -> Factory:
+    def make(environment: Mapping[str, str], label: str, arguments: tuple[str, ...]) -> Server:
         return rig_server(
             ranks=options.ranks,
             slots=options.slots,
             kv_mib=options.kv_mib,
-            skip_prefill=True,
-            arguments=LEAN,
+            skip_prefill=options.skip_prefill,
+            arguments=(*LEAN, "--max-num-batched-tokens", str(options.budget), *arguments),
             environment=environment,
             steps=folder / f"{label}-steps",
             log=folder / f"{label}.log",
         )
 
-    with stage_for(arms, factory, rounds[0], restart=options.restart) as stage:
-        runs = run_session(arms, rounds, stage, params)
-    # Filling, draining and the skewed runs too: within the windows loads hardly differ.
-    fit = fit_step_time(joined([read_steps(path) for path in sorted(folder.glob("*-steps"))]))
-    foretold = [_foretold(arm, runs, rounds, fit, options) for arm in arms]
-    summaries = summarise(runs, params.confidence)
-    print(as_text(summaries, fit, foretold))
-    return as_json(runs, summaries, fit, foretold)
+    return make
+
+
+def _step_time(options: argparse.Namespace, steps: Steps) -> StepTime:
+    """Return what a step costs by the file that is named, else by the session's own steps."""
+    if options.hardware:
+        return read_hardware(options.hardware).step_time
+    return step_time_of(fit_of(steps))
+
+
+def _timed(
+    arm: Arm,
+    runs: Sequence[Run],
+    rounds: Sequence[Workload],
+    step_time: StepTime,
+    options: argparse.Namespace,
+) -> Iterator[Foretold]:
+    """Yield what the simulator says of an arm's figures, beside what was measured."""
+    setting = Setting(
+        ranks=options.ranks,
+        slots=options.slots,
+        budget=options.budget,
+        capacity=options.kv_mib * 2**20 // KV_TOKEN_BYTES,
+        concurrency=options.ranks * options.slots + options.waiting,
+    )
+    simulated = [
+        foretold_figures(foretell(load.trace, arm, step_time, setting), load.trace)
+        for load in rounds
+    ]
+    mine = [run.figures for run in runs if run.arm == arm.name]
+    for figure in FORETOLD:
+        yield Foretold(
+            arm=arm.name,
+            simulated=float(np.mean([each[figure] for each in simulated])),
+            measured=float(np.mean([each[figure] for each in mine])),
+            figure=figure,
+        )
 
 
 def _foretold(
@@ -125,7 +200,7 @@ def _skew(options: argparse.Namespace, folder: Path) -> dict[str, object]:
         slots=options.slots,
         skip_prefill=True,
         arguments=LEAN,
-        steps=folder / "skew-steps",
+        steps=folder / SKEW,
         log=folder / "skew.log",
     )
     with server:

@@ -13,14 +13,15 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import tempfile
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 
 from benchmarks._table import show
-from integration.vllm import adapter as adapter_module
-from integration.vllm import release as release_module
+from integration.vllm import adapter, desk, rounds
 from tests.integration.fake_vllm import (
     Deployment,
     EngineCoreOutput,
@@ -40,14 +41,24 @@ SPECS = (
     ("br-0:r_max=4", "pooled"),
     ("br-h", "pooled"),
     ("br-h:r_max=4", "pooled"),
+    # What it holds would wait here for steps that take no time.
+    ("br-t:kappa=0", "pooled"),
 )
+HARDWARE = "minimax-m2.7-h200-dp4"
 
 
 class Serving:
     """A full cluster in which one request ends and one comes, over and over."""
 
-    def __init__(self, spec: str, mode: str) -> None:
-        self.deployment = Deployment(spec, mode, count=RANKS, slots=SLOTS, capacity=10_000_000)
+    def __init__(self, spec: str, mode: str, *, identify: bool = True) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            toml = Path(folder) / "router.toml"
+            toml.write_text(
+                f'policy = "{spec}"\nhardware = "{HARDWARE}"\nidentify = {str(identify).lower()}\n'
+            )
+            self.deployment = Deployment(
+                str(toml), mode, count=RANKS, slots=SLOTS, capacity=10_000_000, budget=8192
+            )
         self.client = self.deployment.client
         self.rng = np.random.default_rng(0)
         self.serial = 0
@@ -103,28 +114,43 @@ async def measure(spec: str, mode: str) -> tuple[list[float], list[float]]:
             await serving.client.add_request_async(serving.request())
     routed: list[float] = []
     reported: list[float] = []
-    adapter = serving.deployment.adapter
-    adapter.metrics.routed = lambda seconds: routed.append(seconds * 1e6)
+    serving.deployment.adapter.desk.exporter.routed = lambda seconds: routed.append(seconds * 1e6)
     gc.collect()
     for _ in range(ROUNDS):
         ending = str(serving.rng.choice(list(serving.client.reqs_in_flight)))
         reported += await serving.step(ending)
         await serving.client.add_request_async(serving.request())
         await serving.deployment.settle()
-    assert adapter.guard.failures == 0  # noqa: S101 # a failed decision would be a fast one
+    failures = serving.deployment.adapter.failsafe.failures
+    assert failures == 0  # noqa: S101 # a failed decision would be a fast one
     assert len(routed) > ROUNDS // 2  # noqa: S101 # as above
     return routed, reported
+
+
+async def identifying(*, identify: bool) -> list[float]:
+    """Return microseconds of each output batch, with the step time identified or not."""
+    serving = Serving("jsq-load", "immediate", identify=identify)
+    await serving.fill()
+    gc.collect()
+    taken = []
+    for _ in range(ROUNDS):
+        taken += [each * SLOTS for each in await serving.step()]
+    assert serving.deployment.adapter.desk.identification.active is identify  # noqa: S101 # as above
+    return taken
 
 
 def in_processor_time(spec: str, mode: str) -> list[float]:
     """Return microseconds of processor time per routed request."""
     clock = SimpleNamespace(perf_counter=time.thread_time, monotonic=time.monotonic)
-    before = adapter_module.time, release_module.time
-    adapter_module.time = release_module.time = clock  # type: ignore[assignment] # a stand-in
+    timed = (adapter, desk, rounds)
+    before = [module.time for module in timed]
+    for module in timed:
+        module.time = clock  # type: ignore[attr-defined] # a stand-in
     try:
         return asyncio.run(measure(spec, mode))[0]
     finally:
-        adapter_module.time, release_module.time = before
+        for module, its_own in zip(timed, before, strict=True):
+            module.time = its_own  # type: ignore[attr-defined] # as above
 
 
 def main() -> None:
@@ -139,6 +165,15 @@ def main() -> None:
         f"vLLM adapter at {RANKS} ranks × {SLOTS} sequences, µs",
         ("policy", "mode", "routed P50", "P99", "CPU P50", "P99", "output P50", "P99", "mean"),
         rows,
+    )
+    batches = {on: asyncio.run(identifying(identify=on)) for on in (False, True)}
+    show(
+        f"an output batch of {SLOTS} requests, µs",
+        ("step time identified", "P50", "P99", "mean"),
+        [
+            (on, *(float(np.percentile(us, q)) for q in (50, 99)), float(np.mean(us)))
+            for on, us in batches.items()
+        ],
     )
 
 

@@ -12,33 +12,38 @@ A trace replayed through a simulated cluster in five lines:
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
+from brsolver._lazy import lazy
 from brsolver._version import __version__
 from brsolver.errors import BrsolverError
 
 if TYPE_CHECKING:
-    from brsolver.compare import Comparison, compare
-    from brsolver.policy import ActiveRequests, ClusterView, Policy, Waiting
-    from brsolver.predictors import Forecast, ForecastQuery, Predictor
+    from brsolver.cluster.state import ClusterState
+    from brsolver.cluster.view import ActiveRequests, ClusterView, Waiting
+    from brsolver.compare import compare
+    from brsolver.policy import BasePolicy, Policy
+    from brsolver.predictors import BasePredictor, Forecast, ForecastQuery, Predictor
     from brsolver.registry import make_policy, make_predictor, policy_names, predictor_names
-    from brsolver.routers import BR0, BRH, BR0Params, BRHParams
-    from brsolver.simulator import SimulationParams, SimulationResult, simulate
-    from brsolver.state import ClusterState
+    from brsolver.results.comparison import Comparison
+    from brsolver.results.result import SimulationResult
+    from brsolver.routers import BR0, BRH, BR0Params, BRHParams, BRRamp, BRRampParams
+    from brsolver.simulator import SimulationParams, simulate
     from brsolver.traces import Trace, load_trace, preset_trace, write_trace
 
 _HOMES = {
-    "brsolver.compare": ("Comparison", "compare"),
-    "brsolver.policy": ("ActiveRequests", "ClusterView", "Policy", "Waiting"),
-    "brsolver.predictors": ("Forecast", "ForecastQuery", "Predictor"),
+    "brsolver.compare": ("compare",),
+    "brsolver.results.comparison": ("Comparison",),
+    "brsolver.results.result": ("SimulationResult",),
+    "brsolver.cluster.view": ("ActiveRequests", "ClusterView", "Waiting"),
+    "brsolver.policy": ("BasePolicy", "Policy"),
+    "brsolver.predictors": ("BasePredictor", "Forecast", "ForecastQuery", "Predictor"),
     "brsolver.registry": ("make_policy", "make_predictor", "policy_names", "predictor_names"),
-    "brsolver.routers": ("BR0", "BRH", "BR0Params", "BRHParams"),
-    "brsolver.simulator": ("SimulationParams", "SimulationResult", "simulate"),
-    "brsolver.state": ("ClusterState",),
+    "brsolver.routers": ("BR0", "BRH", "BR0Params", "BRHParams", "BRRamp", "BRRampParams"),
+    "brsolver.simulator": ("SimulationParams", "simulate"),
+    "brsolver.cluster.state": ("ClusterState",),
     "brsolver.traces": ("Trace", "load_trace", "preset_trace", "write_trace"),
 }
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "BR0",
@@ -46,6 +51,10 @@ __all__ = [
     "ActiveRequests",
     "BR0Params",
     "BRHParams",
+    "BRRamp",
+    "BRRampParams",
+    "BasePolicy",
+    "BasePredictor",
     "BrsolverError",
     "ClusterState",
     "ClusterView",
@@ -70,13 +79,4 @@ __all__ = [
     "write_trace",
 ]
 
-
-def __getattr__(name: str) -> object:
-    """Import a public name when it is first asked for; ``brsolver --help`` asks for none."""
-    if name not in _HOME_OF:
-        raise AttributeError(f"module 'brsolver' has no attribute {name!r}")
-    return getattr(import_module(_HOME_OF[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy(__name__, _HOMES)

@@ -16,15 +16,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from brsolver.errors import BrsolverError, ParameterError, UnknownNameError
-from brsolver.report.model import Comparison, Estimate, Run
+from brsolver.results.comparison import Comparison, Estimate, Run
 
 if TYPE_CHECKING:
-    from brsolver.predictors import Predictor
+    from brsolver.registry import PolicySpec, PredictorSpec
     from brsolver.simulator.held_out import HeldOut
     from brsolver.simulator.params import SimulationParams
-    from brsolver.traces.model import Trace
+    from brsolver.traces.trace import Trace
 
-__all__ = ["Comparison", "Estimate", "Run", "TraceSource", "compare", "split_policies"]
+__all__ = ["Comparison", "Estimate", "Run", "TraceSource", "compare"]
 
 Progress = Callable[[int, int], None]
 
@@ -82,46 +82,23 @@ class TraceSource:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Task:
-    trace: Trace
-    policy: str
+    held: HeldOut
+    policy: PolicySpec
     params: SimulationParams
-    predictor: Predictor | str | None
-    predictor_name: str | None
-    trained_on: str | None
     keep_curves: bool
 
     def __str__(self) -> str:
-        return f"{self.policy} on {self.params.workers} workers, seed {self.params.seed}"
-
-
-def split_policies(text: str) -> tuple[str, ...]:
-    """Take a comma-separated list of policy specifications apart.
-
-    A comma separates policies, except that a piece ``key=value`` belongs to the policy before
-    it: ``"br-0,br-h:horizon=40,gamma=0.9,jsq"`` names three policies.
-    """
-    specs: list[str] = []
-    for piece in (piece.strip() for piece in text.split(",")):
-        head, equals, _ = piece.partition("=")
-        if not piece:
-            raise ParameterError(f"policies {text!r}: a name is missing beside a comma")
-        if equals and ":" not in head:
-            if not specs:
-                raise ParameterError(f"policies {text!r}: {piece!r} follows no policy")
-            specs[-1] += ("," if ":" in specs[-1] else ":") + piece
-        else:
-            specs.append(piece)
-    return tuple(specs)
+        return f"{self.policy.text} on {self.params.workers} workers, seed {self.params.seed}"
 
 
 def compare(
     trace: str | Path | TraceSource | Trace,
-    policies: str | Sequence[str],
+    policies: str | Sequence[str | PolicySpec],
     *,
     workers: Sequence[int] = (8,),
     seeds: int | Sequence[int] = 1,
     params: SimulationParams | None = None,
-    predictor: str | None = None,
+    predictor: str | PredictorSpec | None = None,
     baseline: str | None = None,
     jobs: int | None = None,
     progress: Progress | None = None,
@@ -141,15 +118,15 @@ def compare(
     trace : str, Path, TraceSource or Trace
         Presets and ServeGen clients draw a trace for every seed; otherwise the seed drives the
         random streams and Poisson arrivals only.
-    policies : str or sequence of str
-        Policy specifications; a string is taken apart by `split_policies`.
+    policies : str or sequence of str or PolicySpec
+        Policy specifications; a string is taken apart by `brsolver.specs.split_policies`.
     workers : sequence of int
         Values of G.
     seeds : int or sequence of int
         How many, counted from ``params.seed``, or the seeds themselves.
     params : SimulationParams, optional
         Everything else about the runs.
-    predictor : str, optional
+    predictor : str or PredictorSpec, optional
         Predictor specification for all policies that use one. One that is trained before the
         run is trained once per trace; what trained it is left out of the runs of all policies.
     baseline : str, optional
@@ -167,71 +144,41 @@ def compare(
     """
     from brsolver._version import __version__
     from brsolver.simulator.params import SimulationParams
+    from brsolver.wiring import read_policies
 
     started = time.perf_counter()
     params = params or SimulationParams()
-    specs = check_policies(split_policies(policies) if isinstance(policies, str) else policies)
+    specs = read_policies(policies)
     chosen = _find_baseline(baseline, specs)
     seeds_used = _check_seeds(seeds, params.seed)
-    tasks = list(_grid(_load(trace, seeds_used), specs, _check_workers(workers), params, predictor))
+    workers = _check_workers(workers)
+    held = _hold_out(_load(trace, seeds_used), predictor, specs)
+    tasks = list(_grid(held, specs, workers, params))
     runs = _run_all(tasks, jobs, progress or _silent)
     return Comparison(
         runs=runs,
-        policies=specs,
+        policies=tuple(spec.text for spec in specs),
         workers=tuple(workers),
         seeds=seeds_used,
-        baseline=chosen,
+        baseline=chosen.text,
         params=params,
         trace_name=runs[0].trace_name,
-        predictor=predictor,
+        predictor=None if predictor is None else held[seeds_used[0]].predictor_name,
         version=__version__,
         wall_s=time.perf_counter() - started,
     )
 
 
-def check_policies(specs: Sequence[str]) -> tuple[str, ...]:
-    """Return the specifications if every policy exists and takes its parameters.
-
-    Raises
-    ------
-    BrsolverError
-        Naming the first that is unknown, given twice, or has a parameter it cannot have.
-    """
-    from brsolver.registry import policy_class
-    from brsolver.specs import build_params, parse_spec
-
-    if not specs:
-        raise ParameterError("no policy was given; name at least one")
-    seen: list[tuple[str, dict[str, object]]] = []
-    for spec in specs:
-        name, values = parse_spec(spec)
-        meant: dict[str, object] = dict(values)
-        params_class = getattr(policy_class(name), "Params", None)
-        if params_class is not None:
-            built = build_params(params_class, values, name)
-            meant = {key: getattr(built, key) for key in values}
-        elif values:
-            raise UnknownNameError.suggest(f"parameter of {name}", next(iter(values)), ())
-        # By meaning: blanks, the order of parameters and 1e1 for 10 make no other policy.
-        if (name, meant) in seen:
-            raise ParameterError(f"policy {spec!r} is given twice")
-        seen.append((name, meant))
-    return tuple(specs)
-
-
-def _find_baseline(baseline: str | None, specs: Sequence[str]) -> str:
+def _find_baseline(baseline: str | None, specs: Sequence[PolicySpec]) -> PolicySpec:
     if baseline is None:
         return specs[0]
-    named = [s for s in specs if s == baseline] or [s for s in specs if _name(s) == baseline]
+    named = [s for s in specs if s.text == baseline] or [s for s in specs if s.name == baseline]
     if not named:
-        raise UnknownNameError.suggest("baseline", baseline, specs)
+        raise UnknownNameError.suggest("baseline", baseline, [s.text for s in specs])
     if len(named) > 1:
-        raise ParameterError(f"baseline {baseline!r} could be any of: {'; '.join(named)}")
+        could = "; ".join(spec.text for spec in named)
+        raise ParameterError(f"baseline is {baseline!r}, must be one of: {could}")
     return named[0]
-
-
-def _name(spec: str) -> str:
-    return spec.partition(":")[0].strip()
 
 
 def _check_seeds(seeds: int | Sequence[int], first: int) -> tuple[int, ...]:
@@ -253,7 +200,8 @@ def _distinct(name: str, values: Sequence[int]) -> tuple[int, ...]:
     if not values:
         raise ParameterError(f"{name} is empty, must name at least one value")
     if len(set(values)) < len(values):
-        raise ParameterError(f"{name} names a value twice: {', '.join(map(str, values))}")
+        listed = ", ".join(map(str, values))
+        raise ParameterError(f"{name} is {listed}, must name each value once")
     return tuple(values)
 
 
@@ -266,33 +214,32 @@ def _load(trace: str | Path | TraceSource | Trace, seeds: Sequence[int]) -> dict
 
 
 def _grid(
-    traces: dict[int, Trace],
-    specs: Sequence[str],
+    held: dict[int, HeldOut],
+    specs: Sequence[PolicySpec],
     workers: Sequence[int],
     params: SimulationParams,
-    predictor: str | None,
 ) -> Iterator[_Task]:
-    held = _hold_out(traces, predictor, specs)
     for count in workers:
         for policy in specs:
-            for index, seed in enumerate(traces):
+            for index, seed in enumerate(held):
                 yield _Task(
-                    trace=held[seed].trace,
+                    held=held[seed],
                     policy=policy,
                     params=replace(params, workers=count, seed=seed),
-                    predictor=held[seed].predictor,
-                    predictor_name=predictor,
-                    trained_on=held[seed].note,
                     keep_curves=index == 0,
                 )
 
 
 def _hold_out(
-    traces: dict[int, Trace], predictor: str | None, specs: Sequence[str]
+    traces: dict[int, Trace],
+    predictor: str | PredictorSpec | None,
+    specs: Sequence[PolicySpec],
 ) -> dict[int, HeldOut]:
-    from brsolver.simulator.held_out import hold_out, horizon_of
+    from brsolver.simulator.held_out import hold_out
+    from brsolver.wiring import read_predictor
 
-    horizons = [horizon_of(spec) for spec in specs]
+    chosen = read_predictor(predictor)
+    horizons = [spec.horizon for spec in specs]
     made: dict[int, HeldOut] = {}
     for seed, trace in traces.items():
         # A file is one trace for all seeds: training it over and over would change nothing.
@@ -300,7 +247,7 @@ def _hold_out(
             (done for done, other in traces.items() if other is trace and done in made), None
         )
         if same is None:
-            made[seed] = hold_out(trace, predictor, seed, horizons=horizons)
+            made[seed] = hold_out(trace, chosen, seed, horizons=horizons)
         else:
             made[seed] = made[same]
     return made
@@ -370,22 +317,23 @@ def _start_worker() -> None:
 def _execute(task: _Task) -> Run:
     from brsolver.simulator import simulate
 
+    held = task.held
     try:
         result = simulate(
-            task.trace,
+            held.trace,
             task.policy,
             task.params,
             # Predictors learn: every run starts from the same state.
-            predictor=copy.deepcopy(task.predictor),
-            predictor_name=task.predictor_name,
+            predictor=copy.deepcopy(held.predictor),
+            predictor_name=held.predictor_name,
         )
     except BrsolverError:
         raise
     except Exception as error:
         cause = str(error).partition("\n")[0]
         raise BrsolverError(f"{task}: {type(error).__name__}: {cause}") from error
-    run = Run.of(result, task.trace, policy=task.policy, keep_curves=task.keep_curves)
-    return run if task.trained_on is None else replace(run, notes=(task.trained_on, *run.notes))
+    run = Run.of(result, held.trace, policy=task.policy.text, keep_curves=task.keep_curves)
+    return run if held.note is None else replace(run, notes=(held.note, *run.notes))
 
 
 def _silent(done: int, total: int) -> None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from brsolver.errors import ParameterError
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+
+    from brsolver.traces.trace import Trace
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
@@ -137,39 +142,129 @@ def limited(forecast: Forecast, query: ForecastQuery) -> Forecast:
 
 @runtime_checkable
 class Predictor(Protocol):
-    """Forecasts remaining lengths.
+    """Forecasts remaining lengths: all that is asked of a predictor.
 
-    A predictor honours ``query.max_tokens`` where given: no forecast goes beyond it. It is asked
-    only what the router uses: one that projects by survival curves may never call `predict`.
-
-    Optional members that callers honour:
-
-    ``look_ahead(horizon: int)``
-        Called once, before anything else, with the horizon of the router that asks, at least 1.
-        A predictor made for another one raises `ParameterError`.
-    ``observe(finished: FinishedRequests)``
-        Called at refreshes with the requests that ended since the last one.
-    ``set_running(query: ForecastQuery)``
-        Called at refreshes, after `observe`, with all running requests, which are censored.
-    ``survival(query, horizon) -> ndarray of float64, shape (n, H + 1)``
-        Probability that each request is still running h = 0..H steps from now; asked for some
-        steps beyond the router's horizon, so that curves can age between refreshes.
-    ``table -> ndarray of float64, or None``
-        ``P(O > a)`` for a = 0, 1, …, of a fresh request, used instead of `predict` and
-        `survival` by predictors to which only age matters. The same array object until it
-        changes. None for the moment if they differ from it.
-    ``lengths -> ndarray of int64, or None``
-        Output lengths by request identity, used instead of `predict`; oracles only.
-    ``trust -> float``
-        How far routers should believe the forecasts: 1 throughout the horizon, 0 not at all.
-    ``notes() -> sequence of str``
-        What results should say about the run.
-    ``training_rows(trace: Trace) -> int``
-        Leading requests of the trace that trained it, and which no run may be judged on.
-    ``sees_future : bool``
-        True for oracles; printed with every result.
+    Derive from `BasePredictor` for more: learning, survival curves, trust, notes. A predictor
+    honours ``query.max_tokens`` where given: no forecast goes beyond it. It is asked only what the
+    router uses: one that projects by survival curves may never call `predict`.
     """
 
     def predict(self, query: ForecastQuery, horizon: int) -> Forecast:
         """Forecast which of the queried requests end within `horizon` steps, and when."""
         ...
+
+
+class BasePredictor(ABC):
+    """A predictor with everything that callers may ask of one, at what does nothing.
+
+    Members that are properties here are overridden in the class, by a property or, where they never
+    change, by a value: ``sees_future = True``.
+
+    Attributes
+    ----------
+    Params : type or None
+        Frozen dataclass of its parameters; the first constructor argument is an instance.
+    source : str
+        The paper or project it comes from; empty says its module.
+    positional : str or None
+        Parameter that takes the whole text of a specification which does not begin with
+        ``PARAMETER=``: ``model:a=b,c.skops`` is a path.
+    """
+
+    Params: ClassVar[type | None] = None
+    source: ClassVar[str] = ""
+    positional: ClassVar[str | None] = None
+
+    @abstractmethod
+    def predict(self, query: ForecastQuery, horizon: int) -> Forecast:
+        """Forecast which of the queried requests end within `horizon` steps, and when."""
+
+    @property
+    def sees_future(self) -> bool:
+        """True for oracles; printed with every result."""
+        return False
+
+    @property
+    def trust(self) -> float:
+        """How far routers should believe the forecasts: 1 throughout the horizon, 0 not at all."""
+        return 1.0
+
+    @property
+    def learns(self) -> bool:
+        """Whether finished requests should be handed to `observe`: whether that does anything."""
+        return type(self).observe is not BasePredictor.observe
+
+    @property
+    def watches(self) -> bool:
+        """Whether running requests should be handed to `set_running`: whether it does anything."""
+        return type(self).set_running is not BasePredictor.set_running
+
+    @property
+    def has_survival(self) -> bool:
+        """Whether `survival` answers."""
+        return type(self).survival is not BasePredictor.survival
+
+    @property
+    def table(self) -> FloatArray | None:
+        """``P(O > a)`` for a = 0, 1, … of a fresh request; None if more than age matters.
+
+        Used instead of `predict` and `survival`. The same array object until it changes.
+        """
+        return None
+
+    @property
+    def lengths(self) -> IntArray | None:
+        """Output lengths by request identity, used instead of `predict`; oracles only."""
+        return None
+
+    def look_ahead(self, horizon: int) -> None:
+        """Take in the horizon, at least 1, of the router that asks; called before anything else.
+
+        Raises
+        ------
+        ParameterError
+            The predictor was made for another one.
+        """
+        del horizon
+
+    def observe(self, finished: FinishedRequests) -> None:
+        """Learn from the requests that ended since the last refresh."""
+        del finished
+
+    def set_running(self, query: ForecastQuery) -> None:
+        """Take in all running requests, which are censored; at refreshes, after `observe`."""
+        del query
+
+    def survival(self, query: ForecastQuery, horizon: int) -> FloatArray:
+        """Return the probability that each request still runs h = 0..`horizon` steps from now.
+
+        Asked for some steps beyond the router's horizon, so that curves can age between
+        refreshes.
+
+        Returns
+        -------
+        ndarray of float64, shape (n, horizon + 1)
+
+        Raises
+        ------
+        ParameterError
+            The predictor has none.
+        """
+        del query, horizon
+        raise ParameterError(
+            f"{self.label} has no survival curve to project with; use projection=expected"
+        )
+
+    def training_rows(self, trace: Trace) -> int:
+        """Return how many leading requests of `trace` trained it, which no run may contain."""
+        del trace
+        return 0
+
+    def notes(self) -> Sequence[str]:
+        """Return what results should say about the run."""
+        return ()
+
+    @property
+    def label(self) -> str:
+        """What messages call it."""
+        return type(self).__name__

@@ -1,7 +1,8 @@
 """Specification strings: ``name:key=value,key2=value2`` and the parameters they set.
 
 Policies, presets and step-time models are all named on the command line this way. `parse_spec`
-takes the string apart; `build_params` turns the texts into a validated dataclass.
+takes the string apart, `split_policies` a list of them; `build_params` turns the texts into a
+validated dataclass.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import typing
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from brsolver.errors import BrsolverError, ParameterError, UnknownNameError
+from brsolver.options import alternatives
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -50,23 +52,46 @@ def parse_spec(spec: str) -> tuple[str, dict[str, str]]:
     name, colon, rest = spec.partition(":")
     name = name.strip()
     if not name:
-        raise ParameterError(
-            f"specification {spec!r} has no name; write NAME or NAME:KEY=VALUE,..."
-        )
+        raise _no_spec(spec, "it has no name")
     parameters: dict[str, str] = {}
     for item in rest.split(",") if colon and rest.strip() else ():
-        key, value = _parse_item(spec, item)
+        key, equals, value = (part.strip() for part in item.partition("="))
+        if not (key and equals and value):
+            raise _no_spec(spec, f"{item.strip()!r} is not KEY=VALUE")
         if key in parameters:
-            raise ParameterError(f"specification {spec!r} sets {key!r} twice")
+            raise _no_spec(spec, f"it sets {key!r} twice")
         parameters[key] = value
     return name, parameters
 
 
-def _parse_item(spec: str, item: str) -> tuple[str, str]:
-    key, equals, value = (part.strip() for part in item.partition("="))
-    if not (key and equals and value):
-        raise ParameterError(f"specification {spec!r}: {item.strip()!r} is not KEY=VALUE")
-    return key, value
+def _no_spec(spec: str, reason: str) -> ParameterError:
+    return ParameterError(
+        f"specification is {spec!r}, must be NAME or NAME:KEY=VALUE,...: {reason}"
+    )
+
+
+def split_policies(text: str) -> tuple[str, ...]:
+    """Take a comma-separated list of policy specifications apart.
+
+    A comma separates policies, except that a piece ``key=value`` belongs to the policy before
+    it: ``"br-0,br-h:horizon=40,gamma=0.9,jsq"`` names three policies.
+    """
+    specs: list[str] = []
+    for piece in (piece.strip() for piece in text.split(",")):
+        head, equals, _ = piece.partition("=")
+        if not piece:
+            raise _no_list(text, "a name is missing beside a comma")
+        if equals and ":" not in head:
+            if not specs:
+                raise _no_list(text, f"{piece!r} follows no policy")
+            specs[-1] += ("," if ":" in specs[-1] else ":") + piece
+        else:
+            specs.append(piece)
+    return tuple(specs)
+
+
+def _no_list(text: str, reason: str) -> ParameterError:
+    return ParameterError(f"policies is {text!r}, must be NAME[:KEY=VALUE,...],...: {reason}")
 
 
 def build_params(
@@ -78,7 +103,8 @@ def build_params(
     ----------
     cls : type
         A dataclass whose fields are annotated ``int``, ``float``, ``bool``, ``str``, a
-        ``Literal`` of texts, ``tuple[..., ...]`` of one of these, another such dataclass, or a
+        ``Literal`` of texts, ``tuple[..., ...]`` of one of these (as text separated by commas or,
+        within a specification, by slashes), another such dataclass, or a
         union of these with None.
     values : mapping of str to object
         Parameter values by name. Texts are converted to the field's annotation; other values
@@ -104,12 +130,25 @@ def build_params(
             raise UnknownNameError.suggest(f"parameter of {owner}", name, accepted)
     for name, field in accepted.items():
         if name not in values and _is_required(field):
-            raise ParameterError(f"{owner}: parameter {name!r} is missing")
-    converter = _Converter(owner=owner, convert_texts=convert_texts)
+            raise ParameterError(f"{owner}: parameter {name!r} is missing, must be given")
     converted = {
-        name: converter.convert(value, hints[name], name) for name, value in values.items()
+        name: convert(value, hints[name], name, owner, convert_texts=convert_texts)
+        for name, value in values.items()
     }
     return _construct(cls, converted, owner)
+
+
+def convert(
+    value: object, hint: Any, name: str, owner: str = "", *, convert_texts: bool = True
+) -> Any:
+    """Convert a text to an annotation's type, or check that a value has it; see `build_params`.
+
+    Raises
+    ------
+    ParameterError
+        The value is not what the annotation says, for the parameter `name` of `owner`.
+    """
+    return _Converter(owner=owner, convert_texts=convert_texts).convert(value, hint, name)
 
 
 def _is_required(field: dataclasses.Field[Any]) -> bool:
@@ -143,8 +182,9 @@ class _Converter:
                 raise
             except (ValueError, OverflowError):
                 continue
-        wanted = " or ".join(_describe(option) for option in options)
-        raise ParameterError(f"{self.owner}: {name} is {_show(value)}, must be {wanted}")
+        wanted = " or ".join(_describe(o, texts=self.convert_texts) for o in options)
+        prefix = f"{self.owner}: " if self.owner else ""
+        raise ParameterError(f"{prefix}{name} is {_show(value)}, must be {wanted}")
 
     def _convert_one(self, value: object, kind: Any, name: str) -> object:
         origin = typing.get_origin(kind)
@@ -160,6 +200,9 @@ class _Converter:
         return _ready(value, kind)
 
     def _items(self, value: object, kind: Any, name: str) -> tuple[object, ...]:
+        if isinstance(value, str) and self.convert_texts:
+            # Within a specification a comma ends the value.
+            value = value.replace("/", ",").split(",")
         if isinstance(value, list | tuple):
             return tuple(
                 self._convert_one(item, kind, f"{name}[{at}]") for at, item in enumerate(value)
@@ -188,11 +231,9 @@ def _show(value: object) -> str:
 
 def _options(hint: Any) -> tuple[Any, ...]:
     """Return the alternatives of a union, most particular first."""
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        order = [types.NoneType, bool, int, float]
-        rank = {kind: position for position, kind in enumerate(order)}
-        return tuple(sorted(typing.get_args(hint), key=lambda kind: rank.get(kind, len(order))))
-    return (hint,)
+    order = [types.NoneType, bool, int, float]
+    rank = {kind: position for position, kind in enumerate(order)}
+    return tuple(sorted(alternatives(hint), key=lambda kind: rank.get(kind, len(order))))
 
 
 def _member(value: object, members: tuple[object, ...]) -> object:
@@ -237,11 +278,12 @@ _FROM_TEXT: Mapping[Any, Callable[[str], object]] = types.MappingProxyType(
 )
 
 
-def _describe(kind: Any) -> str:
+def _describe(kind: Any, *, texts: bool) -> str:
     if typing.get_origin(kind) is typing.Literal:
         return "one of " + ", ".join(repr(member) for member in typing.get_args(kind))
     if typing.get_origin(kind) is tuple:
-        return f"a list, each entry {_describe(typing.get_args(kind)[0])}"
+        entry = _describe(typing.get_args(kind)[0], texts=texts)
+        return f"several, each {entry}: A,B,..." if texts else f"a list, each entry {entry}"
     if dataclasses.is_dataclass(kind):
         return f"a table of {', '.join(field.name for field in dataclasses.fields(kind))}"
     names = {

@@ -40,13 +40,9 @@ class Batch:
 
     def scores(self) -> tuple[FloatArray, FloatArray]:
         """Return squared errors of both, of the forecasts whose outcome is known."""
-        known, happened = self.outcomes()
-        return (self.told[known] - happened) ** 2, (self.usual[known] - happened) ** 2
-
-    def outcomes(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """Return which outcomes are known, shape (n,), and whether those were ends."""
         known = (self.outcome == _NO) | (self.outcome == _YES)
-        return known, self.outcome[known] == _YES
+        happened = self.outcome[known] == _YES
+        return (self.told[known] - happened) ** 2, (self.usual[known] - happened) ** 2
 
 
 class Pending:

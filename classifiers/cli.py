@@ -39,7 +39,7 @@ HorizonOption = Annotated[
     typer.Option(
         "--horizon",
         metavar="H",
-        help="Steps that forecasts look ahead. (default: 80, or the model's)",
+        help="Steps H of the forecasts' horizon. (default: 80, or the model's)",
     ),
 ]
 WorkersOption = Annotated[
@@ -74,7 +74,7 @@ def train(
     ] = "hazard",
     out: Annotated[str, typer.Option(metavar="FILE", help="Model file to write: model.skops.")],
     horizon: Annotated[
-        int, typer.Option("--horizon", metavar="H", help="Steps that forecasts look ahead.")
+        int, typer.Option("--horizon", metavar="H", help="Steps H of the forecasts' horizon.")
     ] = 80,
     share: ShareOption = 0.5,
     seed: o.SeedOption = None,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from brsolver.compare import TraceSource
     from brsolver.predictors import Predictor
-    from brsolver.traces.model import Trace
+    from brsolver.traces.trace import Trace
     from classifiers.model_file import Header
 
 DEFAULT_HORIZON = 80

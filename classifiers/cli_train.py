@@ -16,7 +16,7 @@ from classifiers.report.page import check_out_file
 
 if TYPE_CHECKING:
     from brsolver.compare import TraceSource
-    from brsolver.traces.model import Trace
+    from brsolver.traces.trace import Trace
     from classifiers.hazard import HazardClassifier
 
 JUDGED_ON = 20_000

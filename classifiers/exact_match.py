@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from brsolver.errors import ParameterError
-from brsolver.predictors import Forecast
+from brsolver.predictors import BasePredictor, Forecast
 from classifiers import _match_kernels as mk
 from classifiers._key_store import MOST_KEYS, make_store
 from classifiers.history import Training, check_share, earliest, finished_rows
@@ -18,7 +18,7 @@ from classifiers.survival import SurvivalParams, SurvivalPredictor, check_ages, 
 
 if TYPE_CHECKING:
     from brsolver.predictors import FinishedRequests, FloatArray, ForecastQuery, IntArray
-    from brsolver.traces.model import Trace
+    from brsolver.traces.trace import Trace
 
 _MOST_SAMPLES = 1024
 _WEAKEST, _STRONGEST = 1e6, 1e-2
@@ -80,10 +80,10 @@ class ExactMatchParams:
         for name in ("capacity", "samples", "blocks", "least", "pending"):
             value, most = getattr(self, name), limits.get(name, 2**31)
             if not 1 <= value <= most:
-                raise ParameterError(f"{name} = {value}: must be from 1 to {most:,}")
+                raise ParameterError(f"{name} is {value}, must be from 1 to {most:,}")
         if self.shrinkage != "auto" and not _STRONGEST <= self.shrinkage <= _WEAKEST:
             raise ParameterError(
-                f"shrinkage = {self.shrinkage}: must be auto, or from {_STRONGEST:g} to "
+                f"shrinkage is {self.shrinkage}, must be auto, or from {_STRONGEST:g} to "
                 f"{_WEAKEST:g} observations"
             )
         check_share(self.train)
@@ -94,7 +94,7 @@ class ExactMatchParams:
         return SurvivalParams(growth=self.growth, memory=self.memory)
 
 
-class ExactMatchPredictor:
+class ExactMatchPredictor(BasePredictor):
     """An empirical distribution of output lengths per key, shrunk towards Survival.
 
     With the output lengths ``l_1..l_n`` last seen of the request's key,
@@ -138,7 +138,6 @@ class ExactMatchPredictor:
     """
 
     Params = ExactMatchParams
-    sees_future = False
 
     def __init__(
         self, params: ExactMatchParams | None = None, *, trace: Trace | None = None

@@ -11,7 +11,7 @@ from classifiers.key_history import KeyHistory
 
 if TYPE_CHECKING:
     from brsolver.predictors import FloatArray, ForecastQuery
-    from brsolver.traces.model import Trace
+    from brsolver.traces.trace import Trace
     from classifiers.person_period import PersonPeriods
 
 FEATURES = (
@@ -134,7 +134,7 @@ def spans_a_day(trace: Trace) -> bool:
 def _clock(trace: Trace, token_s: float, lag_rows: float) -> tuple[FloatArray, float]:
     for name, value in (("token_s", token_s), ("lag_rows", lag_rows)):
         if not 0 < value < np.inf:
-            raise ParameterError(f"{name} = {value}: must be above 0 and finite")
+            raise ParameterError(f"{name} is {value}, must be above 0 and finite")
     if trace.arrival_s is not None:
         return trace.arrival_s, token_s
     mean = float(trace.output_tokens.mean())

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from brsolver.cluster.forecasting import RequestColumns
 from brsolver.errors import ParameterError
+from brsolver.predictors import ForecastQuery
+from brsolver.stand_ins import PredictorWrapper, as_predictor
 from classifiers._pending import Pending
-from classifiers._recalibration import Recalibration
 from classifiers._running_score import RunningScore
 from classifiers.drift import AgeDrift
 from classifiers.survival import SurvivalParams, SurvivalPredictor
@@ -19,16 +21,7 @@ from classifiers.survival import SurvivalParams, SurvivalPredictor
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from brsolver.predictors import (
-        FinishedRequests,
-        FloatArray,
-        Forecast,
-        ForecastQuery,
-        IntArray,
-        Predictor,
-    )
-    from brsolver.traces.model import Trace
-    from classifiers._pending import Batch
+    from brsolver.predictors import FinishedRequests, IntArray, Predictor
 
 _LOG = logging.getLogger(__name__)
 _LASTING = 0.25
@@ -60,9 +53,6 @@ class GuardParams:
         Half-life of Survival's observations, in finished requests, so that it follows drift.
     horizon : int
         Steps H of the forecasts that are scored until a router asks for its own.
-    recalibrate : bool
-        Whether to shift the forecasts' log odds by what their outcomes say, where each request
-        has a forecast of its own. Off, since it gained nothing on two of three measured traces.
     """
 
     withdraw: bool = True
@@ -75,19 +65,18 @@ class GuardParams:
     sample: int = 256
     survival_memory: float = 1000.0
     horizon: int = 80
-    recalibrate: bool = False
 
     def __post_init__(self) -> None:
         falling = all(a > b for a, b in zip(self.levels, self.levels[1:], strict=False))
         if not (len(self.levels) >= 2 and self.levels[0] == 1 and self.levels[-1] == 0 and falling):
-            raise ParameterError(f"levels = {self.levels}: must fall from 1 to 0")
+            raise ParameterError(f"levels is {self.levels}, must fall from 1 to 0")
         for name in ("margin", "certainty"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
-                raise ParameterError(f"{name} = {value}: must be finite and at least 0")
+                raise ParameterError(f"{name} is {value}, must be finite and at least 0")
         for name in ("memory", "survival_memory", "least", "rest", "sample", "horizon"):
             if not getattr(self, name) >= 1:
-                raise ParameterError(f"{name} = {getattr(self, name)}: must be at least 1")
+                raise ParameterError(f"{name} is {getattr(self, name)}, must be at least 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +103,7 @@ class Switch:
     brier_survival: float
 
 
-class GuardedPredictor:
+class GuardedPredictor(PredictorWrapper):
     """Passes a predictor's forecasts on and says how far to trust them.
 
     At every refresh the forecasts "ends within H steps" of some running requests are kept until
@@ -122,13 +111,6 @@ class GuardedPredictor:
     ``mean (p - y)²`` of the predictor beside that of an online Survival estimate that forgets.
     Waiting for all forecasts of a refresh matters, since those that come true are known first.
     Both scores are exponentially weighted over refreshes.
-
-    Outcomes can also teach (`recalibrate`): forecasts p of a predictor with a forecast per
-    request become ``σ(logit p + b)``, b following the latest outcomes with a forgetting window
-    (`classifiers._recalibration`), and survival curves are raised to the power that makes their
-    end agree. A model trained in the morning so keeps its ranking in the evening, and loses its
-    bias. Trust goes by the forecasts before that: a shift that makes up for a broken stage 1
-    leaves stage 2 as broken as it was.
 
     When the predictor's score is worse by more than `margin` of Survival's and by `certainty`
     standard errors of the difference, `trust` falls by one level, which shortens a router's
@@ -144,10 +126,11 @@ class GuardedPredictor:
 
     Attributes
     ----------
-    trust : float
-        1 to 0; see `brsolver.predictors.Predictor`.
+    guard : GuardParams
     switches : list of Switch
         Every change of trust.
+    drift : AgeDrift
+        Whether output lengths are still distributed as they were.
 
     References
     ----------
@@ -156,14 +139,13 @@ class GuardedPredictor:
     """
 
     def __init__(self, base: Predictor, params: GuardParams | None = None) -> None:
-        self.base = base
+        super().__init__(as_predictor(base))
         self.guard = params or GuardParams()
-        self.trust = 1.0
+        self._trust = 1.0
         self.switches: list[Switch] = []
         self.drift = AgeDrift()
         self._reference = SurvivalPredictor(SurvivalParams(memory=self.guard.survival_memory))
         self._pending = Pending()
-        self._calibration = Recalibration()
         self._score = RunningScore(self.guard.memory)
         self._horizon = self.guard.horizon
         self._refreshes = 0
@@ -171,23 +153,11 @@ class GuardedPredictor:
         self._distrusted = 0
         self._drifting = 0
         self._changed_at = -self.guard.rest
-        self._observe_base = getattr(base, "observe", None)
-        self._set_running_base = getattr(base, "set_running", None)
 
     @property
-    def sees_future(self) -> bool:
-        """Whether the predictor is an oracle."""
-        return bool(getattr(self.base, "sees_future", False))
-
-    @property
-    def table(self) -> FloatArray | None:
-        """``P(O > a)``, if the predictor depends on age alone."""
-        return getattr(self.base, "table", None)
-
-    @property
-    def lengths(self) -> IntArray | None:
-        """Output lengths by identity, if the predictor is an oracle."""
-        return getattr(self.base, "lengths", None)
+    def trust(self) -> float:
+        """How far routers should believe the forecasts, 1 to 0: one of the guard's levels."""
+        return self._trust
 
     @property
     def brier(self) -> float:
@@ -199,58 +169,25 @@ class GuardedPredictor:
         """Running Brier score of Survival on the same forecasts."""
         return self._score.reference
 
-    def training_rows(self, trace: Trace) -> int:
-        """Return how many leading requests of `trace` trained the predictor."""
-        rows = getattr(self.base, "training_rows", None)
-        return 0 if rows is None else int(rows(trace))
-
-    def predict(self, query: ForecastQuery, horizon: int) -> Forecast:
-        """Forecast which of the queried requests end within `horizon` steps, and when."""
-        forecast = self.base.predict(query, horizon)
-        if not self._recalibrates(horizon):
-            return forecast
-        return replace(forecast, p_finish=self._calibration.apply(forecast.p_finish))
-
-    def survival(self, query: ForecastQuery, horizon: int) -> FloatArray:
-        """Return the probability that each request still runs h = 0..`horizon` steps from now."""
-        curves = getattr(self.base, "survival", None)
-        if curves is None:
-            raise ParameterError(
-                f"{type(self.base).__name__} has no survival curve to project with; "
-                "use projection=expected"
-            )
-        found: FloatArray = curves(query, horizon)
-        if horizon < self._horizon or not self._recalibrates(self._horizon):
-            return found
-        theta = self._calibration.exponents(1.0 - found[:, self._horizon])
-        return np.asarray(found ** theta[:, None])
-
-    def _recalibrates(self, horizon: int) -> bool:
-        return self.guard.recalibrate and horizon == self._horizon and self.table is None
-
     def look_ahead(self, horizon: int) -> None:
         """Score forecasts over `horizon` steps from now on, the router's own."""
-        own = getattr(self.base, "look_ahead", None)
-        if own is not None:
-            own(horizon)
+        super().look_ahead(horizon)
         if horizon != self._horizon:
             self._horizon = horizon
             self._pending = Pending()
 
     def observe(self, finished: FinishedRequests) -> None:
-        """Take in requests that have ended: they decide forecasts, and teach."""
+        """Take in requests that have ended: they decide forecasts, and teach the predictor."""
         # Decided before it learns: a forecast is not to know its own outcome.
         self._pending.ended(finished, self._horizon)
-        if self._observe_base is not None:
-            self._observe_base(finished)
+        super().observe(finished)
         self._reference.observe(finished)
         self.drift.observe(finished.output_tokens[~finished.censored])
         self._finished += len(finished)
 
     def set_running(self, query: ForecastQuery) -> None:
         """Take in what runs: it decides forecasts, and new ones are kept to be scored."""
-        if self._set_running_base is not None:
-            self._set_running_base(query)
+        super().set_running(query)
         self._reference.set_running(query)
         self._refreshes += 1
         self._distrusted += self.trust < 1
@@ -258,14 +195,12 @@ class GuardedPredictor:
         self._pending.running(query, self._horizon)
         for batch in self._pending.decided():
             self._score.add(batch)
-            self._learn(batch)
             self._judge()
         self._keep(query)
 
     def notes(self) -> Sequence[str]:
         """Say how often and how long the forecasts were not trusted in full."""
-        own = getattr(self.base, "notes", None)
-        found = [] if own is None else list(own())
+        found = list(super().notes())
         if self.switches:
             share = self._distrusted / self._refreshes
             found.append(
@@ -289,11 +224,6 @@ class GuardedPredictor:
         told = self.base.predict(sampled, self._horizon).p_finish
         usual = self._reference.predict(sampled, self._horizon).p_finish
         self._pending.keep(sampled, told, usual)
-
-    def _learn(self, batch: Batch) -> None:
-        if self._recalibrates(self._horizon):
-            known, happened = batch.outcomes()
-            self._calibration.learn(batch.told[known], happened)
 
     def _judge(self) -> None:
         g, score = self.guard, self._score
@@ -327,7 +257,7 @@ class GuardedPredictor:
             switch.brier_survival,
         )
         self.switches.append(switch)
-        self.trust = trust
+        self._trust = trust
         self._changed_at = self._refreshes
 
 
@@ -341,13 +271,10 @@ def _systematic(query: ForecastQuery, most: int, turn: int) -> ForecastQuery:
 
 def subset(query: ForecastQuery, rows: IntArray) -> ForecastQuery:
     """Return the query about some of its requests."""
-    from brsolver.forecasting import RequestColumns
-    from brsolver.predictors import ForecastQuery as Query
-
     columns = RequestColumns(
         max_tokens=query.max_tokens, arrival_s=query.arrival_s, keys=query.keys
     )
-    return Query(
+    return ForecastQuery(
         request=query.request[rows],
         age=query.age[rows],
         prompt_tokens=query.prompt_tokens[rows],

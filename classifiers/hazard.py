@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from brsolver.predictors import FloatArray
-    from brsolver.traces.model import Trace
+    from brsolver.traces.trace import Trace
 
 KINDS = ("gb", "lr")
 CALIBRATIONS = ("auto", "sigmoid", "isotonic")
@@ -292,11 +292,6 @@ class HazardClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         chosen: NDArray[np.bool_] = self.classes_[(p >= 0.5).astype(np.int64)]
         return chosen
 
-    def predict_remaining(self, X: ArrayLike) -> FloatArray:
-        """Return the mean remaining steps of requests that end within the horizon, shape (n,)."""
-        _, mu = self.forecast(self._validated(X))
-        return mu
-
     def survival(self, X: FloatArray, steps: int | None = None) -> FloatArray:
         """Return the probability of still running h = 0..`steps` steps from now.
 
@@ -371,10 +366,10 @@ class HazardClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
     def _check_params(self) -> None:
         for name, known in (("kind", KINDS), ("calibration", CALIBRATIONS), ("recent", RECENT)):
             if (value := getattr(self, name)) not in known:
-                raise ParameterError(f"{name} = {value!r}: must be one of {', '.join(known)}")
+                raise ParameterError(f"{name} is {value!r}, must be one of {', '.join(known)}")
         for name in ("horizon", "rounds", "leaves"):
             if not getattr(self, name) >= 1:
-                raise ParameterError(f"{name} = {getattr(self, name)}: must be at least 1")
+                raise ParameterError(f"{name} is {getattr(self, name)}, must be at least 1")
 
     def _check_columns(self, X: FloatArray) -> None:
         if self.features is not None and X.shape[1] != len(self.features):

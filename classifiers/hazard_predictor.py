@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from brsolver.errors import ParameterError
-from brsolver.predictors import Forecast, limited
+from brsolver.predictors import BasePredictor, Forecast, limited
 from classifiers.features import of_query
 from classifiers.history import Training, check_share, earliest, finished_rows
 from classifiers.key_history import KeyHistory
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from brsolver.predictors import FinishedRequests, FloatArray, ForecastQuery
-    from brsolver.traces.model import Trace
+    from brsolver.traces.trace import Trace
     from classifiers.hazard import HazardClassifier
 
 _ENOUGH = 200
 
 
-class HazardPredictor:
+class HazardPredictor(BasePredictor):
     """Forecasts of a trained hazard model.
 
     Key counts and means and the recent mean are kept up to date from finished requests, in
@@ -44,8 +44,6 @@ class HazardPredictor:
     ParameterError
         The classifier takes other features.
     """
-
-    sees_future = False
 
     def __init__(
         self,
@@ -153,9 +151,11 @@ class HazardParams:
     def __post_init__(self) -> None:
         check_share(self.train)
         if self.train == 0:
-            raise ParameterError("train = 0.0: a hazard model needs requests to train on")
+            raise ParameterError(
+                "train is 0.0, must be above 0: a hazard model needs requests to train on"
+            )
         if self.horizon < 1:
-            raise ParameterError(f"horizon = {self.horizon}: must be at least 1 step")
+            raise ParameterError(f"horizon is {self.horizon}, must be at least 1 step")
 
 
 class TrainedHazardPredictor(HazardPredictor):
@@ -260,6 +260,6 @@ class ModelPredictor(HazardPredictor):
 def _check_horizon(asked: int, own: int) -> None:
     if asked != own:
         raise ParameterError(
-            f"horizon = {asked}: this model forecasts {own} steps ahead; set the router's "
-            f"horizon={own}, or train a model for {asked} steps"
+            f"horizon is {asked}, must be {own}, which this model was trained for; set the "
+            f"router's horizon={own}, or train a model for {asked} steps"
         )

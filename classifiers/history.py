@@ -10,7 +10,7 @@ from brsolver.errors import ParameterError
 from brsolver.predictors import FinishedRequests
 
 if TYPE_CHECKING:
-    from brsolver.traces.model import Trace
+    from brsolver.traces.trace import Trace
 
 
 def finished_rows(trace: Trace, rows: int | None = None) -> FinishedRequests:
@@ -41,7 +41,7 @@ def finished_rows(trace: Trace, rows: int | None = None) -> FinishedRequests:
 def check_share(train: float) -> None:
     """Refuse a share of a trace to train on that leaves nothing to run."""
     if not 0.0 <= train < 1.0:
-        raise ParameterError(f"train = {train}: must be at least 0 and below 1")
+        raise ParameterError(f"train is {train}, must be at least 0 and below 1")
 
 
 def earliest(trace: Trace | None, train: float) -> tuple[Trace, int]:
@@ -53,7 +53,7 @@ def earliest(trace: Trace | None, train: float) -> tuple[Trace, int]:
         There is no trace to train on.
     """
     if trace is None:
-        raise ParameterError(f"train = {train} needs a trace to learn from; use train=0")
+        raise ParameterError(f"train is {train}, which needs a trace to learn from; use train=0")
     return trace, max(1, int(train * len(trace)))
 
 

@@ -48,7 +48,7 @@ def kinds_in(columns: Columns, kind: KeyKind) -> tuple[str, ...]:
     if COLUMN_OF[kind] not in columns:
         there = [name for name, column in COLUMN_OF.items() if column in columns]
         raise ParameterError(
-            f"key = {kind}: the requests have no {COLUMN_OF[kind]}; "
+            f"key is {kind}, but the requests have no {COLUMN_OF[kind]}; "
             f"they can go by {', '.join(there) or 'no key at all'}"
         )
     return (kind,)

@@ -70,9 +70,9 @@ class KeyHistory:
 
     def __init__(self, *, capacity: int = 1 << 20, memory: float = 500.0) -> None:
         if not 1 <= capacity <= MOST_KEYS:
-            raise ParameterError(f"capacity = {capacity}: must be from 1 to {MOST_KEYS:,} keys")
+            raise ParameterError(f"capacity is {capacity}, must be from 1 to {MOST_KEYS:,} keys")
         if not memory >= 1:
-            raise ParameterError(f"memory = {memory}: must be at least 1 request")
+            raise ParameterError(f"memory is {memory}, must be at least 1 request")
         self._keep = math.exp(-1.0 / memory)
         self._counted = Counted(make_store(capacity), np.zeros((capacity, 2)), np.zeros(3))
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from brsolver.traces.model import Trace
+    from brsolver.traces.trace import Trace
     from classifiers.hazard import HazardClassifier
 
 VERSION = 1

@@ -17,7 +17,7 @@ from classifiers.hazard_predictor import (
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from brsolver.traces.model import Trace
+    from brsolver.traces.trace import Trace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,11 +10,11 @@ import numpy as np
 from scipy.special import log_ndtr
 
 from brsolver.errors import ParameterError
-from brsolver.predictors import Forecast
+from brsolver.predictors import BasePredictor, Forecast
 
 if TYPE_CHECKING:
     from brsolver.predictors import FloatArray, ForecastQuery, IntArray
-    from brsolver.traces.model import Trace
+    from brsolver.traces.trace import Trace
 
 # Longer than any horizon, short enough for sums with it to stay within 64 bits.
 _NEVER = 1 << 60
@@ -37,12 +37,12 @@ class OracleParams:
 
     def __post_init__(self) -> None:
         if not 0 <= self.noise <= 10:
-            raise ParameterError(f"noise = {self.noise}: must be from 0 to 10")
+            raise ParameterError(f"noise is {self.noise}, must be from 0 to 10")
         if not 0 <= self.dropout <= 1:
-            raise ParameterError(f"dropout = {self.dropout}: must be from 0 to 1")
+            raise ParameterError(f"dropout is {self.dropout}, must be from 0 to 1")
 
 
-class OraclePredictor:
+class OraclePredictor(BasePredictor):
     """True remaining lengths, the best that any predictor can do.
 
     With ``r = o - a`` the remaining steps of a request of output length o and age a, ``p = 1``
@@ -59,7 +59,8 @@ class OraclePredictor:
     params : OracleParams, optional
         How wrong to be.
     output_tokens : ndarray of int64
-        Output length of every request of the trace, by `ForecastQuery.request`.
+        Output length of every request of the trace, by `ForecastQuery.request`. It is copied:
+        whoever is given the predictor cannot change the trace through it.
     rng : numpy.random.Generator, optional
         Where noise and dropout are drawn from.
     trace : Trace, optional
@@ -88,7 +89,7 @@ class OraclePredictor:
                 "only; use survival"
             )
         self.params = params or OracleParams()
-        self._output_tokens = np.asarray(output_tokens, np.int64)
+        self._output_tokens = np.array(output_tokens, np.int64)
         self._told = self._limited(self._draw(rng), trace)
 
     def predict(self, query: ForecastQuery, horizon: int) -> Forecast:
@@ -158,7 +159,7 @@ class OraclePredictor:
             return self._output_tokens
         if rng is None:
             raise ParameterError(
-                f"noise = {noise}, dropout = {dropout}: draws need a generator; pass rng="
+                f"noise is {noise} and dropout is {dropout}: draws need a generator; pass rng="
             )
         count = len(self._output_tokens)
         # Both are always drawn, so that more of the one leaves the other as it was.

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from brsolver.predictors import IntArray
-    from brsolver.traces.model import Trace
+    from brsolver.traces.trace import Trace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +115,7 @@ def sample(
 def _check_at_least_one(**values: int | None) -> None:
     for name, value in values.items():
         if value is not None and value < 1:
-            raise ParameterError(f"{name} = {value}: must be at least 1")
+            raise ParameterError(f"{name} is {value}, must be at least 1")
 
 
 def _choose(total: int, limit: int | None, rng: np.random.Generator) -> IntArray:

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from brsolver.errors import ParameterError
-from brsolver.predictors import Forecast
-from brsolver.traces.model import MAX_LENGTH
+from brsolver.predictors import BasePredictor, Forecast
+from brsolver.traces.trace import MAX_LENGTH
 from classifiers._curve_kernels import curves_by_age, forecast_by_age, tail_of
 from classifiers.history import Training, check_share, earliest, finished_rows
 
 if TYPE_CHECKING:
     from brsolver.predictors import FinishedRequests, FloatArray, ForecastQuery, IntArray
-    from brsolver.traces.model import Trace
+    from brsolver.traces.trace import Trace
 
 # Weights double every half-life; before they could overflow all are scaled down.
 _HEAVIEST = 2.0**200
@@ -47,15 +47,15 @@ class SurvivalParams:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.growth) and self.growth >= 0):
-            raise ParameterError(f"growth = {self.growth}: must be finite and at least 0")
+            raise ParameterError(f"growth is {self.growth}, must be finite and at least 0")
         if not self.memory >= 1:
             raise ParameterError(
-                f"memory = {self.memory}: must be at least 1 finished request, or inf"
+                f"memory is {self.memory}, must be at least 1 finished request, or inf"
             )
         check_share(self.train)
 
 
-class SurvivalPredictor:
+class SurvivalPredictor(BasePredictor):
     """Kaplan-Meier estimate of the output length, given the tokens generated so far.
 
     With ``d_t`` requests that ended by themselves at length t and ``n_t`` whose length or, for
@@ -99,7 +99,6 @@ class SurvivalPredictor:
     """
 
     Params = SurvivalParams
-    sees_future = False
 
     def __init__(self, params: SurvivalParams | None = None, *, trace: Trace | None = None) -> None:
         self.params = params or SurvivalParams()
@@ -236,11 +235,11 @@ def check_lengths(lengths: IntArray) -> None:
     for length in (int(lengths.min()), int(lengths.max())):
         if not 1 <= length <= MAX_LENGTH:
             raise ParameterError(
-                f"output length {length}: must be at least 1 and at most {MAX_LENGTH:,} tokens"
+                f"output length is {length}, must be from 1 to {MAX_LENGTH:,} tokens"
             )
 
 
 def check_ages(ages: IntArray) -> None:
     """Refuse ages below 0."""
     if len(ages) and ages.min() < 0:
-        raise ParameterError(f"age {int(ages.min())}: must be at least 0")
+        raise ParameterError(f"age is {int(ages.min())}, must be at least 0")

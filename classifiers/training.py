@@ -182,9 +182,8 @@ def lengths_of(y: NDArray[Any]) -> FloatArray:
         )
     bad = ~(y >= 1)
     if bad.any():
-        raise ParameterError(
-            f"row {int(bad.argmax())}: remaining length {y[bad.argmax()]}: must be at least 1 step"
-        )
+        row = int(bad.argmax())
+        raise ParameterError(f"row {row}: remaining length is {y[row]}, must be at least 1 step")
     return y.astype(np.float64)
 
 
@@ -201,6 +200,6 @@ def groups_of(groups: ArrayLike | None, size: int) -> IntArray:
     group = np.asarray(groups, np.int64)
     if group.shape != (size,) or (np.diff(group) < 0).any():
         raise ParameterError(
-            f"groups of shape {group.shape}: must be {size} requests in non-decreasing order"
+            f"shape of groups is {group.shape}, must be {size} requests in non-decreasing order"
         )
     return group

@@ -19,8 +19,10 @@ app.command()(check)
 
 with contextlib.suppress(ModuleNotFoundError):
     from integration.cli_bench import bench
+    from integration.cli_calibrate import calibrate
 
     app.command()(bench)
+    app.command()(calibrate)
 
 
 @app.callback()

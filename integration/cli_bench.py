@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from integration import server_options as s
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -15,11 +17,9 @@ if TYPE_CHECKING:
     from integration.bench.session import Run
     from integration.bench.switching import Factory
 
-SERVER = "Server"
 LOAD = "Load"
-OUTPUT = "Output"
 TRACE = "preset:uniform:n=20000,s_low=32,s_high=1536,o_low=16,o_high=160"
-POLICIES = "default,jsq-load@immediate,br-0@pooled,br-h@pooled"
+POLICIES = "default,jsq-load@immediate,br-0@pooled,br-t@pooled"
 
 
 def bench(
@@ -30,8 +30,9 @@ def bench(
         typer.Option(
             metavar="ARM;ARM;...",
             help="What to compare, separated by ; (or by , where no policy has parameters): "
-            "default (vLLM's rule), off (no adapter), or SPEC@immediate, SPEC@pooled. The first "
-            "is what the others are held against.",
+            "default (vLLM's rule), off (no adapter), interval N (vLLM's rule on ranks that begin "
+            "prompts every N steps, with a server of its own), or SPEC@immediate, SPEC@pooled. "
+            "The first is what the others are held against.",
         ),
     ] = POLICIES,
     rounds: Annotated[int, typer.Option(metavar="N", help="Interleaved rounds.")] = 5,
@@ -58,55 +59,39 @@ def bench(
             help="Requests in flight beyond the slots. (default: 4 per rank)",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(rich_help_panel=LOAD, help="Seed of the prompts.")] = 0,
-    ranks: Annotated[
-        int, typer.Option(metavar="G", rich_help_panel=SERVER, help="Data-parallel ranks.")
-    ] = 2,
-    slots: Annotated[
-        int, typer.Option(metavar="B", rich_help_panel=SERVER, help="vLLM's --max-num-seqs.")
-    ] = 16,
-    python: Annotated[
+    hardware: Annotated[
         str | None,
         typer.Option(
-            metavar="PATH",
-            rich_help_panel=SERVER,
-            help="Interpreter that has vLLM and brsolver. (default: this one)",
+            metavar="NAME|FILE",
+            rich_help_panel=s.SERVER,
+            help="What a step costs there, for policies that weigh time: a preset, or a file that "
+            "vllm calibrate wrote. (default: found out while serving)",
         ),
     ] = None,
-    server_arg: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="ARG", rich_help_panel=SERVER, help="Argument for vLLM's server. Repeatable."
-        ),
-    ] = None,
-    server_env: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=VALUE", rich_help_panel=SERVER, help="Variable for it. Repeatable."
-        ),
-    ] = None,
+    seed: Annotated[int, typer.Option(rich_help_panel=LOAD, help="Seed of the prompts.")] = 0,
+    ranks: s.RanksOption = s.RANKS,
+    slots: s.SlotsOption = s.SLOTS,
+    python: s.PythonOption = None,
+    server_arg: s.ArgumentsOption = None,
+    server_env: s.VariablesOption = None,
     restart: Annotated[
         bool,
         typer.Option(
             "--restart",
-            rich_help_panel=SERVER,
+            rich_help_panel=s.SERVER,
             help="A fresh server for every run, instead of one that changes its policy while it "
             "runs. Needed for the arm off.",
         ),
     ] = False,
-    startup: Annotated[
-        float, typer.Option(metavar="S", rich_help_panel=SERVER, help="Longest start in seconds.")
-    ] = 600.0,
+    startup: s.StartupOption = s.STARTUP_S,
     confidence: Annotated[
-        float, typer.Option(metavar="P", rich_help_panel=OUTPUT, help="Level of intervals.")
+        float, typer.Option(metavar="P", rich_help_panel=s.OUTPUT, help="Level of intervals.")
     ] = 0.95,
     logs: Annotated[
         str | None,
-        typer.Option(metavar="DIR", rich_help_panel=OUTPUT, help="Keep the servers' logs there."),
+        typer.Option(metavar="DIR", rich_help_panel=s.OUTPUT, help="Keep the servers' logs there."),
     ] = None,
-    json: Annotated[
-        bool, typer.Option("--json", rich_help_panel=OUTPUT, help="Print one JSON object.")
-    ] = False,
+    json: s.JsonOption = False,
 ) -> None:
     """Drive a real vLLM server through several policies, interleaved, and compare them.
 
@@ -117,7 +102,7 @@ def bench(
     from integration.bench import preflight
     from integration.bench.server import ServerParams
     from integration.bench.session import SessionParams, run_session
-    from integration.bench.switching import stage_for
+    from integration.bench.switching import settings_of, stage_for
     from integration.bench.workload import WorkloadParams, workloads
 
     arms = arms_of(policies)
@@ -131,13 +116,15 @@ def bench(
         ranks=ranks,
         slots=slots,
         arguments=tuple(server_arg or ()),
-        environment=variables(server_env or ()),
+        environment=s.variables(server_env or ()),
         startup_s=startup,
     )
     params.require_window(requests, ranks, slots)
+    settings = settings_of(hardware)
     preflight.require(arms, given, logs)
     parts = workloads(load, rounds)
-    with stage_for(arms, _factory(given, logs), parts[0], restart=restart) as stage:
+    make = _factory(given, logs)
+    with stage_for(arms, make, parts[0], restart=restart, settings=settings) as stage:
         runs = run_session(arms, parts, stage, params)
     _print(runs, confidence, as_json_object=json)
 
@@ -149,32 +136,21 @@ def arms_of(text: str) -> tuple[Arm, ...]:
     return parse_arms(text.split(";" if ";" in text or ":" in text else ","))
 
 
-def variables(texts: list[str] | tuple[str, ...]) -> dict[str, str]:
-    """Read ``NAME=VALUE`` texts.
-
-    Raises
-    ------
-    ParameterError
-        If one is not of that form.
-    """
-    from brsolver.errors import ParameterError
-
-    pairs = [text.partition("=") for text in texts]
-    for text, (name, equals, _) in zip(texts, pairs, strict=True):
-        if not (name and equals):
-            raise ParameterError(f"--server-env {text!r} is not NAME=VALUE")
-    return {name: value for name, _, value in pairs}
-
-
 def _factory(given: ServerParams, logs: str | None) -> Factory:
     from dataclasses import replace
     from pathlib import Path
 
     from integration.bench.server import Server
 
-    def make(environment: Mapping[str, str], label: str) -> Server:
-        log = Path(logs) / f"{label}.log" if logs else None
-        return Server(replace(given, environment={**given.environment, **environment}, log=log))
+    def make(environment: Mapping[str, str], label: str, arguments: tuple[str, ...]) -> Server:
+        return Server(
+            replace(
+                given,
+                environment={**given.environment, **environment},
+                arguments=(*given.arguments, *arguments),
+                log=Path(logs) / f"{label}.log" if logs else None,
+            )
+        )
 
     return make
 

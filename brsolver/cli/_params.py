@@ -1,75 +1,238 @@
-"""How options on the command line become parameters of a simulation."""
+"""What the options of a run are, and how they become parameters, policies and a trace.
+
+The options follow from the parameter dataclasses (`brsolver.options`): a field is an option, a
+component one option (``--prefill MODE:KEY=VALUE,...``) or one for each of its fields. Nothing
+heavy is imported here: ``brsolver --help`` imports this module.
+"""
 
 from __future__ import annotations
 
-import csv
-import dataclasses
-import re
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from dataclasses import MISSING, dataclass, fields, replace
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
-from brsolver.errors import ParameterError, UnknownNameError
+from brsolver.errors import ParameterError
+from brsolver.options import (
+    Choices,
+    Named,
+    Option,
+    Parameter,
+    alternatives,
+    choices_of,
+    parameter,
+    parameters,
+    shown,
+)
+from brsolver.routers.params import BR0Params, BRHParams, BRRampParams
+from brsolver.simulator.config import component_from, component_parse
+from brsolver.simulator.params import SimulationParams
+from brsolver.specs import convert
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from brsolver.compare import TraceSource
-    from brsolver.simulator.params import (
-        Arrivals,
-        Prefill,
-        SimulationParams,
-        Staleness,
-        StepTime,
-        WorkerEvent,
+    from brsolver.registry import PolicySpec, PredictorSpec
+
+ROUTERS = {"br-h": BRHParams, "br-0": BR0Params, "br-ramp": BRRampParams}
+"""Policies whose parameters are options."""
+
+_METAVARS = {int: "N", float: "X", str: "TEXT"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flag:
+    """One option of the command line.
+
+    Attributes
+    ----------
+    name : str
+        The command's argument; with dashes, the option.
+    says : Option
+    kind : {"text", "switch", "choice", "repeated", "named"}
+        ``switch``: ``--NAME/--no-NAME``. ``choice``: there or not. ``named``: the text is a name
+        of the whole component. All else takes a text.
+    field, part : str
+        The parameter that it sets, and the field of it if that is a component.
+    choice : str
+        What the component's selector becomes.
+    metavar : str
+    default : str
+        What holds where it is not given.
+    """
+
+    name: str
+    says: Option
+    kind: Literal["text", "switch", "choice", "repeated", "named"] = "text"
+    field: str
+    part: str = ""
+    choice: str = ""
+    metavar: str = ""
+    default: str = ""
+
+    @property
+    def option(self) -> str:
+        """Return what is typed."""
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def help(self) -> str:
+        """Say what it does, and what holds where it is not given."""
+        return f"{self.says.help} (default: {self.default})" if self.default else self.says.help
+
+
+@cache
+def run_flags(*, bounded: bool = False) -> tuple[Flag, ...]:
+    """Return the options that set `SimulationParams`; `bounded` leaves out those without bounds."""
+    flags = (flag for each in parameters(SimulationParams) for flag in _flags(each))
+    return tuple(flag for flag in flags if flag.says.bounded or not bounded)
+
+
+@cache
+def knob_flags() -> tuple[Flag, ...]:
+    """Return the options that set parameters of the project's routers."""
+    flags: dict[str, Flag] = {}
+    for router, params in ROUTERS.items():
+        for each in parameters(params):
+            flag = _leaf(each, each.name)
+            flags.setdefault(flag.name, replace(flag, default=f"{flag.default} in {router}"))
+    return tuple(flags.values())
+
+
+def _flags(each: Parameter) -> Iterator[Flag]:
+    choices = choices_of(each.component)
+    if each.component is None:
+        yield _leaf(each, each.name)
+    elif each.option is not None and not each.many:
+        yield _spec_flag(each, each.option)
+        if each.option.named is not None:
+            yield _named_flag(each, each.option, each.option.named)
+    elif each.many:
+        yield from _choice_flags(each, "repeated")
+    else:
+        for part in parameters(each.component):
+            if choices is None or part.name != choices.selector:
+                yield _leaf(part, each.name, part.name)
+        yield from _choice_flags(each, "choice")
+
+
+def _choice_flags(each: Parameter, kind: Literal["choice", "repeated"]) -> Iterator[Flag]:
+    choices = choices_of(each.component)
+    for choice, says in (choices.options if choices else {}).items():
+        yield Flag(
+            name=choice, says=says, kind=kind, field=each.name, choice=choice, metavar=says.metavar
+        )
+
+
+def _leaf(each: Parameter, field: str, part: str = "") -> Flag:
+    says = each.option
+    if says is None:
+        raise TypeError(f"field {each.name} has no Option")
+    unset = each.default in (None, (), MISSING)
+    default = says.unset if unset else _brief(each.default)
+    name = says.flag.replace("-", "_") or each.name
+    switch = says.switch is not None or each.hint is bool
+    if switch:
+        on = each.default in (True, says.switch and says.switch[0])
+        default = name.replace("_", "-") if on else "no-" + name.replace("_", "-")
+    return Flag(
+        name=name,
+        says=says,
+        kind="switch" if switch else "text",
+        field=field,
+        part=part,
+        metavar=says.metavar or "|".join(_metavars(each.hint)),
+        default=default,
     )
 
-KNOBS = ("horizon", "gamma", "beta", "alpha", "r_max", "s_greedy")
-_EVENT = re.compile(
-    r"(?P<worker>\d{1,18})@(?P<time>\d{1,18}(\.\d*)?([eE][+-]?\d{1,3})?)(?P<unit>s?)"
-)
+
+def _named_flag(each: Parameter, says: Option, named: Named) -> Flag:
+    return Flag(
+        name=named.name,
+        says=replace(says, help=named.help),
+        kind="named",
+        field=each.name,
+        metavar=named.metavar,
+    )
+
+
+def _brief(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else shown(value)
+
+
+def _metavars(hint: Any) -> Iterator[str]:
+    for kind in alternatives(hint):
+        if get_origin(kind) is Literal:
+            yield from map(str, get_args(kind))
+        elif kind in _METAVARS:
+            yield _METAVARS[kind]
+
+
+def _spec_flag(each: Parameter, says: Option) -> Flag:
+    choices = choices_of(each.component)
+    if choices is None:
+        raise TypeError(f"{each.name} has an Option and its class no CHOICES")
+    spellings = [_spelling(each.component, choices, choice) for choice in choices.uses]
+    listed = f"{', '.join(spellings[:-1])} or {spellings[-1]}."
+    chosen = getattr(each.default, choices.selector)
+    values = {name: getattr(each.default, name) for name in choices.uses[chosen]}
+    settings = ",".join(f"{name}={_brief(value)}" for name, value in values.items())
+    return Flag(
+        name=each.name,
+        says=replace(says, help=f"{says.help} {listed}"),
+        field=each.name,
+        metavar=says.metavar,
+        default=f"{chosen}:{settings}" if settings else chosen,
+    )
+
+
+def _spelling(component: Any, choices: Choices, choice: str) -> str:
+    files = {name: file for name, file in choices.files.items() if file.choice == choice}
+    taken = {name: file.metavar for name, file in files.items()} or {
+        name: _leaf(parameter(component, name), name).metavar for name in choices.uses[choice]
+    }
+    settings = ",".join(f"{name}={metavar}" for name, metavar in taken.items())
+    return f"{choice}:{settings}" if settings else choice
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
-    """The shared options as given; None where one was not."""
+    """The options of a run as given on the command line.
 
-    slots: str | None
-    capacity: str | None
-    routing: str | None
-    step_time: str | None
-    fail: list[str] | None
-    join: list[str] | None
-    pool: int | None
-    rate: float | None
-    utilization: float | None
-    timestamps: bool
-    prefill: str | None
-    horizon: int | None
-    gamma: float | None
-    beta: float | None
-    alpha: float | None
-    r_max: int | None
-    s_greedy: int | None
-    transit_steps: int | None
-    refresh_steps: int | None
-    stale_ms: float | None
-    stale_steps: int | None
-    stale_mode: str | None
-    local_correction: bool | None
-    seed: int | None
-    warmup_steps: int | None
-    drain: bool | None
-    max_steps: int | None
-    config: str | None
-    limit: int | None
-    format: str | None
-    skip_bad_rows: bool
+    Attributes
+    ----------
+    run : mapping of Flag to object
+        Those given of `run_flags`: a text, a list of texts, or whether a switch is on.
+    knobs : mapping of str to object
+        Those given of `knob_flags`, by parameter.
+    predictor, config, format : str or None
+    limit : int or None
+    skip_bad_rows : bool
+    """
+
+    run: Mapping[Flag, Any]
+    knobs: Mapping[str, Any]
+    predictor: str | None = None
+    config: str | None = None
+    limit: int | None = None
+    format: str | None = None
+    skip_bad_rows: bool = False
 
     @classmethod
-    def pick(cls, given: Mapping[str, Any]) -> Self:
-        """Take the shared options out of a command's arguments."""
-        return cls(**{field.name: given[field.name] for field in dataclasses.fields(cls)})
+    def of(cls, given: Mapping[str, Any], run: Iterable[Flag], knobs: Iterable[Flag]) -> RunOptions:
+        """Take apart a command's arguments; what was not given is None, False or empty."""
+        own = {each.name for each in fields(cls)} - {"run", "knobs"}
+        values = {flag: _given(flag, given[flag.name]) for flag in (*run, *knobs)}
+        known = set(run)
+        return cls(
+            run={f: value for f, value in values.items() if f in known and value is not None},
+            knobs={
+                f.field: value
+                for f, value in values.items()
+                if f not in known and value is not None
+            },
+            **{name: given[name] for name in own if name in given},
+        )
 
     def source(self, trace: str) -> TraceSource:
         """Say where the trace comes from."""
@@ -82,248 +245,114 @@ class RunOptions:
             skip_bad_rows=self.skip_bad_rows,
         )
 
-    def knobs(self) -> dict[str, int | float]:
-        """Return the policy parameters given as options."""
-        given = ((name, getattr(self, name)) for name in KNOBS)
-        return {name: value for name, value in given if value is not None}
+    def params(self, **more: Any) -> SimulationParams:
+        """Combine the configuration file, if any, with the options, which go first."""
+        base = SimulationParams.from_toml(self.config) if self.config else SimulationParams()
+        changes = {}
+        for each in parameters(SimulationParams):
+            given = {flag: value for flag, value in self.run.items() if flag.field == each.name}
+            if given:
+                changes[each.name] = _value(each, getattr(base, each.name), given)
+        return replace(base, **(changes | more))
+
+    def policies(self, asked: Sequence[PolicySpec]) -> tuple[PolicySpec, ...]:
+        """Give every policy the parameters that are options, where its specification is silent.
+
+        Raises
+        ------
+        ParameterError
+            No policy has a parameter of that name.
+        """
+        for knob in self.knobs:
+            if not any(knob in spec.parameters for spec in asked):
+                raise ParameterError(_refusal(knob, asked))
+        return tuple(spec.set_where_free(self.knobs) for spec in asked)
+
+    def predictor_spec(self) -> PredictorSpec | None:
+        """Read the predictor, if one was given."""
+        from brsolver.registry import PredictorSpec
+
+        return None if self.predictor is None else PredictorSpec.parse(self.predictor)
 
 
-def simulation_params(options: RunOptions, *, workers: int | None) -> SimulationParams:
-    """Combine the configuration file, if any, with the options, which go first."""
-    from brsolver.simulator.params import SimulationParams
-
-    base = SimulationParams.from_toml(options.config) if options.config else SimulationParams()
-    events = (*parse_events("fail", options.fail), *parse_events("join", options.join))
-    parsed: dict[str, Any] = {
-        "workers": workers,
-        "slots": parse_counts("slots", options.slots),
-        "capacity": parse_counts("capacity", options.capacity),
-        "routing": options.routing,
-        "arrivals": _arrivals(options),
-        "prefill": None if options.prefill is None else parse_prefill(options.prefill),
-        "step_time": None if options.step_time is None else parse_step_time(options.step_time),
-        "staleness": _staleness(options, base.staleness),
-        "events": events or None,
-        "transit_steps": options.transit_steps,
-        "refresh_steps": options.refresh_steps,
-        "seed": options.seed,
-        "warmup_steps": options.warmup_steps,
-        "drain": {None: None, True: "include", False: "exclude"}[options.drain],
-        "max_steps": options.max_steps,
-    }
-    return dataclasses.replace(base, **_given(parsed))
+def _given(flag: Flag, value: Any) -> Any:
+    """Return the value of a flag, or None if it was not given."""
+    if value is None or flag.kind in {"text", "named"}:
+        return value
+    if flag.kind == "switch" and flag.says.switch is not None:
+        return flag.says.switch[not value]
+    # A choice that is not there is False, a list of nothing is empty.
+    return value if value or flag.kind == "switch" else None
 
 
-def _given(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if value is not None}
-
-
-def _arrivals(options: RunOptions) -> Arrivals | None:
-    from brsolver.simulator.params import Arrivals
-
-    chosen = {
-        "pool": options.pool is not None,
-        "rate": options.rate is not None,
-        "utilization": options.utilization is not None,
-        "timestamps": options.timestamps,
-    }
-    modes = [mode for mode, given in chosen.items() if given]
-    if len(modes) > 1:
-        raise ParameterError(f"--{modes[0]} and --{modes[1]} exclude each other; give one")
-    if not modes:
-        return None
-    return Arrivals(
-        mode=modes[0],  # type: ignore[arg-type] # one of the four keys above
-        pool=options.pool,
-        rate=options.rate,
-        utilization=options.utilization,
-    )
-
-
-def _staleness(options: RunOptions, base: Staleness) -> Staleness | None:
-    given = _given(
-        {
-            "steps": options.stale_steps,
-            "ms": options.stale_ms,
-            "mode": options.stale_mode,
-            "local_correction": options.local_correction,
-        }
-    )
-    if not given:
-        return None
-    # A configured age in the other unit would contradict the one given here.
-    if ("steps" in given) != ("ms" in given):
-        given = {"steps": 0, "ms": 0.0} | given
-    return dataclasses.replace(base, **given)
-
-
-def parse_counts(name: str, text: str | None) -> int | tuple[int, ...] | None:
-    """Read ``"32"`` or, one number per worker, ``"8,8,16"``."""
-    if text is None:
-        return None
-    try:
-        counts = tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise ParameterError(
-            f"{name} is {text!r}, must be a whole number or several: 8,8,16"
-        ) from None
-    return counts[0] if len(counts) == 1 else counts
-
-
-def parse_workers(text: str | None) -> tuple[int, ...]:
-    """Read ``"4,8,16"``; nothing given is empty."""
-    counts = parse_counts("workers", text)
-    if counts is None:
-        return ()
-    return counts if isinstance(counts, tuple) else (counts,)
-
-
-def parse_step_time(spec: str) -> StepTime:
-    """Read a step-time model: ``affine:…``, ``max-mean:…`` or ``table:path=FILE``."""
-    from brsolver.simulator.params import StepTime
-    from brsolver.specs import build_params, parse_spec
-
-    model, values = parse_spec(spec)
-    accepted = {
-        "affine": ("base", "per_token"),
-        "max-mean": ("base", "per_token", "per_mean_token"),
-        "table": ("path",),
-    }
-    _check_names("step-time", model, values, accepted)
-    if model == "table":
-        if "path" not in values:
-            raise ParameterError(f"step-time {spec!r} names no file; write table:path=FILE.csv")
-        return read_step_table(values["path"])
-    return build_params(StepTime, {"model": model, **values}, "step-time")
-
-
-def parse_prefill(spec: str) -> Prefill:
-    """Read a prefill model: ``none``, ``delay:…`` or ``tier:…``."""
-    from brsolver.simulator.params import Prefill
-    from brsolver.specs import build_params, parse_spec
-
-    mode, values = parse_spec(spec)
-    accepted = {
-        "none": (),
-        "delay": ("delay_s", "tokens_per_s"),
-        "tier": ("workers", "tokens_per_s"),
-    }
-    _check_names("prefill", mode, values, accepted)
-    return build_params(Prefill, {"mode": mode, **values}, "prefill")
-
-
-def _check_names(
-    owner: str, name: str, values: Mapping[str, str], accepted: Mapping[str, Sequence[str]]
-) -> None:
-    if name not in accepted:
-        raise UnknownNameError.suggest(f"{owner} model", name, accepted)
-    for key in values:
-        if key not in accepted[name]:
-            raise UnknownNameError.suggest(f"parameter of {owner} {name}", key, accepted[name])
-
-
-def read_step_table(path: str) -> StepTime:
-    """Read measured step durations from a CSV file with the columns load, seconds.
-
-    Raises
-    ------
-    ParameterError
-        The file cannot be read, or a row is not two numbers; names file and row.
-    """
-    from brsolver.simulator.params import StepTime
-
-    try:
-        with Path(path).open(newline="", encoding="utf-8-sig") as stream:
-            rows = [(number, row) for number, row in enumerate(csv.reader(stream), 1) if row]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise ParameterError(f"step-time table {path}: cannot be read: {reason}") from error
-    if rows and _is_header(rows[0][1]):
-        del rows[0]
-    pairs = [_table_row(path, number, row) for number, row in rows]
-    try:
-        return StepTime(
-            model="table",
-            loads=tuple(load for load, _ in pairs),
-            seconds=tuple(seconds for _, seconds in pairs),
+def _value(each: Parameter, base: Any, given: Mapping[Flag, Any]) -> Any:
+    first, text = next(iter(given.items()))
+    if each.component is None:
+        return convert(text, each.hint, each.name)
+    if each.many:
+        return tuple(
+            each.component.parse(flag.choice, one) for flag, texts in given.items() for one in texts
         )
+    if not (first.part or first.choice):
+        return _whole(each, given)
+    choices = choices_of(each.component)
+    parts = {flag.part: value for flag, value in given.items() if flag.part}
+    if choices is None:
+        return _replaced(each, base, parts)
+    if len(given) > 1:
+        first, second, *_ = given
+        raise ParameterError(f"{first.option} and {second.option} exclude each other; give one")
+    chosen = first.choice or _choice_using(choices, first.part)
+    values = {choices.selector: chosen, **parts}
+    return component_from(each.component, values, each.name, convert_texts=True)
+
+
+def _whole(each: Parameter, given: Mapping[Flag, Any]) -> Any:
+    """Read a component from the one option that gives all of it."""
+    (flag, text), *others = given.items()
+    if others:
+        raise ParameterError(
+            f"{flag.option} and {others[0][0].option} exclude each other; give one"
+        )
+    named = each.option.named if each.option else None
+    if flag.kind == "named" and named is not None:
+        return named.read(text, None)
+    return component_parse(each.component, text, each.name)
+
+
+def _replaced(each: Parameter, base: Any, parts: Mapping[str, Any]) -> Any:
+    """Change some fields of a component, and reset those that they exclude."""
+    values = {}
+    for name, text in parts.items():
+        part = parameter(each.component, name)
+        values[name] = convert(text, part.hint, name, each.name)
+        other = part.option.instead_of if part.option else ""
+        if other and other not in parts:
+            # A configured age in the other unit would contradict the one given here.
+            values[other] = parameter(each.component, other).default
+    try:
+        return replace(base, **values)
     except ParameterError as error:
-        raise ParameterError(f"step-time table {path}: {error}") from error
+        raise ParameterError(f"{each.name}: {error}") from error
 
 
-def _is_header(row: Sequence[str]) -> bool:
-    return not any(any(c.isdigit() for c in cell) for cell in row)
+def _choice_using(choices: Choices, field: str) -> str:
+    (chosen,) = (choice for choice, used in choices.uses.items() if field in used)
+    return chosen
 
 
-def _table_row(path: str, number: int, row: Sequence[str]) -> tuple[float, float]:
-    try:
-        load, seconds = map(float, row)
-    except ValueError:
-        raise ParameterError(
-            f"step-time table {path}, row {number}: {','.join(row)!r} is not load,seconds"
-        ) from None
-    return load, seconds
-
-
-def parse_events(kind: str, texts: Sequence[str] | None) -> list[WorkerEvent]:
-    """Read workers that fail or join: ``"3@12.5s"`` in seconds, ``"3@400"`` in steps."""
-    return [_parse_event(kind, text) for text in texts or ()]
-
-
-def _parse_event(kind: str, text: str) -> WorkerEvent:
-    from brsolver.simulator.params import WorkerEvent
-
-    match = _EVENT.fullmatch(text.strip())
-    in_seconds = match is not None and match["unit"] == "s"
-    if match is None or not (in_seconds or match["time"].isdigit()):
-        raise ParameterError(
-            f"--{kind} {text!r} is not WORKER@TIME, e.g. 3@12.5s (seconds) or 3@400 (steps)"
-        )
-    return WorkerEvent(
-        kind=kind,  # type: ignore[arg-type] # "fail" or "join", from the two options
-        worker=int(match["worker"]),
-        at_s=float(match["time"]) if in_seconds else None,
-        at_step=None if in_seconds else int(match["time"]),
+def _refusal(knob: str, asked: Sequence[PolicySpec]) -> str:
+    option = "--" + knob.replace("_", "-")
+    if len(asked) > 1:
+        return f"{option}: none of {', '.join(s.text for s in asked)} has a parameter {knob}"
+    (spec,) = asked
+    return (
+        f"{option}: {spec.text} has no parameter {knob}; it has "
+        f"{', '.join(spec.parameters) or 'none'}"
     )
 
 
-def apply_knobs(specs: Sequence[str], knobs: Mapping[str, int | float]) -> tuple[str, ...]:
-    """Give every policy the knobs it has; what its specification sets itself stays.
-
-    Raises
-    ------
-    ParameterError
-        No policy has a parameter of that name.
-    """
-    if not knobs:
-        return tuple(specs)
-    fields = {spec: _fields_of(spec) for spec in specs}
-    for knob in knobs:
-        if not any(knob in names for names in fields.values()):
-            raise ParameterError(_refusal(knob, fields))
-    return tuple(_with_knobs(spec, knobs, fields[spec]) for spec in specs)
-
-
-def _fields_of(spec: str) -> list[str]:
-    from brsolver.registry import policy_class
-    from brsolver.specs import parse_spec
-
-    params = getattr(policy_class(parse_spec(spec)[0]), "Params", None)
-    return [] if params is None else [field.name for field in dataclasses.fields(params)]
-
-
-def _refusal(knob: str, fields: Mapping[str, Sequence[str]]) -> str:
-    option = "--" + knob.replace("_", "-")
-    if len(fields) > 1:
-        return f"{option}: none of {', '.join(fields)} has a parameter {knob}"
-    ((spec, names),) = fields.items()
-    return f"{option}: {spec} has no parameter {knob}; it has {', '.join(names) or 'none'}"
-
-
-def _with_knobs(spec: str, knobs: Mapping[str, int | float], names: Sequence[str]) -> str:
-    from brsolver.specs import parse_spec
-
-    name, own = parse_spec(spec)
-    values = own | {k: str(v) for k, v in knobs.items() if k in names and k not in own}
-    settings = ",".join(f"{key}={value}" for key, value in values.items())
-    return f"{name}:{settings}" if settings else name
+def parse_workers(text: str) -> tuple[int, ...]:
+    """Read ``"4,8,16"``."""
+    found: tuple[int, ...] = convert(text, tuple[int, ...], "workers")
+    return found

@@ -123,9 +123,20 @@ class Sheet:
 
 
 def print_json(state: str, instance: StepInstance, limit_s: float, sheets: Sequence[Sheet]) -> None:
+    """Print one JSON object of all objectives.
+
+    Parameters
+    ----------
+    state : str
+        What the state is called.
+    instance : StepInstance
+    limit_s : float
+        Seconds that each back end had.
+    sheets : sequence of Sheet
+    """
     import json
 
-    from brsolver.cli.simulate import finite_only
+    from brsolver.results.plain import finite_only
 
     facts = {
         "state": state,
@@ -144,6 +155,7 @@ def _facts(instance: StepInstance) -> dict[str, Any]:
         "waiting": int(instance.prompts.size),
         "admit": instance.admit,
         "horizon": int(instance.weights.size) - 1,
+        "request_tokens": instance.request_tokens,
     }
 
 
@@ -160,6 +172,8 @@ def print_sheets(state: str, instance: StepInstance, sheets: Sequence[Sheet]) ->
         f"{state}: G = {facts['workers']}, {facts['waiting']:,} waiting, "
         f"{facts['free_slots']:,} free slots, {admit}, H = {facts['horizon']}"
     )
+    if each := facts["request_tokens"]:
+        text += f", in KV tokens and {each:,} for every request"
     console.print(Text(text), soft_wrap=True)
     for sheet in sheets:
         console.print()

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from brsolver.cli import _options as o
+from brsolver.cli._params import RunOptions  # noqa: TC001 # typer evaluates annotations
+from brsolver.cli._run_options import takes_run_options
 
 if TYPE_CHECKING:
-    from brsolver.cli._params import RunOptions
     from brsolver.cli._progress import LateBar
-    from brsolver.report.model import Comparison
+    from brsolver.results.comparison import Comparison
 
 PIPE_WIDTH = 160
 
 
+@takes_run_options(own=["workers"])
 def compare(
     trace: o.TraceArgument,
     *,
@@ -31,6 +33,7 @@ def compare(
             metavar="G,G,...", rich_help_panel=o.CLUSTER, help="Workers to try. (default: 8)"
         ),
     ] = None,
+    options: RunOptions,
     seeds: Annotated[
         int, typer.Option(metavar="N", rich_help_panel=o.RUN, help="Seeds, counted from --seed.")
     ] = 5,
@@ -46,57 +49,17 @@ def compare(
             metavar="N", rich_help_panel=o.RUN, help="Processes. (default: all processors)"
         ),
     ] = None,
-    slots: o.SlotsOption = None,
-    capacity: o.CapacityOption = None,
-    routing: o.RoutingOption = None,
-    step_time: o.StepTimeOption = None,
-    fail: o.FailOption = None,
-    join: o.JoinOption = None,
-    pool: o.PoolOption = None,
-    rate: o.RateOption = None,
-    utilization: o.UtilizationOption = None,
-    timestamps: o.TimestampsOption = False,
-    prefill: o.PrefillOption = None,
-    transit_steps: o.TransitOption = None,
-    horizon: o.HorizonOption = None,
-    gamma: o.GammaOption = None,
-    beta: o.BetaOption = None,
-    alpha: o.AlphaOption = None,
-    r_max: o.RMaxOption = None,
-    s_greedy: o.SGreedyOption = None,
-    predictor: o.PredictorOption = None,
-    refresh_steps: o.RefreshOption = None,
-    stale_ms: o.StaleMsOption = None,
-    stale_steps: o.StaleStepsOption = None,
-    stale_mode: o.StaleModeOption = None,
-    local_correction: o.LocalCorrectionOption = None,
-    seed: o.SeedOption = None,
-    warmup_steps: o.WarmupOption = None,
-    drain: o.DrainOption = None,
-    max_steps: o.MaxStepsOption = None,
-    config: o.ConfigOption = None,
-    limit: o.LimitOption = None,
-    format: o.FormatOption = None,  # noqa: A002 # the option's name
-    skip_bad_rows: o.SkipOption = False,
 ) -> None:
     """Compare policies over numbers of workers and seeds, and write a report."""
-    from brsolver.cli._params import RunOptions
+    from brsolver.cli._params import parse_workers
     from brsolver.cli._progress import late_bar
-    from brsolver.report.write import write_report
+    from brsolver.report.write import check_out_dir, write_report
 
-    options = RunOptions.pick(locals())
+    counts = () if workers is None else parse_workers(workers)
     with late_bar("simulating, runs") as bar:
+        check_out_dir(out)
         comparison = _compare(
-            trace,
-            policies,
-            options,
-            workers=workers,
-            seeds=seeds,
-            predictor=predictor,
-            baseline=baseline,
-            jobs=jobs,
-            out=out,
-            bar=bar,
+            trace, policies, options, bar, workers=counts, seeds=seeds, baseline=baseline, jobs=jobs
         )
         bar.rename("drawing, figures")
         write_report(comparison, out, progress=bar.update)
@@ -108,36 +71,29 @@ def _compare(
     trace: str,
     policies: str,
     options: RunOptions,
-    *,
-    workers: str | None,
-    seeds: int,
-    predictor: str | None,
-    baseline: str | None,
-    jobs: int | None,
-    out: str,
     bar: LateBar,
+    *,
+    workers: tuple[int, ...],
+    baseline: str | None,
+    **grid: Any,
 ) -> Comparison:
-    from brsolver.cli._params import apply_knobs, parse_workers, simulation_params
     from brsolver.compare import compare as run
-    from brsolver.compare import split_policies
-    from brsolver.report.write import check_out_dir
+    from brsolver.wiring import read_policies
 
-    counts = parse_workers(workers)
-    params = simulation_params(options, workers=counts[0] if counts else None)
-    asked = split_policies(policies)
-    specs = apply_knobs(asked, options.knobs())
-    check_out_dir(out)
+    params = options.params(**({"workers": workers[0]} if workers else {}))
+    asked = read_policies(policies)
+    specs = options.policies(asked)
+    # Knobs change specifications; the baseline is named as it was asked for.
+    renamed = {old.text: new.text for old, new in zip(asked, specs, strict=True)}
     return run(
         options.source(trace),
         specs,
-        workers=counts or (params.workers,),
-        seeds=seeds,
+        workers=workers or (params.workers,),
         params=params,
-        predictor=predictor,
-        # Knobs change specifications; the baseline is named as it was asked for.
-        baseline=dict(zip(asked, specs, strict=True)).get(baseline or "", baseline),
-        jobs=jobs,
+        predictor=options.predictor_spec(),
+        baseline=renamed.get(baseline or "", baseline),
         progress=bar.update,
+        **grid,
     )
 
 

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from brsolver.cli import _options as o
+from brsolver.cli._params import RunOptions  # noqa: TC001 # typer evaluates annotations
+from brsolver.cli._run_options import takes_run_options
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from brsolver.cli._progress import LateBar
-    from brsolver.compare import TraceSource
     from brsolver.oracles.gap import GapReport, PolicyGap
-    from brsolver.simulator.params import SimulationParams
+    from brsolver.oracles.gap_time import TimeGapReport
 
-ORACLE = "Oracle"
 PIPE_WIDTH = 160
 _REGRETS = ("score", "imbalance")
 _SPAN = re.compile(r"(?P<count>\d+(\.\d*)?|\.\d+)(?P<unit>ms|s|m|h|)")
@@ -27,23 +27,19 @@ _MAX_SPAN_S = 1e9
 _UNITS = {"ms": 1e-3, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
+@takes_run_options(bounded=True, own=["horizon"])
 def gap(
     trace: o.TraceArgument,
     *,
     policies: Annotated[
         str, typer.Option(metavar="A,B,...", help="Policies, e.g. jsq-load,br-0,br-h.")
     ],
-    workers: Annotated[
-        int, typer.Option(metavar="G", rich_help_panel=o.CLUSTER, help="Workers.")
-    ] = 8,
-    slots: Annotated[
-        int, typer.Option(metavar="B", rich_help_panel=o.CLUSTER, help="Slots per worker.")
-    ] = 32,
+    options: RunOptions,
     oracle: Annotated[
         str,
         typer.Option(
             metavar="NAME",
-            rich_help_panel=ORACLE,
+            rich_help_panel=o.ORACLE,
             help="bounds (any size), hindsight-fcfs, hindsight-free (exact up to a dozen "
             "requests; beyond 60 it certifies the free bound only) or step (bounds, and the "
             "regret of every decision).",
@@ -53,7 +49,7 @@ def gap(
         str,
         typer.Option(
             metavar="TIME",
-            rich_help_panel=ORACLE,
+            rich_help_panel=o.ORACLE,
             help="Time for the oracle: 30s, 5m, 1h. Simulations and first-time compilation "
             "come on top.",
         ),
@@ -62,106 +58,86 @@ def gap(
         int | None,
         typer.Option(
             metavar="H",
-            rich_help_panel=ORACLE,
+            rich_help_panel=o.ORACLE,
             help="Steps ahead by which step judges decisions. (default: each policy's own)",
             show_default=False,
         ),
     ] = None,
-    pool: o.PoolOption = None,
-    step_time: o.StepTimeOption = None,
-    predictor: o.PredictorOption = None,
-    seed: o.SeedOption = None,
-    limit: o.LimitOption = None,
-    format: o.FormatOption = None,  # noqa: A002 # the option's name
-    skip_bad_rows: o.SkipOption = False,
-    json: Annotated[
-        bool, typer.Option("--json", rich_help_panel=o.OUTPUT, help="Print one JSON object.")
-    ] = False,
-    out: Annotated[
-        str | None,
-        typer.Option(metavar="DIR", rich_help_panel=o.OUTPUT, help="Also write a report there."),
-    ] = None,
+    objective: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            rich_help_panel=o.ORACLE,
+            help="barrier (KV-token steps of the heaviest worker) or time (seconds of the whole "
+            "run by --step-time, and where those beyond the bound went).",
+        ),
+    ] = "barrier",
+    json: o.JsonOption = False,
+    out: o.OutOption = None,
 ) -> None:
     """Hold policies against certified bounds or the best run in hindsight."""
-    from brsolver.cli._params import parse_step_time
+    from brsolver.cli._gap_time import print_time_report
     from brsolver.cli._progress import late_bar
-    from brsolver.compare import TraceSource
-    from brsolver.simulator.params import Arrivals, SimulationParams, StepTime
+    from brsolver.oracles.gap import GapReport
+    from brsolver.report.write import check_out_dir
 
-    source = TraceSource(source=trace, reader=format, limit=limit, skip_bad_rows=skip_bad_rows)
-    params = SimulationParams(
-        workers=workers,
-        slots=slots,
-        arrivals=Arrivals(pool=pool),
-        step_time=StepTime() if step_time is None else parse_step_time(step_time),
-        seed=seed or 0,
-    )
+    judging = {
+        "oracle": oracle,
+        "objective": objective,
+        "budget_s": parse_span(budget),
+        "horizon": horizon,
+    }
+    if out is not None:
+        check_out_dir(out)
     with late_bar("loading") as bar:
-        report = _report(
-            source,
-            policies,
-            params,
-            workers=workers,
-            slots=slots,
-            oracle=oracle,
-            budget_s=parse_span(budget),
-            horizon=horizon,
-            predictor=predictor,
-            out=out,
-            bar=bar,
-        )
+        report = _report(trace, policies, options, bar, **judging)
         if out is not None:
             _write(report, out, bar)
     if json:
         sys.stdout.write(json_text(report) + "\n")
-    else:
+    elif isinstance(report, GapReport):
         _print_report(report)
+    else:
+        print_time_report(report)
     if out is not None:
         typer.echo(f"wrote {out}", err=True)
 
 
 def _report(
-    source: TraceSource,
-    policies: str,
-    params: SimulationParams,
-    *,
-    workers: int,
-    slots: int,
-    oracle: str,
-    budget_s: float,
-    horizon: int | None,
-    predictor: str | None,
-    out: str | None,
-    bar: LateBar,
-) -> GapReport:
-    from brsolver.compare import split_policies
+    trace: str, policies: str, options: RunOptions, bar: LateBar, **judging: Any
+) -> GapReport | TimeGapReport:
     from brsolver.oracles.gap import gap as run
-    from brsolver.report.write import check_out_dir
+    from brsolver.wiring import read_policies
 
-    if out is not None:
-        check_out_dir(out)
-    loaded = source.load(params.seed)
+    params = options.params()
+    specs = options.policies(read_policies(policies))
+    predictor = options.predictor_spec()
+    loaded = options.source(trace).load(params.seed)
     bar.rename("simulating and bounding, parts")
-    return run(
+    found: GapReport | TimeGapReport = run(
         loaded,
-        split_policies(policies),
-        workers=workers,
-        slots=slots,
-        oracle=oracle,  # type: ignore[arg-type] # checked there, with a suggestion
-        budget_s=budget_s,
+        specs,
+        workers=params.workers,
+        slots=params.slots,
         params=params,
         predictor=predictor,
         seed=params.seed,
-        horizon=horizon,
         progress=bar.update,
+        **judging,
     )
+    return found
 
 
-def _write(report: GapReport, out: str, bar: LateBar) -> None:
+def _write(report: GapReport | TimeGapReport, out: str, bar: LateBar) -> None:
+    from brsolver.oracles.gap import GapReport
     from brsolver.report.gap_page import write_gap
+    from brsolver.report.gap_time_page import write_time_gap
 
     bar.rename("drawing, figures")
-    write_gap(report, out, progress=bar.update)
+    if isinstance(report, GapReport):
+        write_gap(report, out, progress=bar.update)
+    else:
+        write_time_gap(report, out, progress=bar.update)
 
 
 def parse_span(text: str, name: str = "budget") -> float:
@@ -177,11 +153,11 @@ def parse_span(text: str, name: str = "budget") -> float:
     return seconds
 
 
-def json_text(report: GapReport) -> str:
+def json_text(report: GapReport | TimeGapReport) -> str:
     """Write the report as one strict JSON object."""
     import json
 
-    from brsolver.cli.simulate import finite_only
+    from brsolver.results.plain import finite_only
 
     return json.dumps(finite_only(report.to_dict()), indent=2, allow_nan=False)
 
@@ -221,6 +197,11 @@ def _table(report: GapReport) -> Table:
     return table
 
 
+def _weight(report: GapReport) -> str:
+    each = report.request_tokens
+    return f"\na request weighs {each:,} tokens besides its KV tokens" if each else ""
+
+
 def _cells(row: PolicyGap) -> list[str]:
     phases = [_percent(part.gap) for part in row.routing.phases]
     mark = "" if row.certified else "*"
@@ -231,7 +212,7 @@ def _regret_table(report: GapReport) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    title = "regret per decision in KV tokens (~: some are bounds, at most that much)"
+    title = f"regret per decision in {report.unit} (~: some are bounds, at most that much)"
     table = Table(
         title=Text(title), title_justify="left", box=None, header_style="bold", pad_edge=False
     )
@@ -264,8 +245,9 @@ def _percent(value: float | None) -> str:
 def _verdict(report: GapReport) -> str:
     lower = "none" if report.lower_bound is None else f"{report.lower_bound:,}"
     best = "none" if report.best_known is None else f"{report.best_known:,}"
+    steps = "effective-token" if report.request_tokens else "KV-token"
     return (
-        f"lower bound {lower} ({report.origin}); best known {best} KV-token steps; "
+        f"lower bound {lower} ({report.origin}); best known {best} {steps} steps; "
         f"status {report.status.value}; {report.wall_s:.1f} s\n"
-        f"the bound holds for {report.valid_for}"
+        f"the bound holds for {report.valid_for}{_weight(report)}"
     )

@@ -1,6 +1,7 @@
 """The command ``brsolver``.
 
-Everything heavy is imported inside the commands, so that ``brsolver --help`` answers at once.
+A command's module is imported when it is asked for, and everything heavy inside the commands, so
+that ``brsolver --help`` answers at once.
 """
 
 from __future__ import annotations
@@ -8,13 +9,17 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from functools import cache
+from importlib import import_module
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command
 
 from brsolver._version import __version__
-from brsolver.cli import compare, gap, oracle, plugins, policies, simulate, trace
+from brsolver.cli import plugins
 from brsolver.errors import BrsolverError
 
 if TYPE_CHECKING:
@@ -22,6 +27,33 @@ if TYPE_CHECKING:
 
 BAD_INPUT = 2
 INTERRUPTED = 130
+
+COMMANDS = MappingProxyType(
+    {
+        "simulate": "Replay a trace through a cluster under one routing policy.",
+        "compare": "Compare policies over numbers of workers and seeds, and write a report.",
+        "gap": "Hold policies against certified bounds or the best run in hindsight.",
+        "explain": "Say where a run's time goes, and what better routing would buy.",
+        "policies": "List the installed routing policies with their parameters and sources.",
+        "oracle": "Solve saved states by every solver, side by side.",
+        "hardware": "What a step costs on which hardware: list, show, fit to measurements.",
+        "trace": "Look at traces, convert them, take samples.",
+    }
+)
+"""Built-in commands, each in a module of its name, and what the overview says of them."""
+
+
+@cache
+def _built_in(name: str) -> Any:
+    """Return a built-in command: its module's `app`, or the function of the module's name."""
+    module = import_module(f"brsolver.cli.{name}")
+    app = getattr(module, "app", None)
+    if app is None:
+        app = typer.Typer(add_completion=False)
+        app.command(name)(getattr(module, name))
+    command = get_command(app)
+    command.name = name
+    return command
 
 
 class OneLineErrors(TyperGroup):
@@ -70,13 +102,18 @@ class OneLineErrors(TyperGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:
         """List the built-in commands, then those of other packages."""
-        built_in = super().list_commands(ctx)
-        return built_in + [name for name in plugins.names() if name not in built_in]
+        del ctx
+        return [*COMMANDS, *(name for name in plugins.names() if name not in COMMANDS)]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """Return a command by name; another package's is imported only now."""
-        found = super().get_command(ctx, cmd_name)
-        return plugins.load(cmd_name) if found is None else found
+        """Return a command by name; it is imported only now."""
+        del ctx
+        return _built_in(cmd_name) if cmd_name in COMMANDS else plugins.load(cmd_name)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """List what the commands do; the built-in ones are not imported for that."""
+        overview = _Overview(name=self.name)
+        overview.format_commands(ctx, formatter)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the chosen command; an interruption ends it without a traceback."""
@@ -84,6 +121,18 @@ class OneLineErrors(TyperGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt:
             sys.exit(INTERRUPTED)
+
+
+class _Overview(OneLineErrors):
+    """The commands as far as their overview needs them."""
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name in COMMANDS:
+            return TyperCommand(name=cmd_name, help=COMMANDS[cmd_name])
+        return super().get_command(ctx, cmd_name)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        TyperGroup.format_commands(self, ctx, formatter)
 
 
 def _refuse_usage(message: str) -> NoReturn:
@@ -121,12 +170,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("simulate")(simulate.simulate)
-app.command("compare")(compare.compare)
-app.command("gap")(gap.gap)
-app.add_typer(oracle.app, name="oracle")
-app.command("policies")(policies.policies)
-app.add_typer(trace.app, name="trace")
 
 
 def _print_version(asked: bool) -> None:

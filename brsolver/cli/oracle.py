@@ -20,7 +20,11 @@ if TYPE_CHECKING:
     from brsolver.oracles.result import SolveResult
     from brsolver.oracles.step import Objective, StepInstance
 
-app = typer.Typer(help="Solve saved states by every solver, side by side.", no_args_is_help=True)
+app = typer.Typer(
+    help="Solve saved states by every solver, side by side.",
+    no_args_is_help=True,
+    add_completion=False,
+)
 
 OBJECTIVES = ("score", "imbalance")
 SIFTING = "sifting"
@@ -157,12 +161,13 @@ def _check_fits(path: str, instance: StepInstance) -> None:
     from brsolver.errors import CapacityError
 
     limit = int(instance.token_room[instance.open_workers].max(initial=0))
-    fitting = int((instance.prompts <= limit).sum())
+    kv_tokens = instance.prompts - instance.request_tokens
+    fitting = int((kv_tokens <= limit).sum())
     if instance.admit is not None and fitting < instance.admit:
         at = int(instance.prompts.argmax())
         raise CapacityError(
             f"{path}: {instance.admit} requests must be admitted and {fitting} fit a worker: "
-            f"request {at} has {instance.prompts[at]} tokens, the largest room is {limit}"
+            f"request {at} has {kv_tokens[at]} tokens, the largest room is {limit}"
         )
 
 

@@ -2,81 +2,39 @@
 
 from __future__ import annotations
 
-import math
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from brsolver.cli import _options as o
+from brsolver.cli import _options as o  # noqa: TC001 # typer evaluates annotations
+from brsolver.cli._params import RunOptions  # noqa: TC001 # typer evaluates annotations
+from brsolver.cli._run_options import takes_run_options
 
 if TYPE_CHECKING:
     from brsolver.cli._progress import LateBar
-    from brsolver.simulator.result import SimulationResult
-    from brsolver.traces.model import Trace
+    from brsolver.results.result import SimulationResult
+    from brsolver.traces.trace import Trace
 
 
+@takes_run_options()
 def simulate(
     trace: o.TraceArgument,
     *,
     policy: Annotated[
         str, typer.Option(metavar="NAME[:k=v,...]", help="Policy; see brsolver policies.")
     ],
-    workers: Annotated[
-        int | None,
-        typer.Option(metavar="G", rich_help_panel=o.CLUSTER, help="Workers. (default: 8)"),
-    ] = None,
-    slots: o.SlotsOption = None,
-    capacity: o.CapacityOption = None,
-    routing: o.RoutingOption = None,
-    step_time: o.StepTimeOption = None,
-    fail: o.FailOption = None,
-    join: o.JoinOption = None,
-    pool: o.PoolOption = None,
-    rate: o.RateOption = None,
-    utilization: o.UtilizationOption = None,
-    timestamps: o.TimestampsOption = False,
-    prefill: o.PrefillOption = None,
-    transit_steps: o.TransitOption = None,
-    horizon: o.HorizonOption = None,
-    gamma: o.GammaOption = None,
-    beta: o.BetaOption = None,
-    alpha: o.AlphaOption = None,
-    r_max: o.RMaxOption = None,
-    s_greedy: o.SGreedyOption = None,
-    predictor: o.PredictorOption = None,
-    refresh_steps: o.RefreshOption = None,
-    stale_ms: o.StaleMsOption = None,
-    stale_steps: o.StaleStepsOption = None,
-    stale_mode: o.StaleModeOption = None,
-    local_correction: o.LocalCorrectionOption = None,
-    seed: o.SeedOption = None,
-    warmup_steps: o.WarmupOption = None,
-    drain: o.DrainOption = None,
-    max_steps: o.MaxStepsOption = None,
-    config: o.ConfigOption = None,
-    limit: o.LimitOption = None,
-    format: o.FormatOption = None,  # noqa: A002 # the option's name
-    skip_bad_rows: o.SkipOption = False,
-    json: Annotated[
-        bool, typer.Option("--json", rich_help_panel=o.OUTPUT, help="Print one JSON object.")
-    ] = False,
-    out: Annotated[
-        str | None,
-        typer.Option(metavar="DIR", rich_help_panel=o.OUTPUT, help="Also write a report there."),
-    ] = None,
+    options: RunOptions,
+    json: o.JsonOption = False,
+    out: o.OutOption = None,
 ) -> None:
     """Replay a trace through a cluster under one routing policy."""
-    from brsolver.cli._params import RunOptions
     from brsolver.cli._progress import late_bar
 
-    options = RunOptions.pick(locals())
     with late_bar("loading") as bar:
-        loaded, result = _simulate(
-            trace, policy, options, workers=workers, predictor=predictor, out=out, bar=bar
-        )
+        loaded, result = _simulate(trace, policy, options, out, bar)
         if out is not None:
-            _write(loaded, result, predictor, out, bar)
+            _write(loaded, result, options.predictor, out, bar)
     if json:
         sys.stdout.write(json_text(result) + "\n")
     else:
@@ -86,22 +44,15 @@ def simulate(
 
 
 def _simulate(
-    trace: str,
-    policy: str,
-    options: Any,
-    *,
-    workers: int | None,
-    predictor: str | None,
-    out: str | None,
-    bar: LateBar,
+    trace: str, policy: str, options: RunOptions, out: str | None, bar: LateBar
 ) -> tuple[Trace, SimulationResult]:
-    from brsolver.cli._params import apply_knobs, simulation_params
-    from brsolver.compare import check_policies
+    from brsolver.registry import PolicySpec
     from brsolver.report.write import check_out_dir
     from brsolver.simulator import simulate as run
 
-    params = simulation_params(options, workers=workers)
-    (spec,) = check_policies(apply_knobs([policy], options.knobs()))
+    params = options.params()
+    (spec,) = options.policies([PolicySpec.parse(policy)])
+    predictor = options.predictor_spec()
     if out is not None:
         check_out_dir(out)
     loaded = options.source(trace).load(params.seed)
@@ -112,8 +63,8 @@ def _simulate(
 def _write(
     loaded: Trace, result: SimulationResult, predictor: str | None, out: str, bar: LateBar
 ) -> None:
-    from brsolver.report.model import Comparison, Run
     from brsolver.report.write import write_report
+    from brsolver.results.comparison import Comparison, Run
 
     bar.rename("drawing, figures")
     run = Run.of(result, loaded.after(result.training_rows), policy=result.policy)
@@ -124,6 +75,8 @@ def _write(
 def json_text(result: SimulationResult) -> str:
     """Write metrics and what was run as one strict JSON object; NaN becomes null."""
     import json
+
+    from brsolver.results.plain import finite_only
 
     facts = {
         **result.metrics.to_dict(),
@@ -137,17 +90,6 @@ def json_text(result: SimulationResult) -> str:
         "params": result.params.to_dict(),
     }
     return json.dumps(finite_only(facts), indent=2, allow_nan=False, default=str)
-
-
-def finite_only(value: Any) -> Any:
-    """Replace NaN and infinities, which JSON does not have, by None."""
-    if isinstance(value, dict):
-        return {key: finite_only(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite_only(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
 
 
 def _print_result(result: SimulationResult) -> None:

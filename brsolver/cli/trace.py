@@ -14,7 +14,9 @@ from brsolver.cli import _options as o  # noqa: TC001 # typer evaluates annotati
 if TYPE_CHECKING:
     from brsolver.traces import Trace, TraceStats
 
-app = typer.Typer(help="Look at traces, convert them, take samples.", no_args_is_help=True)
+app = typer.Typer(
+    help="Look at traces, convert them, take samples.", no_args_is_help=True, add_completion=False
+)
 
 TargetArgument = Annotated[
     str, typer.Argument(metavar="DST", help="File to write: .csv, .jsonl or .parquet.")

@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
     from brsolver.oracles.bounds.result import BoundResult
     from brsolver.oracles.hindsight.result import HindsightResult
+    from brsolver.results.result import SimulationResult
     from brsolver.simulator.params import SimulationParams
-    from brsolver.simulator.result import SimulationResult
-    from brsolver.traces.model import Trace
+    from brsolver.traces.trace import Trace
 
 
 def barrier_time(run: SimulationResult) -> int:
-    """Return ``Σ_k M(k)`` of a run, in KV-token steps."""
+    """Return ``Σ_k M(k)`` of a run, in KV-token steps: effective ones where requests weigh."""
     return int(run.steps.load_max.sum())
 
 
@@ -39,9 +39,10 @@ class Bounds:
 
         where: dict[str, Any] = {
             "workers": params.workers,
-            "slots": params.slots,
+            "slots": params.slots_each()[0],
             "pool": params.arrivals.pool,
             "step_time": params.step_time,
+            "request_tokens": params.request_weight,
         }
         return cls(
             fcfs=fcfs_bound(trace, budget_s=budget_s, **where),

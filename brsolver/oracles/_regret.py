@@ -11,17 +11,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from brsolver.policy import BasePolicy
+from brsolver.routers._br_kernels import census
 from brsolver.routers._discounting import Turnover
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from brsolver.cluster.view import ClusterView, Decision, Waiting
     from brsolver.oracles.step import Objective, StepInstance
     from brsolver.oracles.step.judge import Judgement
-    from brsolver.policy import ClusterView, Decision, Waiting
-    from brsolver.predictors import Predictor
-    from brsolver.simulator.result import SimulationResult
-    from brsolver.traces.model import Trace
+    from brsolver.predictors import BasePredictor
+    from brsolver.registry import PredictorSpec
+    from brsolver.results.result import SimulationResult
+    from brsolver.traces.trace import Trace
 
 IntArray = NDArray[np.int64]
 
@@ -66,18 +69,17 @@ class Weights:
     def of(cls, run: SimulationResult, horizon: int | None) -> Weights:
         """Take a policy's own; `horizon` instead of its own if given."""
         own = run.policy_params
-        steps = int(str(own.get("horizon", 0))) if horizon is None else horizon
-        gamma = own.get("gamma", GAMMA)
+        ahead, gamma = own.get("horizon", 0), own.get("gamma", GAMMA)
         fixed = float(gamma) if isinstance(gamma, int | float) else GAMMA
         return cls(
-            horizon=steps,
+            horizon=(ahead if isinstance(ahead, int) else 0) if horizon is None else horizon,
             gamma=None if gamma == "auto" else fixed,
             growth=own.get("growth") is True,
             survival=own.get("projection") == "survival",
         )
 
 
-class Recorder:
+class Recorder(BasePolicy):
     """Repeats a run and keeps some of the states it met, and what was done there.
 
     Following the run's admissions rather than asking its policy again meets the same states
@@ -104,7 +106,7 @@ class Recorder:
 
     def route(self, cluster: ClusterView, waiting: Waiting) -> Decision:
         """Do what the run did, and keep the state if it is one of those wanted."""
-        self._turnover.look(cluster)
+        self._turnover.look(cluster.step, *census(cluster.table))
         at = np.flatnonzero(self._start[waiting.request] == cluster.step)
         workers = self._worker[waiting.request[at]]
         if self.seen in self._wanted:
@@ -187,7 +189,7 @@ class _Watched:
     """A run, the decisions kept of it and what was found of them."""
 
     def __init__(
-        self, trace: Trace, run: SimulationResult, source: Predictor | str | None, w: Weights
+        self, trace: Trace, run: SimulationResult, source: BasePredictor | PredictorSpec, w: Weights
     ) -> None:
         from brsolver.simulator import simulate
 
@@ -227,7 +229,7 @@ def regrets(
     trace: Trace,
     runs: Sequence[SimulationResult],
     *,
-    predictor: Predictor | str | None,
+    predictor: BasePredictor | PredictorSpec,
     budget_s: float,
     horizon: int | None = None,
 ) -> list[dict[str, Any]]:
@@ -243,7 +245,7 @@ def regrets(
     ----------
     trace : Trace
     runs : sequence of SimulationResult
-    predictor : Predictor, str or None
+    predictor : BasePredictor or PredictorSpec
         Where forecasts come from, as the runs had it before they began; it is copied for each.
     budget_s : float
         Seconds for all of them.
@@ -267,9 +269,9 @@ def regrets(
 
 def _warm_up() -> None:
     """Judge a tiny decision, so that the budget buys judgements and not compilation."""
+    from brsolver.cluster.view import NO_LIMIT
     from brsolver.oracles.step import StepInstance, heuristic
     from brsolver.oracles.step.judge import judge
-    from brsolver.policy import NO_LIMIT
 
     tiny = StepInstance(
         projected=np.array([[40, 30], [35, 31], [37, 36]]),

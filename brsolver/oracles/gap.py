@@ -2,32 +2,44 @@
 
 from __future__ import annotations
 
-import copy
-import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, get_args, overload
 
 from brsolver.errors import ParameterError, UnknownNameError
+from brsolver.oracles._gap_runs import (
+    check_budget,
+    loose_note,
+    params_of,
+    regrets_of,
+    simulated,
+    ticker,
+)
 from brsolver.oracles._goal import Bounds, Goal, barrier_time
 from brsolver.oracles.bounds.phases import PhaseGaps, phase_gaps, why_invalid
 
 if TYPE_CHECKING:
     from brsolver.oracles.bounds.fixed import IntArray
     from brsolver.oracles.bounds.result import BoundResult
+    from brsolver.oracles.gap_time import TimeGapReport
     from brsolver.oracles.hindsight.result import CurvePoint, HindsightResult
     from brsolver.oracles.result import Status
+    from brsolver.registry import PolicySpec, PredictorSpec
+    from brsolver.results.result import SimulationResult
     from brsolver.simulator.held_out import HeldOut
     from brsolver.simulator.params import SimulationParams
-    from brsolver.simulator.result import SimulationResult
-    from brsolver.traces.model import Trace
+    from brsolver.traces.trace import Trace
 
 Oracle = Literal["bounds", "hindsight-fcfs", "hindsight-free", "step"]
+Objective = Literal["barrier", "time"]
 Progress = Callable[[int, int], None]
 
 ORACLES: tuple[str, ...] = get_args(Oracle)
 """Where lower bounds and best known runs may come from."""
+
+OBJECTIVES: tuple[str, ...] = get_args(Objective)
+"""What runs are judged by: KV-token steps at the barrier, or seconds."""
 
 MAX_HORIZON = 100_000
 
@@ -43,7 +55,7 @@ class PolicyGap:
     ----------
     policy : str
     barrier_time : int
-        ``Σ_k M(k)`` in KV-token steps.
+        ``Σ_k M(k)``, in steps of the report's `unit`.
     gap : float or None
         ``barrier_time / lower_bound - 1``, the report's lower bound; None if there is none.
     gap_to_best : float or None
@@ -95,14 +107,12 @@ class GapReport:
     lower_bound, best_known : int or None
         Certified lower bound of ``Σ_k M(k)``, and the cheapest run known among those that the
         bound holds for.
-    valid_for : str
-        Which runs the bound holds for.
-    origin : str
-        Who vouches for it.
+    valid_for, origin : str
+        Which runs the bound holds for, and who vouches for it.
     policies : tuple of PolicyGap
     trace_name : str
-    workers, slots, requests : int
-        The cluster, and the requests that were run.
+    workers, slots, requests, request_tokens : int
+        The cluster, the requests that were run, and what each weighs besides its KV tokens.
     wall_s : float
         Seconds, simulations included.
     curve : tuple of CurvePoint
@@ -124,10 +134,16 @@ class GapReport:
     workers: int
     slots: int
     requests: int
+    request_tokens: int = 0
     wall_s: float
     curve: tuple[CurvePoint, ...] = ()
     results: tuple[SimulationResult, ...] = ()
     notes: tuple[str, ...] = ()
+
+    @property
+    def unit(self) -> str:
+        """What loads are in: KV tokens, or effective tokens where requests weigh."""
+        return "effective tokens" if self.request_tokens else "KV tokens"
 
     def to_dict(self) -> dict[str, Any]:
         """Return what ``brsolver gap --json`` prints."""
@@ -143,48 +159,82 @@ class GapReport:
             "requests": self.requests,
             "workers": self.workers,
             "slots": self.slots,
+            "unit": self.unit,
+            "request_tokens": self.request_tokens,
             "policies": [row.to_dict() for row in self.policies],
-            "curve": [
-                {"time_s": p.time_s, "incumbent": p.incumbent, "bound": p.bound, "by": p.by}
-                for p in self.curve
-            ],
+            "curve": [asdict(point) for point in self.curve],
             "notes": list(self.notes),
         }
 
 
+@overload
 def gap(
     trace: Trace,
-    policies: Sequence[str],
+    policies: str | Sequence[str | PolicySpec],
     *,
     workers: int,
-    slots: int,
+    slots: int | tuple[int, ...],
+    oracle: Oracle = ...,
+    objective: Literal["barrier"] = ...,
+    budget_s: float = ...,
+    params: SimulationParams | None = ...,
+    predictor: str | PredictorSpec | None = ...,
+    seed: int = ...,
+    horizon: int | None = ...,
+    progress: Progress | None = ...,
+) -> GapReport: ...
+@overload
+def gap(
+    trace: Trace,
+    policies: str | Sequence[str | PolicySpec],
+    *,
+    workers: int,
+    slots: int | tuple[int, ...],
+    oracle: Oracle = ...,
+    objective: Literal["time"],
+    budget_s: float = ...,
+    params: SimulationParams | None = ...,
+    predictor: str | PredictorSpec | None = ...,
+    seed: int = ...,
+    horizon: int | None = ...,
+    progress: Progress | None = ...,
+) -> TimeGapReport: ...
+def gap(
+    trace: Trace,
+    policies: str | Sequence[str | PolicySpec],
+    *,
+    workers: int,
+    slots: int | tuple[int, ...],
     oracle: Oracle = "bounds",
+    objective: Objective = "barrier",
     budget_s: float = 60.0,
     params: SimulationParams | None = None,
-    predictor: str | None = None,
+    predictor: str | PredictorSpec | None = None,
     seed: int = 0,
     horizon: int | None = None,
     progress: Progress | None = None,
-) -> GapReport:
+) -> GapReport | TimeGapReport:
     """Simulate policies and say how far each was from the best possible.
 
     Parameters
     ----------
     trace : Trace
-    policies : sequence of str
-        Policy specifications.
+    policies : str or sequence
+        As of `brsolver.compare.compare`.
     workers, slots : int
-        G, and B per worker.
+        G, and B per worker, as a tuple the same for each.
     oracle : {"bounds", "hindsight-fcfs", "hindsight-free", "step"}
         ``bounds``: certified lower bounds at trace scale. ``hindsight-*``: the best run itself,
         as far as the budget reaches, under first-come-first-served or free admission. ``step``:
         ``bounds``, and the regret of every single decision.
+    objective : {"barrier", "time"}
+        KV-token steps ``Σ_k M(k)``, or seconds by the step time, see `TimeGapReport`.
     budget_s : float
         Seconds for the oracle, not for simulations, and not for compilation on first use.
     params : SimulationParams, optional
-        Everything else about the runs: pool and step time. Bounds cover pooled arrivals without
-        KV capacities and worker events.
-    predictor : str, optional
+        Everything else about the runs. Bounds cover pooled arrivals without KV capacities and
+        worker events.
+    predictor : str or PredictorSpec, optional
         For policies that use one. What trains a predictor before the run is left out of all
         runs, bounds and oracles.
     seed : int
@@ -199,19 +249,26 @@ def gap(
     BrsolverError
         Any input is bad, or no bound holds for a run.
     """
-    from brsolver.compare import check_policies
     from brsolver.oracles.hindsight.warm import warm_up
-    from brsolver.simulator.held_out import hold_out, horizon_of
+    from brsolver.simulator.held_out import hold_out
+    from brsolver.wiring import read_policies
 
-    _check(oracle, budget_s, horizon)
+    _check(oracle, objective, budget_s, horizon)
+    if objective == "time":
+        from brsolver.oracles.gap_time import time_gap
+
+        return time_gap(
+            trace, policies, workers=workers, slots=slots, oracle=oracle, budget_s=budget_s,
+            params=params, predictor=predictor, seed=seed, progress=progress,
+        )  # fmt: skip
     began = time.perf_counter()
-    specs = check_policies(policies)
-    tick = _ticker(len(specs) + 2, progress)
-    used = _params(params, workers, slots, seed)
-    horizons = [*map(horizon_of, specs), horizon or 0]
+    specs = read_policies(policies)
+    tick = ticker(len(specs) + 2, progress)
+    used = params_of(params, workers, slots, seed)
+    horizons = [*(spec.horizon for spec in specs), horizon or 0]
     held = hold_out(trace, predictor, seed, horizons=horizons)
     trace = held.trace
-    runs = tuple(_simulate(held, spec, used, predictor, tick) for spec in specs)
+    runs = tuple(simulated(held, spec, used, tick) for spec in specs)
     searched = oracle.startswith("hindsight")
     warm_up(search=searched)
     bounding = time.perf_counter()
@@ -221,7 +278,7 @@ def gap(
     best = _hindsight(trace, used, oracle, left_s, runs, bounds) if searched else None
     tick()
     goal = Goal.of(runs, bounds, best)
-    regrets = _regrets(held, runs, oracle, budget_s, horizon)
+    judged = regrets_of(held, runs, budget_s, horizon) if oracle == "step" else [{}] * len(runs)
     return GapReport(
         oracle=oracle,
         status=goal.status,
@@ -230,13 +287,13 @@ def gap(
         valid_for=goal.valid_for,
         origin=goal.origin,
         policies=tuple(
-            _row(trace, run, bounds, goal, regret)
-            for run, regret in zip(runs, regrets, strict=True)
+            _row(trace, run, bounds, goal, regret) for run, regret in zip(runs, judged, strict=True)
         ),
         trace_name=trace.name,
         workers=workers,
-        slots=slots,
+        slots=used.slots_each()[0],
         requests=len(trace),
+        request_tokens=used.request_weight,
         wall_s=time.perf_counter() - began,
         curve=best.curve if best else (),
         results=runs,
@@ -244,59 +301,18 @@ def gap(
     )
 
 
-def _check(oracle: str, budget_s: float, horizon: int | None) -> None:
-    if oracle not in ORACLES:
-        raise UnknownNameError.suggest("oracle", oracle, ORACLES)
-    if not (math.isfinite(budget_s) and budget_s > 0):
-        raise ParameterError(f"budget is {budget_s} s, must be a positive number of seconds")
+def _check(oracle: str, objective: str, budget_s: float, horizon: int | None) -> None:
+    for label, value, known in (("oracle", oracle, ORACLES), ("objective", objective, OBJECTIVES)):
+        if value not in known:
+            raise UnknownNameError.suggest(label, value, known)
+    check_budget(budget_s)
     if horizon is not None and oracle != "step":
-        raise ParameterError(f"horizon is for oracle 'step', {oracle!r} judges no single decisions")
+        raise ParameterError(
+            f"horizon is {horizon}, must be left out with oracle {oracle!r}: step alone judges "
+            "single decisions"
+        )
     if horizon is not None and not 0 <= horizon <= MAX_HORIZON:
         raise ParameterError(f"horizon is {horizon}, must be between 0 and {MAX_HORIZON} steps")
-
-
-def _ticker(total: int, progress: Progress | None) -> Callable[[], None]:
-    done = 0
-
-    def tick() -> None:
-        nonlocal done
-        done += 1
-        if progress is not None:
-            progress(done, total)
-
-    return tick
-
-
-def _params(
-    params: SimulationParams | None, workers: int, slots: int, seed: int
-) -> SimulationParams:
-    from brsolver.oracles.hindsight.schedule import check_cluster
-    from brsolver.simulator.params import SimulationParams
-
-    used = params or SimulationParams()
-    check_cluster(workers, slots, used.arrivals.pool)
-    return replace(used, workers=workers, slots=slots, seed=seed)
-
-
-def _simulate(
-    held: HeldOut,
-    spec: str,
-    params: SimulationParams,
-    predictor_name: str | None,
-    tick: Callable[[], None],
-) -> SimulationResult:
-    from brsolver.simulator import simulate
-
-    result = simulate(
-        held.trace,
-        spec,
-        params,
-        # Predictors learn: every run starts from the same state.
-        predictor=copy.deepcopy(held.predictor),
-        predictor_name=predictor_name,
-    )
-    tick()
-    return result
 
 
 def _hindsight(
@@ -319,6 +335,7 @@ def _hindsight(
         budget_s=budget_s,
         warm_start=_warm_start(runs, bounds.fcfs) if fcfs else None,
         bound=bounds.fcfs if fcfs else bounds.free,
+        request_tokens=params.request_weight,
     )
 
 
@@ -326,20 +343,6 @@ def _warm_start(runs: Sequence[SimulationResult], bound: BoundResult) -> IntArra
     """Return the workers of the cheapest run with first-come-first-served admission."""
     held = [run for run in runs if not why_invalid(run, bound)]
     return min(held, key=barrier_time).requests.worker if held else None
-
-
-def _regrets(
-    held: HeldOut,
-    runs: Sequence[SimulationResult],
-    oracle: str,
-    budget_s: float,
-    horizon: int | None,
-) -> list[dict[str, Any]]:
-    if oracle != "step":
-        return [{} for _ in runs]
-    from brsolver.oracles._regret import regrets
-
-    return regrets(held.trace, runs, predictor=held.predictor, budget_s=budget_s, horizon=horizon)
 
 
 def _row(
@@ -370,6 +373,7 @@ def _own_bound(trace: Trace, run: SimulationResult, bounds: Bounds) -> BoundResu
         workers=run.params.workers,
         slots=run.params.slots_each()[0],
         effort="fast",
+        request_tokens=run.params.request_weight,
     )
 
 
@@ -384,10 +388,5 @@ def _notes(
     if best is not None and best.message:
         notes.append(f"hindsight: {best.message}")
     notes += [note for run in runs for note in run.notes]
-    loose = [run.policy for run in runs if run.policy not in goal.certified]
-    if loose:
-        notes.append(
-            f"the lower bound does not hold for {', '.join(loose)}, which admitted requests in "
-            "another order: their gaps compare, and certify nothing"
-        )
+    notes += loose_note(run.policy for run in runs if run.policy not in goal.certified)
     return tuple(dict.fromkeys(notes))

@@ -8,6 +8,7 @@ balance with; over a whole run that routes worse than the heuristics of [BR].
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -20,12 +21,13 @@ from brsolver.oracles.step.instance import StepInstance
 from brsolver.oracles.step.search import heuristic, local_search, to_assignment
 from brsolver.oracles.step.solve import solve_step
 from brsolver.oracles.step.trajectory import StepRelaxer
-from brsolver.routers.balance import check_weights
+from brsolver.policy import BasePolicy
+from brsolver.routers.params import check_weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from brsolver.policy import ClusterView, IntArray, Waiting
+    from brsolver.cluster.view import ClusterView, IntArray, Waiting
 
 FloatArray = NDArray[np.float64]
 StepObjective = Literal["score", "imbalance"]
@@ -130,7 +132,7 @@ def _check_limit(time_limit_s: float) -> None:
         raise ParameterError(f"time_limit_s is {time_limit_s}, must be a positive number")
 
 
-class _StepRouter:
+class _StepRouter(BasePolicy):
     """Takes the decision apart; falls back to the heuristic where optimising yields nothing."""
 
     def __init__(self, params: StepParams) -> None:
@@ -167,7 +169,7 @@ class _StepRouter:
         return np.stack((taken, decision[taken]), axis=1)
 
     def notes(self) -> tuple[str, ...]:
-        """Say how often the heuristic decided instead; see `brsolver.Policy`."""
+        """Say how often the heuristic decided instead."""
         if not self.fallbacks:
             return ()
         return (
@@ -175,9 +177,9 @@ class _StepRouter:
             "solver failed, or found nothing within its time",
         )
 
+    @abstractmethod
     def _decide(self, instance: StepInstance) -> IntArray | None:
         """Return a worker or -1 per request, or None for the heuristic's decision."""
-        raise NotImplementedError
 
 
 class MilpStep(_StepRouter):
@@ -191,7 +193,7 @@ class MilpStep(_StepRouter):
     source = "[BR] arXiv:2605.06113, [BFIO] arXiv:2601.17855, solved exactly"
 
     def __init__(self, params: MilpStepParams | None = None) -> None:
-        self.params = params or MilpStepParams()
+        self.params: MilpStepParams = params or MilpStepParams()
         super().__init__(self.params)
 
     def _decide(self, instance: StepInstance) -> IntArray | None:
@@ -216,7 +218,7 @@ class LpRound(_StepRouter):
     source = "[BR] arXiv:2605.06113, [BFIO] arXiv:2601.17855, relaxed and rounded"
 
     def __init__(self, params: LpRoundParams | None = None) -> None:
-        self.params = params or LpRoundParams()
+        self.params: LpRoundParams = params or LpRoundParams()
         super().__init__(self.params)
         # Each relaxation starts from the lengths that the one before it used.
         self._relaxer = StepRelaxer(self.params.objective)
@@ -237,7 +239,7 @@ class LocalSearch(_StepRouter):
     source = "[BR] arXiv:2605.06113, [BFIO] arXiv:2601.17855, by local search"
 
     def __init__(self, params: LocalSearchParams | None = None) -> None:
-        self.params = params or LocalSearchParams()
+        self.params: LocalSearchParams = params or LocalSearchParams()
         super().__init__(self.params)
 
     def _decide(self, instance: StepInstance) -> IntArray | None:
@@ -259,14 +261,14 @@ def round_fractions(instance: StepInstance, fractions: FloatArray) -> IntArray:
     """
     counts = np.zeros(fractions.shape, np.int64)
     room, left = instance.most.copy(), instance.counts.copy()
-    tokens = instance.token_room[instance.open_workers].copy()
+    tokens = instance.token_limit.copy()
     admit = int(instance.most.sum()) if instance.admit is None else instance.admit
     whole = np.floor(fractions + 1e-6)
     for part in (whole, fractions - whole):
         workers, kinds = np.nonzero(part > 1e-6)
         for at in np.argsort(-part[workers, kinds], kind="stable"):
             j, kind = workers[at], kinds[at]
-            size = instance.sizes[kind]
+            size = instance.kv_sizes[kind]
             fits = min(room[j], left[kind], tokens[j] // size, admit)
             given = min(math.ceil(part[j, kind] - 1e-6), int(fits))
             counts[j, kind] += given

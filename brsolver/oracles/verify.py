@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from brsolver.oracles.model import (
+from brsolver.oracles.linear_model import (
     INFINITE,
     FloatArray,
     FloatModel,
@@ -89,10 +89,10 @@ def settle(model: LinearModel, x: NDArray[np.float64] | NDArray[np.int64]) -> In
     columns, values, rest = columns[bounded], values[bounded], rest[bounded]
     rising, side = rising[bounded], side[bounded]
     limit = np.where(rising, (side - rest) // values, -((rest - side) // values))
-    top, low = model.upper.copy(), model.lower.copy()
-    np.minimum.at(top, columns[rising], limit[rising])
+    high, low = model.upper.copy(), model.lower.copy()
+    np.minimum.at(high, columns[rising], limit[rising])
     np.maximum.at(low, columns[~rising], limit[~rising])
-    wants = np.where(np.sign(model.costs) * sign > 0, top, low)
+    wants = np.where(np.sign(model.costs) * sign > 0, high, low)
     moved = np.zeros_like(implied)
     moved[columns] = True
     return np.where(moved, wants, whole)

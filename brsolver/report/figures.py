@@ -13,7 +13,6 @@ from matplotlib.colors import Normalize
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from brsolver.report.curves import PROBABILITIES, Curves, Gantt
 from brsolver.report.style import (
     FAINT,
     INK,
@@ -24,6 +23,7 @@ from brsolver.report.style import (
     line_style,
     token_axis,
 )
+from brsolver.results.curves import PROBABILITIES, Curves, Gantt
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from brsolver.report.model import Comparison
+    from brsolver.results.comparison import Comparison
 
 FloatArray = NDArray[np.float64]
 
@@ -89,7 +89,7 @@ def imbalance_over_time(curves: Mapping[str, Curves]) -> Figure:
         axes.set_yscale("log")
         token_axis(axes)
     axes.margins(x=0)
-    axes.set(xlabel="time (s)", ylabel="imbalance, sum form (KV tokens)")
+    axes.set(xlabel="time (s)", ylabel="imbalance, sum form (tokens)")
     legend_beside(axes, list(curves))
     return drawn
 
@@ -97,7 +97,7 @@ def imbalance_over_time(curves: Mapping[str, Curves]) -> Figure:
 def imbalance_distribution(curves: Mapping[str, Curves]) -> Figure:
     """Draw which share of the steps has at most that imbalance."""
     quantiles = {policy: kept.imbalance_q for policy, kept in curves.items()}
-    drawn = _distribution(quantiles, "imbalance of a step, sum form (KV tokens)", "steps")
+    drawn = _distribution(quantiles, "imbalance of a step, sum form (tokens)", "steps")
     token_axis(drawn.axes[0], which="x")
     return drawn
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from brsolver.oracles.bounds.result import BoundResult
     from brsolver.oracles.gap import GapReport, PolicyGap
-    from brsolver.simulator.result import SimulationResult
+    from brsolver.results.result import SimulationResult
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
@@ -57,7 +57,7 @@ def anytime_curve(report: GapReport) -> Figure:
         # What the report goes by may be proven by other means than the oracle's own.
         axes.axhline(known, color="#0072B2", ls=":", lw=1.1, label="stronger bound used here")
     _name_ends(axes, end_s, best[-1], known)
-    axes.set(xlabel="time since the oracle began (s)", ylabel="Σ M(k) (KV-token steps)")
+    axes.set(xlabel="time since the oracle began (s)", ylabel=f"Σ M(k) (steps of {report.unit})")
     axes.set_xlim(0, end_s)
     axes.margins(y=0.12)
     token_axis(axes)
@@ -100,7 +100,7 @@ def excess_along_run(report: GapReport) -> Figure:
             size = 10 if marker == "|" else 4.5
             axes.plot([at], [total[at]], marker, color=colour, ms=size, mec=colour)
     _shade_phases(axes, [row.bound for row, _ in rows])
-    axes.set(xlabel="step k", ylabel="Σ (M(k) - bound) so far\n(KV-token steps)")
+    axes.set(xlabel="step k", ylabel=f"Σ (M(k) - bound) so far\n(steps of {report.unit})")
     axes.margins(x=0)
     axes.set_ylim(0, None)
     token_axis(axes)

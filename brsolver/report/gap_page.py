@@ -4,20 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from brsolver.report import gap_figures
-from brsolver.report.html import Picture, embed, save, slug
-from brsolver.report.style import styled
-from brsolver.report.write import (
-    PNG_DPI,
-    check_out_dir,
-    move_into_place,
-    refusals,
-    staging_folder,
-    write_picture,
-)
+from brsolver.report.html import embed, slug
+from brsolver.report.page import draw_plans, gap_parameters, percent, render_page, write_page
+from brsolver.report.write import PNG_DPI
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from brsolver.oracles.gap import GapReport, PolicyGap
+    from brsolver.report.html import Picture
+    from brsolver.report.page import Drawn
 
 FIGURES = "gap-figures"
 """Beside ``figures``, so that both reports fit into one folder."""
@@ -103,25 +97,17 @@ def write_gap(
     OutputError
         The folder cannot be written; nothing is left behind then.
     """
-    out = check_out_dir(out_dir)
-    with refusals(out), staging_folder(out) as staging:
-        (staging / FIGURES).mkdir()
-        pictures = []
-        for done, total, picture in draw_pictures(report, dpi=PNG_DPI):
-            write_picture(picture, staging / FIGURES)
-            pictures.append(picture)
-            if progress is not None:
-                progress(done, total)
-        for worst in worst_states(report):
-            _write_text(staging / worst.name, json.dumps(worst.state))
-        _write_text(staging / "gap.json", json.dumps(report.to_dict(), indent=2, allow_nan=False))
-        _write_text(staging / "gap.html", render_gap(report, pictures))
-        move_into_place(staging, out)
-    return out
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text + "\n", encoding="utf-8")
+    return write_page(
+        out_dir,
+        FIGURES,
+        draw_pictures(report, dpi=PNG_DPI),
+        lambda pictures: {
+            **{worst.name: json.dumps(worst.state) for worst in worst_states(report)},
+            "gap.json": json.dumps(report.to_dict(), indent=2, allow_nan=False),
+            "gap.html": render_gap(report, pictures),
+        },
+        progress,
+    )
 
 
 def worst_states(report: GapReport) -> list[WorstState]:
@@ -155,7 +141,7 @@ def _regrets(row: PolicyGap) -> Iterator[tuple[str, dict[str, Any]]]:
             yield name, figures
 
 
-def draw_pictures(report: GapReport, *, dpi: int) -> Iterator[tuple[int, int, Picture]]:
+def draw_pictures(report: GapReport, *, dpi: int) -> Iterator[Drawn]:
     """Draw every figure of the report; yields its number, how many there are, and itself."""
     plans: list[tuple[str, str, str, Callable[[GapReport], Figure]]] = [
         ("excess", "Where in the run the gap arises", _EXCESS, gap_figures.excess_along_run),
@@ -163,39 +149,20 @@ def draw_pictures(report: GapReport, *, dpi: int) -> Iterator[tuple[int, int, Pi
     ]
     if report.curve:
         plans.insert(0, ("anytime", "What was known when", _CURVE, gap_figures.anytime_curve))
-    for done, (name, title, reading, draw) in enumerate(plans, start=1):
-        with styled():
-            drawn = draw(report)
-            picture = Picture(
-                name=name,
-                title=title,
-                reading=reading,
-                workers=None,
-                png=save(drawn, "png", dpi),
-                svg=save(drawn, "svg", dpi),
-            )
-        yield done, len(plans), picture
+    return draw_plans(report, plans, dpi=dpi)
 
 
 def render_gap(report: GapReport, pictures: Sequence[Picture]) -> str:
     """Fill the page template; pictures are embedded, nothing is fetched when it is opened."""
-    from jinja2 import Environment, StrictUndefined
-
-    from brsolver._version import __version__
-
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"percent": _percent, "tokens": _tokens}
-    text = files("brsolver.report").joinpath("templates/gap.html.jinja").read_text("utf-8")
-    return environment.from_string(text).render(
+    return render_page(
+        "gap.html.jinja",
+        {"percent": percent, "tokens": _tokens},
         report=report,
-        version=__version__,
         status=_STATUS.get(report.status.value, report.status.value),
         known_gap=_known_gap(report),
         embedded=[embed(picture) for picture in pictures],
         regrets=_regret_rows(report),
-        parameters=list(_parameters(report)),
+        parameters=list(gap_parameters(report, "bound vouched for by")),
     )
 
 
@@ -220,24 +187,6 @@ def _regret_rows(report: GapReport) -> list[dict[str, Any]]:
         for row in report.policies
         for objective, figures in _regrets(row)
     ]
-
-
-def _parameters(report: GapReport) -> Iterator[tuple[str, str]]:
-    yield "trace", report.trace_name
-    for run in report.results[:1]:
-        yield "trace fingerprint", run.trace_fingerprint
-        yield "waiting pool", str(run.params.arrivals.pool or f"{4 * report.workers} (4·G)")
-        yield "seed", str(run.params.seed)
-    yield "requests", f"{report.requests:,}"
-    yield "workers G", str(report.workers)
-    yield "slots B per worker", str(report.slots)
-    yield "oracle", report.oracle
-    yield "bound vouched for by", report.origin
-    yield "time, simulations included", f"{report.wall_s:.1f} s"
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.2f} %"
 
 
 def _tokens(value: float | None) -> str:

@@ -10,8 +10,9 @@ from functools import partial
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from brsolver.report import figures
-from brsolver.report.metrics import METRICS, MetricInfo, format_half_width, format_number
+from brsolver.report import figures, time_figures, wave_figures
+from brsolver.report.labels import METRICS, MetricInfo, format_half_width, format_number
+from brsolver.report.parameters import label_of, parameter_rows
 from brsolver.report.style import styled
 from brsolver.report.tables import (
     interval_note,
@@ -26,10 +27,27 @@ if TYPE_CHECKING:
 
     from matplotlib.figure import Figure
 
-    from brsolver.report.curves import Curves
-    from brsolver.report.model import Comparison, Run
+    from brsolver.results.comparison import Comparison, Run
+    from brsolver.results.curves import Curves
 
 _PER_WORKERS: tuple[tuple[str, str, str, Callable[[Mapping[str, Curves]], Figure]], ...] = (
+    (
+        "time_by_policy",
+        "Where the time of a step went",
+        "The mean step over the steps that averages cover. Grey is what it would take if every "
+        "worker had the mean load, which balance does not change; colour is what was lost to "
+        "waiting for the slowest worker, by the load that it had more of, and to padding.",
+        time_figures.time_by_policy,
+    ),
+    (
+        "time",
+        "Where each millisecond went over time",
+        "Each column is the mean of consecutive steps and its height their duration, split as "
+        "above. Where the slowest worker had less of a load than the mean, so much is taken off "
+        "the other parts in proportion, so that the colours add up to what was lost. Averages "
+        "cover the time up to the dotted line, or between two, where there are any.",
+        time_figures.time_over_time,
+    ),
     (
         "load",
         "Load per worker over time",
@@ -61,14 +79,15 @@ _PER_WORKERS: tuple[tuple[str, str, str, Callable[[Mapping[str, Curves]], Figure
     (
         "tpot_ecdf",
         "Time per output token (TPOT)",
-        "The share of requests with at most that TPOT, from admission to the last token: further "
+        "The share of requests with at most that TPOT, from admission to the last token, or from "
+        "the first one where prompts are prefilled on the decode workers: further "
         "left is better, and the dotted line marks the 95th percentile.",
         figures.tpot_distribution,
     ),
     (
         "ttft_ecdf",
         "Time to first token (TTFT)",
-        "The share of requests whose first decode step ended at most that long after they "
+        "The share of requests whose first token came at most that long after they "
         "arrived: further left is better.",
         figures.ttft_distribution,
     ),
@@ -84,12 +103,21 @@ _THROUGHPUT_HELP = (
     "Left, tokens per second over all workers; right, the same divided by the baseline's, paired "
     "by seed, where above 1 is faster. Whiskers are 95 % confidence intervals over the seeds."
 )
+_WAVES_HELP = (
+    "A stretch from the middle of the run, one row per worker, brighter where it has more "
+    "prompt tokens to prefill: in such a step all workers wait for the brightest. Marks one above "
+    "the other are workers that prefill together; marks scattered over time make everybody wait "
+    "for one after the other. Above, how many requests waited although slots were free: held by "
+    "the router, or, where there is a KV capacity, for want of room."
+)
 _GANTT_HELP = (
     "Each bar is a request on one slot of its worker, darker means a shorter prompt. White gaps "
     "are empty slots. The window is cut from the middle of the run; requests that were preempted "
     "or lost their worker are left out."
 )
-_UNSET = {"arrivals.pool": "4·G", "capacity": "unlimited", "max_steps": "no limit"}
+_TOLD = "time"
+"""The figure that has its findings under it."""
+_IN_FACTS = ("workers", "seed")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +133,8 @@ class Picture:
     workers : int or None
         Number of workers it is about; None if about all.
     png, svg : bytes
+    findings : tuple of str
+        What it shows, in words that stand under it.
     """
 
     name: str
@@ -113,6 +143,7 @@ class Picture:
     workers: int | None
     png: bytes
     svg: bytes
+    findings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +153,7 @@ class _Plan:
     reading: str
     workers: int | None
     draw: Callable[[], Figure]
+    findings: tuple[str, ...] = ()
 
 
 def draw_pictures(comparison: Comparison, *, dpi: int) -> Iterator[tuple[int, int, Picture]]:
@@ -137,6 +169,7 @@ def draw_pictures(comparison: Comparison, *, dpi: int) -> Iterator[tuple[int, in
                 workers=plan.workers,
                 png=save(drawn, "png", dpi),
                 svg=save(drawn, "svg", dpi),
+                findings=plan.findings,
             )
         yield done, len(plans), picture
 
@@ -163,6 +196,16 @@ def _plans_for(workers: int, curves: Mapping[str, Curves]) -> Iterator[_Plan]:
             reading=reading,
             workers=workers,
             draw=partial(draw, curves),
+            findings=time_figures.told(curves) if name == _TOLD else (),
+        )
+    if any(each.waves is not None for each in curves.values()):
+        yield _Plan(
+            name=f"waves_G{workers}",
+            title="Prefill on the decode workers",
+            reading=_WAVES_HELP,
+            workers=workers,
+            draw=partial(wave_figures.backlog_over_time, curves),
+            findings=wave_figures.told(curves),
         )
     for number, (policy, kept) in enumerate(curves.items(), start=1):
         yield _Plan(
@@ -202,7 +245,7 @@ def render_html(comparison: Comparison, pictures: Sequence[Picture]) -> str:
         general=[embed(picture) for picture in pictures if picture.workers is None],
         sections=[_section(comparison, workers, pictures) for workers in comparison.workers],
         facts=_facts(comparison),
-        parameters=list(_flatten(comparison.params.to_dict())),
+        parameters=list(parameter_rows(comparison.params, leave_out=_IN_FACTS)),
         headings=[(policy, policy_remarks(comparison, policy)) for policy in comparison.policies],
         policies=[_policy_row(comparison, policy) for policy in comparison.policies],
     )
@@ -231,7 +274,7 @@ def _table_row(comparison: Comparison, workers: int, info: MetricInfo) -> dict[s
     return {"info": info, "cells": cells}
 
 
-def embed(picture: Picture) -> dict[str, str]:
+def embed(picture: Picture) -> dict[str, Any]:
     """Return what the page templates need of a picture, its content as a data URL."""
     # As an image of its own, so that identifiers of different figures cannot clash.
     data = base64.b64encode(picture.svg).decode("ascii")
@@ -240,6 +283,7 @@ def embed(picture: Picture) -> dict[str, str]:
         "title": picture.title,
         "reading": picture.reading,
         "source": f"data:image/svg+xml;base64,{data}",
+        "findings": picture.findings,
     }
 
 
@@ -249,7 +293,7 @@ def _facts(comparison: Comparison) -> list[tuple[str, str]]:
         ("trace", comparison.trace_name),
         ("trace fingerprint", ", ".join(fingerprints)),
         ("requests", ", ".join(dict.fromkeys(f"{r.metrics.requests:,}" for r in comparison.runs))),
-        ("workers G", ", ".join(map(str, comparison.workers))),
+        (label_of(type(comparison.params), "workers"), ", ".join(map(str, comparison.workers))),
         ("seeds", ", ".join(map(str, comparison.seeds))),
         ("predictor asked for", comparison.predictor or "each policy's default"),
         ("ratios refer to", comparison.baseline),
@@ -263,12 +307,3 @@ def _policy_row(comparison: Comparison, policy: str) -> dict[str, str]:
     params = ", ".join(f"{key} = {value}" for key, value in run.policy_params.items())
     future = " (oracle: sees the future)" if run.sees_future else ""
     return {"spec": policy, "params": params or "none", "predictor": f"{run.predictor}{future}"}
-
-
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from _flatten(value, f"{prefix}{key}.")
-        elif not (prefix == "" and key in {"workers", "seed"}):
-            name = f"{prefix}{key}"
-            yield name, _UNSET.get(name, "none") if value in (None, ()) else str(value)

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
-from brsolver.report.metrics import METRICS, MetricInfo, format_half_width, format_number
+from brsolver.report.labels import METRICS, MetricInfo, format_half_width, format_number
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from brsolver.report.model import Comparison, Estimate, Run
-    from brsolver.simulator.result import Metrics
+    from brsolver.results.comparison import Comparison, Estimate, Run
+    from brsolver.results.metrics import Metrics
 
 LABEL_WIDTH = 40
 CELL_WIDTH = 32

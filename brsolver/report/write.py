@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from brsolver.report.html import Picture
-    from brsolver.report.model import Comparison
+    from brsolver.results.comparison import Comparison
 
 PNG_DPI = 160
 _STAGING = ".brsolver-report-"

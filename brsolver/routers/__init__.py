@@ -1,5 +1,34 @@
-"""The routers brsolver exists for: BR-0 and BR-H."""
+"""The routers that brsolver exists for. Their parameters are light, and so is this."""
 
-from brsolver.routers.balance import BR0, BRH, BR0Params, BRHParams
+from __future__ import annotations
 
-__all__ = ["BR0", "BRH", "BR0Params", "BRHParams"]
+from typing import TYPE_CHECKING
+
+from brsolver._lazy import lazy
+from brsolver.routers.params import BR0Params, BRHParams, BRRampParams
+from brsolver.routers.wave_params import BRTParams
+
+if TYPE_CHECKING:
+    from brsolver.routers.balance import BR0, BRH
+    from brsolver.routers.ramp import BRRamp
+    from brsolver.routers.waves import BRT
+
+__all__ = [
+    "BR0",
+    "BRH",
+    "BRT",
+    "BR0Params",
+    "BRHParams",
+    "BRRamp",
+    "BRRampParams",
+    "BRTParams",
+]
+
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "brsolver.routers.balance": ("BR0", "BRH"),
+        "brsolver.routers.ramp": ("BRRamp",),
+        "brsolver.routers.waves": ("BRT",),
+    },
+)

@@ -7,6 +7,8 @@ and no candidate needs a pass over the horizon but those two.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,6 +16,25 @@ from brsolver._jit import kernel
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
+
+
+class Weights(NamedTuple):
+    """Weights of F.
+
+    Attributes
+    ----------
+    filling : float
+        ``α·Σ_h d_h``, per token.
+    growth : float
+        ``α·Σ_h h·d_h``, per request that grows.
+    overflow : float
+        β, per token beyond the margin.
+    """
+
+    filling: float
+    growth: float
+    overflow: float
+
 
 MAX_CELLS = 1 << 15
 """Sums the reachable-sum programme tells apart; beyond it they are rounded to 2^q tokens."""
@@ -24,20 +45,20 @@ EXHAUSTIVE = 8
 
 @kernel
 def score(
-    margins: IntArray, discounts: FloatArray, alpha_sum: float, beta: float, total: int
+    margins: IntArray, discounts: FloatArray, filling: float, overflow: float, total: int
 ) -> float:
     """Return ``α·Σ_h d_h·S - β·Σ_h d_h·(S - m_h)_+`` for the sum S = `total`."""
-    overflow = 0.0
+    beyond = 0.0
     for h in range(margins.shape[0]):
         over = total - margins[h]
         if over > 0:
-            overflow += discounts[h] * over
-    return alpha_sum * total - beta * overflow
+            beyond += discounts[h] * over
+    return filling * total - overflow * beyond
 
 
 @kernel
 def peak(
-    margins: IntArray, discounts: FloatArray, alpha_sum: float, beta: float, highest: int
+    margins: IntArray, discounts: FloatArray, filling: float, overflow: float, highest: int
 ) -> int:
     """Return the smallest S in [0, highest] beyond which F no longer rises."""
     low, high = 0, highest
@@ -47,7 +68,7 @@ def peak(
         for h in range(margins.shape[0]):
             if margins[h] <= middle:
                 filled += discounts[h]
-        if alpha_sum - beta * filled <= 0.0:
+        if filling - overflow * filled <= 0.0:
             high = middle
         else:
             low = middle + 1
@@ -62,28 +83,28 @@ def best_single(
     token_room: int,
     margins: IntArray,
     discounts: FloatArray,
-    alpha_sum: float,
-    beta: float,
+    filling: float,
+    overflow: float,
 ) -> int:
     """Return the index into `window` of the request with the largest F, -1 if none fits."""
     highest = 0
     for i in range(size):
         highest = max(highest, prompts[window[i]])
-    top = peak(margins, discounts, alpha_sum, beta, highest)
+    most = peak(margins, discounts, filling, overflow, highest)
     below, above = -1, -1
     for i in range(size):
         tokens = prompts[window[i]]
         if tokens > token_room:
             continue
-        if tokens <= top:
+        if tokens <= most:
             if below < 0 or tokens > prompts[window[below]]:
                 below = i
         elif above < 0 or tokens < prompts[window[above]]:
             above = i
     if below < 0 or above < 0:
         return max(below, above)
-    low = score(margins, discounts, alpha_sum, beta, prompts[window[below]])
-    high = score(margins, discounts, alpha_sum, beta, prompts[window[above]])
+    low = score(margins, discounts, filling, overflow, prompts[window[below]])
+    high = score(margins, discounts, filling, overflow, prompts[window[above]])
     return below if low >= high else above
 
 
@@ -95,14 +116,15 @@ def subset_exhaustive(
     least: int,
     most: int,
     token_room: int,
-    top: int,
+    aim: int,
+    request_tokens: int,
 ) -> tuple[int, int, int, int]:
-    """Enumerate subsets of `least` to `most` requests; return the sums next to `top`.
+    """Enumerate subsets of `least` to `most` requests; return the sums next to `aim`.
 
     Returns
     -------
     tuple of int
-        Largest sum up to `top` and its bit mask, smallest sum beyond and its mask; -1 for none.
+        Largest sum up to `aim` and its bit mask, smallest sum beyond and its mask; -1 for none.
     """
     sums = np.zeros(1 << size, np.int64)
     counts = np.zeros(1 << size, np.int64)
@@ -115,9 +137,10 @@ def subset_exhaustive(
         counts[mask] = counts[rest] + 1
         total = sums[rest] + prompts[window[bit]]
         sums[mask] = total
-        if counts[mask] < least or counts[mask] > most or total > token_room:
+        count = counts[mask]
+        if count < least or count > most or total > token_room + request_tokens * count:
             continue
-        if total <= top:
+        if total <= aim:
             if total > below:
                 below, below_mask = total, mask
         elif above < 0 or total < above:
@@ -127,11 +150,18 @@ def subset_exhaustive(
 
 @kernel
 def reachable_sums(
-    prompts: IntArray, window: IntArray, size: int, most: int, cells: int, shift: int, stop: int
+    prompts: IntArray,
+    window: IntArray,
+    size: int,
+    most: int,
+    cells: int,
+    shift: int,
+    stop: int,
+    fewest: int,
 ) -> tuple[NDArray[np.uint64], NDArray[np.int16]]:
     """Mark which sums subsets of up to `most` requests reach.
 
-    Stops early once `stop` (a cell, or -1) is reached by a non-empty subset.
+    Stops early once `stop` (a cell, or -1) is reached by a subset of `fewest` requests or more.
 
     Returns
     -------
@@ -163,7 +193,7 @@ def reachable_sums(
                     first[n, word * 64 + position] = i
                     fresh ^= lowest
         if stop >= 0:
-            for n in range(1, most + 1):
+            for n in range(fewest, most + 1):
                 if (bits[n, stop // 64] >> np.uint64(stop % 64)) & np.uint64(1):
                     return bits, first
     return bits, first
@@ -188,12 +218,12 @@ def _bit_index(lowest: np.uint64) -> int:
 
 
 @kernel
-def nearest_cells(bits: NDArray[np.uint64], n: int, top: int, cells: int) -> tuple[int, int]:
-    """Return the largest set cell of row n up to `top`, and the smallest beyond; -1 for none."""
-    below = min(top, cells - 1)
+def nearest_cells(bits: NDArray[np.uint64], n: int, aim: int, cells: int) -> tuple[int, int]:
+    """Return the largest set cell of row n up to `aim`, and the smallest beyond; -1 for none."""
+    below = min(aim, cells - 1)
     while below >= 0 and not (bits[n, below // 64] >> np.uint64(below % 64)) & np.uint64(1):
         below -= 1
-    above = top + 1
+    above = aim + 1
     while above < cells and not (bits[n, above // 64] >> np.uint64(above % 64)) & np.uint64(1):
         above += 1
     return below, (above if above < cells else -1)

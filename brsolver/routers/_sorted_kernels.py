@@ -61,8 +61,8 @@ def best_sorted(
     token_room: int,
     margins: IntArray,
     discounts: FloatArray,
-    alpha_sum: float,
-    beta: float,
+    filling: float,
+    overflow: float,
 ) -> int:
     """Return the entry with the largest F that fits, the first in the queue on ties; 0 if none."""
     last = index.shape[1] - 1
@@ -70,18 +70,18 @@ def best_sorted(
     largest = follow(index[DOWN], last - 1)
     if largest == 0 or token_room < 1:
         return 0
-    top = peak(margins, discounts, alpha_sum, beta, sizes[largest])
-    reach = int(np.searchsorted(sizes, min(top, token_room), side="right"))
+    most = peak(margins, discounts, filling, overflow, sizes[largest])
+    reach = int(np.searchsorted(sizes, min(most, token_room), side="right"))
     below = follow(index[DOWN], reach - 1)
     if below > 0:
         below = follow(index[UP], int(np.searchsorted(sizes, sizes[below], side="left")))
     above = last
-    if top < token_room:
+    if most < token_room:
         above = follow(index[UP], reach)
     if above == last or sizes[above] > token_room:
         return below
     if below == 0:
         return above
-    low = score(margins, discounts, alpha_sum, beta, sizes[below])
-    high = score(margins, discounts, alpha_sum, beta, sizes[above])
+    low = score(margins, discounts, filling, overflow, sizes[below])
+    high = score(margins, discounts, filling, overflow, sizes[above])
     return below if low >= high else above

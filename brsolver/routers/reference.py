@@ -22,7 +22,7 @@ class Worker:
     Attributes
     ----------
     projected : list of int
-        ``L_{g,h}`` for h = 0..H, in KV tokens.
+        ``L_{g,h}`` for h = 0..H, in KV tokens and what requests weigh besides.
     room : int
         Free slots.
     token_room : int
@@ -33,22 +33,23 @@ class Worker:
     room: int
     token_room: int
 
-    def give(self, tokens: int, requests: int, growth: int) -> None:
-        """Add `requests` new requests of `tokens` in all."""
+    def give(self, tokens: int, requests: int, growth: int, request_tokens: int = 0) -> None:
+        """Add `requests` new requests of `tokens` KV tokens in all."""
         self.room -= requests
         self.token_room -= tokens
         for h in range(len(self.projected)):
-            self.projected[h] += tokens + growth * requests * h
+            self.projected[h] += tokens + (request_tokens + growth * h) * requests
 
 
 @dataclass(frozen=True)
 class Weights:
-    """``α``, ``β``, ``d_h = γ^h`` and whether loads grow."""
+    """``α``, ``β``, ``d_h = γ^h``, whether loads grow, and what a request weighs, κ."""
 
     alpha: float
     beta: float
     discounts: Sequence[float]
     growth: int = 0
+    request_tokens: int = 0
 
 
 def f_score(
@@ -56,12 +57,12 @@ def f_score(
 ) -> float:
     """Return ``F_g(Q) = Σ_h d_h·(α·S_h - β·(S_h - m_{g,h})_+)`` ([BR] §2).
 
-    ``S_h`` is the sum of prompt tokens, and under growth h more per request.
+    ``S_h`` is the sum of prompt tokens and κ per request, and under growth h more for each.
     """
     value = 0.0
     for h, discount in enumerate(weights.discounts):
         margin = max(w.projected[h] for w in workers) - worker.projected[h]
-        load = total + weights.growth * requests * h
+        load = total + (weights.request_tokens + weights.growth * h) * requests
         value += discount * (weights.alpha * load - weights.beta * max(load - margin, 0))
     return value
 
@@ -81,9 +82,22 @@ def route(
         if not chosen:
             workers[g].room = 0
             continue
-        workers[g].give(sum(prompts[i] for i in chosen), len(chosen), weights.growth)
+        tokens = sum(prompts[i] for i in chosen)
+        workers[g].give(tokens, len(chosen), weights.growth, weights.request_tokens)
         for i in chosen:
             waiting.remove(i)
+            pairs.append((i, g))
+    return pairs
+
+
+def spread(workers: list[Worker], prompts: Sequence[int], request_tokens: int = 0) -> list[Pair]:
+    """Place the longest prompt first, each on the least loaded worker with room for it."""
+    pairs: list[Pair] = []
+    for i in sorted(range(len(prompts)), key=lambda i: (-prompts[i], i)):
+        open_ = [g for g, w in enumerate(workers) if w.room > 0 and prompts[i] <= w.token_room]
+        if open_:
+            g = min(open_, key=lambda g: (workers[g].projected[0], g))
+            workers[g].give(prompts[i], 1, 0, request_tokens)
             pairs.append((i, g))
     return pairs
 

@@ -1,22 +1,30 @@
-"""The simulator: barrier-synchronised data-parallel decode, step by step."""
+"""The simulator: barrier-synchronised data-parallel decode, step by step.
 
-from brsolver.simulator.params import (
-    Arrivals,
-    Prefill,
-    SimulationParams,
-    Staleness,
-    StepTime,
-    WorkerEvent,
-)
-from brsolver.simulator.result import (
-    LoadSamples,
-    Metrics,
-    RequestLog,
-    RequestStatus,
-    SimulationResult,
-    StepLog,
-)
-from brsolver.simulator.run import simulate
+Parameters are light, and so is this package until `simulate` is asked for.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from brsolver._lazy import lazy
+from brsolver.hardware.step_time import StepTime
+from brsolver.simulator.components import Arrivals, Staleness, WorkerEvent
+from brsolver.simulator.params import SimulationParams
+from brsolver.simulator.prefill import Prefill
+
+if TYPE_CHECKING:
+    from brsolver.results.logs import LoadSamples, RequestLog, RequestStatus, StepLog
+    from brsolver.results.metrics import Metrics
+    from brsolver.results.result import SimulationResult
+    from brsolver.simulator.run import simulate
+
+_HOMES = {
+    "brsolver.results.logs": ("LoadSamples", "RequestLog", "RequestStatus", "StepLog"),
+    "brsolver.results.metrics": ("Metrics",),
+    "brsolver.results.result": ("SimulationResult",),
+    "brsolver.simulator.run": ("simulate",),
+}
 
 __all__ = [
     "Arrivals",
@@ -33,3 +41,5 @@ __all__ = [
     "WorkerEvent",
     "simulate",
 ]
+
+__getattr__, __dir__ = lazy(__name__, _HOMES)

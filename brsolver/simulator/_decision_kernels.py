@@ -1,122 +1,71 @@
-"""Kernels that check a policy's decision and carry it out."""
+"""The kernel that carries a policy's decision out."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from brsolver._jit import kernel
-from brsolver._state_kernels import (
-    NONE,
-    W_ACTIVE,
-    W_ALIVE,
-    W_CAPACITY,
-    W_LOAD,
-    W_QUEUED,
-    W_QUEUED_TOKENS,
-    W_SLOTS,
-)
-from brsolver.policy import NO_LIMIT
-from brsolver.simulator._layout import (
-    B_DUE,
-    B_GENERATED,
-    B_PROMPT,
-    B_WAITING,
-    B_WAITING_SINCE,
-    B_WAITING_TOKENS,
-    BAD_INDEX,
-    BAD_WORKER,
-    C_IMMEDIATE,
-    C_STEP,
-    C_TRANSIT,
-    C_WAIT_HEAD,
-    C_WAIT_TAIL,
-    NO_SLOT,
-    NO_TOKENS,
-    OK,
-    TWICE,
-)
-from brsolver.simulator._request_kernels import enqueue, reject, start
+from brsolver.cluster._state_kernels import NONE, W_CAPACITY
+from brsolver.cluster.decision import OK, check
+from brsolver.cluster.view import REQUEST, TOKENS, fill_view
+from brsolver.simulator._layout import B_DUE, B_GENERATED, B_PROMPT, NOBODY, Cursor
+from brsolver.simulator._queue_kernels import enqueue, reject
+from brsolver.simulator._request_kernels import start
+
+if TYPE_CHECKING:
+    from brsolver.cluster import _state_kernels as k
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
 
 
 @kernel
-def check(
-    workers: IntArray, book: IntArray, control: IntArray, decision: IntArray, fault: IntArray
-) -> int:
-    """Check a decision before any of it is carried out; write the bad pair to `fault`."""
-    head = control[C_WAIT_HEAD]
-    waiting = 1 if control[C_IMMEDIATE] else control[C_WAIT_TAIL] - head
-    given = np.zeros(workers.shape[1], np.int64)
-    tokens = np.zeros(workers.shape[1], np.int64)
-    seen = np.zeros(waiting, np.bool_)
-    for j in range(decision.shape[0]):
-        at, g = decision[j, 0], decision[j, 1]
-        fault[0], fault[1] = at, g
-        if at < 0 or at >= waiting:
-            return BAD_INDEX
-        if seen[at]:
-            return TWICE
-        seen[at] = True
-        if g < 0 or g >= workers.shape[1] or not workers[W_ALIVE, g]:
-            return BAD_WORKER
-        if control[C_IMMEDIATE]:
-            continue
-        given[g] += 1
-        tokens[g] += book[B_WAITING_TOKENS, head + at]
-        free = workers[W_SLOTS, g] - workers[W_ACTIVE, g] - workers[W_QUEUED, g]
-        if given[g] > free:
-            return NO_SLOT
-        held = workers[W_LOAD, g] + workers[W_QUEUED_TOKENS, g]
-        if workers[W_CAPACITY, g] < NO_LIMIT and held + tokens[g] > workers[W_CAPACITY, g]:
-            return NO_TOKENS
-    return OK
-
-
-@kernel
 def apply(
     workers: IntArray,
     requests: IntArray,
-    meta: IntArray,
+    counters: k.Counters,
+    waiting: IntArray,
     book: IntArray,
     times: FloatArray,
-    control: IntArray,
-    clock: FloatArray,
+    cursor: Cursor,
     heads: IntArray,
     queues: IntArray,
     buffers: IntArray,
-    decision: IntArray,
-    fault: IntArray,
-) -> int:
+    limits: IntArray,
+    pairs: IntArray,
+) -> tuple[int, int]:
     """Carry out a decision, all of it or, if any pair is bad, none of it."""
-    found = check(workers, book, control, decision, fault)
+    c = cursor[0]
+    head = c.wait_head
+    tail = head + 1 if c.immediate else c.wait_tail
+    fill_view(workers, c.immediate, limits)
+    found, row = check(limits, waiting[TOKENS, head:tail], pairs, c.immediate)
     if found != OK:
-        return found
-    head = control[C_WAIT_HEAD]
+        return found, row
     last = head - 1
-    for j in range(decision.shape[0]):
-        at, g = head + decision[j, 0], decision[j, 1]
-        i = book[B_WAITING, at]
-        book[B_WAITING, at] = NONE
+    for j in range(pairs.shape[0]):
+        at, g = head + pairs[j, 0], pairs[j, 1]
+        i = waiting[REQUEST, at]
+        waiting[REQUEST, at] = NONE
         last = max(last, at)
-        book[B_DUE, i] = control[C_STEP] + control[C_TRANSIT]
-        if not control[C_IMMEDIATE]:
-            if control[C_TRANSIT]:
-                enqueue(workers, book, control, queues, i, g, False)
+        book[B_DUE, i] = c.step + c.transit
+        if not c.immediate:
+            if c.transit or c.scheduler != NOBODY:
+                enqueue(workers, book, cursor, queues, i, g, False)
             else:
-                start(workers, requests, meta, book, times, control, clock, heads, buffers, i, g)
+                start(workers, requests, counters, book, times, cursor, heads, buffers, i, g)
         elif book[B_PROMPT, i] + book[B_GENERATED, i] > workers[W_CAPACITY, g]:
-            reject(book, control, i)
+            reject(book, cursor, i)
         else:
-            enqueue(workers, book, control, queues, i, g, False)
+            enqueue(workers, book, cursor, queues, i, g, False)
     keep = last
     for at in range(last, head - 1, -1):
-        if book[B_WAITING, at] != NONE:
-            book[B_WAITING, keep] = book[B_WAITING, at]
-            book[B_WAITING_TOKENS, keep] = book[B_WAITING_TOKENS, at]
-            book[B_WAITING_SINCE, keep] = book[B_WAITING_SINCE, at]
+        if waiting[REQUEST, at] != NONE:
+            for row in range(waiting.shape[0]):
+                waiting[row, keep] = waiting[row, at]
             keep -= 1
-    control[C_WAIT_HEAD] = keep + 1
-    return OK
+    c.wait_head = keep + 1
+    return OK, -1

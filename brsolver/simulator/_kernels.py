@@ -2,61 +2,52 @@
 
 Order of events at a step boundary: worker events, arrivals, admission from the workers' own
 queues, routing; then the step lasts its time, every running request generates a token, requests
-that are done leave, and workers over their KV capacity preempt the newest.
+that are done leave, and workers over their KV capacity preempt the newest. With prefill on the
+decode ranks what is routed queues there, and each rank's scheduler admits right before the step.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
-from brsolver import _state_kernels as k
 from brsolver._jit import kernel
-from brsolver._state_kernels import (
+from brsolver.cluster import _state_kernels as k
+from brsolver.cluster._state_kernels import (
     W_ACTIVE,
     W_ALIVE,
-    W_CAPACITY,
     W_LOAD,
-    W_PROMPTS,
-    W_QUEUED,
-    W_QUEUED_TOKENS,
+    W_REQUEST_TOKENS,
     W_SLOTS,
 )
-from brsolver.policy import (
-    CAPACITY,
-    LOAD,
+from brsolver.cluster.decision import OK
+from brsolver.cluster.view import (
     NO_LIMIT,
-    PROMPT_TOKENS,
-    QUEUED,
-    ROOM,
-    RUNNING,
-    SLOTS,
-    TOKEN_ROOM,
+    fill_view,
 )
+from brsolver.hardware._step_kernels import (
+    StepParts,
+    StepTimeRecord,
+    envelope_parts,
+    step_parts,
+)
+from brsolver.simulator._decision_kernels import apply
 from brsolver.simulator._layout import (
     AGAIN,
     B_ORDER,
     BUSY_WATTS,
-    C_ARRIVED,
-    C_FRESH,
-    C_IMMEDIATE,
-    C_POOL,
-    C_QUEUED,
-    C_ROUTED,
-    C_SAMPLE_STRIDE,
-    C_SAMPLES,
-    C_STEP,
-    C_STOP_STEP,
-    C_WAIT_HEAD,
-    C_WAIT_TAIL,
-    CLOCK,
     DONE,
     EVENT,
     F_DURATION,
     F_ENERGY,
+    F_LOST_KV,
+    F_LOST_PADDING,
+    F_LOST_PREFILL,
+    F_LOST_SEQUENCES,
     F_POST_ENERGY,
     F_START,
-    FRESH,
     I_ACTIVE,
     I_ALIVE,
     I_MAX,
@@ -69,19 +60,23 @@ from brsolver.simulator._layout import (
     IDLE_WATTS,
     LIMIT,
     LOG_FULL,
-    MODEL_LINEAR,
+    NOBODY,
     POWER_EXPONENT,
+    REFUSED,
     ROUTE,
-    S_BASE,
-    S_MODEL,
-    S_PER_MEAN,
-    S_PER_TOKEN,
     STALLED,
     STEP,
-    STOP_S,
-    T_FIRST,
     T_READY,
+    Cursor,
 )
+from brsolver.simulator._log_kernels import first_tokens, log_held, log_prefill, sample
+from brsolver.simulator._prefill_kernels import (
+    NOTHING,
+    decode_loads,
+    finish_prompts,
+    schedule,
+)
+from brsolver.simulator._prefix_kernels import Caches, let_finished_go, make_room
 from brsolver.simulator._request_kernels import (
     admit_queued,
     depart,
@@ -93,176 +88,208 @@ IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
 
 
-@kernel
-def fill_view(workers: IntArray, immediate: int, table: IntArray) -> int:
-    """Write the per-worker figures that policies see; return the total room."""
-    total = 0
-    for g in range(workers.shape[1]):
-        load = workers[W_LOAD, g] + workers[W_QUEUED_TOKENS, g]
-        table[LOAD, g] = load
-        table[RUNNING, g] = workers[W_ACTIVE, g]
-        table[QUEUED, g] = workers[W_QUEUED, g]
-        table[SLOTS, g] = workers[W_SLOTS, g]
-        table[CAPACITY, g] = workers[W_CAPACITY, g]
-        table[PROMPT_TOKENS, g] = workers[W_PROMPTS, g]
-        if immediate:
-            table[ROOM, g] = workers[W_ALIVE, g]
-            table[TOKEN_ROOM, g] = NO_LIMIT
-        else:
-            free = workers[W_SLOTS, g] - workers[W_ACTIVE, g] - workers[W_QUEUED, g]
-            table[ROOM, g] = max(free, 0)
-            if workers[W_CAPACITY, g] < NO_LIMIT:
-                table[TOKEN_ROOM, g] = max(workers[W_CAPACITY, g] - load, 0)
-            else:
-                table[TOKEN_ROOM, g] = NO_LIMIT
-        total += table[ROOM, g]
-    return total
+class Survey(NamedTuple):
+    """Live workers, the heaviest, lightest and total load, slots, watts; the same of KV tokens.
+
+    Loads count `W_REQUEST_TOKENS` for every request besides its KV tokens.
+    """
+
+    alive: int
+    envelope: int
+    lowest: int
+    total: int
+    slots: int
+    watts: float
+    kv_max: int
+    kv_total: int
 
 
 @kernel
-def duration(
-    model: FloatArray, xs: FloatArray, ys: FloatArray, load_max: int, load_mean: float
-) -> float:
-    """Return how long a step lasts, in seconds."""
-    if model[S_MODEL] == MODEL_LINEAR:
-        lasts = model[S_BASE] + model[S_PER_TOKEN] * load_max
-        if model[S_PER_MEAN] > 0.0:
-            lasts += model[S_PER_MEAN] * load_mean
-        return lasts
-    at = min(max(np.searchsorted(xs, load_max), 1), xs.shape[0] - 1)
-    slope = (ys[at] - ys[at - 1]) / (xs[at] - xs[at - 1])
-    return max(ys[at - 1] + slope * (load_max - xs[at - 1]), 0.0)
+def step_cost(
+    workers: IntArray,
+    cursor: Cursor,
+    seen: Survey,
+    step_time: StepTimeRecord,
+    figures: FloatArray,
+    loads: IntArray,
+) -> StepParts:
+    """Return how long a step lasts, and its parts.
+
+    The ranks' `loads` are scratch, unless their schedulers have written them.
+    """
+    if cursor[0].scheduler == NOBODY:
+        if step_time[0].envelope_only:
+            return envelope_parts(step_time, seen.kv_max, seen.kv_total / seen.alive)
+        decode_loads(workers, loads)
+    return step_parts(step_time, figures, loads)
 
 
 @kernel
-def survey(workers: IntArray, figures: FloatArray, counts: IntArray) -> None:
-    """Write workers, max, min, sum of loads and slots to `counts`, total power to `figures`."""
-    alive, top, low, total, slots = 0, 0, NO_LIMIT, 0, 0
+def survey(workers: IntArray) -> Survey:
+    """Look at the loads of all live workers."""
+    alive, envelope, lowest, total, slots = 0, 0, NO_LIMIT, 0, 0
+    each = workers[W_REQUEST_TOKENS, 0]
     for g in range(workers.shape[1]):
         if workers[W_ALIVE, g]:
-            load = workers[W_LOAD, g]
+            load = workers[W_LOAD, g] + each * workers[W_ACTIVE, g]
             alive += 1
-            top = max(top, load)
-            low = min(low, load)
+            envelope = max(envelope, load)
+            lowest = min(lowest, load)
             total += load
             slots += workers[W_SLOTS, g]
     watts = 0.0
     for g in range(workers.shape[1]):
         if workers[W_ALIVE, g]:
-            share = workers[W_LOAD, g] / top if top > 0 else 0.0
+            load = workers[W_LOAD, g] + each * workers[W_ACTIVE, g]
+            share = load / envelope if envelope > 0 else 0.0
             watts += IDLE_WATTS + BUSY_WATTS * share**POWER_EXPONENT
-    counts[0], counts[1], counts[2], counts[3], counts[4] = alive, top, low, total, slots
-    figures[0] = watts
+    kv_max, kv_total = envelope, total
+    if each != 0:
+        kv_max, kv_total = kv_tokens(workers)
+    return Survey(alive, envelope, lowest, total, slots, watts, kv_max, kv_total)
 
 
 @kernel
-def sample(
-    workers: IntArray, control: IntArray, clock: FloatArray, samples: IntArray, at: FloatArray
-) -> None:
-    """Keep this step's loads for pictures; when space runs out, keep every other one."""
-    if control[C_STEP] % control[C_SAMPLE_STRIDE] != 0:
-        return
-    if control[C_SAMPLES] == samples.shape[1]:
-        half = control[C_SAMPLES] // 2
-        for j in range(half):
-            samples[:, j] = samples[:, 2 * j]
-            at[:, j] = at[:, 2 * j]
-        control[C_SAMPLES] = half
-        control[C_SAMPLE_STRIDE] *= 2
-        if control[C_STEP] % control[C_SAMPLE_STRIDE] != 0:
-            return
-    j = control[C_SAMPLES]
-    at[0, j] = control[C_STEP]
-    at[1, j] = clock[CLOCK]
-    samples[0, j] = workers[W_LOAD]
-    samples[1, j] = workers[W_ACTIVE]
-    control[C_SAMPLES] = j + 1
+def kv_tokens(workers: IntArray) -> tuple[int, int]:
+    """Return the KV tokens of the worker that holds most, and of all."""
+    most, total = 0, 0
+    for g in range(workers.shape[1]):
+        if workers[W_ALIVE, g]:
+            most = max(most, workers[W_LOAD, g])
+            total += workers[W_LOAD, g]
+    return most, total
 
 
 @kernel
 def log_routed(
-    control: IntArray,
-    clock: FloatArray,
-    figures: FloatArray,
-    counts: IntArray,
-    active: int,
-    lasts: float,
-    log_f: FloatArray,
-    log_i: IntArray,
+    cursor: Cursor, seen: Survey, active: int, cost: StepParts, log_f: FloatArray, log_i: IntArray
 ) -> None:
-    """Log a step's loads as routed."""
-    step = control[C_STEP]
-    log_f[F_START, step] = clock[CLOCK]
-    log_f[F_DURATION, step] = lasts
-    log_f[F_ENERGY, step] = figures[0] * lasts
+    """Log a step's loads as routed, and what it costs."""
+    step = cursor[0].step
+    cursor[0].outside += cost.outside
+    log_f[F_START, step] = cursor[0].clock_s
+    log_f[F_DURATION, step] = cost.seconds
+    log_f[F_ENERGY, step] = seen.watts * cost.seconds
+    log_f[F_LOST_SEQUENCES, step] = cost.lost_sequences
+    log_f[F_LOST_KV, step] = cost.lost_kv
+    log_f[F_LOST_PREFILL, step] = cost.lost_prefill
+    log_f[F_LOST_PADDING, step] = cost.lost_padding
     log_i[I_ACTIVE, step] = active
-    log_i[I_ALIVE, step] = counts[0]
-    log_i[I_SLOTS, step] = counts[4]
-    log_i[I_MAX, step] = counts[1]
-    log_i[I_MIN, step] = counts[2]
-    log_i[I_SUM, step] = counts[3]
+    log_i[I_ALIVE, step] = seen.alive
+    log_i[I_SLOTS, step] = seen.slots
+    log_i[I_MAX, step] = seen.envelope
+    log_i[I_MIN, step] = seen.lowest
+    log_i[I_SUM, step] = seen.total
 
 
 @kernel
-def first_tokens(
-    times: FloatArray, control: IntArray, clock: FloatArray, buffers: IntArray
+def log_departed(
+    cursor: Cursor, seen: Survey, lasts: float, log_f: FloatArray, log_i: IntArray
 ) -> None:
-    """Time the first token of the requests admitted before this step."""
-    for j in range(control[C_FRESH]):
-        i = buffers[FRESH, j]
-        if np.isnan(times[T_FIRST, i]):
-            times[T_FIRST, i] = clock[CLOCK]
-    control[C_FRESH] = 0
+    """Log a step's loads after its departures."""
+    step = cursor[0].step
+    log_f[F_POST_ENERGY, step] = seen.watts * lasts
+    log_i[I_POST_MAX, step] = seen.envelope
+    log_i[I_POST_MIN, step] = seen.lowest
+    log_i[I_POST_SUM, step] = seen.total
+
+
+@kernel
+def offer_waiting(waiting: IntArray, cursor: Cursor, offer: IntArray) -> int:
+    """Copy what is to be routed to where policies are given it; return ROUTE."""
+    c = cursor[0]
+    c.asked = True
+    count = 1 if c.immediate else c.wait_tail - c.wait_head
+    for row in range(waiting.shape[0]):
+        for j in range(count):
+            offer[row, j] = waiting[row, c.wait_head + j]
+    return ROUTE
 
 
 @kernel
 def boundary(
     workers: IntArray,
     requests: IntArray,
-    meta: IntArray,
+    counters: k.Counters,
+    waiting: IntArray,
     book: IntArray,
     times: FloatArray,
-    control: IntArray,
-    clock: FloatArray,
+    cursor: Cursor,
     heads: IntArray,
     queues: IntArray,
     buffers: IntArray,
     table: IntArray,
+    offer: IntArray,
 ) -> int:
     """Do what comes before a step; return why not to step, or STEP."""
+    c = cursor[0]
     total = book.shape[1]
-    if control[C_ARRIVED] < total and (control[C_IMMEDIATE] or not control[C_ROUTED]):
-        reveal(workers, book, times, control, clock)
-    waiting = control[C_WAIT_TAIL] - control[C_WAIT_HEAD]
-    if control[C_IMMEDIATE] and waiting > 0 and fill_view(workers, 1, table) > 0:
-        return ROUTE
-    if control[C_QUEUED] > 0:
-        admit_queued(workers, requests, meta, book, times, control, clock, heads, queues, buffers)
-    if waiting > 0 and not control[C_IMMEDIATE] and not control[C_ROUTED]:
-        control[C_ROUTED] = 1
-        if fill_view(workers, 0, table) > 0:
-            return ROUTE
-    if meta[k.ACTIVE_TOTAL] > 0:
+    if c.arrived < total and (c.immediate or not c.routed):
+        reveal(workers, waiting, book, times, cursor)
+    held = c.wait_tail - c.wait_head
+    if c.immediate and held > 0 and fill_view(workers, c.immediate, table) > 0:
+        return offer_waiting(waiting, cursor, offer)
+    if c.queued > 0 and c.scheduler == NOBODY:
+        admit_queued(workers, requests, counters, book, times, cursor, heads, queues, buffers)
+    if held > 0 and not c.immediate and not c.routed:
+        c.routed = True
+        if fill_view(workers, c.immediate, table) > 0:
+            return offer_waiting(waiting, cursor, offer)
+    if counters[0].active_total > 0 or (c.queued > 0 and c.scheduler != NOBODY):
         return STEP
-    if control[C_ARRIVED] < total and control[C_POOL] == 0:
-        clock[CLOCK] = min(times[T_READY, book[B_ORDER, control[C_ARRIVED]]], clock[STOP_S])
-        control[C_ROUTED] = 0
+    if c.arrived < total and c.pool == 0 and c.concurrency == 0:
+        c.clock_s = min(times[T_READY, book[B_ORDER, c.arrived]], c.stop_s)
+        c.routed = False
         return AGAIN
-    if waiting > 0 or control[C_QUEUED] > 0 or control[C_ARRIVED] < total:
+    if held > 0 or c.queued > 0 or c.arrived < total:
         return STALLED
     return DONE
+
+
+@kernel
+def allowed(cursor: Cursor, log_f: FloatArray) -> int:
+    """Return why there can be no further step, or STEP."""
+    c = cursor[0]
+    if c.step >= c.max_steps:
+        return LIMIT
+    return LOG_FULL if c.step == log_f.shape[1] else STEP
+
+
+@kernel
+def generate(
+    workers: IntArray,
+    requests: IntArray,
+    counters: k.Counters,
+    ring: IntArray,
+    book: IntArray,
+    times: FloatArray,
+    cursor: Cursor,
+    heads: IntArray,
+    queues: IntArray,
+    buffers: IntArray,
+) -> None:
+    """Give a token to all that run or, in a step apart, to the prompts that it has ended."""
+    c = cursor[0]
+    if c.apart:
+        finish_prompts(workers, requests, counters, book, times, cursor, heads, queues, buffers)
+        first_tokens(book, times, cursor, buffers)
+        return
+    first_tokens(book, times, cursor, buffers)
+    k.advance_all(workers, ring)
+    depart(workers, requests, counters, ring, book, times, cursor, heads)
+    c.tick += 1
 
 
 @kernel
 def advance(
     workers: IntArray,
     requests: IntArray,
-    meta: IntArray,
+    counters: k.Counters,
     ring: IntArray,
+    waiting: IntArray,
     book: IntArray,
     times: FloatArray,
-    control: IntArray,
-    clock: FloatArray,
+    cursor: Cursor,
     heads: IntArray,
     queues: IntArray,
     log_f: FloatArray,
@@ -271,46 +298,84 @@ def advance(
     sampled_at: FloatArray,
     buffers: IntArray,
     table: IntArray,
-    model: FloatArray,
-    xs: FloatArray,
-    ys: FloatArray,
-    max_steps: int,
+    offer: IntArray,
+    step_time: StepTimeRecord,
+    figures: FloatArray,
+    loads: IntArray,
+    caches: Caches | None,
+    limits: IntArray,
+    pairs: IntArray,
 ) -> int:
-    """Run until a policy must be asked, or nothing more can happen; return why."""
-    figures = np.empty(1)
-    counts = np.empty(5, np.int64)
-    surveyed = -1
+    """Carry out what was decided, and run until a policy must be asked or all is over.
+
+    Parameters
+    ----------
+    table, offer : ndarray of int64
+        Where policies are given the cluster and what waits, when the answer is ROUTE.
+    step_time, figures : ndarray
+        As of `brsolver.hardware.step_arrays.step_time_arrays`.
+    loads : ndarray of int64, shape (LOAD_ROWS, G)
+        Scratch for the ranks' loads.
+    caches : Caches or None
+        The ranks' prefix caches, if they have any.
+    pairs : ndarray of int64, shape (k, 2)
+        The policy's decision, if it was asked by the last call; else of no account.
+    limits : ndarray of int64
+        As of `brsolver.cluster.decision.check`, by whose finding a decision is REFUSED.
+
+    Returns
+    -------
+    int
+        Why it came back.
+    """
+    c = cursor[0]
+    if c.asked:
+        c.asked = False
+        c.found, c.found_at = apply(
+            workers, requests, counters, waiting, book, times, cursor, heads, queues, buffers,
+            limits, pairs,
+        )  # fmt: skip
+        if c.found != OK:
+            return REFUSED
+    seen, surveyed = Survey(0, 0, 0, 0, 0, 0.0, 0, 0), -1
     while True:
-        if control[C_STEP] >= control[C_STOP_STEP] or clock[CLOCK] >= clock[STOP_S]:
+        if c.step >= c.stop_step or c.clock_s >= c.stop_s:
             return EVENT
         why = boundary(
-            workers, requests, meta, book, times, control, clock, heads, queues, buffers, table
-        )
+            workers, requests, counters, waiting, book, times, cursor, heads, queues, buffers,
+            table, offer,
+        )  # fmt: skip
         if why == AGAIN:
             continue
+        if why == STEP:
+            why = allowed(cursor, log_f)
         if why != STEP:
             return why
-        step = control[C_STEP]
-        if step >= max_steps:
-            return LIMIT
-        if step == log_f.shape[1]:
-            return LOG_FULL
-        active = meta[k.ACTIVE_TOTAL]
-        if active != surveyed or control[C_FRESH] > 0:
-            survey(workers, figures, counts)
-        sample(workers, control, clock, samples, sampled_at)
-        lasts = duration(model, xs, ys, counts[1], counts[3] / counts[0])
-        log_routed(control, clock, figures, counts, active, lasts, log_f, log_i)
-        clock[CLOCK] += lasts
-        first_tokens(times, control, clock, buffers)
-        k.advance_all(workers, ring)
-        depart(workers, requests, meta, ring, book, times, control, clock, heads)
-        survey(workers, figures, counts)
-        log_i[I_POST_MAX, step] = counts[1]
-        log_i[I_POST_MIN, step] = counts[2]
-        log_i[I_POST_SUM, step] = counts[3]
-        log_f[F_POST_ENERGY, step] = figures[0] * lasts
-        surveyed = meta[k.ACTIVE_TOTAL]
-        control[C_STEP] = step + 1
-        control[C_ROUTED] = 0
-        preempt_over_capacity(workers, requests, meta, ring, book, control, heads, queues)
+        prefill = schedule(
+            workers, requests, counters, book, times, cursor, heads, queues, buffers, loads,
+            caches,
+        )  # fmt: skip
+        if prefill == NOTHING:
+            c.routed = False
+            continue
+        if counters[0].active_total != surveyed or c.fresh > 0:
+            seen = survey(workers)
+        sample(workers, loads, cursor, samples, sampled_at)
+        cost = step_cost(workers, cursor, seen, step_time, figures, loads)
+        lasts = cost.seconds
+        active = c.ending if c.apart else counters[0].active_total
+        log_routed(cursor, seen, active, cost, log_f, log_i)
+        log_prefill(cursor, loads, prefill, log_i)
+        log_held(cursor, seen.slots, counters[0].active_total, log_i)
+        c.clock_s += lasts
+        finished = c.finished
+        generate(workers, requests, counters, ring, book, times, cursor, heads, queues, buffers)
+        let_finished_go(book, caches, cursor, queues, finished)
+        seen, surveyed = survey(workers), counters[0].active_total
+        log_departed(cursor, seen, lasts, log_f, log_i)
+        c.step += 1
+        c.routed = False
+        preempt_over_capacity(
+            workers, requests, counters, ring, book, cursor, heads, queues, caches
+        )
+        make_room(workers, queues, caches, cursor)

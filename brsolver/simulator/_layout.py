@@ -1,6 +1,19 @@
-"""Where things lie in the simulator's arrays."""
+"""Where things lie in the simulator's arrays and records."""
 
-# Rows of the book, one column per request.
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from brsolver._limits import MAX_ATTEMPTS
+
+# Rows of the book, one column per request; B_ORDER and B_FINISHED list requests, by arrival and
+# as they finish. B_CACHED and B_COMPUTED are tokens of a prompt that need no prefill, and those
+# whose KV is there, while it is prefilled on its decode rank. B_CHAIN is where the blocks of a
+# prompt begin in the chains, B_BLOCKS how many full ones it has, and B_FOUND the tokens of them
+# that were in the rank's cache when the request first got a slot.
 (
     B_PROMPT,
     B_OUTPUT,
@@ -16,64 +29,161 @@
     B_CAL_NEXT,
     B_QUEUE_NEXT,
     B_FINISHED,
-    B_WAITING,
-    B_WAITING_TOKENS,
-    B_WAITING_SINCE,
     B_DUE,
-) = range(18)
-BOOK_ROWS = 18
+    B_CACHED,
+    B_COMPUTED,
+    B_FIRST_STEP,
+    B_CHAIN,
+    B_BLOCKS,
+    B_FOUND,
+) = range(21)
+BOOK_ROWS = 21
+
+# Rows of the workers' own queues: first and last that waits, first and last whose prompt is
+# prefilled there, how many of these and their KV tokens, and whether more waited at the last
+# release of prefill than it took; of the prefix cache the block that nobody uses for longest and
+# for shortest, how many such there are, and uses of blocks beyond the first of each. For delayers:
+# whether the rank could prefill in this step, and the sizes of its last attempts from D_RECENT on,
+# a ring that D_AT goes round.
+(
+    Q_HEAD,
+    Q_TAIL,
+    P_HEAD,
+    P_TAIL,
+    P_COUNT,
+    P_TOKENS,
+    P_BOUND,
+    C_OLDEST,
+    C_NEWEST,
+    C_IDLE,
+    C_SHARED,
+    D_READY,
+    D_AT,
+    D_RECENT,
+) = range(14)
+WORKER_QUEUE_ROWS = D_RECENT + MAX_ATTEMPTS
+
+# Fields of the links, of every block at every rank: requests that use the block there and one more,
+# 0 if it is not there; of a block that nobody uses its neighbours by age.
+USERS, OLDER, NEWER = range(3)
+LINK_FIELDS = 3
 
 # Rows of the times, one column per request.
 T_ARRIVAL, T_READY, T_START, T_FIRST, T_FINISH = range(5)
 TIME_ROWS = 5
 
-# Entries of the control block.
-(
-    C_STEP,
-    C_ARRIVED,
-    C_WAIT_HEAD,
-    C_WAIT_TAIL,
-    C_ROUTED,
-    C_FINISHED,
-    C_QUEUED,
-    C_LAST_ADMISSION,
-    C_FRESH,
-    C_ADMITTED,
-    C_ADMITTED_LOST,
-    C_SAMPLE_STRIDE,
-    C_SAMPLES,
-    C_POOL,
-    C_IMMEDIATE,
-    C_STOP_STEP,
-    C_REJECTED,
-    C_TRANSIT,
-) = range(18)
-CONTROL_SIZE = 18
+CURSOR = np.dtype(
+    [
+        ("clock_s", np.float64),
+        ("stop_s", np.float64),
+        ("step", np.int64),
+        ("stop_step", np.int64),
+        ("max_steps", np.int64),
+        ("last_admission", np.int64),
+        ("arrived", np.int64),
+        ("finished", np.int64),
+        ("queued", np.int64),
+        ("wait_head", np.int64),
+        ("wait_tail", np.int64),
+        ("fresh", np.int64),
+        ("admitted", np.int64),
+        ("samples", np.int64),
+        ("sample_stride", np.int64),
+        ("pool", np.int64),
+        ("transit", np.int64),
+        ("immediate", np.bool_),
+        ("routed", np.bool_),
+        ("asked", np.bool_),
+        ("found", np.int64),
+        ("found_at", np.int64),
+        ("admitted_lost", np.bool_),
+        ("outside", np.int64),
+        ("tick", np.int64),
+        ("rejected", np.int64),
+        ("concurrency", np.int64),
+        ("scheduler", np.int64),
+        ("budget", np.int64),
+        ("threshold", np.int64),
+        ("interval", np.int64),
+        ("prefilling", np.int64),
+        ("ending", np.int64),
+        ("apart", np.bool_),
+        ("delayer", np.int64),
+        ("watermark", np.float64),
+        ("fill_target", np.float64),
+        ("longest_hold", np.int64),
+        ("partial_hold", np.int64),
+        ("stall", np.int64),
+        ("batching_wait", np.int64),
+        ("attempts", np.int64),
+        ("held", np.int64),
+        ("stalled", np.int64),
+        ("pending", np.int64),
+        ("cache", np.int64),
+        ("block", np.int64),
+    ]
+)
+"""Where a run stands.
 
-# Entries of the clock block.
-CLOCK, STOP_S = range(2)
+The clock, and the step and time at which kernels must come back; counts of requests that have
+arrived, finished, queue at workers, were admitted since the last step (`fresh`) and since the
+last forecast (`admitted`; `admitted_lost` if more than the buffer holds); head and tail of the
+waiting requests; whether this step's decision has been taken, whether a policy has been `asked`
+for one, what was `found` wrong with it and in which row; how many steps lay `outside` what was
+measured; `tick`, the steps that decoded; how many were `rejected`; prompts that are `prefilling`
+at the ranks, and that are `ending` in this step; whether this step prefills `apart` from those
+that decode; for how many steps a delayer has `held` prefill back, for how many what is `pending`
+has not grown (`stalled`; by TensorRT-LLM's rule steps held although all ranks could prefill); and
+what the regime fixes.
+"""
+Cursor = NDArray[Any]
+"""An array of one `CURSOR`."""
 
 # Rows of the step log.
-F_START, F_DURATION, F_ENERGY, F_POST_ENERGY = range(4)
-FLOAT_LOG_ROWS = 4
-I_ACTIVE, I_ALIVE, I_SLOTS, I_MAX, I_MIN, I_SUM, I_POST_MAX, I_POST_MIN, I_POST_SUM = range(9)
-INT_LOG_ROWS = 9
+(
+    F_START,
+    F_DURATION,
+    F_ENERGY,
+    F_POST_ENERGY,
+    F_LOST_SEQUENCES,
+    F_LOST_KV,
+    F_LOST_PREFILL,
+    F_LOST_PADDING,
+) = range(8)
+FLOAT_LOG_ROWS = 8
+(
+    I_ACTIVE,
+    I_ALIVE,
+    I_SLOTS,
+    I_MAX,
+    I_MIN,
+    I_SUM,
+    I_POST_MAX,
+    I_POST_MIN,
+    I_POST_SUM,
+    I_PREFILL,
+    I_PREFILL_MAX,
+    I_HELD,
+) = range(12)
+INT_LOG_ROWS = 12
 
 # Rows of the buffers.
 FRESH, ADMITTED = range(2)
 
-# Entries of the step-time block.
-S_MODEL, S_BASE, S_PER_TOKEN, S_PER_MEAN = range(4)
-MODEL_LINEAR, MODEL_TABLE = 0.0, 1.0
+# Who schedules prefill on the decode ranks.
+NOBODY, V1, SGLANG = range(3)
+
+# Whose rule says when ranks may prefill: nobody's, SGLang's, ATOM's, TensorRT-LLM's.
+AT_ONCE, BY_SGLANG, BY_ATOM, BY_TRTLLM = range(4)
+
+# What it may be: nothing, prompts under way only, anything.
+HELD, UNDER_WAY, RELEASED = range(3)
 
 # Why `advance` came back.
-DONE, ROUTE, STALLED, LOG_FULL, EVENT, LIMIT, STEP, AGAIN = range(8)
-
-# What `apply` found.
-OK, BAD_INDEX, TWICE, BAD_WORKER, NO_SLOT, NO_TOKENS = range(6)
+DONE, ROUTE, REFUSED, STALLED, LOG_FULL, EVENT, LIMIT, STEP, AGAIN = range(9)
 
 # RequestStatus, as numbers.
 PENDING, WAITING, IN_QUEUE, RUNNING_NOW, FINISHED, REJECTED = range(6)
 
 IDLE_WATTS, BUSY_WATTS, POWER_EXPONENT = 100.0, 300.0, 0.7
-"""Energy model of [BFIO] (formulation §6)."""
+"""Energy model of [BFIO]; see "Figures" in docs/simulator.md."""

@@ -9,13 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brsolver.errors import ParameterError
-from brsolver.simulator._kernels import duration
-from brsolver.simulator.checks import step_time_arrays
-from brsolver.simulator.streams import stream
+from brsolver.hardware.step_arrays import balanced_seconds
+from brsolver.simulator.colocated import cached_tokens
+from brsolver.streams import stream
 
 if TYPE_CHECKING:
-    from brsolver.simulator.params import Prefill, SimulationParams, StepTime
-    from brsolver.traces.model import Trace
+    from brsolver.simulator.params import SimulationParams
+    from brsolver.simulator.prefill import Prefill
+    from brsolver.traces.trace import Trace
 
 FloatArray = NDArray[np.float64]
 
@@ -32,7 +33,8 @@ def arrival_times(trace: Trace, params: SimulationParams) -> FloatArray:
     if arrivals.mode == "timestamps":
         if trace.arrival_s is None:
             raise ParameterError(
-                f"{trace.name} has no timestamps to replay; choose a pool, a rate or a utilization"
+                f"arrivals mode is timestamps, and {trace.name} has none, must be pool, closed, "
+                "rate or utilization"
             )
         return trace.arrival_s
     if arrivals.mode == "rate":
@@ -46,19 +48,41 @@ def utilization_rate(trace: Trace, params: SimulationParams, utilization: float)
     """Return the request rate that keeps about `utilization` of all slots busy.
 
     By Little's law ``U·slots = rate·E[o]·Δ``, with the step time Δ of a perfectly balanced
-    cluster at that occupancy; imbalance makes steps longer and the true occupancy higher.
+    cluster at that occupancy; imbalance makes steps longer and the true occupancy higher. With
+    prefill on the decode ranks a step computes what keeps up with the requests that end in it.
     """
     prompt = trace.prompt_tokens.astype(np.float64)
     output = trace.output_tokens.astype(np.float64)
     kv_per_request = float((output * (prompt + (output - 1) / 2)).sum() / output.sum())
     slots = float(sum(params.slots_each()))
-    load = min(utilization, 1.0) * slots / params.workers * kv_per_request
-    return utilization * slots / (float(output.mean()) * _step_seconds(params.step_time, load))
+    running = min(utilization, 1.0) * slots / params.workers
+    prefill, context = _prefill_per_token(trace, params)
+    lasts = balanced_seconds(
+        params.step_time,
+        running,
+        running * kv_per_request,
+        params.workers,
+        prefill_tokens=running * prefill,
+        prefill_context=running * context,
+    )
+    return utilization * slots / (float(output.mean()) * lasts)
+
+
+def _prefill_per_token(trace: Trace, params: SimulationParams) -> tuple[float, float]:
+    """Return the prefill tokens, and tokens before these, that go with a generated token."""
+    if not params.prefill.colocated:
+        return 0.0, 0.0
+    prompt = trace.prompt_tokens.astype(np.float64)
+    known = cached_tokens(trace).astype(np.float64)
+    needed = prompt - known
+    generated = float(trace.output_tokens.sum())
+    context = float((needed * known + needed * (needed + 1) / 2).sum())
+    return float(needed.sum()) / generated, context / generated
 
 
 def ready_times(trace: Trace, arrival: FloatArray, prefill: Prefill) -> FloatArray:
     """Return when each request's prefill is done and it can be routed, in seconds, shape (n,)."""
-    if prefill.mode == "none":
+    if prefill.mode in {"none", "colocated"}:
         return arrival
     work = trace.prompt_tokens / prefill.tokens_per_s
     if prefill.mode == "delay":
@@ -89,8 +113,3 @@ def _tier(arrival: FloatArray, work: FloatArray, workers: int) -> FloatArray:
         heapq.heapreplace(free, done)
         ready[i] = done
     return ready
-
-
-def _step_seconds(step_time: StepTime, load: float) -> float:
-    model, xs, ys = step_time_arrays(step_time)
-    return float(duration(model, xs, ys, round(load), load))

@@ -5,18 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
-from brsolver.errors import CapacityError, ParameterError, PolicyError
-from brsolver.policy import NO_LIMIT, Decision, Policy
-from brsolver.simulator import _layout as lay
+from brsolver.cluster.view import NO_LIMIT
+from brsolver.errors import CapacityError, ParameterError
 
 if TYPE_CHECKING:
-    from brsolver.simulator.params import SimulationParams, StepTime
-    from brsolver.traces.model import Trace
-
-IntArray = NDArray[np.int64]
-FloatArray = NDArray[np.float64]
+    from brsolver.simulator.params import SimulationParams
+    from brsolver.traces.trace import Trace
 
 
 def check_capacity(trace: Trace, params: SimulationParams) -> None:
@@ -38,50 +33,18 @@ def check_events(params: SimulationParams) -> None:
     known = params.workers
     for index in sorted(event.worker for event in params.events if event.kind == "join"):
         if index > known:
-            raise ParameterError(
-                f"worker {index} cannot join: the next new worker is number {known}"
-            )
+            raise too_far(index, known)
         known = max(known, index + 1)
     for event in params.events:
         if event.worker >= known:
             raise ParameterError(
-                f"worker {event.worker} cannot fail: there are {known}, numbered from 0"
+                f"worker that fails is {event.worker}, must be at most {known - 1}: there are "
+                f"{known}, numbered from 0"
             )
 
 
-def step_time_arrays(step_time: StepTime) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Return the step-time model as arrays for kernels."""
-    kind = lay.MODEL_TABLE if step_time.model == "table" else lay.MODEL_LINEAR
-    per_mean = step_time.per_mean_token if step_time.model == "max-mean" else 0.0
-    model = np.array([kind, step_time.base, step_time.per_token, per_mean])
-    return model, np.array(step_time.loads, np.float64), np.array(step_time.seconds, np.float64)
-
-
-def as_pairs(decision: Decision, policy: Policy) -> IntArray:
-    """Return a decision as an array of shape (k, 2).
-
-    Raises
-    ------
-    PolicyError
-        It is not made of pairs of integers.
-    """
-    if (
-        isinstance(decision, np.ndarray)
-        and decision.dtype == np.int64
-        and decision.ndim == 2
-        and decision.shape[1] == 2
-        and decision.flags.c_contiguous
-    ):
-        return decision
-    pairs = np.asarray(decision if len(decision) else np.empty((0, 2), np.int64))
-    if pairs.ndim != 2 or pairs.shape[1] != 2 or pairs.dtype.kind not in "iu":
-        raise PolicyError(
-            f"{name_of(policy)} returned {pairs.dtype} of shape {pairs.shape}; a decision is pairs "
-            "(index into waiting, worker)"
-        )
-    return np.ascontiguousarray(pairs, np.int64)
-
-
-def name_of(policy: Policy) -> str:
-    """Return what messages call a policy."""
-    return f"policy {type(policy).__name__}"
+def too_far(worker: int, known: int) -> ParameterError:
+    """Say that a worker cannot join under this number."""
+    return ParameterError(
+        f"worker that joins is {worker}, must be at most {known}, the next new worker's number"
+    )

@@ -1,37 +1,38 @@
-"""The engine: kernels from event to event, the policy in between."""
+"""The engine: kernels from event to event, the session's policy in between."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from time import perf_counter_ns
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from brsolver.cluster.decision import refusal
+from brsolver.cluster.forecasting import RequestColumns
+from brsolver.cluster.session import ClusterSession
+from brsolver.cluster.view import QUEUE_ROWS, REQUEST, SINCE, TOKENS, Waiting
 from brsolver.errors import ParameterError, PolicyError
-from brsolver.policy import VIEW_ROWS, ClusterView, Decision, Policy, Waiting
-from brsolver.simulator import _decision_kernels as dk
+from brsolver.hardware._step_kernels import LOAD_ROWS
+from brsolver.hardware.step_arrays import step_time_arrays
 from brsolver.simulator import _kernels as sk
 from brsolver.simulator import _layout as lay
 from brsolver.simulator import _request_kernels as rk
 from brsolver.simulator.arrivals import arrival_times, ready_times
-from brsolver.simulator.checks import (
-    as_pairs,
-    check_capacity,
-    check_events,
-    name_of,
-    step_time_arrays,
-)
-from brsolver.simulator.explain import explain_fault, explain_stall
+from brsolver.simulator.checks import check_capacity, check_events, too_far
+from brsolver.simulator.colocated import cached_tokens, empty_queues, schedule_by
+from brsolver.simulator.explain import explain_stall
+from brsolver.simulator.prefix import PrefixCaches
 from brsolver.simulator.staleness import StaleInformation
-from brsolver.state import ClusterState
 
 if TYPE_CHECKING:
-    from brsolver.forecasting import Forecaster
-    from brsolver.simulator.params import SimulationParams, WorkerEvent
-    from brsolver.traces.model import Trace
+    from brsolver.cluster.view import ClusterView
+    from brsolver.policy import Policy
+    from brsolver.predictors import Predictor
+    from brsolver.simulator.components import WorkerEvent
+    from brsolver.simulator.params import SimulationParams
+    from brsolver.traces.trace import Trace
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
@@ -41,10 +42,11 @@ LOAD_SAMPLES = 4096
 FIRST_LOG = 4096
 PROGRESS_EVERY = 256
 UNREACHED = 1 << 60
+NO_PAIRS: IntArray = np.zeros((0, 2), np.int64)
 
 
 class Engine:
-    """One run of one policy over one trace.
+    """One run of one policy over one trace: time, arrivals and queues around a cluster session.
 
     Parameters
     ----------
@@ -54,8 +56,20 @@ class Engine:
         Asked whenever requests wait and some worker has room.
     params : SimulationParams
         The cluster and the regime.
-    forecaster : Forecaster or None
-        Keeps the state's forecasts, for policies that look ahead.
+    predictor : Predictor, optional
+        Where forecasts come from, for policies that look ahead.
+
+    Attributes
+    ----------
+    session : ClusterSession
+        The very class that deployments drive. The engine writes its state's books, through
+        kernels.
+    book, times : ndarray, shapes (BOOK_ROWS, n) and (TIME_ROWS, n)
+        One column per request; rows as in `brsolver.simulator._layout`.
+    waiting : ndarray of int64, shape (QUEUE_ROWS, n)
+        The waiting requests, between the cursor's head and tail.
+    offer : ndarray of int64, shape (QUEUE_ROWS, n)
+        Scratch with what policies are given of them.
 
     Raises
     ------
@@ -70,45 +84,51 @@ class Engine:
         trace: Trace,
         policy: Policy,
         params: SimulationParams,
-        forecaster: Forecaster | None = None,
+        predictor: Predictor | None = None,
     ) -> None:
         check_capacity(trace, params)
         check_events(params)
         self.trace = trace
-        self.policy = policy
         self.params = params
-        self.forecaster = forecaster
         self.immediate = params.routing == "immediate"
-        self.stale: StaleInformation | None = None
-        if params.staleness.active:
-            self.stale = StaleInformation(params.staleness, immediate=self.immediate)
-        self.state = ClusterState(
+        self.session = ClusterSession(
+            policy,
+            predictor,
             params.slots_each(),
             capacity=params.capacity_each(),
-            horizon=forecaster.horizon if forecaster else 0,
             refresh_steps=params.refresh_steps,
+            columns=_columns(trace),
+            clients=params.clients,
+            request_tokens=params.request_weight,
+            costs=params.step_costs(),
+            objectives=params.objectives(),
         )
+        self.state = self.session.state
+        self.stale: StaleInformation | None = None
+        if params.staleness.active:
+            self.stale = StaleInformation(params.staleness, self.session, immediate=self.immediate)
         self._events = sorted(params.events, key=_when)
         self._dispatch: list[int] = []
         self._observed = 0
         self._make_books()
         self._make_logs()
-        self._make_clock()
+        self._make_cursor()
+        self._bind()
 
     @property
     def step(self) -> int:
         """Decode steps done so far."""
-        return int(self.control[lay.C_STEP])
+        return int(self._step.item())
 
     @property
     def clock_s(self) -> float:
         """Time in seconds since the start."""
-        return float(self.clock[lay.CLOCK])
+        return float(self._clock_s.item())
 
     @property
     def finished(self) -> int:
         """Requests that have finished."""
-        return int(self.control[lay.C_FINISHED])
+        return int(self.cursor["finished"].item())
 
     @property
     def dispatch_us(self) -> FloatArray:
@@ -117,25 +137,27 @@ class Engine:
 
     def run(self, progress: Progress | None = None) -> None:
         """Run to the end: all requests finished, or nothing more can happen."""
-        calls = 0
+        calls, pairs = 0, NO_PAIRS
         while True:
-            why = self._advance()
+            why = sk.advance(*self._advance_with, pairs)
             if why == lay.ROUTE:
-                self._route()
+                pairs = self._decide()
                 calls += 1
                 if progress is not None and calls % PROGRESS_EVERY == 0:
                     progress(self.finished, len(self.trace))
+            elif why == lay.REFUSED:
+                raise self._refusal(pairs)
             elif why == lay.LOG_FULL:
                 self._grow_logs()
             elif why == lay.EVENT:
                 self._boundary()
             elif why == lay.STALLED and self._events:
                 self._wait_for_event()
+            elif why == lay.STALLED and (fault := explain_stall(self)) is not None:
+                if not self._hears_of_it():
+                    raise PolicyError(fault)
             else:
                 break
-        fault = explain_stall(self) if why == lay.STALLED else None
-        if fault is not None:
-            raise PolicyError(fault)
 
     def _make_books(self) -> None:
         count = len(self.trace)
@@ -143,142 +165,101 @@ class Engine:
         self.book[lay.B_PROMPT] = self.trace.prompt_tokens
         self.book[lay.B_OUTPUT] = self.trace.output_tokens
         self.book[[lay.B_PREEMPTIONS, lay.B_STATUS, lay.B_GENERATED]] = 0
+        self.waiting: IntArray = np.zeros((QUEUE_ROWS, count), np.int64)
+        self.offer: IntArray = np.zeros((QUEUE_ROWS, count), np.int64)
         self.times: FloatArray = np.full((lay.TIME_ROWS, count), np.nan)
-        if self.params.arrivals.mode == "pool":
+        self.book[[lay.B_CACHED, lay.B_COMPUTED]] = 0
+        if self.params.prefill.colocated and not self.params.prefill.cache:
+            self.book[lay.B_CACHED] = cached_tokens(self.trace)
+        if self.params.arrivals.by_events:
             self.book[lay.B_ORDER] = np.arange(count)
         else:
             arrival = arrival_times(self.trace, self.params)
             self.times[lay.T_ARRIVAL] = arrival
             self.times[lay.T_READY] = ready_times(self.trace, arrival, self.params.prefill)
             self.book[lay.B_ORDER] = np.argsort(self.times[lay.T_READY], kind="stable")
+        longest = int(self.trace.output_tokens.max())
+        self.heads: IntArray = np.full(1 << longest.bit_length(), -1, np.int64)
+        self.queues: IntArray = empty_queues(self.params.workers)
+        self.prefixes = PrefixCaches(
+            self.trace, self.params.prefill, self.params.workers, self.book, self.queues
+        )
+        if self.prefixes.caches is not None:
+            self.session.cached = self.prefixes.cached_tokens
+        self.buffers: IntArray = np.empty((2, self.state.requests.shape[1]), np.int64)
+        self.loads: IntArray = np.zeros((LOAD_ROWS, self.params.workers), np.int64)
 
     def _make_logs(self) -> None:
         self.log_f: FloatArray = np.empty((lay.FLOAT_LOG_ROWS, FIRST_LOG))
         self.log_i: IntArray = np.empty((lay.INT_LOG_ROWS, FIRST_LOG), np.int64)
         self.sampled_at: FloatArray = np.empty((2, LOAD_SAMPLES))
-        self._resize_for_workers()
+        self.samples: IntArray = np.zeros((3, LOAD_SAMPLES, self.params.workers), np.int64)
 
-    def _resize_for_workers(self) -> None:
-        count = self.state.workers.shape[1]
-        samples = np.zeros((2, LOAD_SAMPLES, count), np.int64)
-        queues = np.full((2, count), -1, np.int64)
-        if hasattr(self, "samples"):
-            samples[:, :, : self.samples.shape[2]] = self.samples
-            queues[:, : self.queues.shape[1]] = self.queues
-        self.samples: IntArray = samples
-        self.queues: IntArray = queues
-        self.table: IntArray = np.zeros((VIEW_ROWS, count), np.int64)
-        buffers = np.empty((2, self.state.requests.shape[1]), np.int64)
-        if hasattr(self, "buffers"):
-            buffers[:, : self.buffers.shape[1]] = self.buffers
-        self.buffers: IntArray = buffers
-
-    def _make_clock(self) -> None:
-        longest = int(self.trace.output_tokens.max())
-        self.heads: IntArray = np.full(1 << longest.bit_length(), -1, np.int64)
-        self.control: IntArray = np.zeros(lay.CONTROL_SIZE, np.int64)
-        self.control[lay.C_SAMPLE_STRIDE] = 1
-        self.control[lay.C_IMMEDIATE] = int(self.immediate)
-        self.control[lay.C_TRANSIT] = self.params.transit_steps
-        if self.params.arrivals.mode == "pool":
-            self.control[lay.C_POOL] = self.params.arrivals.pool or 4 * self.params.workers
-        self.clock: FloatArray = np.zeros(2)
-        self._model, self._xs, self._ys = step_time_arrays(self.params.step_time)
-        self._max_steps = self.params.max_steps or UNREACHED
-        self._fault: IntArray = np.zeros(2, np.int64)
+    def _make_cursor(self) -> None:
+        params, arrivals = self.params, self.params.arrivals
+        self.cursor: lay.Cursor = np.zeros(1, lay.CURSOR)
+        self.cursor["sample_stride"] = 1
+        self.cursor["immediate"] = self.immediate
+        self.cursor["transit"] = params.transit_steps
+        self.cursor["max_steps"] = params.max_steps or UNREACHED
+        if arrivals.mode == "pool":
+            self.cursor["pool"] = arrivals.pool or 4 * params.workers
+        self.cursor["concurrency"] = arrivals.concurrency or 0
+        schedule_by(params.prefill, self.cursor)
+        # Views of single fields: many times faster to read from here than the record.
+        self._step, self._clock_s = self.cursor["step"], self.cursor["clock_s"]
+        self._head, self._tail = self.cursor["wait_head"], self.cursor["wait_tail"]
+        self._admitted = self.cursor["admitted"]
         self._set_stops(first=True)
-        self._bind()
 
     def _bind(self) -> None:
         """Gather the kernels' arguments anew, after any of the arrays was replaced."""
-        cluster = (self.state.workers, self.state.requests, self.state.meta)
-        run = (self.book, self.times, self.control, self.clock, self.heads, self.queues)
-        logs = (self.log_f, self.log_i, self.samples, self.sampled_at, self.buffers, self.table)
-        model = (self._model, self._xs, self._ys, self._max_steps)
-        self._advance_with = (*cluster, self.state.ring, *run, *logs, *model)
-        self._apply_to = (*cluster, *run, self.buffers)
+        state, session = self.state, self.session
+        cluster = (state.workers, state.requests, state.counters)
+        run = (self.waiting, self.book, self.times, self.cursor, self.heads, self.queues)
+        logs = (self.log_f, self.log_i, self.samples, self.sampled_at, self.buffers)
+        given = (session.table, self.offer)
+        cost = (*step_time_arrays(self.params.step_time), self.loads)
+        last = (self.prefixes.caches, session.limits)
+        self._advance_with = (*cluster, state.ring, *run, *logs, *given, *cost, *last)
 
-    def _advance(self) -> int:
-        return sk.advance(*self._advance_with)
-
-    def _route(self) -> None:
+    def _decide(self) -> IntArray:
         self._forecast()
-        waiting = self._waiting()
-        cluster = self._view()
-        began = perf_counter_ns()
-        decision = self.policy.route(cluster, waiting)
-        self._dispatch.append(perf_counter_ns() - began)
-        self._apply(decision, waiting)
+        head, offer = self._head.item(), self.offer
+        count = 1 if self.immediate else self._tail.item() - head
+        waiting = Waiting(offer[TOKENS, :count], offer[REQUEST, :count], offer[SINCE, :count])
+        pairs = self.session.ask(self._view(), waiting)
+        self._dispatch.append(self.session.route_ns)
+        if self.stale is not None:
+            self.stale.placed(self.step, pairs, self.waiting[TOKENS, head : head + count])
+        return pairs
 
-    def _waiting(self) -> Waiting:
-        head = self.control[lay.C_WAIT_HEAD]
-        tail = head + 1 if self.immediate else self.control[lay.C_WAIT_TAIL]
-        return Waiting(
-            self.book[lay.B_WAITING_TOKENS, head:tail],
-            self.book[lay.B_WAITING, head:tail],
-            self.book[lay.B_WAITING_SINCE, head:tail],
-        )
+    def _refusal(self, pairs: IntArray) -> Exception:
+        found, row = self.cursor["found"].item(), self.cursor["found_at"].item()
+        count = 1 if self.immediate else self._tail.item() - self._head.item()
+        return refusal(self.session.policy, self.step, found, row, pairs=pairs, waiting=count)
 
     def _view(self) -> ClusterView:
         if self.stale is not None:
-            view = self.stale.view(self.table, self._project_of, self.step, self.clock_s)
-        else:
-            view = ClusterView(
-                self.table,
-                projection=self._project,
-                active=self.state.active_requests,
-                immediate=self.immediate,
-                step=self.step,
-                clock_s=self.clock_s,
-            )
-        view.clients = self.params.clients
-        if self.forecaster is not None:
-            view.trust = self.forecaster.trust
-        return view
-
-    def _project(self, horizon: int, growth: bool, survival: bool) -> IntArray:
-        return self._project_of(self.state, horizon, growth, survival)
-
-    def _project_of(
-        self, state: ClusterState, horizon: int, growth: bool, survival: bool
-    ) -> IntArray:
-        if self.forecaster is None:
-            return state.projection(horizon, growth=growth)
-        return self.forecaster.project(state, horizon, growth, survival)
+            return self.stale.view(self.step, self.clock_s)
+        return self.session.view(self.step, self.clock_s, immediate=self.immediate)
 
     def _forecast(self) -> None:
-        if self.forecaster is None:
+        session = self.session
+        if session.forecaster is None:
             return
-        if self.forecaster.learns and self.forecaster.due(self.step):
-            rows = self.book[lay.B_FINISHED, self._observed : self.finished]
+        step = self.step
+        if session.learns and session.due(step):
+            rows = self.book[lay.B_FINISHED, self._observed : self.finished].copy()
             lengths = self.book[lay.B_PROMPT, rows], self.book[lay.B_OUTPUT, rows]
-            self.forecaster.observe(*lengths, request=rows)
+            session.observe(*lengths, request=rows)
             self._observed = self.finished
-        handles = self.buffers[lay.ADMITTED, : self.control[lay.C_ADMITTED]]
-        if self.control[lay.C_ADMITTED_LOST]:
+        handles = self.buffers[lay.ADMITTED, : self._admitted.item()]
+        if self.cursor["admitted_lost"]:
             handles = self.state.handles()
-        self.forecaster.update(self.state, handles, self.step)
-        self.control[lay.C_ADMITTED] = 0
-        self.control[lay.C_ADMITTED_LOST] = 0
-
-    def _apply(self, decision: Decision, waiting: Waiting) -> None:
-        pairs = as_pairs(decision, self.policy)
-        if self.stale is not None and self.params.staleness.local_correction:
-            self._remember(pairs, waiting)
-        found = dk.apply(*self._apply_to, pairs, self._fault)
-        if found != lay.OK:
-            raise PolicyError(explain_fault(self, found, *self._fault.tolist()))
-        if self.immediate and pairs.shape[0] == 0:
-            raise PolicyError(
-                f"{name_of(self.policy)} placed nothing at step {self.step}; immediate routing "
-                "asks for a worker at every arrival"
-            )
-
-    def _remember(self, pairs: IntArray, waiting: Waiting) -> None:
-        assert self.stale is not None  # noqa: S101 # asked by the caller
-        known = (pairs[:, 0] >= 0) & (pairs[:, 0] < len(waiting))
-        for at, worker in pairs[known].tolist():
-            self.stale.placed(self.step, worker, int(waiting.prompt_tokens[at]))
+        session.forecast(handles, step)
+        self.cursor["admitted"] = 0
+        self.cursor["admitted_lost"] = False
 
     def _boundary(self) -> None:
         for event in [event for event in self._events if self._due(event)]:
@@ -286,17 +267,24 @@ class Engine:
             self._fire(event)
         if self.stale is not None and self.stale.due(self.step, self.clock_s):
             self._forecast()
-            self.stale.take(self.state, self.step, self.clock_s)
+            self.stale.take(self.step, self.clock_s)
         self._set_stops()
 
     def _wait_for_event(self) -> None:
         """Let time pass to the next worker event: nothing runs, so no step will bring it."""
         timed = [event for event in self._events if event.at_s is not None]
         event = timed[0] if timed else self._events[0]
-        self.clock[lay.CLOCK] = max(self.clock_s, event.at_s or 0.0)
+        self.cursor["clock_s"] = max(self.clock_s, event.at_s or 0.0)
         self._events.remove(event)
         self._fire(event)
-        self.control[lay.C_ROUTED] = 0
+        self.cursor["routed"] = False
+
+    def _hears_of_it(self) -> bool:
+        """Let the policy know that nothing runs, if its news are older; tell whether they were."""
+        if self.stale is None or not self.stale.catch_up(self.step, self.clock_s):
+            return False
+        self.cursor["routed"] = False
+        return True
 
     def _set_stops(self, *, first: bool = False) -> None:
         next_step, next_s = UNREACHED, math.inf
@@ -307,8 +295,8 @@ class Engine:
                 next_step = min(next_step, event.at_step)
             if event.at_s is not None:
                 next_s = min(next_s, event.at_s)
-        self.control[lay.C_STOP_STEP] = next_step
-        self.clock[lay.STOP_S] = next_s
+        self.cursor["stop_step"] = next_step
+        self.cursor["stop_s"] = next_s
 
     def _due(self, event: WorkerEvent) -> bool:
         if event.at_step is not None:
@@ -324,28 +312,27 @@ class Engine:
 
     def _fail(self, worker: int) -> None:
         if not (worker < self.state.workers.shape[1] and self.state.alive[worker]):
-            raise ParameterError(f"worker {worker} cannot fail: it is not there")
+            raise ParameterError(f"worker that fails is {worker}, must be one that is there")
         lost = rk.evict_worker(
             self.state.workers,
             self.state.requests,
-            self.state.meta,
+            self.state.counters,
             self.state.ring,
             self.book,
-            self.control,
+            self.cursor,
             self.heads,
             self.queues,
             worker,
         )
+        self.prefixes.forget(worker, lost)
         self.state.remove_worker(worker)
-        head, tail = self.control[lay.C_WAIT_HEAD], self.control[lay.C_WAIT_TAIL]
-        queue = np.concatenate((lost, self.book[lay.B_WAITING, head:tail]))
-        self.control[lay.C_WAIT_HEAD], self.control[lay.C_WAIT_TAIL] = 0, queue.size
-        self.book[lay.B_WAITING, : queue.size] = queue
-        tokens = self.book[lay.B_PROMPT, queue] + self.book[lay.B_GENERATED, queue]
-        self.book[lay.B_WAITING_TOKENS, : queue.size] = tokens
-        waited = self.book[lay.B_WAITING_SINCE, head:tail].copy()
-        self.book[lay.B_WAITING_SINCE, : lost.size] = self.step
-        self.book[lay.B_WAITING_SINCE, lost.size : queue.size] = waited
+        head, tail = self._head.item(), self._tail.item()
+        first: IntArray = np.empty((QUEUE_ROWS, lost.size), np.int64)
+        first[REQUEST], first[SINCE] = lost, self.step
+        first[TOKENS] = self.book[lay.B_PROMPT, lost] + self.book[lay.B_GENERATED, lost]
+        queue = np.concatenate((first, self.waiting[:, head:tail]), axis=1)
+        self.waiting[:, : queue.shape[1]] = queue
+        self.cursor["wait_head"], self.cursor["wait_tail"] = 0, queue.shape[1]
 
     def _join(self, event: WorkerEvent) -> None:
         slots = event.slots or self.params.slots_each()[0]
@@ -356,10 +343,19 @@ class Engine:
         elif event.worker == count:
             self.state.add_worker(slots, capacity)
         else:
-            raise ParameterError(
-                f"worker {event.worker} cannot join: the next new worker is number {count}"
-            )
-        self._resize_for_workers()
+            raise too_far(event.worker, count)
+        self._make_room()
+
+    def _make_room(self) -> None:
+        """Take in that the state has more workers or slots than before."""
+        self.session.resize()
+        more = self.state.workers.shape[1] - self.queues.shape[1]
+        self.queues = np.concatenate((self.queues, empty_queues(more)), axis=1)
+        self.prefixes.resize(self.queues)
+        self.samples = np.pad(self.samples, ((0, 0), (0, 0), (0, more)))
+        self.loads = np.pad(self.loads, ((0, 0), (0, more)))
+        free = self.state.requests.shape[1] - self.buffers.shape[1]
+        self.buffers = np.pad(self.buffers, ((0, 0), (0, free)))
         self._bind()
 
     def _grow_logs(self) -> None:
@@ -370,3 +366,12 @@ class Engine:
 
 def _when(event: WorkerEvent) -> float:
     return float(event.at_step) if event.at_step is not None else float(event.at_s or 0.0)
+
+
+def _columns(trace: Trace) -> RequestColumns:
+    limits = trace.columns.get("max_tokens")
+    return RequestColumns(
+        max_tokens=None if limits is None else limits.astype(np.int64),
+        arrival_s=None if trace.arrival_s is None else trace.arrival_s + trace.origin_s,
+        keys={name: column for name, column in trace.columns.items() if name != "max_tokens"},
+    )

@@ -1,29 +1,20 @@
-"""Predictors for runs, and the part of a trace that trains them, which no run may contain."""
+"""The part of a trace that trains a predictor before the run, which no run may contain."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
-from brsolver.registry import (
-    make_policy,
-    make_predictor,
-    parse_predictor,
-    policy_class,
-    predictor_class,
-    wants,
-)
-from brsolver.simulator.streams import stream
-from brsolver.specs import parse_spec
+from brsolver.registry import PredictorSpec
+from brsolver.stand_ins import as_predictor
+from brsolver.streams import stream
+from brsolver.wiring import name_of, read_predictor
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from brsolver.policy import Policy
-    from brsolver.predictors import Predictor
-    from brsolver.traces.model import Trace
-
-DEFAULT_PREDICTOR = "survival"
+    from brsolver.predictors import BasePredictor, Predictor
+    from brsolver.traces.trace import Trace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,20 +25,27 @@ class HeldOut:
     ----------
     trace : Trace
         The requests that did not train it.
-    predictor : Predictor, str or None
-        The trained predictor, to be copied for every run; a specification of one that is not
-        trained before the run, as it was given.
+    predictor : BasePredictor or PredictorSpec
+        The trained predictor, to be copied for every run; of one that is not trained before the
+        run, the specification.
+    predictor_name : str
+        What results call it.
     note : str or None
         What to say of it.
     """
 
     trace: Trace
-    predictor: Predictor | str | None
+    predictor: BasePredictor | PredictorSpec
+    predictor_name: str
     note: str | None = None
 
 
 def hold_out(
-    trace: Trace, predictor: str | None, seed: int = 0, *, horizons: Iterable[int] = ()
+    trace: Trace,
+    predictor: str | PredictorSpec | Predictor | None,
+    seed: int = 0,
+    *,
+    horizons: Iterable[int] = (),
 ) -> HeldOut:
     """Train a predictor on the earlier part of `trace` if its specification asks for it.
 
@@ -55,94 +53,43 @@ def hold_out(
     ----------
     trace : Trace
         The whole trace.
-    predictor : str or None
-        A predictor specification.
+    predictor : str, PredictorSpec, Predictor or None
+        As of `brsolver.simulator.simulate`.
     seed : int
         Of the random stream that training may use.
     horizons : iterable of int
-        As in `predictor_for`.
-    """
-    if predictor is None or not is_trained(predictor):
-        return HeldOut(trace=trace, predictor=predictor)
-    trained, _ = predictor_for(predictor, trace, seed, horizons=horizons)
-    rows = rows_that_trained(trained, trace)
-    if rows == 0:
-        return HeldOut(trace=trace, predictor=predictor)
-    note = (
-        f"the first {rows:,} of {len(trace):,} requests trained the predictor and are not part "
-        "of the run"
-    )
-    return HeldOut(trace=trace.after(rows), predictor=trained, note=note)
-
-
-def predictor_for(
-    predictor: str | Predictor | None,
-    trace: Trace,
-    seed: int,
-    *,
-    horizons: Iterable[int] = (),
-) -> tuple[Predictor | None, str]:
-    """Make the predictor for a run over `trace`.
-
-    Parameters
-    ----------
-    predictor : str, Predictor or None
-        A specification, an object to be used as it is, or None for the default.
-    trace : Trace
-        What is to be run, the part that trains the predictor included.
-    seed : int
-        Of the run.
-    horizons : iterable of int
         Steps that the routers look ahead, as far as known: a predictor that is trained for one
         horizon need not be trained to be refused. Zeros, of those that do not, are left out.
-
-    Returns
-    -------
-    predictor : Predictor or None
-        None if nothing is to be forecast.
-    name : str
-        What to call it.
     """
-    if predictor is None:
-        predictor = DEFAULT_PREDICTOR
-    if not isinstance(predictor, str):
-        return predictor, type(predictor).__name__
-    name, values = parse_predictor(predictor)
-    if name == "none":
-        return None, "none"
-    rng = stream(seed, "predictor")
+    chosen = read_predictor(predictor)
+    whole = HeldOut(trace=trace, predictor=chosen, predictor_name=name_of(chosen))
+    if not isinstance(chosen, PredictorSpec) or not chosen.trained:
+        return whole
     ahead = sorted({horizon for horizon in horizons if horizon > 0})
-    made = make_predictor(
-        name,
-        values,
-        rng=rng,
-        output_tokens=trace.output_tokens,
-        trace=trace,
-        horizons=ahead,
-    )
-    return made, predictor
+    trained = chosen.make(rng=stream(seed, "predictor"), horizons=ahead, **seen_in(trace))
+    if trained is None:
+        return whole
+    trained = as_predictor(trained)
+    rows = rows_that_trained(trained, trace)
+    if rows == 0:
+        return whole
+    note = told_of_training(rows, len(trace))
+    return replace(whole, trace=trace.after(rows), predictor=trained, note=note)
 
 
-def horizon_of(policy: str | Policy) -> int:
-    """Return the steps that a policy looks ahead, as far as it tells before the run.
-
-    0 if it does not, or is specified and made from the very predictor that it asks.
-    """
-    if isinstance(policy, str):
-        name, values = parse_spec(policy)
-        if wants(policy_class(name), "predictor"):
-            return 0
-        policy = make_policy(name, values, rng=stream(0, "policy"))
-    return int(getattr(policy, "horizon", 0))
+def seen_in(trace: Trace) -> dict[str, Any]:
+    """Return what a predictor's constructor may take of a trace."""
+    return {"output_tokens": trace.output_tokens, "trace": trace}
 
 
-def is_trained(predictor: str) -> bool:
-    """Tell whether the predictor specified is one that a trace trains before the run."""
-    name, _ = parse_predictor(predictor)
-    return name != "none" and callable(getattr(predictor_class(name), "training_rows", None))
-
-
-def rows_that_trained(predictor: Predictor | None, trace: Trace) -> int:
+def rows_that_trained(predictor: BasePredictor | None, trace: Trace) -> int:
     """Return how many leading requests of `trace` trained the predictor before the run."""
-    rows = getattr(predictor, "training_rows", None)
-    return 0 if rows is None else int(rows(trace))
+    return 0 if predictor is None else predictor.training_rows(trace)
+
+
+def told_of_training(rows: int, whole: int) -> str:
+    """Say which requests are no part of a run."""
+    return (
+        f"the first {rows:,} of {whole:,} requests trained the predictor and are not part of "
+        "the run"
+    )

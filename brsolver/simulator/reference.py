@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from brsolver.policy import (
+from brsolver.cluster.view import (
+    BACKLOG,
     CAPACITY,
     LOAD,
     NO_LIMIT,
@@ -25,14 +26,17 @@ from brsolver.policy import (
     ActiveRequests,
     ClusterView,
     IntArray,
-    Policy,
     Waiting,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from brsolver.simulator.params import WorkerEvent
+    from brsolver.cluster.costs import StepCosts
+    from brsolver.cluster.view import Cached
+    from brsolver.hardware._step_kernels import StepParts
+    from brsolver.policy import Policy
+    from brsolver.simulator.components import WorkerEvent
 
 
 @dataclass
@@ -53,6 +57,9 @@ class Request:
     since: int = 0
     due: int = 0
     rejected: bool = False
+    first_s: float | None = None
+    cached: int = 0
+    computed: int = 0
 
     @property
     def kv_tokens(self) -> int:
@@ -90,6 +97,8 @@ class StepRecord:
     loads: list[int]
     active: int
     post: list[int]
+    prefill: list[int] = field(default_factory=list)
+    parts: StepParts | None = None
 
 
 class ReferenceSimulator:
@@ -103,11 +112,16 @@ class ReferenceSimulator:
     policy : Policy
     pool : int
         Requests kept waiting; 0 replays `ready_s`.
+    concurrency : int
+        Or, if not 0, requests in flight.
     immediate : bool
     transit_steps : int
         Steps from a decision to the request's first.
     base, per_token : float
-        Affine step time.
+        Affine step time, by KV tokens.
+    request_tokens : int
+        KV tokens that every request weighs besides those it holds, in what the policy sees and
+        in the loads that are recorded; not in capacities, nor in the step time.
     events : sequence of WorkerEvent
         Failures and returns.
     """
@@ -120,22 +134,29 @@ class ReferenceSimulator:
         *,
         pool: int,
         immediate: bool,
+        concurrency: int = 0,
         transit_steps: int = 0,
         base: float = 0.005,
         per_token: float = 1e-7,
+        request_tokens: int = 0,
         events: Sequence[WorkerEvent] = (),
     ) -> None:
         self.coming = list(requests)
         self.workers = list(workers)
         self.policy = policy
         self.pool = pool
+        self.concurrency = concurrency
+        self.arrived: list[Request] = []
         self.immediate = immediate
         self.transit_steps = transit_steps
         self.base, self.per_token = base, per_token
+        self.request_tokens = request_tokens
+        self.costs: StepCosts | None = None
         self.events = sorted(events, key=_when)
         self.waiting: list[Request] = []
         self.clock = 0.0
         self.steps: list[StepRecord] = []
+        self.cached: Cached | None = None
 
     def run(self) -> None:
         """Run until nothing more can happen."""
@@ -151,13 +172,16 @@ class ReferenceSimulator:
                 self._admit_queued()
             if any(w.running for w in self.workers):
                 self._step()
-            elif self.coming and not self.pool:
-                times = [e.at_s for e in self.events if e.at_s is not None]
-                self.clock = min([self.coming[0].ready_s or 0.0, *times])
+            elif self.coming and not self.pool and not self.concurrency:
+                self._jump()
             elif self.events:
                 self._wait_for_event()
             else:
                 return
+
+    def _jump(self) -> None:
+        times = [e.at_s for e in self.events if e.at_s is not None]
+        self.clock = min([self.coming[0].ready_s or 0.0, *times])
 
     def _worker_events(self) -> None:
         for event in [event for event in self.events if self._due(event)]:
@@ -190,18 +214,24 @@ class ReferenceSimulator:
         self.waiting = lost + self.waiting
 
     def _reveal(self) -> None:
-        while self.coming:
-            held = len(self.waiting)
-            if self.immediate:
-                held += sum(self._beyond_slots(w) for w in self.workers)
-            ready = self.coming[0].ready_s
-            if held >= self.pool if self.pool else (ready or 0.0) > self.clock:
-                return
+        while self.coming and self._comes():
             request = self.coming.pop(0)
             request.since = len(self.steps)
+            self.arrived.append(request)
             self.waiting.append(request)
-            if self.immediate and self.pool:
+            if self.immediate and (self.pool or self.concurrency):
                 self._route_arrivals()
+
+    def _comes(self) -> bool:
+        if self.concurrency:
+            in_flight = [r for r in self.arrived if r.finish_s is None and not r.rejected]
+            return len(in_flight) < self.concurrency
+        if not self.pool:
+            return (self.coming[0].ready_s or 0.0) <= self.clock
+        held = len(self.waiting)
+        if self.immediate:
+            held += sum(self._beyond_slots(w) for w in self.workers)
+        return held < self.pool
 
     def _beyond_slots(self, worker: Worker) -> int:
         # A request in transit to a free slot waits for nobody.
@@ -212,11 +242,10 @@ class ReferenceSimulator:
         while self.waiting and any(w.alive for w in self.workers):
             ((_, g),) = self._ask(self.waiting[:1])
             request = self.waiting.pop(0)
-            request.worker = g
-            request.due = len(self.steps) + self.transit_steps
             if request.kv_tokens > self.workers[g].capacity:
                 request.rejected = True
             else:
+                request.worker, request.due = g, len(self.steps) + self.transit_steps
                 self.workers[g].queue.append(request)
 
     def _route_pool(self) -> None:
@@ -262,21 +291,29 @@ class ReferenceSimulator:
                     worker.queue.pop(0).rejected = True
 
     def _step(self) -> None:
-        loads = [w.load for w in self.workers]
+        loads = [self._weighed(w) for w in self.workers]
         active = sum(len(w.running) for w in self.workers)
-        lasts = self.base + self.per_token * max(loads)
+        lasts = self.base + self.per_token * max(w.load for w in self.workers)
         start = self.clock
         self.clock += lasts
         for worker in self.workers:
             for request in worker.running:
-                request.generated += 1
-                if request.generated == request.output:
-                    request.finish_step, request.finish_s = len(self.steps), self.clock
+                self._generate(request)
             worker.running = [r for r in worker.running if r.generated < r.output]
-        post = [w.load for w in self.workers]
+        post = [self._weighed(w) for w in self.workers]
         self.steps.append(StepRecord(start, lasts, loads, active, post))
         for worker in self.workers:
             self._preempt(worker)
+
+    def _generate(self, request: Request) -> None:
+        request.generated += 1
+        if request.first_s is None:
+            request.first_s = self.clock
+        if request.generated == request.output:
+            request.finish_step, request.finish_s = len(self.steps), self.clock
+
+    def _weighed(self, worker: Worker) -> int:
+        return worker.load + self.request_tokens * len(worker.running)
 
     def _preempt(self, worker: Worker) -> None:
         while worker.load > worker.capacity:
@@ -291,20 +328,31 @@ class ReferenceSimulator:
         if self.immediate:
             return [int(w.alive) for w in self.workers]
         return [
-            max(w.slots - len(w.running) - len(w.queue), 0) if w.alive else 0 for w in self.workers
+            max(w.slots - len(w.running) - len(self._waiting_at(w)), 0) if w.alive else 0
+            for w in self.workers
         ]
+
+    def _waiting_at(self, worker: Worker) -> list[Request]:
+        return worker.queue
+
+    def _backlog(self, worker: Worker) -> int:
+        """Return the prompt tokens that the worker has yet to compute: none are computed here."""
+        del worker
+        return 0
 
     def _view(self) -> ClusterView:
         table: IntArray = np.zeros((VIEW_ROWS, len(self.workers)), np.int64)
         table[ROOM] = self._room()
         for g, worker in enumerate(self.workers):
-            everyone = worker.running + worker.queue
-            table[LOAD, g] = worker.committed
+            queued = self._waiting_at(worker)
+            everyone = worker.running + queued
+            table[LOAD, g] = worker.committed + self.request_tokens * len(everyone)
             table[RUNNING, g] = len(worker.running)
-            table[QUEUED, g] = len(worker.queue)
+            table[QUEUED, g] = len(queued)
             table[SLOTS, g] = worker.slots if worker.alive else 0
             table[CAPACITY, g] = worker.capacity
             table[PROMPT_TOKENS, g] = sum(r.prompt for r in everyone)
+            table[BACKLOG, g] = self._backlog(worker)
             bounded = worker.capacity < NO_LIMIT and not self.immediate
             left = max(worker.capacity - worker.committed, 0)
             table[TOKEN_ROOM, g] = left if bounded else NO_LIMIT
@@ -315,6 +363,9 @@ class ReferenceSimulator:
             immediate=self.immediate,
             step=len(self.steps),
             clock_s=self.clock,
+            request_tokens=self.request_tokens,
+            costs=self.costs,
+            cached=self.cached,
         )
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from brsolver.policy import (
+from brsolver.cluster.view import (
+    BACKLOG,
     LOAD,
     PROMPT_TOKENS,
     QUEUED,
@@ -19,13 +19,13 @@ from brsolver.policy import (
     TOKEN_ROOM,
     ClusterView,
 )
-from brsolver.state import ClusterState
 
 if TYPE_CHECKING:
-    from brsolver.simulator.params import Staleness
+    from brsolver.cluster.session import ClusterSession
+    from brsolver.cluster.state import ClusterState
+    from brsolver.simulator.components import Staleness
 
 IntArray = NDArray[np.int64]
-ProjectState = Callable[[ClusterState, int, bool, bool], IntArray]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,14 +49,18 @@ class StaleInformation:
     ----------
     params : Staleness
         How old, how often, corrected or not.
+    session : ClusterSession
+        Whose state is seen late.
     immediate : bool
         Whether placed requests queue at their worker first.
     """
 
-    def __init__(self, params: Staleness, *, immediate: bool) -> None:
+    def __init__(self, params: Staleness, session: ClusterSession, *, immediate: bool) -> None:
         self._params = params
+        self._session = session
         self._immediate = immediate
         self._snapshots: deque[_Snapshot] = deque()
+        self._caught_up = -1
         self._placements: deque[_Placement] = deque()
 
     def due(self, step: int, clock_s: float) -> bool:
@@ -68,52 +72,66 @@ class StaleInformation:
             return step >= last.step + self._params.steps
         return clock_s >= last.clock_s + self._params.ms / 1000
 
-    def take(self, state: ClusterState, step: int, clock_s: float) -> None:
+    def take(self, step: int, clock_s: float) -> None:
         """Take a snapshot; forget what nobody can see any more."""
         if self._snapshots and self._snapshots[-1].step == step:
             self._snapshots.pop()
-        self._snapshots.append(_Snapshot(step=step, clock_s=clock_s, state=state.copy()))
+        self._snapshots.append(
+            _Snapshot(step=step, clock_s=clock_s, state=self._session.state.copy())
+        )
         while len(self._snapshots) > 1 and self._old_enough(self._snapshots[1], step, clock_s):
             self._snapshots.popleft()
         while self._placements and self._placements[0].step < self._snapshots[0].step:
             self._placements.popleft()
 
-    def placed(self, step: int, worker: int, tokens: int) -> None:
-        """Record what the router itself has placed."""
-        if self._params.local_correction:
-            self._placements.append(_Placement(step=step, worker=worker, tokens=tokens))
+    def catch_up(self, step: int, clock_s: float) -> bool:
+        """Have all reports arrive, as they do while nothing happens; False if they have by now."""
+        if self._caught_up == step:
+            return False
+        self._caught_up = step
+        self._snapshots.clear()
+        self.take(step, clock_s)
+        return True
 
-    def view(
-        self, table: IntArray, project: ProjectState, step: int, clock_s: float
-    ) -> ClusterView:
-        """Return the cluster as it may be seen now.
+    def placed(self, step: int, pairs: IntArray, tokens: IntArray) -> None:
+        """Record what the router itself decides, to be added to what is seen.
 
         Parameters
         ----------
-        table : ndarray of int64, shape (VIEW_ROWS, G)
-            The true figures; only room is taken from them.
-        project : callable
-            Projects the loads of a state: ``project(state, horizon, growth, survival)``.
+        step : int
+        pairs : ndarray of int64, shape (k, 2)
+            Its decision, not yet checked.
+        tokens : ndarray of int64, shape (n,)
+            KV tokens of the waiting requests.
         """
+        if not self._params.local_correction:
+            return
+        known = (pairs[:, 0] >= 0) & (pairs[:, 0] < tokens.shape[0])
+        for at, worker in pairs[known].tolist():
+            self._placements.append(_Placement(step=step, worker=worker, tokens=int(tokens[at])))
+
+    def view(self, step: int, clock_s: float) -> ClusterView:
+        """Return the cluster as it may be seen now, the session's own view being up to date."""
         while len(self._snapshots) > 1 and self._old_enough(self._snapshots[1], step, clock_s):
             self._snapshots.popleft()
         snapshot = self._snapshots[0]
-        seen = table.copy()
+        # What a request weighs is no news of the cluster.
+        snapshot.state.request_tokens = self._session.request_tokens
+        seen = self._session.table.copy()
         old = snapshot.state.view_table(immediate=self._immediate)
         known = old.shape[1]
         for row in range(seen.shape[0]):
             if row not in (ROOM, TOKEN_ROOM):
                 seen[row, :known] = old[row]
-                if row in (LOAD, RUNNING, QUEUED, PROMPT_TOKENS):
+                if row in (LOAD, RUNNING, QUEUED, PROMPT_TOKENS, BACKLOG):
                     seen[row, known:] = 0
         extra = self._correct(seen, snapshot.step)
-        return ClusterView(
+        view = self._session.view(step, clock_s, immediate=self._immediate)
+        project = self._session.projected
+        return view.seen_as(
             seen,
             projection=lambda *wanted: _add(project(snapshot.state, *wanted), extra),
             active=snapshot.state.active_requests,
-            immediate=self._immediate,
-            step=step,
-            clock_s=clock_s,
         )
 
     def _old_enough(self, snapshot: _Snapshot, step: int, clock_s: float) -> bool:
@@ -124,14 +142,19 @@ class StaleInformation:
         return snapshot.clock_s <= clock_s - self._params.ms / 1000
 
     def _correct(self, seen: IntArray, since: int) -> IntArray:
-        extra = np.zeros(seen.shape[1], np.int64)
-        counted = QUEUED if self._immediate else RUNNING
+        tokens, requests = np.zeros((2, seen.shape[1]), np.int64)
         for placement in self._placements:
             if placement.step >= since:
-                extra[placement.worker] += placement.tokens
-                seen[counted, placement.worker] += 1
+                tokens[placement.worker] += placement.tokens
+                requests[placement.worker] += 1
+        extra: IntArray = tokens + self._session.request_tokens * requests
+        seen[QUEUED if self._immediate else RUNNING] += requests
         seen[LOAD] += extra
-        seen[PROMPT_TOKENS] += extra
+        seen[PROMPT_TOKENS] += tokens
+        costs = self._session.costs
+        if costs is not None and costs.budget:
+            # Cached or not, which the router does not know.
+            seen[BACKLOG] += tokens
         return extra
 
 

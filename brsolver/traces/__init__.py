@@ -2,10 +2,10 @@
 
 from brsolver.traces.export import sample_trace, write_trace
 from brsolver.traces.load import load_trace
-from brsolver.traces.model import Trace
 from brsolver.traces.presets import PRESETS, preset_trace
 from brsolver.traces.readers import FORMATS
 from brsolver.traces.stats import TraceStats, trace_stats
+from brsolver.traces.trace import Trace
 
 __all__ = [
     "FORMATS",

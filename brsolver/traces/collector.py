@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from brsolver.errors import ParameterError, TraceError
 from brsolver.traces.fields import Field, show
-from brsolver.traces.model import Trace
+from brsolver.traces.trace import Trace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

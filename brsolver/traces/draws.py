@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brsolver.errors import ParameterError
-from brsolver.traces.model import MAX_LENGTH
+from brsolver.traces.trace import MAX_LENGTH
 
 Lengths: TypeAlias = NDArray[np.int64]
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Iterator
 
-    from brsolver.traces.model import Trace
+    from brsolver.traces.trace import Trace
 
 _ROWS = 1 << 16
 _SUFFIXES = (".csv", ".jsonl", ".parquet")
@@ -103,7 +103,7 @@ def _table(trace: Trace, *, drop_hashes: bool) -> pa.Table:
     }
     if trace.arrival_s is not None:
         columns["arrival_s"] = pa.array(trace.arrival_s)
-    for name in ("max_tokens", *LABELS):
+    for name in ("max_tokens", "cached_tokens", *LABELS):
         if name in trace.columns:
             columns[name] = pa.array(trace.columns[name].tolist())
     if "hash_offsets" in trace.columns and not drop_hashes:

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from brsolver.traces.model import MAX_LENGTH
+from brsolver.traces.trace import MAX_LENGTH
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

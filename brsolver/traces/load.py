@@ -14,7 +14,7 @@ from brsolver.traces.readers import find_reader
 from brsolver.traces.source import Source
 
 if TYPE_CHECKING:
-    from brsolver.traces.model import Trace
+    from brsolver.traces.trace import Trace
 
 _PRESET = "preset:"
 

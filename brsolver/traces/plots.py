@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
-    from brsolver.traces.model import Trace
+    from brsolver.traces.trace import Trace
 
 _SUFFIXES = (".png", ".svg", ".pdf")
 _BINS = 60

@@ -28,8 +28,8 @@ from brsolver.traces.draws import (
     since_first,
     tokens,
 )
-from brsolver.traces.model import Trace
 from brsolver.traces.recurring import ProprietaryMoments, RecurringPrompts
+from brsolver.traces.trace import Trace
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

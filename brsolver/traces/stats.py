@@ -10,7 +10,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from brsolver.traces.model import Trace
+    from brsolver.traces.trace import Trace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

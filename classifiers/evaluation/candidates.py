@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from brsolver.errors import ParameterError, UnknownNameError
 
 if TYPE_CHECKING:
-    from brsolver.predictors import Predictor
-    from brsolver.traces.model import Trace
+    from brsolver.predictors import BasePredictor
+    from brsolver.traces.trace import Trace
     from classifiers.hazard import HazardClassifier
 
 SURVIVAL = "survival"
@@ -85,7 +85,7 @@ def check_kinds(text: str) -> tuple[str, ...]:
     return kinds
 
 
-def make(kind: str, training: Trace, *, horizon: int, seed: int) -> Predictor:
+def make(kind: str, training: Trace, *, horizon: int, seed: int) -> BasePredictor:
     """Make a predictor of a kind that has seen the training part, and nothing later.
 
     Those that learn online are warmed with it; those that are trained are trained on it, and
@@ -124,7 +124,7 @@ def train(kind: str, training: Trace, *, horizon: int, seed: int) -> HazardClass
     return classifier.fit_trace(training)
 
 
-def deployed(classifier: HazardClassifier, past: Trace) -> Predictor:
+def deployed(classifier: HazardClassifier, past: Trace) -> BasePredictor:
     """Put a classifier to work after the requests of `past` have gone by."""
     from classifiers.guard import GuardedPredictor
     from classifiers.hazard_predictor import HazardPredictor

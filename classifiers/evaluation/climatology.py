@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from brsolver.errors import ParameterError
-from brsolver.predictors import Forecast, limited
+from brsolver.predictors import BasePredictor, Forecast, limited
 from classifiers.person_period import sample
 
 if TYPE_CHECKING:
     from brsolver.predictors import FloatArray, ForecastQuery
-    from brsolver.traces.model import Trace
+    from brsolver.traces.trace import Trace
 
 _MAX_SAMPLES = 1_000_000
 
 
-class ClimatologyPredictor:
+class ClimatologyPredictor(BasePredictor):
     """Tells every request the same: how often, and when, requests of the past ended.
 
     The reference that every score is read against. The training part is sampled as a router
@@ -41,8 +41,6 @@ class ClimatologyPredictor:
     ParameterError
         No outcome is known.
     """
-
-    sees_future = False
 
     def __init__(self, trace: Trace, *, horizon: int, refresh_steps: int, seed: int = 0) -> None:
         asked = sample(
@@ -85,4 +83,6 @@ class ClimatologyPredictor:
 
     def _check(self, horizon: int) -> None:
         if horizon != self._horizon:
-            raise ParameterError(f"climatology holds for H = {self._horizon}, not H = {horizon}")
+            raise ParameterError(
+                f"horizon is {horizon}, must be {self._horizon}, which this climatology holds for"
+            )

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from brsolver.simulator import SimulationParams, simulate
+from brsolver.stand_ins import as_predictor
 from classifiers.evaluation.candidates import ORACLE
 from classifiers.oracle import OraclePredictor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from brsolver.predictors import Predictor
-    from brsolver.traces.model import Trace
+    from brsolver.predictors import BasePredictor, Predictor
+    from brsolver.traces.trace import Trace
 
 WORKERS = (8, 16)
 PROJECTIONS = ("expected", "survival")
@@ -24,8 +25,6 @@ NO_FORECAST = "br-0"
 START_SHIFT = 1
 # A gap below this share of BR-0's figure is within what a shift by one request moves it.
 _LEAST_GAP = 0.005
-# BR-H's own window: BR-0 with its wider default would differ by more than the forecast.
-_BR0 = "br-0"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,11 +125,12 @@ def decision_values(
     """
     params = params or SimulationParams()
     traces = [trace.after(shift * START_SHIFT) for shift in range(starts)]
-    plans = list(_plans(predictors, horizon, workers, projections))
+    known = {kind: as_predictor(predictor) for kind, predictor in predictors.items()}
+    plans = list(_plans(known, horizon, workers, projections))
     values = []
     for done, (kind, count, projection, policy) in enumerate(plans, start=1):
         sized = replace(params, workers=count)
-        figures = [_run(each, policy, sized, predictors.get(kind), kind) for each in traces]
+        figures = [_run(each, policy, sized, known.get(kind), kind) for each in traces]
         values.append(_value(kind, count, projection, np.array(figures)))
         if progress is not None:
             progress(done, len(plans))
@@ -138,24 +138,24 @@ def decision_values(
 
 
 def _plans(
-    predictors: Mapping[str, Predictor],
+    predictors: Mapping[str, BasePredictor],
     horizon: int,
     workers: Sequence[int],
     projections: Sequence[str],
 ) -> Iterator[tuple[str, int, str, str]]:
     for count in workers:
-        yield NO_FORECAST, count, "", _BR0
+        yield NO_FORECAST, count, "", NO_FORECAST
         # True ends are certain: both projections of them are the same.
         yield ORACLE, count, "", f"br-h:horizon={horizon}"
         for projection in projections:
             for kind, predictor in predictors.items():
-                if projection == "expected" or hasattr(predictor, "survival"):
+                if projection == "expected" or predictor.has_survival:
                     policy = f"br-h:horizon={horizon},projection={projection}"
                     yield kind, count, projection, policy
 
 
 def _run(
-    trace: Trace, policy: str, params: SimulationParams, predictor: Predictor | None, kind: str
+    trace: Trace, policy: str, params: SimulationParams, predictor: BasePredictor | None, kind: str
 ) -> tuple[float, float]:
     if kind == ORACLE:
         predictor = OraclePredictor(output_tokens=trace.output_tokens)

@@ -9,17 +9,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brsolver.errors import ParameterError
-from brsolver.predictors import Forecast, ForecastQuery
+from brsolver.policy import BasePolicy, as_policy
+from brsolver.predictors import BasePredictor, Forecast, ForecastQuery
 from brsolver.registry import make_policy
 from brsolver.simulator import SimulationParams, simulate
-from brsolver.simulator.streams import stream
+from brsolver.stand_ins import as_predictor
+from brsolver.streams import stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from brsolver.policy import ClusterView, Decision, Policy, Waiting
+    from brsolver.cluster.view import ClusterView, Decision, Waiting
     from brsolver.predictors import FinishedRequests, Predictor
-    from brsolver.traces.model import Trace
+    from brsolver.traces.trace import Trace
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
@@ -131,11 +133,11 @@ def collect(
         raise ParameterError(f"samples is {max_samples}, must be at least 1")
     params = params or SimulationParams()
     recorder = _Recorder(
-        predictors,
+        {name: as_predictor(predictor) for name, predictor in predictors.items()},
         keep=min(1.0, max_samples / _askings(trace, params.refresh_steps)),
         rng=stream(params.seed, "thinning"),
     )
-    policy = _LooksAhead(make_policy(NEUTRAL_POLICY), horizon)
+    policy = _LooksAhead(as_policy(make_policy(NEUTRAL_POLICY)), horizon)
     simulate(trace, policy, params, predictor=recorder, progress=progress)
     return _known(recorder, trace, horizon)
 
@@ -145,10 +147,10 @@ def _askings(trace: Trace, refresh_steps: int) -> float:
     return float(len(trace) + trace.output_tokens.sum() / refresh_steps)
 
 
-class _LooksAhead:
+class _LooksAhead(BasePolicy):
     """A policy that ignores forecasts but has them made."""
 
-    def __init__(self, policy: Policy, horizon: int) -> None:
+    def __init__(self, policy: BasePolicy, horizon: int) -> None:
         self._policy = policy
         self.horizon = horizon
 
@@ -157,13 +159,11 @@ class _LooksAhead:
         return self._policy.route(cluster, waiting)
 
 
-class _Recorder:
+class _Recorder(BasePredictor):
     """Asks all predictors whatever it is asked, and writes down a part of the answers."""
 
-    sees_future = False
-
     def __init__(
-        self, predictors: Mapping[str, Predictor], *, keep: float, rng: np.random.Generator
+        self, predictors: Mapping[str, BasePredictor], *, keep: float, rng: np.random.Generator
     ) -> None:
         self._predictors = predictors
         self._keep = keep
@@ -172,25 +172,19 @@ class _Recorder:
         self.told: dict[str, list[Told]] = {name: [] for name in predictors}
 
     def look_ahead(self, horizon: int) -> None:
-        """Hand on how far ahead forecasts will be asked for."""
+        """Hand the horizon on."""
         for predictor in self._predictors.values():
-            prepare = getattr(predictor, "look_ahead", None)
-            if prepare is not None:
-                prepare(horizon)
+            predictor.look_ahead(horizon)
 
     def observe(self, finished: FinishedRequests) -> None:
         """Hand finished requests on."""
-        self._tell("observe", finished)
+        for predictor in self._predictors.values():
+            predictor.observe(finished)
 
     def set_running(self, query: ForecastQuery) -> None:
         """Hand running requests on."""
-        self._tell("set_running", query)
-
-    def _tell(self, method: str, news: FinishedRequests | ForecastQuery) -> None:
         for predictor in self._predictors.values():
-            listen = getattr(predictor, method, None)
-            if listen is not None:
-                listen(news)
+            predictor.set_running(query)
 
     def predict(self, query: ForecastQuery, horizon: int) -> Forecast:
         """Forecast nothing, having recorded what the predictors do."""
@@ -200,7 +194,8 @@ class _Recorder:
         if kept.size:
             self.asked.append((query.request[kept], query.age[kept]))
             for name, forecast in forecasts.items():
-                curve = _curve(self._predictors[name], query, horizon)
+                predictor = self._predictors[name]
+                curve = predictor.survival(query, horizon) if predictor.has_survival else None
                 self.told[name].append(
                     Told(
                         p_finish=forecast.p_finish[kept],
@@ -210,14 +205,6 @@ class _Recorder:
                 )
         stay = np.zeros(len(query))
         return Forecast(p_finish=stay, mu_remaining=stay + horizon, horizon=horizon)
-
-
-def _curve(predictor: Predictor, query: ForecastQuery, horizon: int) -> FloatArray | None:
-    survival = getattr(predictor, "survival", None)
-    if survival is None:
-        return None
-    curve: FloatArray = survival(query, horizon)
-    return curve
 
 
 def _known(recorder: _Recorder, trace: Trace, horizon: int) -> Samples:

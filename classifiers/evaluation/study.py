@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from brsolver.simulator import SimulationParams
-from brsolver.simulator.streams import stream
+from brsolver.streams import stream
 from classifiers.evaluation import candidates as c
 from classifiers.evaluation.climatology import ClimatologyPredictor
 from classifiers.evaluation.decision import decision_values
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from brsolver.predictors import Predictor
-    from brsolver.traces.model import Trace
+    from brsolver.traces.trace import Trace
     from classifiers.evaluation.decision import Value
     from classifiers.evaluation.samples import Samples
     from classifiers.evaluation.scores import Judgement

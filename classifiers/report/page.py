@@ -8,7 +8,6 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
-from brsolver.cli.simulate import finite_only
 from brsolver.errors import OutputError
 from brsolver.report.html import Picture, embed, save
 from brsolver.report.style import styled
@@ -19,6 +18,7 @@ from brsolver.report.write import (
     refusals,
     staging_folder,
 )
+from brsolver.results.plain import finite_only
 from brsolver.traces.atomic import replacing
 from classifiers.report import cells, figures
 

@@ -6,6 +6,8 @@
 - `integration.bench.steps`, `integration.bench.counters`: what each rank held at each step
 - `integration.bench.statistics`: confidence intervals over rounds
 - `integration.bench.session`: the interleaved session itself
+- `integration.bench.sweep`, `integration.bench.calibrate`, `integration.bench.sweep_fit`,
+  `integration.bench.calibrated`: what a step costs: loads, their run, the fit, its text
 - `integration.bench.skew`, `integration.bench.simulated`: what the barrier costs, and how well
   the simulator foretells it
 """

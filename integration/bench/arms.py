@@ -6,14 +6,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from brsolver.errors import ParameterError
-from brsolver.registry import policy_class
-from brsolver.specs import parse_spec
+from brsolver.registry import PolicySpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 DEFAULT = "default"
 OFF = "off"
+INTERVAL = "interval"
+SCHEDULE = "--prefill-schedule-interval"
+"""vLLM's own way to have ranks compute prompts at the same time."""
+MOST_STEPS = 10_000
 MODES = ("immediate", "pooled")
 ROUTER, MODE = "BRSOLVER_ROUTER", "BRSOLVER_MODE"
 VLLM_RULE = "vllm"
@@ -27,21 +30,30 @@ class Arm:
     ----------
     name : str
         ``default`` (vLLM's own rule, the adapter only keeps books), ``off`` (the adapter is
-        not active at all) or a policy specification, ``SPEC@immediate`` or ``SPEC@pooled``.
-    policy : str
-        The policy, as the simulator knows it.
+        not active at all), ``interval N`` (vLLM's own rule, on ranks that begin prompts every N
+        steps) or a policy specification, ``SPEC@immediate`` or ``SPEC@pooled``.
+    policy : PolicySpec
+        The policy, as the simulator takes it.
     mode : {"observe", "immediate", "pooled", ""}
         The adapter's mode; empty when it is not active.
+    interval : int
+        Steps from one in which ranks begin prompts to the next.
     """
 
     name: str
-    policy: str
+    policy: PolicySpec
     mode: str
+    interval: int = 1
 
     @property
     def environment(self) -> dict[str, str]:
         """Variables that put this arm to work."""
-        return {ROUTER: self.policy, MODE: self.mode} if self.mode else {}
+        return {ROUTER: self.policy.text, MODE: self.mode} if self.mode else {}
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """What its server is started with besides: another one than that of most arms."""
+        return (SCHEDULE, str(self.interval)) if self.interval > 1 else ()
 
     @property
     def routing(self) -> str:
@@ -50,22 +62,34 @@ class Arm:
 
 
 def parse_arm(text: str) -> Arm:
-    """Read ``default``, ``off`` or ``SPEC[@immediate|@pooled]``; pooled is the adapter's default.
+    """Read ``default``, ``off``, ``interval N`` or ``SPEC[@immediate|@pooled]``.
+
+    Pooled is the adapter's default.
 
     Raises
     ------
     ParameterError
-        If there is no such mode or policy.
+        If there is no such mode, interval or policy.
     """
     text = text.strip()
+    if text.split()[:1] == [INTERVAL]:
+        return _every(text)
     if text in {DEFAULT, OFF}:
-        return Arm(name=text, policy=VLLM_RULE, mode="observe" if text == DEFAULT else "")
+        rule = PolicySpec.parse(VLLM_RULE)
+        return Arm(name=text, policy=rule, mode="observe" if text == DEFAULT else "")
     spec, _, mode = text.partition("@")
     mode = mode or "pooled"
     if mode not in MODES:
         raise ParameterError(f"{text!r}: mode is {mode!r}, must be one of {', '.join(MODES)}")
-    policy_class(parse_spec(spec)[0])
-    return Arm(name=f"{spec}@{mode}", policy=spec, mode=mode)
+    return Arm(name=f"{spec}@{mode}", policy=PolicySpec.parse(spec), mode=mode)
+
+
+def _every(text: str) -> Arm:
+    steps = text.removeprefix(INTERVAL).strip()
+    if not (steps.isdecimal() and 2 <= int(steps) <= MOST_STEPS):
+        raise ParameterError(f"interval is {steps!r}, must be from 2 to {MOST_STEPS:,} steps")
+    rule = PolicySpec.parse(VLLM_RULE)
+    return Arm(name=f"{INTERVAL} {int(steps)}", policy=rule, mode="observe", interval=int(steps))
 
 
 def parse_arms(texts: Iterable[str]) -> tuple[Arm, ...]:
@@ -79,8 +103,8 @@ def parse_arms(texts: Iterable[str]) -> tuple[Arm, ...]:
     arms = tuple(parse_arm(text) for text in texts if text.strip())
     names = [arm.name for arm in arms]
     if not arms:
-        raise ParameterError("no policies to compare; give at least one")
+        raise ParameterError("policies is empty, must name at least one")
     for name in names:
         if names.count(name) > 1:
-            raise ParameterError(f"policy {name!r} is given twice")
+            raise ParameterError(f"policies has {name!r} twice, must name each once")
     return arms

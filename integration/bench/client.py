@@ -100,9 +100,9 @@ def drive(
     if concurrency < 1:
         raise ParameterError(f"concurrency is {concurrency}, must be at least 1")
     if ranks is not None and len(ranks) != len(workload):
-        raise ParameterError(f"{len(ranks)} ranks for {len(workload)} requests")
-    run = _Run(url, model, workload, ranks, timeout_s, progress)
-    return asyncio.run(run.all(concurrency))
+        raise ParameterError(f"ranks are {len(ranks)}, must be {len(workload)}, one per request")
+    load = Load(url, model, workload, ranks=ranks, timeout_s=timeout_s, progress=progress)
+    return asyncio.run(load.all(concurrency))
 
 
 def drive_server(
@@ -144,23 +144,36 @@ def warm_up(server: Server, workload: Workload) -> None:
     )
 
 
-class _Run:
+class Load:
+    """Requests on their way to a server, within an event loop; see `drive`, which makes one.
+
+    Parameters
+    ----------
+    url, model, workload, ranks, timeout_s, progress
+        As of `drive`.
+    began : callable, optional
+        Called with a request's number when its first token has come.
+    """
+
     def __init__(
         self,
         url: str,
         model: str,
         workload: Workload,
-        ranks: Sequence[int] | None,
-        timeout_s: float,
-        progress: Callable[[int, int], None] | None,
+        *,
+        ranks: Sequence[int] | None = None,
+        timeout_s: float = 900.0,
+        progress: Callable[[int, int], None] | None = None,
+        began: Callable[[int], None] | None = None,
     ) -> None:
         self._url = url
         self._http = require_httpx()
         self._model, self._workload, self._ranks = model, workload, ranks
-        self._timeout_s, self._progress = timeout_s, progress
+        self._timeout_s, self._progress, self._began = timeout_s, progress, began
         self._outcomes: dict[int, Outcome] = {}
 
     async def all(self, concurrency: int) -> list[Outcome]:
+        """Send all of them, so many at a time, and wait for the last; errors are as of `drive`."""
         count = min(concurrency, len(self._workload))
         coming = iter(range(len(self._workload)))
 
@@ -223,6 +236,8 @@ class _Run:
                     final = line
                 else:
                     last = time.monotonic()
+                    if not first and self._began is not None:
+                        self._began(index)
                     first = first or last
         tokens = self._tokens(index, final.removeprefix("data: "))
         return Outcome(sent_s=sent, first_s=first, last_s=last, tokens=tokens)
@@ -272,4 +287,4 @@ def require_httpx() -> Any:
     try:
         return import_module("httpx")
     except ImportError as error:
-        raise MissingExtraError.for_extra("httpx", "proxy") from error
+        raise MissingExtraError.for_extra("httpx", "bench") from error

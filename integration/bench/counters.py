@@ -56,8 +56,10 @@ def change(before: Counters, after: Counters, name: str) -> float:
 
 def imbalance(before: Counters, after: Counters) -> float:
     """Return max/mean KV over an interval by the adapter's books; NaN without steps."""
-    top, mean = (change(before, after, f"brsolver_kv_{x}_tokens_total") for x in ("max", "mean"))
-    return top / mean if mean > 0 else float("nan")
+    envelope, mean = (
+        change(before, after, f"brsolver_kv_{x}_tokens_total") for x in ("max", "mean")
+    )
+    return envelope / mean if mean > 0 else float("nan")
 
 
 def routing_us(before: Counters, after: Counters, percent: float) -> float:

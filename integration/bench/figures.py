@@ -22,6 +22,8 @@ FIGURES: Mapping[str, str] = {
     "tpot_p95_ms": "the same, 95th percentile",
     "ttft_p50_ms": "milliseconds from sending to the first token, median over requests",
     "ttft_p95_ms": "the same, 95th percentile",
+    "e2e_p50_ms": "milliseconds from sending to the last token, median over requests",
+    "e2e_p95_ms": "the same, 95th percentile",
     "kv_imbalance": "max over mean of the ranks' KV tokens, by step log or else by the adapter",
     "kv_imbalance_steps": "the same by the ranks' own step log",
     "kv_imbalance_adapter": "the same by the adapter's books",
@@ -57,6 +59,7 @@ def figures_of(
     """
     tpot = 1e3 * np.array([outcome.tpot_s for outcome in outcomes if outcome.tokens > 1])
     ttft = 1e3 * np.array([outcome.ttft_s for outcome in outcomes])
+    e2e = 1e3 * np.array([outcome.last_s - outcome.sent_s for outcome in outcomes])
     by_adapter = count.imbalance(before, after)
     by_steps = steps.imbalance() if steps is not None else math.nan
     return {
@@ -65,6 +68,8 @@ def figures_of(
         "tpot_p95_ms": _percentile(tpot, 95),
         "ttft_p50_ms": _percentile(ttft, 50),
         "ttft_p95_ms": _percentile(ttft, 95),
+        "e2e_p50_ms": _percentile(e2e, 50),
+        "e2e_p95_ms": _percentile(e2e, 95),
         "kv_imbalance": by_adapter if math.isnan(by_steps) else by_steps,
         "kv_imbalance_steps": by_steps,
         "kv_imbalance_adapter": by_adapter,
@@ -81,7 +86,8 @@ def throughput(outcomes: Sequence[Outcome], window: tuple[float, float]) -> floa
     """Return tokens per second within the window.
 
     A request's tokens after the first count as spread evenly from its first to its last, so
-    that it does not matter how many of them the server packs into one chunk.
+    that it does not matter how many of them the server packs into one chunk. A window so short
+    that no token falls into it measures nothing: NaN.
     """
     first, end = window
     tokens = 0.0
@@ -90,7 +96,7 @@ def throughput(outcomes: Sequence[Outcome], window: tuple[float, float]) -> floa
         overlap = min(outcome.last_s, end) - max(outcome.first_s, first)
         if overlap > 0 and outcome.tokens > 1:
             tokens += overlap / outcome.tpot_s
-    return tokens / (end - first) if end > first else math.nan
+    return tokens / (end - first) if tokens > 0 and end > first else math.nan
 
 
 def _percentile(values: np.ndarray, percent: float) -> float:

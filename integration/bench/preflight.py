@@ -66,14 +66,14 @@ def require_model(model: str) -> None:
     named = "://" in model or (model.count("/") <= 1 and not model.startswith((".", "/", "~")))
     if not named and not Path(model).exists():
         raise ParameterError(
-            f"MODEL {model!r} is not there; give a folder, or a name as on a model hub"
+            f"MODEL is {model!r}, must be a folder that is there, or a name as on a model hub"
         )
 
 
 def require_vllm(python: str, environment: Mapping[str, str], *, plugin: bool) -> None:
     """Raise an error if `python` is no interpreter that has vLLM and, if asked, the plug-in."""
     if shutil.which(python) is None:
-        raise ParameterError(f"--python {python!r} is no program that could be run")
+        raise ParameterError(f"--python is {python!r}, must be a program that can be run")
     install = f"install it with: {python} -m pip install 'brsolver[vllm]'"
     has_vllm, has_plugin = _look(python, environment)
     if not has_vllm:
@@ -98,7 +98,7 @@ def _look(python: str, environment: Mapping[str, str]) -> tuple[bool, bool]:
     except (OSError, subprocess.SubprocessError, ValueError) as error:
         printed = (getattr(error, "stderr", None) or "").strip().splitlines()
         raise ParameterError(
-            f"--python {python!r} is no Python that could be asked what it has: "
+            f"--python is {python!r}, must be a Python that can be asked what it has: "
             f"{printed[-1] if printed else error}"
         ) from error
     return has_vllm, has_plugin

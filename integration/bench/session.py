@@ -51,7 +51,7 @@ class SessionParams:
         if self.waiting is not None and self.waiting < 0:
             raise ParameterError(f"waiting is {self.waiting}, must be at least 0")
         if not 0 < self.confidence < 1:
-            raise ParameterError(f"confidence is {self.confidence}, must lie between 0 and 1")
+            raise ParameterError(f"confidence is {self.confidence}, must be between 0 and 1")
 
     def concurrency(self, ranks: int, slots: int) -> int:
         """Return the requests in flight on `ranks` ranks of `slots` slots."""
@@ -62,8 +62,8 @@ class SessionParams:
         concurrency = self.concurrency(ranks, slots)
         if requests < concurrency + 2:
             raise ParameterError(
-                f"{requests} requests with {concurrency} in flight leave nothing to measure, "
-                f"must be at least {concurrency + 2}"
+                f"requests is {requests}, must be at least {concurrency + 2}: with {concurrency} "
+                "in flight nothing else is left to measure"
             )
 
 

@@ -9,13 +9,14 @@ import numpy as np
 from scipy.optimize import least_squares
 
 from brsolver.errors import TraceError
+from brsolver.hardware.step_time import StepTime
 from brsolver.simulator import SimulationParams, simulate
-from brsolver.simulator.params import Arrivals, Staleness, StepTime
+from brsolver.simulator.components import Arrivals, Staleness
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from brsolver.simulator.result import SimulationResult
+    from brsolver.results.result import SimulationResult
     from integration.bench.arms import Arm
     from integration.bench.steps import Steps
     from integration.bench.workload import Workload
@@ -118,7 +119,6 @@ def predicted_imbalance(
     waiting : int
         Requests in flight beyond the slots.
     """
-    stale = Staleness(ms=VLLM_PUBLISHES_MS, mode="periodic", local_correction=True)
     params = SimulationParams(
         workers=ranks,
         slots=slots,
@@ -126,7 +126,7 @@ def predicted_imbalance(
         arrivals=Arrivals(mode="pool", pool=max(waiting, 1)),
         step_time=fit.step_time(slots),
         transit_steps=TRANSIT_STEPS,
-        staleness=stale if arm.mode in {"", "observe"} else Staleness(),
+        staleness=staleness_of(arm),
     )
     return float(
         np.mean(
@@ -141,11 +141,19 @@ def predicted_imbalance(
     )
 
 
+def staleness_of(arm: Arm) -> Staleness:
+    """Return what an arm decides on: vLLM's own rule on counts that are published now and then."""
+    if arm.mode in {"", "observe"}:
+        return Staleness(ms=VLLM_PUBLISHES_MS, mode="periodic", local_correction=True)
+    return Staleness()
+
+
 def _imbalance(result: SimulationResult, in_flight: int) -> float:
     """Max/mean over the steps that the real run's window covers; see `session.Window`."""
     ends = np.sort(result.requests.finish_s)
     last_sent = ends[max(len(ends) - in_flight - 1, 0)]
     steps = result.steps
     inside = (steps.start_s >= ends[0]) & (steps.start_s < last_sent)
-    top, total = steps.load_max[inside].sum(), (steps.load_sum / steps.alive)[inside].sum()
-    return float(top / total) if total > 0 else float("nan")
+    envelope = steps.load_max[inside].sum()
+    mean = (steps.load_sum / steps.alive)[inside].sum()
+    return float(envelope / mean) if mean > 0 else float("nan")

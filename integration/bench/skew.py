@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from brsolver.errors import ParameterError
-from brsolver.traces.model import Trace
+from brsolver.traces.trace import Trace
 from integration.bench.client import drive_server, warm_up
 from integration.bench.figures import throughput
 from integration.bench.statistics import Interval, interval, relative_difference

@@ -73,6 +73,6 @@ def relative_difference(
         If the two have different numbers of rounds.
     """
     if len(values) != len(reference):
-        raise ParameterError(f"{len(values)} rounds cannot be paired with {len(reference)}")
+        raise ParameterError(f"values are {len(values)}, must be {len(reference)} to be paired")
     ratios = [a / b - 1 if b else math.nan for a, b in zip(values, reference, strict=True)]
     return interval(ratios, confidence)

@@ -22,6 +22,8 @@ SHOWN = (
     "tpot_p95_ms",
     "ttft_p50_ms",
     "ttft_p95_ms",
+    "e2e_p50_ms",
+    "e2e_p95_ms",
 )
 OVERHEAD = ("routing_p50_us", "routing_p99_us", "output_us", "fallbacks")
 
@@ -46,15 +48,24 @@ class ArmSummary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Foretold:
-    """Simulated against measured max/mean KV of one arm, means over rounds."""
+    """A figure of one arm, simulated against measured, means over rounds.
+
+    Attributes
+    ----------
+    arm : str
+    simulated, measured : float
+    figure : str
+        Of `FIGURES`.
+    """
 
     arm: str
     simulated: float
     measured: float
+    figure: str = "kv_imbalance"
 
     @property
     def error(self) -> float:
-        """Relative error of the simulated ratio."""
+        """Relative error of the simulated figure."""
         return self.simulated / self.measured - 1
 
 
@@ -131,8 +142,8 @@ def as_text(
             f"(median error {fit.error:.1%})"
         )
     parts += [
-        f"simulated KV max/mean of {each.arm}: {each.simulated:.3f}, measured "
-        f"{each.measured:.3f} ({each.error:+.1%})"
+        f"simulated {each.figure} of {each.arm}: {each.simulated:.4g}, measured "
+        f"{each.measured:.4g} ({each.error:+.1%})"
         for each in foretold
     ]
     return "\n".join(parts)

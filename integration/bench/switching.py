@@ -5,25 +5,31 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from http.client import HTTPException
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Protocol, Self
 
 from brsolver.errors import ParameterError
+from brsolver.hardware import read_hardware
 from integration.bench.arms import MODE, ROUTER
 from integration.bench.client import warm_up
 from integration.bench.counters import parse_counters
-from integration.bench.server import Server, ServerError
+from integration.bench.server import ServerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from integration.bench.arms import Arm
+    from integration.bench.server import Server
     from integration.bench.workload import Workload
 
-    Factory = Callable[[Mapping[str, str], str], Server]
-    """Makes a server from additional variables and a label for its files."""
+    Factory = Callable[[Mapping[str, str], str, tuple[str, ...]], Server]
+    """Makes a server from additional variables, a label for its files and further arguments."""
+
+    Settings = Mapping[str, str]
+    """Of the adapter, by name, besides policy and mode; the same for all arms."""
 
 RELOAD_S = 0.25
 PATIENCE_S = 120.0
@@ -45,32 +51,43 @@ class Restarting:
     ----------
     factory : callable
         Makes the server of a run.
+    file : Path
+        The TOML file to write.
+    settings : mapping of str to str
     """
 
-    def __init__(self, factory: Factory) -> None:
-        self._factory = factory
+    def __init__(self, factory: Factory, file: Path, settings: Settings) -> None:
+        self._factory, self._file, self._settings = factory, file, settings
 
     def running(self, arm: Arm, label: str) -> AbstractContextManager[Server]:
         """Start a server; leaving the context ends it."""
-        return self._factory(arm.environment, label)
+        environment = {}
+        if arm.mode:
+            write_settings(self._file, arm, self._settings)
+            environment = {ROUTER: str(self._file), MODE: ""}
+        return self._factory(environment, label, arm.arguments)
 
 
 class Reloading:
     """One server for all runs, whose adapter reads its policy from a file that changes.
 
     Runs differ less than between servers, and no time goes into starting them; the adapter must
-    be active throughout, so ``off`` cannot be among the arms. Start `server`, then `wake` it.
+    be active throughout, so ``off`` cannot be among the arms. Where an arm's server is started
+    with other arguments than the last one's, it takes that one's place. Leave the context of the
+    stage to end the server.
 
     Parameters
     ----------
     factory : callable
-        Makes the server.
+        Makes servers.
     file : Path
         The TOML file to write.
     arms : sequence of Arm
         All that will run.
     workload : Workload
-        Whose first tokens wake the adapter.
+        Whose first tokens wake the adapter: it begins with them, and watches the file from then
+        on.
+    settings : mapping of str to str, optional
 
     Raises
     ------
@@ -79,72 +96,116 @@ class Reloading:
     """
 
     def __init__(
-        self, factory: Factory, file: Path, arms: Sequence[Arm], workload: Workload
+        self,
+        factory: Factory,
+        file: Path,
+        arms: Sequence[Arm],
+        workload: Workload,
+        settings: Settings = MappingProxyType({}),
     ) -> None:
         for arm in arms:
             if not arm.mode:
                 raise ParameterError(f"{arm.name!r} needs a server of its own: use --restart")
-        self._file, self._workload = file, workload
-        self._write(arms[0])
-        self._server = factory({ROUTER: str(file), MODE: ""}, "server")
+        self._factory, self._file, self._workload = factory, file, workload
+        self._settings = settings
+        self._open = ExitStack()
+        self._server: Server | None = None
+        self._arguments: tuple[str, ...] = ()
+        self._started = 0
 
-    @property
-    def server(self) -> Server:
-        """The server, whose context is that of the stage."""
-        return self._server
+    def __enter__(self) -> Self:
+        return self
 
-    def wake(self) -> None:
-        """Send the first requests: the adapter begins with them, and watches the file from then on.
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+    @contextmanager
+    def running(self, arm: Arm, label: str) -> Iterator[Server]:
+        """Switch the server over, or start one; `label` is not needed.
 
         Raises
         ------
         ServerError
-            The adapter is not active.
+            The server does not start, or its adapter is not active.
         """
-        warm_up(self._server, self._workload)
-        if self._reloads() is None:
-            raise ServerError(f"the adapter is not active (log: {self._server.log})")
-
-    @contextmanager
-    def running(self, arm: Arm, label: str) -> Iterator[Server]:
-        """Switch the server over; `label` is not needed."""
         del label
-        self._switch(arm)
+        if self._server is None or arm.arguments != self._arguments:
+            self._server = self._start(arm)
+        else:
+            self._switch(self._server, arm)
         yield self._server
 
-    def _switch(self, arm: Arm) -> None:
-        awaited = (self._reloads() or 0.0) + self._server.params.api_servers
+    def _start(self, arm: Arm) -> Server:
+        self._open.close()
+        self._write(arm)
+        self._started += 1
+        label = f"server{self._started}" if self._started > 1 else "server"
+        environment = {ROUTER: str(self._file), MODE: ""}
+        server = self._open.enter_context(self._factory(environment, label, arm.arguments))
+        self._arguments = arm.arguments
+        warm_up(server, self._workload)
+        if _reloads(server) is None:
+            raise ServerError(f"the adapter is not active (log: {server.log})")
+        return server
+
+    def _switch(self, server: Server, arm: Arm) -> None:
+        awaited = (_reloads(server) or 0.0) + server.params.api_servers
         self._write(arm)
         deadline = time.monotonic() + PATIENCE_S
-        while (self._reloads() or 0.0) < awaited:
+        while (_reloads(server) or 0.0) < awaited:
             if time.monotonic() > deadline:
                 raise ServerError(
                     f"the adapter did not take in {arm.name} within {PATIENCE_S:g} s "
-                    f"(log: {self._server.log})"
+                    f"(log: {server.log})"
                 )
             time.sleep(RELOAD_S)
 
     def _write(self, arm: Arm) -> None:
-        text = (
-            f"policy = {json.dumps(arm.policy)}\nmode = {json.dumps(arm.mode)}\n"
-            f"reload_s = {RELOAD_S}\n"
-        )
-        fresh = self._file.with_suffix(".new")
-        fresh.write_text(text, encoding="utf-8")
-        fresh.replace(self._file)
+        write_settings(self._file, arm, self._settings, reload_s=RELOAD_S)
 
-    def _reloads(self) -> float | None:
-        try:
-            text = self._server.get("/metrics", 30.0)
-        except (OSError, HTTPException) as error:
-            url, condition = self._server.url, self._server.condition()
-            raise ServerError(f"{url}/metrics cannot be read: {error}; {condition}") from error
-        return parse_counters(text).totals.get(RELOADS)
+
+def settings_of(hardware: str | None) -> dict[str, str]:
+    """Return the adapter's settings that say what a step costs; a file's path is made absolute.
+
+    Raises
+    ------
+    BrsolverError
+        There is no such hardware.
+    """
+    if hardware is None:
+        return {}
+    read_hardware(hardware)
+    is_file = hardware.lower().endswith(".toml")
+    return {"hardware": str(Path(hardware).resolve()) if is_file else hardware}
+
+
+def write_settings(file: Path, arm: Arm, settings: Settings, *, reload_s: float = 0.0) -> None:
+    """Write, at once, the file that the adapter is to read for an arm."""
+    named = {"policy": arm.policy.text, "mode": arm.mode, **settings}
+    lines = [f"{name} = {json.dumps(value)}" for name, value in named.items()]
+    fresh = file.with_suffix(".new")
+    fresh.write_text("\n".join([*lines, f"reload_s = {reload_s}", ""]), encoding="utf-8")
+    fresh.replace(file)
+
+
+def _reloads(server: Server) -> float | None:
+    try:
+        text = server.get("/metrics", 30.0)
+    except (OSError, HTTPException) as error:
+        raise ServerError(
+            f"{server.url}/metrics cannot be read: {error}; {server.condition()}"
+        ) from error
+    return parse_counters(text).totals.get(RELOADS)
 
 
 @contextmanager
 def stage_for(
-    arms: Sequence[Arm], factory: Factory, workload: Workload, *, restart: bool
+    arms: Sequence[Arm],
+    factory: Factory,
+    workload: Workload,
+    *,
+    restart: bool,
+    settings: Settings = MappingProxyType({}),
 ) -> Iterator[Stage]:
     """Give the stage of a session, for as long as the context lasts.
 
@@ -157,12 +218,13 @@ def stage_for(
         Whose first tokens wake the adapter.
     restart : bool
         Whether every run gets a server of its own.
+    settings : mapping of str to str, optional
+        Of the adapter, besides policy and mode.
     """
-    if restart:
-        yield Restarting(factory)
-        return
     with tempfile.TemporaryDirectory(prefix="brsolver-bench-") as folder:
-        stage = Reloading(factory, Path(folder) / "router.toml", arms, workload)
-        with stage.server:
-            stage.wake()
+        file = Path(folder) / "router.toml"
+        if restart:
+            yield Restarting(factory, file, settings)
+            return
+        with Reloading(factory, file, arms, workload, settings) as stage:
             yield stage

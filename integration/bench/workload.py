@@ -13,7 +13,7 @@ from brsolver.traces import load_trace
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from brsolver.traces.model import Trace
+    from brsolver.traces.trace import Trace
 
 ORDINARY_TOKENS = (100, 1000)
 """Token numbers that prompts are drawn from: no special tokens in any common vocabulary."""
@@ -91,8 +91,8 @@ def workloads(params: WorkloadParams, rounds: int) -> list[Workload]:
     needed = params.requests * rounds
     if len(trace) < needed:
         raise ParameterError(
-            f"{trace.name} holds {len(trace)} requests, {rounds} rounds of {params.requests} "
-            f"need {needed}"
+            f"requests of {trace.name} is {len(trace)}, must be at least {needed} for {rounds} "
+            f"rounds of {params.requests}"
         )
     return [_workload(params, trace, round_) for round_ in range(rounds)]
 

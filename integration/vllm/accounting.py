@@ -3,42 +3,27 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from brsolver._state_kernels import (
-    NONE,
-    W_ACTIVE,
-    W_CAPACITY,
-    W_LOAD,
-    W_PROMPTS,
-    W_QUEUED,
-    W_QUEUED_TOKENS,
-    W_SLOTS,
-)
-from brsolver.state import ClusterState
-from integration.vllm._kernels import generate_all
+from brsolver.cluster._state_kernels import NONE, W_ACTIVE, W_CAPACITY, W_LOAD, W_SLOTS
+from brsolver.cluster.session import FIGURE_ROWS, FIGURES, S_LOAD, S_RUNNING
+from integration.vllm.backlog import Backlog
+from integration.vllm.deployment import Scheduling
 from integration.vllm.headroom import Headroom
-from integration.vllm.requests import Identities, Request
-from integration.vllm.sharing import FIGURES, S_LOAD, S_RUNNING
+from integration.vllm.requests import Finished
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
-    from brsolver.forecasting import RequestColumns
-    from brsolver.policy import IntArray
+    from brsolver.cluster.state import ClusterState
+    from brsolver.cluster.view import IntArray
+    from integration.vllm.requests import Identities, Request
 
 PREEMPTED = 3
 ENDED_BY_ITSELF = frozenset({0, 1, 4})
 """`FinishReason.STOP`, ``LENGTH`` and ``REPETITION``: not cancelled, not failed."""
-
-
-class Finished(NamedTuple):
-    """Requests that have ended since they were last asked for."""
-
-    requests: list[Request]
-    cancelled: list[bool]
 
 
 class Books:
@@ -50,67 +35,65 @@ class Books:
 
     Parameters
     ----------
-    ranks : int
-        Ranks G, indexed as `core_engines`.
+    state : ClusterState
+        Of the session that decides by these books, which from here on are all that writes who
+        runs there. Its workers are the ranks, indexed as `core_engines`.
+    identities : Identities
+        What requests go by in the session.
     slots : int
         Requests that a rank can run at once (``max_num_seqs``).
     capacity : int or None
         KV tokens that a rank can hold.
-    horizon, refresh_steps : int
-        As of `ClusterState`.
-    keyed : bool
-        Whether forecasts may go by the keys of requests: prompt hash, session and model.
+    scheduling : Scheduling, optional
+        How the ranks compute prompts.
+    forecast, learning : bool
+        Whether somebody forecasts, and whether from what has ended.
 
     Attributes
     ----------
     state : ClusterState
-        What routers see, the very class that the simulator keeps.
     step : int
         Decode steps so far: a rank that reports a second time begins a new one.
     others : ndarray of int64, shape (FIGURES, G)
         What other API servers have at the ranks.
     admitted : list of int
         Handles of requests that began to run since forecasts were last made, if any are.
-    forecast, learning : bool
-        Whether somebody forecasts, and whether from what has ended; False unless set.
-    fault : Exception or None
-        What went wrong while requests were released; the books have healed themselves.
+    begun : list of Request
+        Those whose first token came with the last batch of outputs.
     """
 
     def __init__(
         self,
-        ranks: int,
+        state: ClusterState,
+        identities: Identities,
+        *,
         slots: int,
         capacity: int | None,
-        *,
-        horizon: int,
-        refresh_steps: int,
-        keyed: bool = False,
+        scheduling: Scheduling = Scheduling(),  # noqa: B008 # frozen
+        forecast: bool = False,
+        learning: bool = False,
     ) -> None:
+        self.state = state
         self.slots = slots
         self.capacity = capacity
-        self._horizon, self._refresh_steps = horizon, refresh_steps
-        self._identities = Identities(keyed=keyed)
-        self._empty(ranks)
-        self._seen: list[int] = [0] * ranks
+        self._identities = identities
+        self.scheduling = scheduling
+        self._begin()
+        self._seen: list[int] = [0] * self.ranks
         self._finished: list[Request] = []
         self._by_name: dict[str, Request] = {}
-        self.others: IntArray = np.zeros((FIGURES, ranks), np.int64)
+        self.others: IntArray = np.zeros((FIGURES, self.ranks), np.int64)
         self.step = 0
-        self.preemptions: list[int] = [0] * ranks
+        self.preemptions: list[int] = [0] * self.ranks
         self.cached_tokens = 0
-        self.forecast = self.learning = False
-        self.fault: Exception | None = None
+        self.begun: list[Request] = []
+        self._forecast, self._learning = forecast, learning
+        self._fault: Exception | None = None
 
-    def _empty(self, ranks: int) -> None:
-        self.state = ClusterState(
-            [self.slots] * ranks,
-            capacity=[self.capacity] * ranks,
-            horizon=self._horizon,
-            refresh_steps=self._refresh_steps,
-        )
-        self._queues: list[deque[Request]] = [deque() for _ in range(ranks)]
-        self._headroom = Headroom(ranks, self.capacity)
+    def _begin(self) -> None:
+        self._queues: list[deque[Request]] = [deque() for _ in range(self.ranks)]
+        self._headroom = Headroom(self.state, self.capacity)
+        self._backlog = Backlog(self.state, self.scheduling)
         self.admitted: list[int] = []
 
     def __len__(self) -> int:
@@ -118,11 +101,6 @@ class Books:
 
     def __contains__(self, name: str) -> bool:
         return name in self._by_name
-
-    @property
-    def columns(self) -> RequestColumns:
-        """What forecasts know of requests, by identity."""
-        return self._identities.columns
 
     @property
     def ranks(self) -> int:
@@ -141,57 +119,62 @@ class Books:
         """Take its identity back."""
         self._identities.take_back(request)
 
-    def charge(self, request: Request, worker: int) -> None:
-        """Enter a request that is sent to a worker."""
+    def charge(self, request: Request, rank: int) -> None:
+        """Enter a request that is sent to a rank."""
+        request.owed = 0 if request.generated else request.prompt_tokens
+        self._enter(request, rank)
+
+    def _enter(self, request: Request, rank: int) -> None:
         if request.identity == NONE:
             self.identify(request)
-        request.place(worker)
+        request.place(rank)
         self._by_name[request.name] = request
-        self._advance_queue(worker)
-        if not self._queues[worker] and self._fits(request):
+        self._advance_queue(rank)
+        if not self._queues[rank] and self._fits(request):
             self._admit(request)
         else:
-            self.state.enqueue(worker, request.prompt_tokens)
-            self._queues[worker].append(request)
+            self.state.enqueue(rank, request.prompt_tokens)
+            self._queues[rank].append(request)
+        self._backlog.entered(request)
 
     def extend(self, request: Request, tokens: int) -> None:
-        """Enter further prompt tokens of a request that its worker has already."""
+        """Enter further prompt tokens of a request that its rank has already."""
         if request.handle == NONE:
-            self.state.dequeue(request.worker, request.prompt_tokens)
-            self.state.enqueue(request.worker, request.prompt_tokens + tokens)
+            self.state.dequeue(request.rank, request.prompt_tokens)
+            self.state.enqueue(request.rank, request.prompt_tokens + tokens)
         else:
-            self._grow([request.handle], [tokens])
+            self.state.generate_all([request.handle], [tokens])
         request.prompt_tokens += tokens
+        self._backlog.extended(request, tokens)
 
-    def move(self, request: Request, worker: int) -> None:
-        """Enter that a request went to another worker than it was charged to."""
-        left = request.worker
+    def move(self, request: Request, rank: int) -> None:
+        """Enter that a request went to another rank than it was charged to."""
+        left = request.rank
         self._leave(request)
         request.place()
         self._advance_queue(left)
-        self._headroom.emptied(self.state.workers, left)
-        self.charge(request, worker)
+        self._headroom.emptied(left)
+        self.charge(request, rank)
 
-    def report(self, worker: int) -> bool:
-        """Enter that a worker reported a step; tell whether it is the first to do so."""
-        fresh = self._seen[worker] == self.step
+    def report(self, rank: int) -> bool:
+        """Enter that a rank reported a step; tell whether it is the first to do so."""
+        fresh = self._seen[rank] == self.step
         if fresh:
             self.step += 1
-        self._seen[worker] = self.step
+        self._seen[rank] = self.step
         return fresh
 
     def settled(self) -> bool:
-        """Tell whether every worker that runs anything has reported the current step."""
+        """Tell whether every rank that runs anything has reported the current step."""
         active = self.state.workers[W_ACTIVE]
-        return all(
-            seen == self.step or not active[worker] for worker, seen in enumerate(self._seen)
-        )
+        return all(seen == self.step or not active[rank] for rank, seen in enumerate(self._seen))
 
     def progress(self, outputs: Iterable[Any]) -> int:
         """Enter the tokens of a batch of outputs; return how many requests it was about."""
         handles: list[int] = []
         tokens: list[int] = []
         by_name = self._by_name
+        self.begun.clear()
         for output in outputs:
             request = by_name.get(output.request_id)
             if request is None:
@@ -201,6 +184,9 @@ class Books:
                 self._promote(request)
             if request.unseen and count:
                 self._headroom.seen(request)
+                self.begun.append(request)
+            if request.owed and count:
+                self._backlog.computed(request, output.prefill_stats)
             request.generated += count
             handles.append(request.handle)
             tokens.append(count)
@@ -208,12 +194,21 @@ class Books:
                 request.ended = int(output.finish_reason) in ENDED_BY_ITSELF
             if output.events or output.prefill_stats:
                 self._note(request, output)
-        self._grow(handles, tokens)
+        self.state.generate_all(handles, tokens)
         return len(handles)
 
-    def told(self, worker: int, stats: Any) -> None:
-        """Enter what a worker's engine says of itself, `SchedulerStats`."""
-        self._headroom.told(self.state.workers, worker, stats)
+    def unseen(self, rank: int) -> tuple[int, int]:
+        """Return how many requests of a rank have no token yet, and their prompts' tokens."""
+        return self._headroom.unseen(rank)
+
+    def stepped(self, rank: int, batch: Any) -> None:
+        """Enter what a rank's step, whose outputs are entered, has computed of long prompts."""
+        if batch.outputs or batch.scheduler_stats is not None:
+            self._backlog.stepped(rank, len(batch.outputs), batch.scheduler_stats)
+
+    def told(self, rank: int, stats: Any) -> None:
+        """Enter what a rank's engine says of itself, `SchedulerStats`."""
+        self._headroom.told(rank, stats)
 
     def release(self, names: Iterable[str]) -> list[Request]:
         """Enter that engines have let go of requests; return those that were known."""
@@ -221,18 +216,27 @@ class Books:
         try:
             for request in gone:
                 self._leave(request)
-            for worker in {request.worker for request in gone}:
-                self._advance_queue(worker)
-                self._headroom.emptied(self.state.workers, worker)
+            for rank in {request.rank for request in gone}:
+                self._advance_queue(rank)
+                self._headroom.emptied(rank)
         except Exception as error:  # noqa: BLE001 # whatever it is, nobody may stay charged
-            self.fault = error
+            self._fault = error
             self.rebuild()
         for request in gone:
             self._settle(request)
         return gone
 
+    def take_fault(self) -> Exception | None:
+        """Return, once, what went wrong in `release`; the books have healed themselves."""
+        fault, self._fault = self._fault, None
+        return fault
+
+    def hear(self, others: IntArray) -> None:
+        """Enter what other API servers have at the ranks, shape (FIGURES, G)."""
+        self.others = others
+
     def _settle(self, request: Request) -> None:
-        if self.learning and request.generated > 0:
+        if self._learning and request.generated > 0:
             self._finished.append(request)
         else:
             self.forget(request)
@@ -246,22 +250,22 @@ class Books:
 
     def rebuild(self) -> None:
         """Enter all requests anew, from nothing but where they are and what they have."""
-        departed = np.flatnonzero(self.state.slots == 0).tolist()
         requests = [(each, each.handle != NONE) for each in self._by_name.values()]
-        self._empty(self.ranks)
-        for worker in departed:
-            self.state.remove_worker(worker)
+        self.state.clear()
+        self._begin()
+        for rank in range(self.ranks):
+            self._headroom.emptied(rank)
         for request, runs in requests:
             self._enter_again(request, runs=runs)
 
     def _enter_again(self, request: Request, *, runs: bool) -> None:
-        self.charge(request, request.worker)
+        self._enter(request, request.rank)
         if runs and request.handle == NONE:
             self._promote(request)
 
     def ignore(self) -> None:
         """Keep nothing for forecasts from now on."""
-        self.forecast = self.learning = False
+        self._forecast = self._learning = False
         self.admitted.clear()
         for request in self.take_finished().requests:
             self.forget(request)
@@ -282,14 +286,14 @@ class Books:
         """Let ranks come or go at the end, as elastic scaling does; return who went with them."""
         state = self.state
         lost: list[Request] = []
-        for worker in range(ranks, self.ranks):
-            if state.workers[W_SLOTS, worker]:
-                lost += self._abandon(worker)
-        for worker in range(ranks):
-            if worker >= self.ranks:
+        for rank in range(ranks, self.ranks):
+            if state.workers[W_SLOTS, rank]:
+                lost += self._abandon(rank)
+        for rank in range(ranks):
+            if rank >= self.ranks:
                 self._open()
-            elif not state.workers[W_SLOTS, worker]:
-                state.restore_worker(worker, self.slots, self.capacity)
+            elif not state.workers[W_SLOTS, rank]:
+                state.restore_worker(rank, self.slots, self.capacity)
         return lost
 
     def adopt(self, old: Books) -> None:
@@ -297,8 +301,8 @@ class Books:
         self.step, self.others = old.step, old.others
         self.preemptions, self.cached_tokens = old.preemptions, old.cached_tokens
         self.resize(old.ranks)
-        for worker in np.flatnonzero(old.state.slots == 0).tolist():
-            self.state.remove_worker(worker)
+        for rank in np.flatnonzero(old.state.slots == 0).tolist():
+            self.state.remove_worker(rank)
         self._seen = list(old._seen)
         for request in list(old._by_name.values()):
             request.identity = NONE
@@ -306,78 +310,72 @@ class Books:
 
     def figures(self) -> IntArray:
         """Return the sums per rank that other API servers want to know, shape (FIGURES, G)."""
-        rows: IntArray = self.state.workers[
-            [W_LOAD, W_ACTIVE, W_QUEUED, W_QUEUED_TOKENS, W_PROMPTS]
-        ]
+        rows: IntArray = self.state.workers[FIGURE_ROWS]
         return rows
 
     def _fits(self, request: Request) -> bool:
-        workers, worker = self.state.workers, request.worker
-        running = workers[W_ACTIVE, worker] + self.others[S_RUNNING, worker]
-        if running >= workers[W_SLOTS, worker]:
+        here, elsewhere, rank = self.state.workers.item, self.others.item, request.rank
+        running = here(W_ACTIVE, rank) + elsewhere(S_RUNNING, rank)
+        if running >= here(W_SLOTS, rank):
             return False
-        # What fits no empty worker is vLLM's to judge.
-        load = workers[W_LOAD, worker] + self.others[S_LOAD, worker]
+        # What fits no empty rank is vLLM's to judge.
+        load = here(W_LOAD, rank) + elsewhere(S_LOAD, rank)
         tokens = request.prompt_tokens + request.generated
-        return bool(running == 0 or load + tokens <= workers[W_CAPACITY, worker])
+        return bool(running == 0 or load + tokens <= here(W_CAPACITY, rank))
 
     def _admit(self, request: Request) -> None:
         request.handle = self.state.admit(
             request.identity,
-            request.worker,
+            request.rank,
             request.prompt_tokens,
             generated=request.generated,
         )
         self._headroom.admitted(request)
-        if self.forecast:
+        if self._forecast:
             self.admitted.append(request.handle)
 
     def _promote(self, request: Request) -> None:
         """Let a queued request run; it stays in the queue's list until it comes to the front."""
-        if self.state.workers[W_SLOTS, request.worker]:
-            self.state.dequeue(request.worker, request.prompt_tokens)
+        if self.state.workers[W_SLOTS, request.rank]:
+            self.state.dequeue(request.rank, request.prompt_tokens)
             self._admit(request)
 
-    def _advance_queue(self, worker: int) -> None:
-        queue = self._queues[worker]
+    def _advance_queue(self, rank: int) -> None:
+        queue = self._queues[rank]
         while queue:
             request = queue[0]
-            here = request.worker == worker and self._by_name.get(request.name) is request
+            here = request.rank == rank and self._by_name.get(request.name) is request
             if here and request.handle == NONE:
                 if not self._fits(request):
                     return
                 self._promote(request)
             queue.popleft()
 
-    def _grow(self, handles: Sequence[int], tokens: Sequence[int]) -> None:
-        if handles:
-            state = self.state
-            many = np.array((handles, tokens), np.int64)
-            generate_all(state.workers, state.requests, state.ring, many)
-
     def _note(self, request: Request, output: Any) -> None:
         for event in output.events or ():
             if event.type == PREEMPTED:
-                self.preemptions[request.worker] += 1
+                self.preemptions[request.rank] += 1
         cached = getattr(output.prefill_stats, "num_cached_tokens", 0) or 0
         if cached > request.cached_tokens:
             self.cached_tokens += cached - request.cached_tokens
             request.cached_tokens = cached
 
     def _leave(self, request: Request) -> None:
-        if not self.state.workers[W_SLOTS, request.worker]:
+        if not self.state.workers[W_SLOTS, request.rank]:
             return
         if request.unseen:
             self._headroom.seen(request)
+        self._backlog.left(request)
         if request.handle == NONE:
-            self.state.dequeue(request.worker, request.prompt_tokens)
+            self.state.dequeue(request.rank, request.prompt_tokens)
         else:
             self.state.finish(request.handle)
 
-    def _abandon(self, worker: int) -> list[Request]:
-        self.state.remove_worker(worker)
-        self._queues[worker].clear()
-        lost = [each for each in self._by_name.values() if each.worker == worker]
+    def _abandon(self, rank: int) -> list[Request]:
+        self.state.remove_worker(rank)
+        self._queues[rank].clear()
+        self._backlog.closed(rank)
+        lost = [each for each in self._by_name.values() if each.rank == rank]
         for request in lost:
             del self._by_name[request.name]
             if request.unseen:
@@ -391,5 +389,6 @@ class Books:
         self._queues.append(deque())
         self._seen.append(self.step)
         self._headroom.opened()
+        self._backlog.opened()
         self.preemptions.append(0)
         self.others = np.zeros((FIGURES, self.ranks), np.int64)

@@ -6,13 +6,15 @@ import dataclasses
 import difflib
 import tomllib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
+from brsolver._limits import MAX_REQUEST_TOKENS
 from brsolver.errors import ParameterError
-from brsolver.registry import parse_predictor
-from brsolver.specs import build_params, parse_spec
+from brsolver.registry import PolicySpec, PredictorSpec
+from brsolver.specs import build_params
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,6 +23,8 @@ ROUTER = "BRSOLVER_ROUTER"
 MODE = "BRSOLVER_MODE"
 PREDICTOR = "BRSOLVER_PREDICTOR"
 RECORD = "BRSOLVER_RECORD"
+STEPS = "BRSOLVER_STEPS"
+"""Read by the engines: see `integration.vllm.step_log`."""
 
 _PREFIX = "BRSOLVER_"
 _RIG = ("BRSOLVER_RIG_", "BRSOLVER_VLLM_RIG")
@@ -47,6 +51,9 @@ class AdapterParams:
         Where forecasts come from, for policies that use any; ``"none"`` forecasts nothing.
     refresh_steps : int
         Decode steps between refreshes of all forecasts.
+    request_tokens : int or "auto"
+        KV tokens that a request weighs besides those it holds, see
+        `ClusterView.request_tokens`; ``auto`` is what is measured while serving, 0 until then.
     budget_ms : float
         Time that one decision may take before vLLM's own rule decides instead.
     max_failures : int
@@ -57,8 +64,18 @@ class AdapterParams:
         How often later arrivals may refill all slots of all ranks, while no rank has room for the
         oldest held request, before that goes to vLLM's own rule: it would be held for ever.
     stall_s : float
-        How long a policy may leave slots free into which the oldest held request would fit;
-        longer is a failure.
+        How long a policy may leave slots free into which the oldest held request would fit,
+        beyond what it says of itself (`brsolver.policy.BasePolicy.holds_s`); longer is a failure.
+    hardware : str or None
+        Preset, or path of a file ``….toml`` as ``brsolver vllm calibrate`` writes it, that says
+        what a step costs; a relative path is seen from the folder of the file that names it. None
+        takes what is found out while serving.
+    prefill : bool or "auto"
+        Whether ranks compute prompts; ``auto`` is what vLLM's configuration tells.
+    slo_ttft_ms, slo_tpot_ms : float or None
+        Promised times to the first token, and per token after it; None promises nothing.
+    identify : bool
+        Whether to find out, from the steps that are seen, what a step costs.
     record : str or None
         Where to write the trace of what was served, as JSON lines; None writes none.
     reload_s : float
@@ -72,51 +89,80 @@ class AdapterParams:
     mode: Literal["pooled", "immediate", "observe"] = "pooled"
     predictor: str = "survival"
     refresh_steps: int = 32
+    request_tokens: int | Literal["auto"] = 0
     budget_ms: float = 25.0
     max_failures: int = 5
     settle_ms: float = 2.0
     overtakes: float = 4.0
     stall_s: float = 1.0
+    hardware: str | None = None
+    prefill: bool | Literal["auto"] = "auto"
+    slo_ttft_ms: float | None = None
+    slo_tpot_ms: float | None = None
+    identify: bool = True
     record: str | None = None
     reload_s: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
-        parse_spec(self.policy)
-        parse_predictor(self.predictor)
         _within("refresh_steps", self.refresh_steps, 1, 1_000_000, "steps")
+        if self.request_tokens != "auto":
+            _within("request_tokens", self.request_tokens, 0, MAX_REQUEST_TOKENS, "KV tokens")
         _within("budget_ms", self.budget_ms, 0.1, 60_000, "ms")
         _within("max_failures", self.max_failures, 1, 1_000_000, "failures")
         _within("settle_ms", self.settle_ms, 0, 1000, "ms")
         _within("overtakes", self.overtakes, 0, 1_000_000, "times")
         _within("stall_s", self.stall_s, 0.01, 3600, "s")
+        for name in ("slo_ttft_ms", "slo_tpot_ms"):
+            if (promised := getattr(self, name)) is not None:
+                _within(name, promised, 0.001, 86_400_000, "ms")
         _within("reload_s", self.reload_s, 0, 86_400, "s")
         _within("seed", self.seed, 0, 2**63 - 1, "")
         if self.record is not None and Path(self.record).suffix != ".jsonl":
             raise ParameterError(f"record is {self.record!r}, must end in .jsonl")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class AdapterConfig:
-    """`AdapterParams` and the tables of parameters that a TOML file can hold.
+    """`AdapterParams`, and the policy and predictor that they name.
+
+    These are read once, when they are first asked for: all of vLLM's processes load the plug-in,
+    and those that route nothing are spared the import of policies.
 
     Attributes
     ----------
     params : AdapterParams
-    policy, predictor : str
-        Their names alone.
-    policy_parameters, predictor_parameters : mapping of str to object
-        From the specification string and, which wins, the file.
+    policy_table, predictor_table : mapping of str to object
+        Parameters from a TOML file, which win over those in the specifications.
     source : str
         Where it was read from, for messages.
     """
 
     params: AdapterParams
-    policy: str
-    predictor: str
-    policy_parameters: Mapping[str, object]
-    predictor_parameters: Mapping[str, object]
+    policy_table: Mapping[str, object]
+    predictor_table: Mapping[str, object]
     source: str
+
+    @property
+    def folder(self) -> Path:
+        """What relative paths are seen from: the file's folder, or else the working directory."""
+        return Path(self.source).parent if self.source != ROUTER else Path()
+
+    @cached_property
+    def policy(self) -> PolicySpec:
+        """The policy, parameters from the file included.
+
+        Raises
+        ------
+        UnknownNameError, ParameterError
+            There is no such policy or parameter, or it cannot have that value.
+        """
+        return PolicySpec.parse(self.params.policy, self.policy_table)
+
+    @cached_property
+    def predictor(self) -> PredictorSpec:
+        """The predictor, parameters from the file included; errors are as of `policy`."""
+        return PredictorSpec.parse(self.params.predictor, self.predictor_table)
 
 
 def from_environment(
@@ -158,7 +204,7 @@ def misspelt(environ: Mapping[str, str]) -> list[str]:
 
 
 def _hint(name: str) -> str | None:
-    known = (ROUTER, *_OVERRIDES)
+    known = (ROUTER, STEPS, *_OVERRIDES)
     if name in known:
         return None
     # All of them begin alike, which says nothing.
@@ -196,15 +242,10 @@ def _build(
     predictor_table: Mapping[str, object],
     source: str,
 ) -> AdapterConfig:
-    params = build_params(AdapterParams, values, source, convert_texts=False)
-    policy, policy_values = parse_spec(params.policy)
-    predictor, predictor_values = parse_predictor(params.predictor)
     return AdapterConfig(
-        params=params,
-        policy=policy,
-        predictor=predictor,
-        policy_parameters={**policy_values, **policy_table},
-        predictor_parameters={**predictor_values, **predictor_table},
+        params=build_params(AdapterParams, values, source, convert_texts=False),
+        policy_table=policy_table,
+        predictor_table=predictor_table,
         source=source,
     )
 

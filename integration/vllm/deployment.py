@@ -3,7 +3,37 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
+
+CONSUMER = "kv_consumer"
+NO_PREFILL = frozenset({"DecodeBenchConnector"})
+"""KV connectors that fill the cache, whatever their role."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scheduling:
+    """How ranks compute prompts.
+
+    Attributes
+    ----------
+    computes : bool
+        Whether they do: not where prompts come computed from elsewhere.
+    budget : int
+        Tokens of a step; 0 where it is not known how far steps get, and then a prompt is owed in
+        full until its first token.
+    chunk : int
+        Most tokens of one prompt in a step; 0 for no other limit than the budget.
+    lag : int
+        Steps that end after a request was sent and were scheduled before it came.
+    alone : bool
+        Whether all that ranks compute is of this server's requests.
+    """
+
+    computes: bool = True
+    budget: int = 0
+    chunk: int = 0
+    lag: int = 1
+    alone: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +52,15 @@ class Deployment:
         API servers of the deployment, and which of them this is.
     moe : bool or None
         Whether the model has experts, so that ranks meet at a barrier; None if unknown.
+    budget, chunk : int
+        Tokens that a rank computes in a step at most, and prompt tokens of one request there; 0 if
+        vLLM does not say, or sets no such limit.
+    computes : bool
+        Whether ranks compute prompts, as far as vLLM's configuration tells.
+    interval : int
+        Steps from one in which ranks begin prompts to the next (``--prefill-schedule-interval``).
+    ahead : bool
+        Whether a step is scheduled while the one before it runs (``--async-scheduling``).
     """
 
     ranks: int
@@ -30,6 +69,31 @@ class Deployment:
     clients: int
     index: int
     moe: bool | None
+    budget: int = 0
+    chunk: int = 0
+    computes: bool = True
+    interval: int = 1
+    ahead: bool = False
+
+    def scheduling(self, prefill: bool | Literal["auto"]) -> Scheduling:
+        """Return how ranks compute prompts.
+
+        Several servers, each of which knows its own requests only, cannot tell what a step of
+        their ranks computes; nor can anybody who does not know in which steps prompts are begun.
+
+        Parameters
+        ----------
+        prefill : bool or "auto"
+            Whether they do, if the operator says.
+        """
+        alone = self.clients == 1
+        return Scheduling(
+            computes=self.computes if prefill == "auto" else prefill,
+            budget=self.budget if alone and self.interval == 1 else 0,
+            chunk=self.chunk,
+            lag=1 + self.ahead,
+            alone=alone,
+        )
 
 
 def describe(client: Any) -> Deployment:
@@ -41,14 +105,20 @@ def describe(client: Any) -> Deployment:
         It does not say what routing needs.
     """
     config = client.vllm_config
+    scheduler = config.scheduler_config
     ranks = len(client.core_engines)
     return Deployment(
         ranks=ranks,
-        slots=int(config.scheduler_config.max_num_seqs),
+        slots=int(scheduler.max_num_seqs),
         capacity=_capacity(config.cache_config, ranks),
         clients=int(client.client_count),
         index=int(client.client_index),
         moe=_is_moe(config),
+        budget=int(getattr(scheduler, "max_num_batched_tokens", 0) or 0),
+        chunk=int(getattr(scheduler, "long_prefill_token_threshold", 0) or 0),
+        computes=_computes(getattr(config, "kv_transfer_config", None)),
+        interval=int(getattr(scheduler, "prefill_schedule_interval", 1) or 1),
+        ahead=bool(getattr(scheduler, "async_scheduling", False)),
     )
 
 
@@ -64,6 +134,13 @@ def _capacity(cache: Any, ranks: int) -> int | None:
         return int(tokens)
     blocks, size = getattr(cache, "num_gpu_blocks", None), getattr(cache, "block_size", None)
     return int(blocks) // ranks * int(size) or None if blocks and size else None
+
+
+def _computes(transfer: Any) -> bool:
+    return (
+        getattr(transfer, "kv_role", None) != CONSUMER
+        and getattr(transfer, "kv_connector", None) not in NO_PREFILL
+    )
 
 
 def _is_moe(config: Any) -> bool | None:

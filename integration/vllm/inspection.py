@@ -13,7 +13,8 @@ from brsolver._version import __version__
 from brsolver.errors import BrsolverError, ParameterError
 from integration.vllm.capability import TESTED, mismatches
 from integration.vllm.config import ROUTER, AdapterConfig, from_environment, misspelt
-from integration.vllm.plugin import RUST_FRONTEND, bypassed, in_a_line
+from integration.vllm.failsafe import in_a_line
+from integration.vllm.plugin import RUST_FRONTEND, bypassed
 from integration.vllm.recorder import obstacle
 from integration.vllm.shapes import from_sources
 
@@ -90,6 +91,7 @@ class Inspection:
                 ("policy", params.policy),
                 ("mode", params.mode),
                 ("predictor", params.predictor),
+                ("hardware", params.hardware or "found out while serving"),
                 ("record", params.record or "off"),
             ]
         rows += [("ignored", text) for text in self.misspelt]
@@ -109,6 +111,7 @@ class Inspection:
             "policy": params and params.policy,
             "mode": params and params.mode,
             "predictor": params and params.predictor,
+            "hardware": params and params.hardware,
             "record": params and params.record,
             "ignored": list(self.misspelt),
             "verdict": self.verdict,
@@ -152,10 +155,12 @@ def inspect(environ: Mapping[str, str]) -> Inspection:
 
 def try_names(config: AdapterConfig) -> None:
     """Make the router once, so that names and parameters are known to be good."""
-    from integration.vllm.router import Router
+    from integration.vllm.pricing import configured
+    from integration.vllm.router import Router, parts_of
 
     try:
-        Router(config, ranks=2, slots=1, capacity=None)
+        configured(config, 0)
+        Router(config, parts_of(config), ranks=2, slots=1, capacity=None)
     except BrsolverError:
         raise
     except Exception as error:  # a stranger's policy may raise anything when it is made

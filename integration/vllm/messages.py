@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from brsolver.policy import NO_LIMIT
+from brsolver.cluster.view import NO_LIMIT
 from integration.vllm.requests import Request
 
 

@@ -9,12 +9,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from brsolver.errors import BrsolverError
-from integration.vllm.guard import logger
+from integration.vllm.deployment import describe, identities
+from integration.vllm.failsafe import in_a_line, logger
 
 if TYPE_CHECKING:
     from integration.vllm.config import AdapterConfig
     from integration.vllm.deployment import Deployment
-    from integration.vllm.router import Router
     from integration.vllm.sharing import Board
     from integration.vllm.wrapping import Originals
 
@@ -35,11 +35,13 @@ def register() -> None:
 
 
 def _register() -> None:
-    from integration.vllm.config import ROUTER, from_environment, misspelt
+    from integration.vllm.config import ROUTER, STEPS, from_environment, misspelt
 
     strays = misspelt(os.environ)
     if strays and _is_ours_to_say():
         logger.warning("brsolver: %s", "; ".join(strays))
+    if folder := os.environ.get(STEPS, "").strip():
+        _log_steps(folder)
     if not os.environ.get(ROUTER, "").strip():
         return
     if bypassed(os.environ):
@@ -60,15 +62,19 @@ def _register() -> None:
     wrap(import_module(CLIENTS), import_module(MESSAGES), _Attach(config))
 
 
+def _log_steps(folder: str) -> None:
+    from integration.vllm.step_log import install
+
+    try:
+        install(folder)
+    except Exception as error:  # noqa: BLE001 # vLLM must start, whatever it is
+        if _is_ours_to_say():
+            logger.warning("brsolver: no steps are logged (%s)", in_a_line(error))
+
+
 def bypassed(environ: Any) -> bool:
     """Tell whether vLLM's Rust front end is asked for."""
     return str(environ.get(RUST_FRONTEND, "0")).strip() not in {"", "0"}
-
-
-def in_a_line(error: Exception) -> str:
-    """Tell an error in one line; what is ours needs no name of its class."""
-    name = "" if isinstance(error, BrsolverError) else f"{type(error).__name__}: "
-    return name + " ".join(str(error).split())
 
 
 def _say_once(reason: str) -> None:
@@ -98,8 +104,6 @@ class _Attach:
             _warn_of(in_a_line(error))
 
     def _attach(self, client: Any, originals: Originals) -> None:
-        from integration.vllm import deployment
-
         name = type(client).__name__
         if not hasattr(client, "reqs_in_flight"):
             logger.warning(
@@ -110,7 +114,7 @@ class _Attach:
                 else "a single data-parallel rank",
             )
             return
-        known = deployment.describe(client)
+        known = describe(client)
         if known.moe is False and _is_first(client):
             logger.warning(
                 "brsolver: the model has no experts, so ranks do not wait for each other: "
@@ -131,31 +135,29 @@ def _make(config: AdapterConfig, client: Any, known: Deployment, originals: Orig
     from integration.vllm.adapter import Adapter
     from integration.vllm.recorder import Recorder, path_of
     from integration.vllm.reload import watch
-    from integration.vllm.router import Router, warm_up
+    from integration.vllm.router import made_ready
     from integration.vllm.wrapping import ATTRIBUTE
 
-    warm_up(config)
-    router = Router(
-        config, ranks=known.ranks, slots=known.slots, capacity=known.capacity, clients=known.clients
-    )
-    router.board = board = _board(client, known, router) if known.clients > 1 else None
+    def board_for(horizon: int) -> Board | None:
+        return _board(client, known, horizon) if known.clients > 1 else None
+
+    router = made_ready(config, known, known.ranks, board_for)
     recorder = None
     if config.params.record is not None:
         try:
             recorder = Recorder(path_of(config.params.record, known.clients, known.index))
         except OSError:
             # The other servers see who has a board.
-            if board is not None:
-                board.close()
+            if router.board is not None:
+                router.board.close()
             raise
-    adapter = Adapter(config, known, router, originals, board=board, recorder=recorder)
+    adapter = Adapter(config, known, router, originals, recorder=recorder)
     setattr(client, ATTRIBUTE, adapter)
     watch(adapter)
     logger.info("brsolver: attached: policy %s, %s", config.params.policy, config.params.mode)
 
 
-def _board(client: Any, known: Deployment, router: Router) -> Board:
-    from integration.vllm.deployment import identities
+def _board(client: Any, known: Deployment, horizon: int) -> Board:
     from integration.vllm.sharing import Board, board_path
 
     first = identities(client)[0]
@@ -165,7 +167,7 @@ def _board(client: Any, known: Deployment, router: Router) -> Board:
             servers=known.clients,
             index=known.index,
             ranks=known.ranks,
-            horizon=router.horizon,
+            horizon=horizon,
         )
     except OSError as error:
         raise RuntimeError(

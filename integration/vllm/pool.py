@@ -6,16 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from brsolver.policy import Waiting
+from brsolver.cluster.view import QUEUE_ROWS, REQUEST, SINCE, TOKENS
 
 if TYPE_CHECKING:
-    from brsolver.policy import IntArray
+    from brsolver.cluster.view import IntArray
     from integration.vllm.requests import Request
 
 OFFERED = 4096
 """Requests, first come first, among which a decision chooses."""
 FIRST_ROOM = 64
-COLUMNS = 3
+LEFT = -1
+"""In place of a rank: vLLM's own rule decides."""
 
 
 class Held:
@@ -39,13 +40,17 @@ class Held:
         self.since = since
 
 
+Released = list[tuple[Held, int]]
+"""Requests, and the rank that each is given, or `LEFT`."""
+
+
 class Pool:
-    """Held requests, first come first, with what a policy is told of them in columns."""
+    """Held requests, first come first, with what decisions are made of in columns."""
 
     def __init__(self) -> None:
         self._held: dict[str, Held] = {}
         self._order: list[Held] = []
-        self._columns: IntArray = np.zeros((COLUMNS, FIRST_ROOM), np.int64)
+        self._columns: IntArray = np.zeros((QUEUE_ROWS, FIRST_ROOM), np.int64)
 
     def __len__(self) -> int:
         return len(self._held)
@@ -58,8 +63,8 @@ class Pool:
         at, request, columns = len(self._order), held.request, self._columns
         if at == columns.shape[1]:
             columns = self._columns = np.concatenate((columns, np.zeros_like(columns)), axis=1)
-        columns[0, at], columns[1, at] = request.prompt_tokens, request.identity
-        columns[2, at] = held.since
+        columns[TOKENS, at], columns[REQUEST, at] = request.prompt_tokens, request.identity
+        columns[SINCE, at] = held.since
         self._order.append(held)
         self._held[request.name] = held
 
@@ -73,6 +78,10 @@ class Pool:
             self._columns[:, at:last] = self._columns[:, at + 1 : last + 1]
         return held
 
+    def take(self, chosen: list[Held]) -> list[Held]:
+        """Let some go; return those that were held."""
+        return [each for each in chosen if self.drop(each.request.name) is not None]
+
     def drain(self) -> list[Held]:
         """Let all go."""
         everyone, self._order = self._order, []
@@ -82,10 +91,12 @@ class Pool:
     def renumber(self) -> None:
         """Take in that requests have other identities."""
         for at, held in enumerate(self._order):
-            self._columns[1, at] = held.request.identity
+            self._columns[REQUEST, at] = held.request.identity
 
-    def offer(self) -> tuple[list[Held], Waiting]:
-        """Return the first `OFFERED` and, in that order, what a policy is told of them."""
+    def offer(self) -> tuple[list[Held], IntArray]:
+        """Return the first `OFFERED` and, in that order, their queue, shape (QUEUE_ROWS, n).
+
+        The queue is the pool's own, to be read until the pool changes, and not to be written.
+        """
         held = self._order[:OFFERED]
-        columns = self._columns[:, : len(held)].copy()
-        return held, Waiting(columns[0], columns[1], columns[2])
+        return held, self._columns[:, : len(held)]

@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from brsolver.errors import BrsolverError
 from integration.vllm.config import ROUTER, from_environment
-from integration.vllm.guard import logger
-from integration.vllm.plugin import in_a_line
-from integration.vllm.router import Router, warm_up
+from integration.vllm.failsafe import in_a_line, logger
+from integration.vllm.router import made_ready
 
 if TYPE_CHECKING:
     from integration.vllm.adapter import Adapter
     from integration.vllm.config import AdapterConfig
     from integration.vllm.deployment import Deployment
+    from integration.vllm.router import Router
     from integration.vllm.sharing import Board
 
-FIXED = ("budget_ms", "max_failures", "record")
+FIXED = ("budget_ms", "identify", "max_failures", "record")
 """Settings that hold from the start of the server to its end."""
 
 
@@ -32,7 +32,7 @@ def watch(adapter: Adapter) -> None:
     routing; only the exchange itself happens between two turns of the event loop. Changes are
     taken in one after the other. What cannot be taken in is warned of, once per content.
     """
-    every_s = adapter.config.params.reload_s
+    every_s = adapter.desk.config.params.reload_s
     path = os.environ.get(ROUTER, "").strip()
     if every_s <= 0 or not path.endswith(".toml"):
         return
@@ -99,15 +99,15 @@ class _Watch:
         if made is None or adapter is None:
             return
         config, router = made
-        config = _as_far_as_possible(config, adapter.config)
+        config = _as_far_as_possible(config, adapter.desk.config)
         _exchange(adapter, config, router)
         self._refused, self._every_s = b"", config.params.reload_s
-        adapter.metrics.reloaded()
+        adapter.desk.exporter.reloaded()
         logger.info("brsolver: now policy %s, %s", config.params.policy, config.params.mode)
 
     def _serving(self) -> Adapter | None:
         adapter = self._adapter()
-        return adapter if adapter is not None and adapter.guard.active else None
+        return adapter if adapter is not None and adapter.failsafe.active else None
 
     def _place(self) -> _Place | None:
         adapter = self._adapter()
@@ -119,12 +119,12 @@ class _Watch:
             return
         self._refused = self._content
         # All API servers are told the same, and make the same of it.
-        if adapter.deployment.index == 0 or not isinstance(error, BrsolverError):
+        if adapter.desk.deployment.index == 0 or not isinstance(error, BrsolverError):
             logger.warning(
                 "brsolver: the changed %s is refused (%s); policy %s goes on",
                 self._path,
                 in_a_line(error),
-                adapter.config.params.policy,
+                adapter.desk.config.params.policy,
             )
 
 
@@ -137,7 +137,14 @@ class _Place(NamedTuple):
 
     @classmethod
     def of(cls, adapter: Adapter) -> _Place:
-        return cls(adapter.deployment, adapter.router.books.ranks, adapter.board)
+        desk = adapter.desk
+        return cls(desk.deployment, desk.router.books.ranks, desk.board)
+
+    def board_for(self, horizon: int) -> Board | None:
+        """Return the board, if projections over that many steps are exchanged there."""
+        if self.board is not None:
+            self.board.require_horizon(horizon)
+        return self.board
 
 
 def _made(content: bytes, place: _Place | None) -> tuple[AdapterConfig, Router] | None:
@@ -149,24 +156,16 @@ def _made(content: bytes, place: _Place | None) -> tuple[AdapterConfig, Router] 
 
 def _prepared(config: AdapterConfig, place: _Place) -> Router:
     """Make the router, with all of its kernels; changes nothing of what serves."""
-    known, ranks, board = place
-    warm_up(config)
-    router = Router(
-        config, ranks=ranks, slots=known.slots, capacity=known.capacity, clients=known.clients
-    )
-    if board is not None:
-        board.require_horizon(router.horizon)
-    router.board = board
-    return router
+    return made_ready(config, place.known, place.ranks, place.board_for)
 
 
 def _exchange(adapter: Adapter, config: AdapterConfig, router: Router) -> None:
     try:
-        router.books.adopt(adapter.router.books)
+        router.go_on_from(adapter.desk.router, config)
         adapter.take_over(config, router)
     except Exception as error:
         # Requests may stand in either books by now.
-        adapter.guard.stand_down(f"the change of policy failed: {in_a_line(error)}")
+        adapter.failsafe.stand_down(f"the change of policy failed: {in_a_line(error)}")
         raise
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from brsolver._state_kernels import NONE
-from brsolver.forecasting import RequestColumns
-from brsolver.policy import NO_LIMIT
+from brsolver.cluster._state_kernels import NONE
+from brsolver.cluster.forecasting import RequestColumns
+from brsolver.cluster.view import NO_LIMIT
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,8 +30,8 @@ class Request:
         Prompt tokens whose KV another request had left behind.
     arrival_s : float
         On vLLM's clock.
-    worker, handle : int
-        Where it runs, and the state's handle; `NONE` while it is held, or queued at its worker.
+    rank, handle : int
+        Where it runs, and the state's handle; `NONE` while it is held, or queued at its rank.
     ended : bool
         Whether its engine said that it came to its own end.
     has_stop_texts : bool
@@ -44,6 +44,8 @@ class Request:
         Names of the adapter and of the conversation; empty for none.
     unseen : int
         Its prompt tokens, while it is charged and its engine's own figures may lack it.
+    owed : int
+        Tokens of its prompt that its rank has yet to compute.
     spent_s : float
         Time that routing it has taken so far.
     """
@@ -59,13 +61,14 @@ class Request:
         "max_tokens",
         "model",
         "name",
+        "owed",
         "prompt_hash",
         "prompt_tokens",
+        "rank",
         "sent",
         "session",
         "spent_s",
         "unseen",
-        "worker",
     )
 
     def __init__(self, name: str, prompt_tokens: int, max_tokens: int, arrival_s: float) -> None:
@@ -76,7 +79,7 @@ class Request:
         self.generated = 0
         self.cached_tokens = 0
         self.identity = NONE
-        self.worker = NONE
+        self.rank = NONE
         self.handle = NONE
         self.ended = False
         self.has_stop_texts = False
@@ -85,11 +88,19 @@ class Request:
         self.model = ""
         self.session = ""
         self.unseen = 0
+        self.owed = 0
         self.spent_s = 0.0
 
-    def place(self, worker: int = NONE) -> None:
-        """Forget where it ran: it is at no worker, or queued at this one."""
-        self.worker, self.handle, self.unseen = worker, NONE, 0
+    def place(self, rank: int = NONE) -> None:
+        """Forget where it ran: it is at no rank, or queued at this one."""
+        self.rank, self.handle, self.unseen = rank, NONE, 0
+
+
+class Finished(NamedTuple):
+    """Requests that have ended since they were last asked for."""
+
+    requests: list[Request]
+    cancelled: list[bool]
 
 
 class Identities:

@@ -24,19 +24,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from brsolver.cluster.session import FIGURES
 from brsolver.errors import ParameterError
-from integration.vllm.guard import logger
+from integration.vllm.failsafe import logger
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
-    from brsolver.policy import IntArray
-
-# Rows of a server's figures, per rank.
-S_LOAD, S_RUNNING, S_QUEUED, S_QUEUED_TOKENS, S_PROMPTS = range(5)
-FIGURES = 5
+    from brsolver.cluster.view import IntArray
 
 _WORD = 8
 _HEADER = 2
@@ -80,7 +77,7 @@ class Board:
     def __init__(
         self, path: Path, *, servers: int, index: int, ranks: int, horizon: int = 0
     ) -> None:
-        self.path = path.with_name(f"{path.name}-{servers}-{ranks}-{horizon}")
+        self.path = path.with_name(f"{path.name}-{servers}-{ranks}-{FIGURES}-{horizon}")
         self.servers = servers
         self.index = index
         self.contended = 0
@@ -203,8 +200,8 @@ class Board:
         """Raise `ParameterError` if projections that long were never exchanged."""
         if horizon > self.horizon:
             raise ParameterError(
-                f"horizon is {horizon}, several API servers have agreed on at most "
-                f"{self.horizon}; restart the server to change that"
+                f"horizon is {horizon}, must be at most {self.horizon}, on which the API servers "
+                "have agreed; restart the server to change that"
             )
 
     def withdraw(self) -> None:

@@ -18,7 +18,7 @@ from brsolver.errors import ParameterError
 from classifiers.oracle import OraclePredictor
 
 if TYPE_CHECKING:
-    from brsolver.policy import ClusterView, Waiting
+    from brsolver.cluster.view import ClusterView, Waiting
     from brsolver.predictors import Forecast, ForecastQuery, Predictor
 
 Active = list[tuple[int, int, int]]
@@ -66,14 +66,15 @@ def expected(
     view: ClusterView, waiting: Waiting, active: Active, table: list[float], total: Sum
 ) -> list[tuple[int, int]]:
     """Place requests by least ΔΦ, then load, then index, as the formula has it."""
+    each = view.request_tokens
     queued = [int(load) for load in view.load]
     for g, kv, _ in active:
-        queued[g] -= kv
-    requests = [(g, kv, age) for g, kv, age in active]
+        queued[g] -= kv + each
+    requests = [(g, kv + each, age) for g, kv, age in active]
 
     def load(g: int, h: int) -> float:
         return queued[g] + sum(
-            (kv + h) * survives(table, age, h) for w, kv, age in requests if w == g
+            (held + h) * survives(table, age, h) for w, held, age in requests if w == g
         )
 
     def phi(g: int, tokens: int) -> float:
@@ -84,7 +85,7 @@ def expected(
         return total(summand, table)
 
     def choose(workers: list[Worker], k: int) -> Worker:
-        tokens = int(waiting.prompt_tokens[k])
+        tokens = int(waiting.prompt_tokens[k]) + each
         best = min(workers, key=lambda w: (phi(w.index, tokens), w.load))
         requests.append((best.index, tokens, 0))
         return best
@@ -107,13 +108,14 @@ def cases(draw: st.DrawFn) -> tuple[ClusterView, Waiting, Active]:
     workers = draw(st.integers(1, 4))
     request = st.tuples(st.integers(0, workers - 1), st.integers(1, 20), st.integers(0, 12))
     active = sorted(draw(st.lists(request, max_size=8)))
+    each = draw(st.sampled_from([0, 0, 4]))
     columns = []
     for g in range(workers):
         queued = draw(st.sampled_from([0, 0, 7]))
-        load = queued + sum(kv for w, kv, _ in active if w == g)
+        load = (queued and queued + each) + sum(kv + each for w, kv, _ in active if w == g)
         columns.append(Worker(g, load=load, room=draw(st.integers(0, 2))))
     waiting = waiting_of(draw(st.lists(st.integers(1, 20), min_size=1, max_size=5)))
-    return view_of(columns, active=active), waiting, active
+    return view_of(columns, active=active, request_tokens=each), waiting, active
 
 
 @given(case=cases(), table=tables())
@@ -218,7 +220,9 @@ def test_a_predictor_without_survival_table_is_refused(
         def predict(self, query: ForecastQuery, horizon: int) -> Forecast:
             raise AssertionError("never asked")
 
-    with pytest.raises(ParameterError, match="Bare has no survival table"):
+    with pytest.raises(
+        ParameterError, match="predictor is Bare, must be one with a survival table"
+    ):
         make(predictor=Bare())
 
 
@@ -233,10 +237,10 @@ def test_an_oracle_serves_the_distribution_of_the_trace(
 
 @pytest.mark.parametrize("horizon", [-1, 4097])
 def test_a_horizon_out_of_range_is_refused(horizon: int) -> None:
-    with pytest.raises(ParameterError, match=f"horizon = {horizon}"):
+    with pytest.raises(ParameterError, match=f"horizon is {horizon}"):
         PhiParams(horizon=horizon)
 
 
 def test_a_single_point_is_refused() -> None:
-    with pytest.raises(ParameterError, match="k = 1"):
+    with pytest.raises(ParameterError, match="k is 1"):
         FastPhiParams(k=1)

@@ -15,20 +15,28 @@ from baselines.fast_phi import FastPhi
 from baselines.fcfs import FCFS
 from baselines.jsq import JSQ
 from baselines.jsq_load import JSQLoad
+from baselines.llm_d_prefix import LlmDPrefix
 from baselines.lpt import LPT
 from baselines.phi import Phi
 from baselines.power_of_two import PowerOfTwo, PowerOfTwoLoad
+from baselines.prefix_affinity import PrefixAffinity
+from baselines.prefix_within import PrefixWithin
 from baselines.random_choice import RandomChoice
 from baselines.round_robin import RoundRobin
+from baselines.sglang_cache_aware import SGLangCacheAware
 from baselines.sglang_total_tokens import SGLangTotalTokens
+from baselines.tpu_nearest_finish import TPUNearestFinish
+from baselines.trtllm_kv_aware import TRTLLMKVAware
 from baselines.vllm_rules import VLLM020, VLLM032
+from brsolver.cluster.view import ClusterView, Waiting
 from brsolver.errors import ParameterError
-from brsolver.policy import ClusterView, Policy, Waiting
 from brsolver.registry import describe_policy, make_policy
 from classifiers.survival import SurvivalPredictor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from brsolver.policy import Policy
 
 Case = tuple[ClusterView, Waiting]
 
@@ -42,7 +50,7 @@ def fewest_tokens(view: ClusterView) -> Choose:
 
 
 def sglang(view: ClusterView) -> Choose:
-    return lambda workers, _: min(workers, key=lambda w: (w.load, w.requests))
+    return lambda workers, _: min(workers, key=lambda w: (w.kv_tokens, w.requests))
 
 
 def atom(view: ClusterView) -> Choose:
@@ -64,7 +72,8 @@ def vllm_020(view: ClusterView) -> Choose:
 
 def vllm_032(view: ClusterView) -> Choose:
     usage = [
-        min(1.0, w.load / w.capacity) if w.capacity < 1000 else 0.0 for w in views.workers_of(view)
+        min(1.0, w.kv_tokens / w.capacity) if w.capacity < 1000 else 0.0
+        for w in views.workers_of(view)
     ]
 
     def score(w: Worker) -> float:
@@ -116,8 +125,14 @@ EVERY: list[Callable[[], Policy]] = [
     RandomChoice,
     PowerOfTwo,
     PowerOfTwoLoad,
+    TPUNearestFinish,
     lambda: Phi(predictor=survival_of_short_outputs()),
     lambda: FastPhi(predictor=survival_of_short_outputs()),
+    PrefixAffinity,
+    PrefixWithin,
+    SGLangCacheAware,
+    TRTLLMKVAware,
+    LlmDPrefix,
 ]
 
 NAMES = [
@@ -131,6 +146,11 @@ NAMES = [
     "vllm",
     "sglang-total-tokens",
     "atom-least-tokens",
+    "prefix-affinity",
+    "prefix-within",
+    "sglang-cache-aware",
+    "trtllm-kv-aware",
+    "llm-d-prefix",
     "fcfs",
     "lpt",
     "phi",
@@ -301,7 +321,7 @@ def test_the_weight_of_a_request_in_atom_least_tokens_is_a_parameter() -> None:
 
 
 def test_a_negative_weight_of_a_request_is_refused() -> None:
-    with pytest.raises(ParameterError, match="request_tokens = -1"):
+    with pytest.raises(ParameterError, match="request_tokens is -1"):
         AtomLeastTokensParams(request_tokens=-1)
 
 

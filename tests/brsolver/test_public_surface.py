@@ -5,18 +5,14 @@ import sys
 
 import pytest
 
-import brsolver
+import brsolver.routers
+import brsolver.simulator
 from brsolver import errors
 
 
-def test_every_public_name_is_there():
-    for name in brsolver.__all__:
-        assert getattr(brsolver, name) is not None
-    assert set(brsolver.__all__) <= set(dir(brsolver))
-
-
 def test_the_lazy_map_and_the_list_agree():
-    assert set(brsolver.__all__) == set(brsolver._HOME_OF) | {"BrsolverError", "__version__"}
+    lazy = {name for names in brsolver._HOMES.values() for name in names}
+    assert set(brsolver.__all__) == lazy | {"BrsolverError", "__version__"}
 
 
 def test_unknown_names_are_attribute_errors():
@@ -24,12 +20,23 @@ def test_unknown_names_are_attribute_errors():
         _ = brsolver.simulat
 
 
-def test_importing_brsolver_imports_nothing_heavy():
-    code = (
-        "import brsolver, sys; print(*sorted({'numpy', 'numba', 'matplotlib'} & set(sys.modules)))"
-    )
+@pytest.mark.parametrize(
+    "module", ["brsolver", "brsolver.simulator.params", "brsolver.routers.params"]
+)
+def test_what_the_command_line_needs_imports_nothing_heavy(module):
+    heavy = "{'numpy', 'numba', 'matplotlib'}"
+    code = f"import {module}, sys; print(*sorted({heavy} & set(sys.modules)))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == ""
+
+
+@pytest.mark.parametrize("package", [brsolver, brsolver.routers, brsolver.simulator])
+def test_lazy_packages_have_what_they_list(package):
+    for name in package.__all__:
+        assert getattr(package, name) is not None
+    assert dir(package) == sorted(package.__all__)
+    with pytest.raises(AttributeError, match=f"module '{package.__name__}' has no attribute"):
+        _ = package.nothing
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from brsolver.errors import ParameterError, UnknownNameError
-from brsolver.specs import build_params, parse_spec
+from brsolver.specs import build_params, convert, parse_spec, split_policies
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,9 +57,9 @@ def test_parse_spec(spec: str, expected: tuple[str, dict[str, str]]) -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("", "has no name"),
+        ("", "specification is '', must be NAME or NAME:KEY=VALUE,...: it has no name"),
         (":a=1", "has no name"),
-        ("x:a", "'a' is not KEY=VALUE"),
+        ("x:a", "specification is 'x:a', must be NAME or NAME:KEY=VALUE,...: 'a' is not KEY="),
         ("x:=1", "'=1' is not KEY=VALUE"),
         ("x:a=", "'a=' is not KEY=VALUE"),
         ("x:a=1,", "'' is not KEY=VALUE"),
@@ -70,6 +70,27 @@ def test_parse_spec_refuses(spec: str, message: str) -> None:
     with pytest.raises(ParameterError) as caught:
         parse_spec(spec)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "specs"),
+    [
+        ("br-0", ("br-0",)),
+        ("br-0, jsq", ("br-0", "jsq")),
+        ("br-h:horizon=40,gamma=0.9,jsq", ("br-h:horizon=40,gamma=0.9", "jsq")),
+        ("a:x=1,b:y=2,z=3", ("a:x=1", "b:y=2,z=3")),
+        ("br-h,gamma=0.9", ("br-h:gamma=0.9",)),
+        ("a:file=b:c,k=d:e", ("a:file=b:c,k=d:e",)),
+    ],
+)
+def test_commas_separate_policies_and_parameters(text: str, specs: tuple[str, ...]) -> None:
+    assert split_policies(text) == specs
+
+
+@pytest.mark.parametrize("text", ["", "a,,b", "a,", "gamma=0.9,a"])
+def test_broken_lists_are_refused(text: str) -> None:
+    with pytest.raises(ParameterError, match=r"policies is .*, must be NAME"):
+        split_policies(text)
 
 
 names = st.from_regex(r"[a-z][a-z0-9_-]{0,8}", fullmatch=True)
@@ -134,10 +155,27 @@ def test_build_params_refuses(values: dict[str, object], message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("8", 8), ("8, 9", (8, 9)), ("1e3,2", (1000, 2)), ("none", None)],
+)
+def test_texts_hold_lists(text: str, expected: object) -> None:
+    assert convert(text, int | tuple[int, ...] | None, "slots") == expected
+
+
+@pytest.mark.parametrize("text", ["two", "4,x", "8,", ",", "1.5,2"])
+def test_broken_lists_of_numbers_are_refused(text: str) -> None:
+    with pytest.raises(ParameterError) as caught:
+        convert(text, int | tuple[int, ...], "slots")
+    assert str(caught.value) == (
+        f"slots is {text!r}, must be a whole number or several, each a whole number: A,B,..."
+    )
+
+
 def test_build_params_suggests_and_asks_for_what_is_missing() -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'count'"):
         build_params(Params, {"cout": "1"}, "p")
-    with pytest.raises(ParameterError, match="p: parameter 'window' is missing"):
+    with pytest.raises(ParameterError, match="p: parameter 'window' is missing, must be given"):
         build_params(Needy, {}, "p")
     assert build_params(Needy, {"window": "3"}, "p").window == 3
 

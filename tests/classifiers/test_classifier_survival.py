@@ -151,7 +151,7 @@ def test_forecasts_at_different_horizons_do_not_mix() -> None:
 
 
 def test_an_output_of_no_tokens_is_refused() -> None:
-    with pytest.raises(ParameterError, match="output length 0"):
+    with pytest.raises(ParameterError, match="output length is 0"):
         fitted([2, 0])
 
 
@@ -289,16 +289,16 @@ def test_training_without_a_trace_is_refused() -> None:
 
 @pytest.mark.parametrize("wrong", [{"memory": 0.5}, {"memory": float("nan")}, {"train": 1.0}])
 def test_parameters_out_of_range_are_refused(wrong: dict[str, float]) -> None:
-    with pytest.raises(ParameterError, match=f"{next(iter(wrong))} = "):
+    with pytest.raises(ParameterError, match=f"{next(iter(wrong))} is "):
         SurvivalParams(**wrong)
 
 
 def test_ages_below_zero_and_lengths_no_trace_may_hold_are_refused() -> None:
     predictor = fitted([3])
     for ask in (predictor.predict, predictor.survival):
-        with pytest.raises(ParameterError, match="age -1"):
+        with pytest.raises(ParameterError, match="age is -1"):
             ask(query_of([2, -1]), 5)
-    with pytest.raises(ParameterError, match="age -2"):
+    with pytest.raises(ParameterError, match="age is -2"):
         predictor.set_running(query_of([-2]))
-    with pytest.raises(ParameterError, match="output length 16777217"):
+    with pytest.raises(ParameterError, match="output length is 16777217"):
         predictor.observe(finished([2**24 + 1]))

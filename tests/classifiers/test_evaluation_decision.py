@@ -22,7 +22,7 @@ from classifiers.report.page import json_text
 
 if TYPE_CHECKING:
     from brsolver.predictors import Predictor
-    from brsolver.traces.model import Trace
+    from brsolver.traces.trace import Trace
 
 CLUSTER = SimulationParams(slots=6, refresh_steps=8)
 FIGURES = st.floats(1, 1e6)
@@ -56,8 +56,6 @@ def test_a_gap_within_the_noise_of_runs_is_none() -> None:
 
 class Stays:
     """Forecasts that nobody ever ends, and has no curve."""
-
-    sees_future = False
 
     def predict(self, query: ForecastQuery, horizon: int) -> Forecast:
         stay = np.zeros(len(query))

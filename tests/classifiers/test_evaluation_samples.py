@@ -18,7 +18,7 @@ from classifiers.oracle import OraclePredictor
 from classifiers.survival import SurvivalPredictor
 
 if TYPE_CHECKING:
-    from brsolver.traces.model import Trace
+    from brsolver.traces.trace import Trace
 
 H = 20
 CLUSTER = SimulationParams(workers=2, slots=8, refresh_steps=8, seed=3)
@@ -31,8 +31,6 @@ def trace() -> Trace:
 
 class Witness:
     """Refuses to be asked about, or told of, what it cannot know yet."""
-
-    sees_future = False
 
     def __init__(self, output_tokens: np.ndarray) -> None:
         self._output_tokens = output_tokens
@@ -143,7 +141,7 @@ def test_climatology_is_the_base_rate_of_the_past(trace: Trace) -> None:
     curve = predictor.survival(query, H)
     assert curve[0] == pytest.approx([(remaining > h).mean() for h in range(H + 1)])
     assert (predictor.predict(query, H).p_finish == predictor.p_finish).all()
-    with pytest.raises(ParameterError, match="H = 20, not H = 21"):
+    with pytest.raises(ParameterError, match="horizon is 21, must be 20"):
         predictor.predict(query, H + 1)
 
 

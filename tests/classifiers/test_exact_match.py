@@ -281,9 +281,9 @@ def test_a_key_that_requests_do_not_have_is_refused() -> None:
 
 def test_lengths_and_ages_out_of_range_are_refused() -> None:
     predictor = matcher()
-    with pytest.raises(ParameterError, match="output length 0"):
+    with pytest.raises(ParameterError, match="output length is 0"):
         predictor.observe(finished([0], keys=by_prompt([1])))
-    with pytest.raises(ParameterError, match="age -1"):
+    with pytest.raises(ParameterError, match="age is -1"):
         predictor.predict(running([-1], keys=by_prompt([1])), 80)
     assert predictor.keys_held == 0
 
@@ -312,7 +312,8 @@ def test_it_is_a_predictor_without_a_table_that_does_not_see_the_future() -> Non
     predictor = ExactMatchPredictor()
     assert isinstance(predictor, Predictor)
     assert not predictor.sees_future
-    assert not hasattr(predictor, "table")
+    assert predictor.table is None
+    assert predictor.lengths is None
 
 
 def test_without_keys_it_is_survival() -> None:

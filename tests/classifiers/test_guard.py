@@ -9,7 +9,8 @@ import pytest
 
 from brsolver import SimulationParams, Trace, simulate
 from brsolver.errors import ParameterError
-from brsolver.predictors import FinishedRequests, Forecast, ForecastQuery, Predictor
+from brsolver.predictors import BasePredictor, FinishedRequests, Forecast, ForecastQuery, Predictor
+from brsolver.stand_ins import PlainPredictor
 from classifiers.guard import GuardedPredictor, GuardParams, subset
 from classifiers.survival import SurvivalParams, SurvivalPredictor
 
@@ -17,7 +18,7 @@ HORIZON = 80
 EVERY = 32
 
 
-class Biased:
+class Biased(BasePredictor):
     """Tells the truth, or its opposite, about requests whose lengths it is given."""
 
     def __init__(self, lengths: np.ndarray) -> None:
@@ -82,6 +83,20 @@ def replay() -> Replay:
 
 def test_it_is_a_predictor(replay: Replay) -> None:
     assert isinstance(replay.guard, Predictor)
+
+
+def test_a_plain_object_can_be_guarded() -> None:
+    trace = doubling_trace(0)
+    frozen = Frozen(trace)
+    guard = GuardedPredictor(frozen)
+    assert isinstance(guard.base, PlainPredictor)
+    assert guard.base.plain is frozen
+    assert guard.learns
+    assert not guard.has_survival
+    with pytest.raises(ParameterError, match="Frozen has no survival curve"):
+        guard.survival(query_of(np.arange(2), np.arange(2)), 5)
+    with pytest.raises(ParameterError, match="predictor is int"):
+        GuardedPredictor(3)  # type: ignore[arg-type]
 
 
 def test_good_forecasts_are_never_withdrawn(replay: Replay) -> None:

@@ -209,11 +209,11 @@ def test_a_missing_age_or_prompt_is_refused_and_other_holes_are_not(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"kind": "svm"}, "kind = 'svm'"),
-        ({"calibration": "platt"}, "calibration = 'platt'"),
-        ({"recent": "maybe"}, "recent = 'maybe'"),
-        ({"horizon": 0}, "horizon = 0"),
-        ({"leaves": 0}, "leaves = 0"),
+        ({"kind": "svm"}, "kind is 'svm'"),
+        ({"calibration": "platt"}, "calibration is 'platt'"),
+        ({"recent": "maybe"}, "recent is 'maybe'"),
+        ({"horizon": 0}, "horizon is 0"),
+        ({"leaves": 0}, "leaves is 0"),
         ({"features": ("age",)}, "7 columns for the 1 features"),
     ],
 )

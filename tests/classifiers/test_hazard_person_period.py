@@ -204,13 +204,13 @@ def test_features_of_a_query_are_those_of_training() -> None:
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        ({"capacity": 0}, "capacity = 0"),
-        ({"capacity": 2**30 + 1}, "capacity = 1073741825"),
-        ({"memory": 0.5}, "memory = 0.5"),
+        ({"capacity": 0}, "capacity is 0"),
+        ({"capacity": 2**30 + 1}, "capacity is 1073741825"),
+        ({"memory": 0.5}, "memory is 0.5"),
     ],
 )
 def test_a_history_without_room_is_refused(bad: dict[str, float], message: str) -> None:
     with pytest.raises(ParameterError, match=message):
         KeyHistory(**bad)  # type: ignore[arg-type]  # values of either type
-    with pytest.raises(ParameterError, match="token_s = 0"):
+    with pytest.raises(ParameterError, match="token_s is 0"):
         features.build(trace_of([3]), person_period.sample(trace_of([3]), 5), token_s=0.0)

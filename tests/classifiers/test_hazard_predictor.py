@@ -10,8 +10,8 @@ import pytest
 pytest.importorskip("sklearn")
 
 from brsolver import Trace
+from brsolver.cluster.forecasting import Forecaster
 from brsolver.errors import ParameterError
-from brsolver.forecasting import Forecaster
 from brsolver.predictors import FinishedRequests, ForecastQuery, Predictor, limited
 from classifiers.features import of_query
 from classifiers.hazard import HazardClassifier
@@ -137,9 +137,9 @@ def test_another_horizon_is_refused_and_curves_of_any_length_agree(
     classifier: HazardClassifier,
 ) -> None:
     predictor = HazardPredictor(classifier)
-    with pytest.raises(ParameterError, match="horizon = 40: this model forecasts 20 steps"):
+    with pytest.raises(ParameterError, match="horizon is 40, must be 20"):
         predictor.predict(query_of([0]), 40)
-    with pytest.raises(ParameterError, match="horizon = 40: this model forecasts 20 steps"):
+    with pytest.raises(ParameterError, match="horizon is 40, must be 20"):
         Forecaster(predictor, horizon=40, refresh_steps=8)
     Forecaster(predictor, horizon=HORIZON, refresh_steps=8)
     longer = predictor.survival(query_of([0, 9]), 40)

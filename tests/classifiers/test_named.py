@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,8 +16,8 @@ from brsolver.compare import compare
 from brsolver.errors import BrsolverError, ParameterError
 from brsolver.oracles.gap import gap
 from brsolver.predictors import ForecastQuery
-from brsolver.registry import make_predictor, parse_predictor, predictor_class
-from brsolver.simulator.held_out import hold_out, is_trained
+from brsolver.registry import PredictorSpec, predictor_class
+from brsolver.simulator.held_out import hold_out
 from classifiers import named
 from classifiers.exact_match import ExactMatchPredictor
 from classifiers.guard import GuardedPredictor
@@ -25,7 +27,7 @@ from classifiers.history import finished_rows
 from classifiers.model_file import save
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from brsolver.predictors import Predictor
@@ -58,8 +60,11 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def made(spec: str, trace: Trace = TRACE) -> Predictor:
-    name, values = parse_predictor(spec)
-    return make_predictor(name, values, trace=trace, output_tokens=trace.output_tokens)
+    rng = np.random.default_rng(0)
+    context = {"rng": rng, "trace": trace, "output_tokens": trace.output_tokens}
+    found = PredictorSpec.parse(spec).make(**context)
+    assert found is not None
+    return found
 
 
 @pytest.mark.parametrize(
@@ -74,7 +79,7 @@ def made(spec: str, trace: Trace = TRACE) -> Predictor:
 def test_names_resolve_to_guarded_predictors(name: str, kind: type) -> None:
     assert predictor_class(name) is kind
     assert issubclass(kind, GuardedPredictor)
-    assert is_trained(name if name != "model" else "model:m.skops")
+    assert PredictorSpec.parse(name if name != "model" else "model:m.skops").trained
 
 
 def test_exact_takes_its_own_parameters_and_the_guards() -> None:
@@ -117,6 +122,35 @@ def test_a_models_path_beside_other_parameters(written: Path) -> None:
     assert predictor.training_rows(TRACE) == ROWS
 
 
+def arrays_within(root: object) -> Iterator[np.ndarray]:
+    """Yield the arrays that an object has in its reach, classes and functions left out."""
+    left, seen = [root], set()
+    while left:
+        own = left.pop()
+        if id(own) in seen or isinstance(own, type | ModuleType | FunctionType):
+            continue
+        seen.add(id(own))
+        if isinstance(own, np.ndarray):
+            yield own
+        left += gc.get_referents(own)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "survival:train=0.5", "oracle", "oracle:noise=0.2", "oracle:dropout=0.2",
+        "exact:train=0.5", f"hazard-gb:horizon={HORIZON}", f"hazard-lr:horizon={HORIZON}", "model",
+    ],
+)  # fmt: skip
+def test_no_predictor_holds_the_arrays_of_its_trace(spec: str, written: Path) -> None:
+    """Policies are given predictors, and are not to write into the trace through them."""
+    predictor = made(f"model:{written}" if spec == "model" else spec)
+    held = list(arrays_within(predictor))
+    assert held
+    columns = [TRACE.prompt_tokens, TRACE.output_tokens, *TRACE.columns.values()]
+    assert not any(np.may_share_memory(own, column) for own in held for column in columns)
+
+
 def test_what_trained_a_model_is_not_run(written: Path) -> None:
     held = hold_out(TRACE, f"model:{written}")
     assert len(held.trace) == len(TRACE) - ROWS
@@ -138,7 +172,7 @@ def test_what_trained_a_model_is_not_run(written: Path) -> None:
         ("model", "path"),
         ("model:nowhere.skops", "nowhere.skops: cannot be read"),
         ("hazard-gb:train=0", "train"),
-        ("hazard-lr:horizon=0", "horizon = 0"),
+        ("hazard-lr:horizon=0", "horizon is 0"),
         ("hazard-lr:calibration=none", "calibration"),
         ("exact:withdraw=perhaps", "withdraw"),
         ("exact:key=prompt,train=0.5", "no prompt_hash"),
@@ -182,7 +216,7 @@ def test_a_router_of_another_horizon_is_refused_before_anything_is_trained(
 
     monkeypatch.setattr(HazardClassifier, "fit_trace", train)
     spec = f"hazard-{kind}:horizon={HORIZON}"
-    with pytest.raises(ParameterError, match="horizon = 30: this model forecasts 20") as error:
+    with pytest.raises(ParameterError, match="horizon is 30, must be 20") as error:
         RUNS[run](spec, "br-h:horizon=30")
     assert "\n" not in str(error.value)
     with pytest.raises(Trained):
@@ -190,7 +224,7 @@ def test_a_router_of_another_horizon_is_refused_before_anything_is_trained(
 
 
 def test_a_file_of_another_horizon_is_refused_before_any_run(written: Path) -> None:
-    with pytest.raises(ParameterError, match="horizon = 30: this model forecasts 20"):
+    with pytest.raises(ParameterError, match="horizon is 30, must be 20"):
         hold_out(TRACE, f"model:{written}", horizons=[0, HORIZON, 30])
     hold_out(TRACE, f"model:{written}", horizons=[0, HORIZON])
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
+from brsolver.policy import as_policy
 from integration.vllm.config import from_environment
 from integration.vllm.plugin import _Attach
 from integration.vllm.wrapping import adapter_of, wrap
@@ -66,6 +67,7 @@ class EngineCoreOutputs:
     outputs: list[EngineCoreOutput] = field(default_factory=list)
     scheduler_stats: object = None
     finished_requests: set[str] | None = None
+    timestamp: float = 0.0
 
 
 def messages() -> SimpleNamespace:
@@ -136,11 +138,18 @@ def client_classes() -> SimpleNamespace:  # noqa: C901 # three classes, made ane
 
 
 def vllm_config(
-    *, slots: int = 4, capacity: int | None = None, moe: bool | None = True
+    *,
+    slots: int = 4,
+    capacity: int | None = None,
+    moe: bool | None = True,
+    budget: int = 0,
+    interval: int = 1,
 ) -> SimpleNamespace:
     """The parts of a configuration that the adapter reads."""
     return SimpleNamespace(
-        scheduler_config=SimpleNamespace(max_num_seqs=slots),
+        scheduler_config=SimpleNamespace(
+            max_num_seqs=slots, max_num_batched_tokens=budget, prefill_schedule_interval=interval
+        ),
         cache_config=SimpleNamespace(
             kv_cache_size_tokens=capacity, num_gpu_blocks=None, block_size=16
         ),
@@ -186,8 +195,20 @@ class Deployment:
         return found
 
     @property
+    def router(self):
+        return self.adapter.desk.router
+
+    @property
     def books(self):
-        return self.adapter.router.books
+        return self.router.books
+
+    @property
+    def session(self):
+        return self.router.session
+
+    def use(self, policy) -> None:
+        """Let another policy decide from now on."""
+        self.session.policy = as_policy(policy)
 
     async def add(self, name: str, prompt: int = 10, **fields: Any) -> EngineCoreRequest:
         request = EngineCoreRequest(name, [1] * prompt, **fields)

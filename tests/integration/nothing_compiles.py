@@ -6,6 +6,8 @@ import asyncio
 import gc
 import os
 import sys
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fake_vllm import Deployment
@@ -13,12 +15,14 @@ from numba.core.dispatcher import Dispatcher
 
 from integration.vllm.config import MODE, PREDICTOR, ROUTER, from_environment
 from integration.vllm.reload import switch
-from integration.vllm.router import warm_up
+from integration.vllm.router import compile_all, parts_of
 
 if TYPE_CHECKING:
     from integration.vllm.config import AdapterConfig
 
 SLOTS, STEPS = 4, 80
+HARDWARE = "minimax-m2.7-h200-dp4"
+FOLDER = tempfile.TemporaryDirectory()
 
 
 def compiled() -> set[tuple[str, str, str]]:
@@ -31,8 +35,16 @@ def compiled() -> set[tuple[str, str, str]]:
     }
 
 
+def file_for(policy: str) -> str:
+    """A file that names a policy, and what a step costs."""
+    path = Path(FOLDER.name) / "router.toml"
+    path.write_text(f'policy = "{policy}"\nhardware = "{HARDWARE}"\n')
+    return str(path)
+
+
 def config(policy: str, mode: str, predictor: str) -> AdapterConfig:
-    found = from_environment({ROUTER: policy, MODE: mode, PREDICTOR: predictor})
+    environ = {ROUTER: file_for(policy), MODE: mode, PREDICTOR: predictor}
+    found = from_environment(environ)
     assert found is not None
     return found
 
@@ -42,7 +54,10 @@ class Traffic:
 
     def __init__(self, policy: str, mode: str, predictor: str) -> None:
         environ = {PREDICTOR: predictor}
-        self.d = Deployment(policy, mode, slots=SLOTS, capacity=400, environ=environ)
+        self.d = Deployment(
+            file_for(policy), mode, slots=SLOTS, capacity=400, budget=32, environ=environ
+        )
+        assert self.d.session.costs
         self.serial = 0
 
     async def go_on(self, steps: int, **fields: object) -> None:
@@ -72,7 +87,7 @@ async def serve(policy: str, mode: str, predictor: str) -> None:
     switch(changed.d.adapter, config(policy, mode, predictor))
     await changed.go_on(STEPS)
     for each in (first, pinned, changed):
-        assert each.d.adapter.guard.failures == 0, policy
+        assert each.d.adapter.failsafe.failures == 0, policy
         assert len(each.d.sent()) > STEPS
 
 
@@ -80,7 +95,7 @@ def main() -> None:
     policy, mode, predictor = sys.argv[1:]
     os.environ.pop(ROUTER, None)
     for each in (config(policy, mode, predictor), config("vllm", "observe", predictor)):
-        warm_up(each)
+        compile_all(each, parts_of(each))
     before = compiled()
     assert before
     asyncio.run(serve(policy, mode, predictor))

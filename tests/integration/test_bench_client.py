@@ -101,7 +101,7 @@ def test_a_server_that_is_not_there_is_one_line_too():
 
 
 def test_an_error_of_the_generators_own_is_not_taken_for_the_servers(monkeypatch):
-    monkeypatch.setattr("integration.bench.client._Run._body", lambda *_: 1 / 0)
+    monkeypatch.setattr("integration.bench.client.Load._body", lambda *_: 1 / 0)
     with pytest.raises(ExceptionGroup) as error:
         drive("http://127.0.0.1:1", "m", load(), concurrency=2)
     assert error.group_contains(ZeroDivisionError)
@@ -126,10 +126,10 @@ def python_that(folder: Path, answer: str, server: str = "exit 3") -> str:
 
 
 def test_an_interpreter_must_be_there_and_have_what_is_needed(tmp_path):
-    with pytest.raises(ParameterError, match="'nowhere/python' is no program"):
+    with pytest.raises(ParameterError, match="is 'nowhere/python', must be a program"):
         preflight.require_vllm("nowhere/python", {}, plugin=True)
     path = python_that(tmp_path, "what?")
-    with pytest.raises(ParameterError, match="is no Python that could be asked"):
+    with pytest.raises(ParameterError, match="must be a Python that can be asked"):
         preflight.require_vllm(path, {}, plugin=True)
     path = python_that(tmp_path, "[false, true]")
     with pytest.raises(MissingExtraError, match=r"vllm is not installed for .*brsolver\[vllm\]"):
@@ -147,7 +147,7 @@ def test_this_interpreter_has_the_plugin():
 
 @pytest.mark.parametrize("model", ["./nowhere", "/nowhere", "~/nowhere", "a/b/c"])
 def test_a_model_that_looks_like_a_path_must_be_there(model):
-    with pytest.raises(ParameterError, match="is not there"):
+    with pytest.raises(ParameterError, match="must be a folder that is there"):
         preflight.require_model(model)
 
 
@@ -167,14 +167,14 @@ def test_policies_are_tried_beforehand(arm, told):
 
 @pytest.mark.parametrize("confidence", [0.0, 1.0, 2.0, float("nan")])
 def test_a_confidence_that_is_none_is_refused(confidence):
-    with pytest.raises(ParameterError, match=r"confidence is .*, must lie between 0 and 1"):
+    with pytest.raises(ParameterError, match=r"confidence is .*, must be between 0 and 1"):
         SessionParams(confidence=confidence)
 
 
 def test_too_few_requests_to_measure_are_refused():
     params = SessionParams(waiting=3)
     params.require_window(9, ranks=2, slots=2)
-    with pytest.raises(ParameterError, match="8 requests with 7 in flight"):
+    with pytest.raises(ParameterError, match="requests is 8, must be at least 9"):
         params.require_window(8, ranks=2, slots=2)
 
 

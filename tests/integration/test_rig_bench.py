@@ -61,7 +61,9 @@ def test_the_command_compares_policies_on_one_server(tmp_path: Path) -> None:
         [
             *command,
             *("--policies", "default,jsq-load@immediate,br-0@pooled", "--rounds", "1"),
-            *("--trace", TRACE, "--requests", "40", "--slots", "8", "--waiting", "4", "--json"),
+            # Five times what is in flight: a server that falls behind delivers the outputs of all
+            # that run at once, and a window of one such burst has no length.
+            *("--trace", TRACE, "--requests", "100", "--slots", "8", "--waiting", "4", "--json"),
             *("--server-arg=--enforce-eager", *arguments, "--logs", str(tmp_path)),
         ],
         capture_output=True,

@@ -8,9 +8,10 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from brsolver._state_kernels import NONE
+from brsolver.cluster._state_kernels import NONE
+from brsolver.cluster.state import ClusterState
 from integration.vllm.accounting import Books
-from integration.vllm.requests import Request
+from integration.vllm.requests import Identities, Request
 
 RANKS = 3
 
@@ -35,8 +36,11 @@ def output(name: str, tokens: int) -> SimpleNamespace:
     )
 
 
-def books(slots: int = 2, capacity: int | None = None) -> Books:
-    return Books(RANKS, slots, capacity, horizon=4, refresh_steps=2)
+def books(
+    slots: int = 2, capacity: int | None = None, *, identities: Identities | None = None
+) -> Books:
+    state = ClusterState([slots] * RANKS, capacity=[capacity] * RANKS, horizon=4, refresh_steps=2)
+    return Books(state, identities or Identities(keyed=False), slots=slots, capacity=capacity)
 
 
 @settings(deadline=None, max_examples=150)
@@ -105,11 +109,12 @@ def test_no_more_run_than_there_are_slots_while_nothing_says_otherwise(events):
 
 
 def test_forecasts_know_requests_by_identity_when_there_are_many():
-    kept = books(slots=4000)
+    identities = Identities(keyed=False)
+    kept = books(slots=4000, identities=identities)
     requests = [Request(str(i), 5, i + 1, float(i)) for i in range(3000)]
     for request in requests:
         kept.charge(request, 0)
-    limits = kept.columns.max_tokens
+    limits = identities.columns.max_tokens
     assert limits is not None
     assert [int(limits[request.identity]) for request in requests] == list(range(1, 3001))
 
@@ -127,7 +132,7 @@ def test_books_taken_over_say_the_same():
     for i in range(5):
         old.charge(Request(str(i), 10 + i, 100, 0.0), i % RANKS)
     old.progress([output("0", 3), output("3", 2)])
-    new = Books(RANKS, 1, None, horizon=9, refresh_steps=1)
+    new = books(slots=1)
     new.adopt(old)
     assert new.state.view_table()[0].tolist() == old.state.view_table()[0].tolist()
     new.release([str(i) for i in range(5)])

@@ -18,7 +18,7 @@ from fake_vllm import (
     vllm_config,
 )
 
-from brsolver.policy import Waiting
+from brsolver.cluster.view import Waiting
 from integration.vllm import plugin
 from integration.vllm.config import from_environment
 from integration.vllm.plugin import _Attach
@@ -85,9 +85,8 @@ class TestImmediate:
 
         async def scenario():
             d = Deployment("br-h:horizon=4", count=3)
-            router = d.adapter.router
             seen = []
-            inner = router.policy
+            inner = d.session.policy
 
             class Spy:
                 horizon = 4
@@ -97,7 +96,7 @@ class TestImmediate:
                     seen.append((cluster.table.copy(), waiting.prompt_tokens.copy(), answer))
                     return answer
 
-            router.policy = Spy()
+            d.use(Spy())
             for i in range(5):
                 await d.add(str(i), 10 * (i + 1))
             for (table, tokens, answer), (name, rank) in zip(seen, d.sent().items(), strict=True):
@@ -353,7 +352,7 @@ class SwallowsAndHangs:
         while True:
             try:
                 time.sleep(0.001)
-            except Exception:  # noqa: BLE001, S112 # just what the guard must get past
+            except Exception:  # noqa: BLE001, S112 # just what the failsafe must get past
                 continue
 
 
@@ -379,8 +378,8 @@ class TwoAtOnce:
 def test_a_router_that_fails_stands_down_while_all_requests_are_served(policy, mode, caplog):
     async def scenario():
         d = Deployment("br-0", mode, slots=2, count=2)
-        d.adapter.guard._deadline.budget_s = 0.02
-        d.adapter.router.policy = policy()
+        d.adapter.failsafe._deadline.budget_s = 0.02
+        d.use(policy())
         for i in range(24):
             await d.add(str(i), 10)
             await d.settle()
@@ -390,7 +389,7 @@ def test_a_router_that_fails_stands_down_while_all_requests_are_served(policy, m
                     await d.report(rank, {name: 1}, {name})
             await asyncio.sleep(0.005)
         assert len(d.sent()) == 24
-        assert not d.adapter.guard.active
+        assert not d.adapter.failsafe.active
         assert d.books.state.load.sum() == 0
         return d
 
@@ -404,13 +403,14 @@ def test_a_router_that_fails_stands_down_while_all_requests_are_served(policy, m
 def test_a_router_that_fails_once_is_forgiven_and_vllm_decides_that_time():
     async def scenario():
         d = Deployment("jsq-load")
-        policy, d.adapter.router.policy = d.adapter.router.policy, Raises()
+        policy = d.session.policy
+        d.use(Raises())
         await d.add("a", 10)
         assert d.client.own_choices == 1
-        d.adapter.router.policy = policy
+        d.use(policy)
         await d.add("b", 10)
         assert d.client.own_choices == 1
-        assert d.adapter.guard.active
+        assert d.adapter.failsafe.active
         assert d.books.state.load.tolist() == [10, 10]
 
     run(scenario())
@@ -426,15 +426,15 @@ def test_a_predictor_that_fails_does_not_stop_routing():
 
     async def scenario():
         d = Deployment("br-h:horizon=4")
-        forecaster = d.adapter.router.forecaster
-        forecaster._observe = Broken().observe
+        forecaster = d.session.forecaster
+        forecaster.predictor.observe = Broken().observe
         await d.add("a", 10)
         await d.report(0, {"a": 1}, {"a"})
         await d.add("b", 10)
         for _ in range(100):
             await d.report(0, {"b": 1})
-        assert d.adapter.guard.active
-        assert 1 <= d.adapter.guard.failures <= 4
+        assert d.adapter.failsafe.active
+        assert 1 <= d.adapter.failsafe.failures <= 4
 
     run(scenario())
 
@@ -446,7 +446,7 @@ def test_reports_that_make_no_sense_are_survived():
         bad = SimpleNamespace(engine_index=0, outputs=[object()], finished_requests=None)
         for _ in range(10):
             await d.client.process_engine_outputs(d.client, bad)
-        assert not d.adapter.guard.active
+        assert not d.adapter.failsafe.active
         await d.add("b", 10)
         assert d.client.own_choices == 1
 
@@ -457,7 +457,7 @@ def test_forecasts_learn_from_what_ended_by_itself():
     async def scenario():
         d = Deployment("br-h:horizon=8", slots=8)
         seen = []
-        d.adapter.router.forecaster._observe = seen.append
+        d.session.forecaster.predictor.observe = seen.append
         await d.add("a", 10)
         await d.add("b", 11)
         await d.add("c", 12, data_parallel_rank=0)
@@ -490,7 +490,7 @@ def test_another_policy_takes_over_while_serving():
         loads = d.books.state.load.tolist()
         switch(d.adapter, config)
         assert d.books.state.load.tolist() == loads
-        assert d.adapter.router.policy.horizon == 3
+        assert d.session.policy.horizon == 3
         await d.report(d.sent()["a"], {"a": 1}, {"a"})
         await asyncio.sleep(0.02)
         assert set(d.sent()) == {"a", "b", "c"}
@@ -548,7 +548,7 @@ def test_a_view_of_one_waiting_request_is_what_immediate_policies_get():
                 seen.append((cluster.immediate, len(waiting), cluster.room.tolist()))
                 return [(0, 1)]
 
-        d.adapter.router.policy = Spy()
+        d.use(Spy())
         await d.add("a")
         assert seen == [(True, 1, [1, 1])]
         assert d.sent() == {"a": 1}
@@ -586,7 +586,7 @@ def test_two_api_servers_see_each_others_requests(mode, tmp_path):
                         await d.report(rank, {name: 1}, {name})
             await asyncio.sleep(0.01)
         assert sum(len(d.sent()) for d in pair) == 8
-        assert all(d.adapter.guard.failures == 0 for d in pair)
+        assert all(d.adapter.failsafe.failures == 0 for d in pair)
         assert all(d.books.state.load.sum() == 0 for d in pair)
 
     run(scenario())
@@ -682,14 +682,14 @@ def test_predictors_that_go_by_keys_are_given_them():
     async def scenario():
         d = Deployment("br-h:horizon=4", environ={"BRSOLVER_PREDICTOR": "exact"}, slots=8)
         seen = []
-        forecaster = d.adapter.router.forecaster
+        forecaster = d.session.forecaster
 
         def observe(batch):
             # Keys are gathered when they are looked at, and identities are used again.
             keys = (batch.keys[name].tolist() for name in ("prompt_hash", "session"))
             seen.append((batch.output_tokens.tolist(), *keys))
 
-        forecaster._observe = observe
+        forecaster.predictor.observe = observe
         for name, prompt in (("a", 10), ("b", 10), ("c", 11)):
             await d.add(name, prompt, data_parallel_rank=0, session_id="s" if name == "a" else None)
         await d.report(0, {"a": 5, "b": 6, "c": 7}, {"a", "b", "c"})
@@ -700,6 +700,6 @@ def test_predictors_that_go_by_keys_are_given_them():
         hash_of = dict(zip(lengths, hashes, strict=True))
         assert hash_of[5] == hash_of[6] != hash_of[7]
         assert dict(zip(lengths, sessions, strict=True)) == {5: "s", 6: "b", 7: "c"}
-        assert d.adapter.guard.failures == 0
+        assert d.adapter.failsafe.failures == 0
 
     run(scenario())

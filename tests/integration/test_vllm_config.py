@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from brsolver.errors import BrsolverError, ParameterError, UnknownNameError
@@ -14,9 +17,10 @@ def test_nothing_is_asked_for_without_the_variable():
 def test_a_specification_names_policy_and_parameters():
     config = from_environment({"BRSOLVER_ROUTER": "br-h:horizon=40,gamma=0.9"})
     assert config is not None
-    assert (config.policy, config.params.mode) == ("br-h", "pooled")
-    assert config.policy_parameters == {"horizon": "40", "gamma": "0.9"}
-    assert config.predictor == "survival"
+    assert (config.policy.name, config.params.mode) == ("br-h", "pooled")
+    assert (config.policy.params.horizon, config.policy.params.gamma) == (40, 0.9)
+    assert config.predictor.name == "survival"
+    assert config.policy is config.policy
 
 
 def test_variables_choose_mode_predictor_and_record():
@@ -30,7 +34,7 @@ def test_variables_choose_mode_predictor_and_record():
     )
     assert config is not None
     assert config.params.mode == "immediate"
-    assert config.predictor == "none"
+    assert config.predictor.name == "none"
     assert config.params.record == "served.jsonl"
 
 
@@ -42,7 +46,8 @@ def test_a_file_says_all_of_it_and_variables_win(tmp_path):
     )
     config = from_environment({"BRSOLVER_ROUTER": str(path), "BRSOLVER_MODE": "observe"})
     assert config is not None
-    assert config.policy_parameters == {"horizon": 30, "r_max": "4"}
+    assert config.policy.given == {"horizon": 30, "r_max": "4"}
+    assert (config.policy.params.horizon, config.policy.params.r_max) == (30, 4)
     assert config.params.mode == "observe"
     assert config.params.budget_ms == 20
     assert config.source == str(path)
@@ -60,6 +65,8 @@ def test_a_file_says_all_of_it_and_variables_win(tmp_path):
         ('policy = "br-0"\nparameters = 3', "parameters is 3, must be a table"),
         ('policy = "br-0"\nrecord = "trace.csv"', "must end in .jsonl"),
         ('policy = "br-0:"\nmax_failures = 0', "max_failures is 0"),
+        ('policy = "br-0"\nrequest_tokens = -1', "request_tokens is -1, must be from 0"),
+        ('policy = "br-0"\nrequest_tokens = "all"', "request_tokens is 'all', must be"),
     ],
 )
 def test_what_cannot_be_is_refused_in_a_line(tmp_path, text, told):
@@ -77,19 +84,41 @@ def test_a_file_that_is_not_there_is_named():
 
 
 def test_unknown_names_are_the_registrys_to_refuse():
-    from integration.vllm.router import Router
-
-    config = from_environment({"BRSOLVER_ROUTER": "br-zero"})
+    config = from_environment({"BRSOLVER_ROUTER": "br-zero", "BRSOLVER_PREDICTOR": "crystal"})
     assert config is not None
     with pytest.raises(UnknownNameError, match="br-zero"):
-        Router(config, ranks=2, slots=1, capacity=None)
+        _ = config.policy
+    with pytest.raises(UnknownNameError, match="crystal"):
+        _ = config.predictor
+
+
+@pytest.mark.parametrize("predictor", ["model", "model:withdraw=false"])
+def test_what_a_table_alone_can_say_need_not_be_in_the_specification(tmp_path, predictor):
+    path = tmp_path / "router.toml"
+    path.write_text(
+        f'policy = "br-0"\npredictor = "{predictor}"\n[predictor_parameters]\npath = "a"\n'
+    )
+    config = from_environment({"BRSOLVER_ROUTER": str(path)})
+    assert config is not None
+    assert config.predictor.params.path == "a"
+    assert config.predictor.params.withdraw == (predictor == "model")
+
+
+def test_engines_which_read_the_configuration_as_well_import_no_policies():
+    code = (
+        "import sys; from integration.vllm import plugin, wrapping, capability, shapes; "
+        "from integration.vllm.config import from_environment; "
+        "assert from_environment({'BRSOLVER_ROUTER': 'br-h:horizon=4'}) is not None; "
+        "assert not {'numba', 'scipy', 'brsolver.routers'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_a_files_content_may_have_been_read_already():
     environ = {"BRSOLVER_ROUTER": "nowhere.toml"}
     config = from_environment(environ, content=b'policy = "br-h"\nmode = "observe"')
     assert config is not None
-    assert (config.policy, config.params.mode) == ("br-h", "observe")
+    assert (config.policy.name, config.params.mode) == ("br-h", "observe")
     with pytest.raises(ParameterError, match=r"nowhere\.toml: cannot be read as TOML"):
         from_environment(environ, content=b"\xff")
 

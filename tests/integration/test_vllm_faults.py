@@ -11,7 +11,16 @@ from fake_vllm import Deployment, EngineCoreOutput, EngineCoreOutputs, FinishRea
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from brsolver.policy import CAPACITY, LOAD, QUEUED, RUNNING, TOKEN_ROOM
+from brsolver.cluster.view import (
+    CAPACITY,
+    LOAD,
+    QUEUED,
+    REQUEST,
+    RUNNING,
+    SINCE,
+    TOKEN_ROOM,
+    TOKENS,
+)
 from integration.vllm.config import from_environment
 from integration.vllm.pool import Held, Pool
 from integration.vllm.reload import switch
@@ -56,14 +65,14 @@ class TestEveryRequestIsSent:
     def test_when_charging_or_telling_others_fails(self, what, at):
         async def scenario():
             d = Deployment("br-0", "pooled", slots=2)
-            owner = d.books if what == "charge" else d.adapter.router
+            owner = d.books if what == "charge" else d.router
             setattr(owner, what, failing(getattr(owner, what), at))
             for i in range(12):
                 await d.add(str(i), 10 + i)
             await serve_all(d)
             assert sorted(d.sent(), key=int) == [str(i) for i in range(12)]
-            assert d.adapter.guard.failures == 1
-            assert d.adapter.guard.active
+            assert d.adapter.failsafe.failures == 1
+            assert d.adapter.failsafe.active
             assert nothing_is_left(d)
 
         run(scenario())
@@ -115,7 +124,7 @@ class LastFirst:
 def test_whom_a_policy_passes_over_is_its_own_affair():
     async def scenario():
         d = Deployment("br-0", "pooled", slots=1)
-        d.adapter.router.policy = LastFirst()
+        d.use(LastFirst())
         for i in range(4):
             await d.add(str(i))
         await d.settle()
@@ -126,7 +135,7 @@ def test_whom_a_policy_passes_over_is_its_own_affair():
             await d.settle()
         assert len(d.sent()) > 50
         assert "0" not in d.sent()
-        assert d.adapter.guard.failures == 0
+        assert d.adapter.failsafe.failures == 0
 
     run(scenario())
 
@@ -147,8 +156,7 @@ class PlacesOneOnly:
 def test_slots_left_unused_for_long_are_a_failure():
     async def scenario():
         d = Deployment("br-0", "pooled", slots=4)
-        d.adapter.config = from_environment({"BRSOLVER_ROUTER": "br-0"})
-        d.adapter.router.policy = PlacesOneOnly()
+        d.use(PlacesOneOnly())
         for i in range(4):
             await d.add(str(i))
         await d.settle()
@@ -156,13 +164,13 @@ def test_slots_left_unused_for_long_are_a_failure():
         await d.report(0, {"0": 1})
         await d.settle()
         # Time passes; the clock is the adapter's own affair.
-        releaser = d.adapter.releaser
-        assert releaser._unused_since_s is not None
-        releaser._unused_since_s -= d.adapter.config.params.stall_s
+        rounds = d.adapter.rounds
+        assert rounds._unused_since_s is not None
+        rounds._unused_since_s -= d.adapter.desk.config.params.stall_s
         await d.report(0, {"0": 1})
         await d.settle()
         assert len(d.sent()) == 4
-        assert d.adapter.guard.failures == 1
+        assert d.adapter.failsafe.failures == 1
 
     run(scenario())
 
@@ -177,7 +185,7 @@ def test_slots_that_nothing_held_would_fit_into_are_not_unused():
         await d.report(0, {"a": 1})
         await d.settle()
         assert set(d.sent()) == {"a", "b"}
-        assert d.adapter.releaser._unused_since_s is None
+        assert d.adapter.rounds._unused_since_s is None
 
     run(scenario())
 
@@ -189,14 +197,14 @@ def test_to_wait_for_room_for_the_oldest_is_no_failure(spec):
         for name, prompt in (("a", 700), ("b", 700), ("large", 900), ("c", 20), ("d", 30)):
             await d.add(name, prompt)
             await d.settle()
-        releaser = d.adapter.releaser
+        rounds = d.adapter.rounds
         for _ in range(20):
             await d.report(0, {"a": 1})
             await d.report(1, {"b": 1})
             await d.settle()
-            if releaser._unused_since_s is not None:
-                releaser._unused_since_s -= 10 * d.adapter.config.params.stall_s
-        assert d.adapter.guard.failures == 0
+            if rounds._unused_since_s is not None:
+                rounds._unused_since_s -= 10 * d.adapter.desk.config.params.stall_s
+        assert d.adapter.failsafe.failures == 0
         await d.report(0, {}, {"a"})
         await d.settle()
         assert "large" in d.sent()
@@ -213,7 +221,7 @@ class TestBooksHeal:
             await d.add("b", 10)
             # vLLM's own rule chose, the first rank.
             assert d.sent() == {"a": 0, "b": 0}
-            assert d.adapter.guard.failures == 1
+            assert d.adapter.failsafe.failures == 1
             assert d.books.state.load.tolist() == [110, 0]
             await serve_all(d)
             assert nothing_is_left(d)
@@ -229,7 +237,7 @@ class TestBooksHeal:
             books.state.finish = failing(books.state.finish, 2)
             by_rank = [[n for n, r in d.sent().items() if r == rank] for rank in (0, 1)]
             await d.report(0, {}, set(by_rank[0]))
-            assert d.adapter.guard.failures == 1
+            assert d.adapter.failsafe.failures == 1
             assert len(books) == 3
             assert books.state.load.tolist() == [0, 30]
             await d.report(1, dict.fromkeys(by_rank[1], 2), set(by_rank[1]))
@@ -245,7 +253,7 @@ class TestBooksHeal:
             bad = EngineCoreOutput("a", None)  # type: ignore[arg-type] # just that
             batch = EngineCoreOutputs(0, [bad], None, None)
             await d.client.process_engine_outputs(d.client, batch)
-            assert d.adapter.guard.failures == 1
+            assert d.adapter.failsafe.failures == 1
             assert sorted(d.books.state.load.tolist()) == [10, 20]
             await d.report(0, {"a": 3})
             assert sorted(d.books.state.load.tolist()) == [13, 20]
@@ -265,7 +273,7 @@ class TestBooksHeal:
             d.books.rebuild = failing(d.books.rebuild, 1)
             await d.report(0, {"0": 1})
             await d.settle()
-            assert not d.adapter.guard.active
+            assert not d.adapter.failsafe.active
             assert len(d.sent()) == 4
 
         run(scenario())
@@ -283,7 +291,7 @@ class TestBooksHeal:
             assert d.books.state.load.tolist()[1:] == [0, 0]
             await serve_all(d)
             assert nothing_is_left(d)
-            assert d.adapter.guard.failures == 0
+            assert d.adapter.failsafe.failures == 0
 
         run(scenario())
 
@@ -313,11 +321,11 @@ class TestNothingGrows:
                 rank = d.sent()[str(i)]
                 await d.report(rank, {str(i): 2}, {str(i)}, finish_reason=FinishReason.STOP)
             await d.report(0, {})
-            d.adapter.router.refresh()
+            d.router.refresh()
             assert len(d.books.admitted) == 0
             assert len(d.books._finished) == 0
             assert len(d.books._identities._free) == free
-            assert not d.adapter._held
+            assert not d.adapter.desk.held
 
         run(scenario())
 
@@ -325,7 +333,7 @@ class TestNothingGrows:
         async def scenario():
             d = Deployment("br-h:horizon=8", "pooled", slots=4)
             free = len(d.books._identities._free)
-            d.adapter.guard.stand_down("a test says so")
+            d.adapter.failsafe.stand_down("a test says so")
             for i in range(100):
                 await d.add(str(i), 10)
                 rank = d.sent()[str(i)]
@@ -372,7 +380,7 @@ def test_a_held_request_whose_books_fail_still_ends_when_cancelled():
 def test_it_does_not_call_itself_active_over_a_decision_that_failed(caplog):
     async def scenario():
         d = Deployment("br-0", "pooled", slots=4)
-        d.adapter.router.place = failing(d.adapter.router.place, 1)
+        d.router.decide = failing(d.router.decide, 1)
         with caplog.at_level("INFO", "vllm.brsolver"):
             await d.add("a", 10)
             await d.settle()
@@ -472,16 +480,9 @@ def test_a_pool_offers_what_it_holds_in_order_of_arrival(events):
             gone = plain.pop(str(number), None)
             dropped = pool.drop(str(number))
             assert (dropped and dropped.request) is gone
-        held, waiting = pool.offer()
+        held, queue = pool.offer()
         assert [each.request for each in held] == list(plain.values())
-        assert waiting.prompt_tokens.tolist() == [r.prompt_tokens for r in plain.values()]
-        assert waiting.request.tolist() == [r.identity for r in plain.values()]
-        assert waiting.since.tolist() == [int(r.name) * 3 for r in plain.values()]
+        assert queue[TOKENS].tolist() == [r.prompt_tokens for r in plain.values()]
+        assert queue[REQUEST].tolist() == [r.identity for r in plain.values()]
+        assert queue[SINCE].tolist() == [int(r.name) * 3 for r in plain.values()]
         assert len(pool) == len(plain)
-
-
-def test_what_a_policy_does_to_its_copy_stays_there():
-    pool = Pool()
-    pool.add(Held(None, Request("a", 5, 10, 0.0), 0))
-    pool.offer()[1].prompt_tokens[:] = 99
-    assert np.array_equal(pool.offer()[1].prompt_tokens, [5])

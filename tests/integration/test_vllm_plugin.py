@@ -102,7 +102,7 @@ def test_a_policy_that_raises_when_it_is_made_is_one_line_too(said, monkeypatch)
     def fail(*_args, **_kwargs):
         raise TypeError("made of\nseveral lines")
 
-    monkeypatch.setattr("integration.vllm.router.make_policy", fail)
+    monkeypatch.setattr("integration.vllm.router.wire", fail)
 
     async def scenario():
         assert adapter_of(Deployment("br-0").client) is None

@@ -32,8 +32,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_models_path_is_taken_whole(model: Path):
     found = from_environment({"BRSOLVER_ROUTER": "br-h", PREDICTOR: f"model:{model}"})
     assert found is not None
-    assert found.predictor == "model"
-    assert found.predictor_parameters == {"path": str(model)}
+    assert found.predictor.name == "model"
+    assert found.predictor.given == {"path": str(model)}
 
 
 @pytest.mark.parametrize("mode", ["immediate", "pooled"])
@@ -43,7 +43,7 @@ def test_requests_are_routed_with_its_forecasts(model: Path, predictor: str, mod
 
     async def scenario():
         d = Deployment(f"br-h:horizon={HORIZON}", mode, slots=4, environ={PREDICTOR: named})
-        forecaster = d.adapter.router.forecaster
+        forecaster = d.session.forecaster
         assert (forecaster is None) == (predictor == "none")
         for i in range(120):
             await d.add(str(i), 10 + i % 7)
@@ -53,7 +53,7 @@ def test_requests_are_routed_with_its_forecasts(model: Path, predictor: str, mod
                     ended = {name} if i % 2 else None
                     reason = FinishReason.STOP if i % 2 else None
                     await d.report(rank, {name: 1}, ended, finish_reason=reason)
-        assert d.adapter.guard.failures == 0
+        assert d.adapter.failsafe.failures == 0
         assert len(d.sent()) > 50
         await d.settle()
 

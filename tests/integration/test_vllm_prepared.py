@@ -7,23 +7,23 @@ import asyncio
 import pytest
 from fake_vllm import Deployment
 
-from brsolver._state_kernels import W_CHANGES
+from brsolver.cluster._state_kernels import W_CHANGES
+from brsolver.stand_ins import PredictorWrapper
 
 
-class Watched:
-    """Survival by a table that counts how often it is looked at."""
+class Watched(PredictorWrapper):
+    """Counts how often the other's table is looked at."""
 
-    def __init__(self, table):
-        self.kept, self.looks = table, 0
+    looks = 0
 
     @property
     def table(self):
         self.looks += 1
-        return self.kept
+        return self.base.table
 
 
 async def deployment(mode: str = "immediate", requests: int = 4) -> Deployment:
-    d = Deployment("br-h:horizon=8", mode, slots=4)
+    d = Deployment("br-h:horizon=8,guard=false", mode, slots=4)
     for i in range(requests):
         await d.add(str(i), 10 + i)
     await d.settle()
@@ -37,7 +37,7 @@ async def step(d: Deployment) -> None:
 
 
 def as_of(d: Deployment) -> list[int]:
-    return d.adapter.router.forecaster._kept._as_of.tolist()
+    return d.session.forecaster._kept._as_of.tolist()
 
 
 @pytest.mark.parametrize("mode", ["immediate", "pooled"])
@@ -49,7 +49,7 @@ def test_the_next_decision_finds_all_ranks_projected(mode):
             assert as_of(d) == d.books.state.workers[W_CHANGES].tolist()
         await d.report(0, {}, {next(name for name, at in d.sent().items() if at == 0)})
         assert as_of(d) == d.books.state.workers[W_CHANGES].tolist()
-        assert d.adapter.guard.failures == 0
+        assert d.adapter.failsafe.failures == 0
 
     asyncio.run(scenario())
 
@@ -57,8 +57,8 @@ def test_the_next_decision_finds_all_ranks_projected(mode):
 def test_the_predictor_is_not_asked_meanwhile():
     async def scenario():
         d = await deployment()
-        forecaster = d.adapter.router.forecaster
-        forecaster.predictor = Watched(forecaster.predictor.table)
+        forecaster = d.session.forecaster
+        forecaster.predictor = Watched(forecaster.predictor)
         await d.add("more")
         looks = forecaster.predictor.looks
         assert looks > 0
@@ -72,7 +72,7 @@ def test_the_predictor_is_not_asked_meanwhile():
 def test_what_fails_is_counted_once_and_left_to_the_next_decision():
     async def scenario():
         d = await deployment()
-        forecaster = d.adapter.router.forecaster
+        forecaster = d.session.forecaster
         calls = []
 
         def fail(*args):
@@ -82,12 +82,12 @@ def test_what_fails_is_counted_once_and_left_to_the_next_decision():
         forecaster.prepare = fail
         for _ in range(5):
             await step(d)
-        assert len(calls) == d.adapter.guard.failures == 1
+        assert len(calls) == d.adapter.failsafe.failures == 1
         await d.add("more")
         for _ in range(5):
             await step(d)
-        assert len(calls) == d.adapter.guard.failures == 2
-        assert d.adapter.guard.active
+        assert len(calls) == d.adapter.failsafe.failures == 2
+        assert d.adapter.failsafe.active
         assert len(d.sent()) == 5
 
     asyncio.run(scenario())
@@ -98,12 +98,12 @@ def test_nothing_is_projected_where_nothing_is_decided(why):
     async def scenario():
         d = await deployment("observe" if why == "observe" else "immediate")
         calls = []
-        d.adapter.router.forecaster.prepare = lambda *args: calls.append(args)
+        d.session.forecaster.prepare = lambda *args: calls.append(args)
         if why == "stood down":
             await step(d)
             assert calls
             calls.clear()
-            d.adapter.guard.stand_down("a test")
+            d.adapter.failsafe.stand_down("a test")
         await step(d)
         assert not calls
 

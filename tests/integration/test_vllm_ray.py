@@ -116,9 +116,12 @@ def test_requests_are_routed_to_engines_that_ray_runs(cluster, host, tmp_path):
     from rig.servers import rig_server
     from serving import await_figures, empty, mixed
 
+    router = tmp_path / "router.toml"
+    # How fast decisions are is not asked here, on machines that do much else meanwhile.
+    router.write_text('policy = "br-0"\nbudget_ms = 5000\n')
     arguments = ("--data-parallel-backend", "ray", "--data-parallel-address", host)
     with rig_server(
-        router="br-0",
+        router=str(router),
         slots=4,
         max_model_len=500,
         arguments=arguments,

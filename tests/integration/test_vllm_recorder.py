@@ -77,7 +77,7 @@ def test_all_that_vllm_serves_is_recorded_once(tmp_path, mode):
                 if name in d.client.reqs_in_flight:
                     await d.report(rank, {name: 2}, {name}, finish_reason=FinishReason.STOP)
             await asyncio.sleep(0.005)
-        d.adapter.recorder.close()
+        d.adapter.desk.recorder.close()
         return set(d.sent())
 
     sent = asyncio.run(scenario())
@@ -121,8 +121,8 @@ def test_a_full_disk_is_no_failure_of_the_adapter(monkeypatch, tmp_path, caplog)
         for i in range(12):
             await d.add(str(i))
             await d.report(d.sent()[str(i)], {str(i): 1}, {str(i)})
-        assert d.adapter.guard.failures == 0
-        assert d.adapter.guard.active
+        assert d.adapter.failsafe.failures == 0
+        assert d.adapter.failsafe.active
         assert d.books.state.load.tolist() == [0, 0]
 
     asyncio.run(scenario())

@@ -13,6 +13,7 @@ import pytest
 from fake_vllm import Deployment
 
 from integration.vllm import reload
+from integration.vllm.router import made_ready
 
 FIRST = 'policy = "jsq-load"\nmode = "immediate"\nbudget_ms = 50\n'
 
@@ -33,12 +34,12 @@ class Watched:
         self.d = Deployment(str(self.path), "", **kwargs)
         self.reloads = 0
         self.fallbacks = []
-        self.d.adapter.metrics.reloaded = self._count
-        self.d.adapter.guard._failed = self.fallbacks.append
+        self.d.adapter.desk.exporter.reloaded = self._count
+        self.d.adapter.failsafe._failed = self.fallbacks.append
 
     def _count(self):
         # Only once the new policy is in its place.
-        assert self.d.adapter.config.params.policy == self.expected
+        assert self.d.adapter.desk.config.params.policy == self.expected
         self.reloads += 1
 
     def write(self, text, expected=None):
@@ -50,7 +51,7 @@ class Watched:
 
     @property
     def policy(self):
-        return self.d.adapter.config.params.policy
+        return self.d.adapter.desk.config.params.policy
 
     async def until(self, condition):
         async with asyncio.timeout(60):
@@ -63,22 +64,23 @@ class Watched:
 
 
 class Slow:
-    """In place of a warm-up that compiles for as long as it is told to."""
+    """Makes a router ready as slowly as it is told to."""
 
     def __init__(self):
         self.began, self.go_on = threading.Event(), threading.Event()
         self.threads = []
 
-    def __call__(self, _config):
+    def __call__(self, *place):
         self.threads.append(threading.current_thread())
         self.began.set()
         assert self.go_on.wait(60)
+        return made_ready(*place)
 
 
 @pytest.fixture
 def slow(monkeypatch):
     made = Slow()
-    monkeypatch.setattr(reload, "warm_up", made)
+    monkeypatch.setattr(reload, "made_ready", made)
     yield made
     made.go_on.set()
 
@@ -97,7 +99,7 @@ def test_what_is_changed_is_taken_in_beside_the_event_loop(tmp_path, monkeypatch
         slow.go_on.set()
         await w.until(lambda: w.reloads)
         assert w.policy == "br-0"
-        assert w.d.adapter.config.params.settle_ms == 7
+        assert w.d.adapter.desk.config.params.settle_ms == 7
         assert w.d.books.state.load.tolist() == [100, 10]
         assert threading.main_thread() not in slow.threads
         await w.looked()
@@ -118,7 +120,7 @@ def test_a_second_change_while_the_first_is_being_made_ready_is_the_one_that_sta
         await w.until(slow.began.is_set)
         text = 'policy = "jsq"\nmode = "immediate"\n'
         seen = []
-        w.d.adapter.metrics.reloaded = lambda: seen.append(w.policy)
+        w.d.adapter.desk.exporter.reloaded = lambda: seen.append(w.policy)
         w.write(text)
         slow.go_on.set()
         await w.until(lambda: len(seen) == 2)
@@ -153,7 +155,7 @@ def test_every_changed_content_that_is_refused_is_one_warning_and_no_fallback(
             assert told in said()[-1]
             assert "\n" not in said()[-1]
         assert (w.policy, w.reloads, w.fallbacks) == ("jsq-load", 0, [])
-        assert w.d.adapter.guard.failures == 0
+        assert w.d.adapter.failsafe.failures == 0
         w.write('policy = "br-0"\n', expected="br-0")
         await w.until(lambda: w.reloads)
         w.write(next(iter(bad)))
@@ -168,13 +170,31 @@ def test_settings_that_cannot_change_are_named_and_stay(tmp_path, monkeypatch, s
         w = Watched(tmp_path, monkeypatch)
         w.write('policy = "br-0"\nbudget_ms = 7\nrecord = "x.jsonl"\nseed = 3\n', expected="br-0")
         await w.until(lambda: w.reloads)
-        params = w.d.adapter.config.params
+        params = w.d.adapter.desk.config.params
         assert (params.budget_ms, params.record, params.seed) == (50.0, None, 3)
 
     asyncio.run(scenario())
     (line,) = said()
     assert "budget_ms, record cannot change while serving" in line
     assert "budget_ms stays 50.0, record stays None" in line
+
+
+def test_what_was_measured_of_a_request_outlives_a_change(tmp_path, monkeypatch):
+    async def scenario():
+        w = Watched(tmp_path, monkeypatch)
+
+        def session():
+            return w.d.adapter.desk.router.session
+
+        for text, expected in (("'auto'", 0), ("'auto'", 1500), ("70", 70), ("0", 0)):
+            w.write(f'policy = "br-0"\nrequest_tokens = {text}\n# {expected}', expected="br-0")
+            seen = w.reloads
+            await w.until(lambda seen=seen: w.reloads > seen)
+            assert session().request_tokens == expected
+            # As whoever measures it does.
+            session().request_tokens = 1500
+
+    asyncio.run(scenario())
 
 
 def test_of_several_servers_one_says_what_is_refused(tmp_path, monkeypatch, said):
@@ -188,19 +208,19 @@ def test_of_several_servers_one_says_what_is_refused(tmp_path, monkeypatch, said
 
     asyncio.run(scenario())
     (line,) = said()
-    assert "API servers have agreed on at most" in line
+    assert "must be at most 0, on which the API servers have agreed" in line
 
 
 def test_nothing_is_exchanged_once_the_adapter_has_stood_down(tmp_path, monkeypatch, slow, said):
     async def scenario():
         w = Watched(tmp_path, monkeypatch)
-        router = w.d.adapter.router
+        before = w.d.router
         w.write('policy = "br-0"\n')
         await w.until(slow.began.is_set)
-        w.d.adapter.guard.stand_down("enough")
+        w.d.adapter.failsafe.stand_down("enough")
         slow.go_on.set()
         await w.looked()
-        assert w.d.adapter.router is router
+        assert w.d.router is before
         assert w.reloads == 0
 
     asyncio.run(scenario())
@@ -246,7 +266,7 @@ def test_an_exchange_that_fails_halfway_leaves_all_to_vllm(tmp_path, monkeypatch
 
         w.d.adapter.take_over = fail
         w.write('policy = "br-0"\n')
-        await w.until(lambda: not w.d.adapter.guard.active)
+        await w.until(lambda: not w.d.adapter.failsafe.active)
         await w.looked()
         await w.d.add("a")
         assert w.d.client.own_choices == 1

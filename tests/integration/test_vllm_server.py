@@ -15,7 +15,8 @@ from brsolver.traces import load_trace
 
 pytestmark = pytest.mark.vllm
 
-RELOADED = 'policy = "{policy}"\nmode = "{mode}"\nreload_s = 0.2\n{more}'
+# How fast decisions are is not asked here, on machines that do much else meanwhile.
+RELOADED = 'policy = "{policy}"\nmode = "{mode}"\nreload_s = 0.2\nbudget_ms = 5000\n{more}'
 # Solvers of a step are for small clusters and minutes, not for serving.
 SERVE = Path(__file__).with_name("serve_cli.py")
 NOT_FOR_SERVING = {"milp-step", "lp-round", "local-search"}

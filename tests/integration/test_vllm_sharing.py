@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from brsolver.cluster.session import FIGURES
 from brsolver.errors import ParameterError
-from integration.vllm.sharing import CONTENDED, FIGURES, Board, board_path
+from integration.vllm.sharing import CONTENDED, Board, board_path
 
 
 def board(path, index, servers=2, ranks=3, horizon=2):
@@ -109,7 +110,7 @@ def test_nobody_else_can_read_it(tmp_path):
 
 def test_a_link_is_not_followed(tmp_path):
     (tmp_path / "elsewhere").touch()
-    (tmp_path / "b-2-3-2").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / f"b-2-3-{FIGURES}-2").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(OSError, match="b"):
         board(tmp_path / "b", 0)
 

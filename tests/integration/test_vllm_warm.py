@@ -15,6 +15,8 @@ SCRIPT = Path(__file__).with_name("nothing_compiles.py")
     ("policy", "mode", "predictor"),
     [
         ("br-0", "pooled", "survival"),
+        ("br-ramp", "pooled", "survival"),
+        ("br-ramp", "immediate", "survival"),
         ("br-0", "immediate", "survival"),
         ("br-h", "pooled", "survival"),
         ("br-h", "immediate", "survival"),
@@ -22,6 +24,8 @@ SCRIPT = Path(__file__).with_name("nothing_compiles.py")
         ("br-h:projection=expected,growth=true", "pooled", "survival"),
         ("br-h:projection=expected", "immediate", "none"),
         ("bf-io", "pooled", "survival"),
+        ("br-t", "pooled", "none"),
+        ("br-t", "immediate", "none"),
         ("phi", "immediate", "survival"),
     ],
 )

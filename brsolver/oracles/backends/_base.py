@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from brsolver.oracles.model import FloatArray, IntArray, LinearModel
+from brsolver.oracles.linear_model import FloatArray, IntArray, LinearModel
 
 if TYPE_CHECKING:
     import numpy as np

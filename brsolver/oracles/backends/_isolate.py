@@ -42,7 +42,7 @@ class ProcessDiedError(SolverError):
 
 
 @dataclass(slots=True)
-class Outcome:
+class CallOutcome:
     """What came of a call.
 
     Attributes
@@ -74,8 +74,6 @@ class Isolation:
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
         self._messages: queue.Queue[tuple[str, Any] | None] = queue.Queue()
-        self.peak_mb = 0.0
-        """Largest resident memory seen during the last call."""
 
     def __enter__(self) -> Self:
         return self
@@ -105,7 +103,7 @@ class Isolation:
         *,
         deadline: float = float("inf"),
         memory_limit_mb: float | None = None,
-    ) -> Outcome:
+    ) -> CallOutcome:
         """Call ``module.function(*arguments, report=…)`` there; `prepare` comes first.
 
         Parameters
@@ -126,7 +124,7 @@ class Isolation:
             Whatever the function raised.
         """
         self._send(_worker.CALL, _worker.Call(module, function, arguments))
-        outcome, self.peak_mb = Outcome(), 0.0
+        outcome = CallOutcome()
         while True:
             message, reason = self._next(deadline, memory_limit_mb)
             if reason:
@@ -195,9 +193,7 @@ class Isolation:
             return TIME
         if memory_limit_mb is None or self._process is None:
             return ""
-        used = resident_mb(self._process.pid)
-        self.peak_mb = max(self.peak_mb, used)
-        return MEMORY if used > memory_limit_mb else ""
+        return MEMORY if resident_mb(self._process.pid) > memory_limit_mb else ""
 
     def _send(self, kind: str, value: object) -> None:
         stream = self._process.stdin if self._process is not None else None

@@ -9,7 +9,7 @@ from scipy import sparse
 
 from brsolver.oracles.backends._base import Answer, Job, guarded
 from brsolver.oracles.backends._load import load
-from brsolver.oracles.model import FloatModel, Kind, LinearModel, Sense
+from brsolver.oracles.linear_model import FloatModel, Kind, LinearModel, Sense
 from brsolver.oracles.result import SolverError, Status
 
 

@@ -14,9 +14,14 @@ from brsolver.errors import BrsolverError, ParameterError, UnknownNameError
 from brsolver.oracles import verify
 from brsolver.oracles.backends import cp_sat, glop, highs, pdlp
 from brsolver.oracles.backends._base import Answer, Backend, Job
-from brsolver.oracles.backends._isolate import Isolation, Outcome, ProcessDiedError, working_time
+from brsolver.oracles.backends._isolate import (
+    CallOutcome,
+    Isolation,
+    ProcessDiedError,
+    working_time,
+)
 from brsolver.oracles.backends._load import load
-from brsolver.oracles.model import IntArray, LinearModel, Sense
+from brsolver.oracles.linear_model import IntArray, LinearModel, Sense
 from brsolver.oracles.result import Number, Solution, SolverError, SolveResult, Status
 
 if TYPE_CHECKING:
@@ -119,7 +124,10 @@ def _after(job: Job, prepare: Callable[[], object]) -> Job:
 
 
 def _check_job(model: LinearModel, job: Job) -> None:
-    for name, value in (("time_limit_s", job.time_limit_s), ("memory", job.memory_limit_mb)):
+    for name, value in (
+        ("time_limit_s", job.time_limit_s),
+        ("memory_limit_mb", job.memory_limit_mb),
+    ):
         if value is not None and not (math.isfinite(value) and value > 0):
             raise ParameterError(f"{name} is {value}, must be a positive number")
     if job.threads < 1:
@@ -127,10 +135,11 @@ def _check_job(model: LinearModel, job: Job) -> None:
     if job.warm_start is not None and not job.relax:
         if job.warm_start.shape != (model.num_columns,):
             raise ParameterError(
-                f"warm start has {job.warm_start.size} values for {model.num_columns} columns"
+                f"warm_start has shape {job.warm_start.shape}, must be ({model.num_columns},): one "
+                "value per column"
             )
         if broken := verify.violation(model, job.warm_start):
-            raise ParameterError(f"warm start is not feasible: {broken}")
+            raise ParameterError(f"warm_start is no solution, must be feasible: {broken}")
 
 
 def _run(run: Backend, name: str, model: LinearModel, job: Job) -> Answer:
@@ -187,7 +196,7 @@ def _deadline(model: LinearModel, job: Job) -> float:
     return job.began + job.time_limit_s - checking
 
 
-def _latest(outcome: Outcome, backend: str) -> Answer:
+def _latest(outcome: CallOutcome, backend: str) -> Answer:
     """Put together what a solver had reported before it was ended."""
     best, bound = Answer(status=Status.LIMIT, origin=backend), None
     for report in outcome.reports:

@@ -9,7 +9,7 @@ import numpy as np
 
 from brsolver.oracles.backends._base import Answer, Job, guarded
 from brsolver.oracles.backends._load import load
-from brsolver.oracles.model import INFINITE, IntArray, LinearModel, Sense
+from brsolver.oracles.linear_model import INFINITE, IntArray, LinearModel, Sense
 from brsolver.oracles.result import SolverError, Status
 
 if TYPE_CHECKING:
@@ -105,8 +105,8 @@ def _build(cp_model: Any, model: LinearModel) -> tuple[Any, list[Any]]:
         cp.add_linear_expression_in_domain(expression, cp_model.Domain(*_ends(low, high)))
     priced = np.flatnonzero(model.costs).tolist()
     costs = model.costs[priced].tolist()
-    goal = cp_model.LinearExpr.weighted_sum([variables[j] for j in priced], costs) + model.offset
-    (cp.maximize if model.sense is Sense.MAX else cp.minimize)(goal)
+    cost = cp_model.LinearExpr.weighted_sum([variables[j] for j in priced], costs) + model.offset
+    (cp.maximize if model.sense is Sense.MAX else cp.minimize)(cost)
     return cp, variables
 
 

@@ -8,7 +8,7 @@ from brsolver.oracles.backends import _linear
 
 if TYPE_CHECKING:
     from brsolver.oracles.backends._base import Answer, Job
-    from brsolver.oracles.model import LinearModel
+    from brsolver.oracles.linear_model import LinearModel
 
 
 def solve(model: LinearModel, job: Job) -> Answer:

@@ -10,7 +10,7 @@ import numpy as np
 
 from brsolver.oracles.backends._base import Answer, Job, guarded
 from brsolver.oracles.backends._load import load
-from brsolver.oracles.model import FloatArray, FloatModel, Kind, LinearModel, Sense
+from brsolver.oracles.linear_model import FloatArray, FloatModel, Kind, LinearModel, Sense
 from brsolver.oracles.result import SolverError, Status
 
 if TYPE_CHECKING:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import NDArray
 
 from brsolver._jit import kernel
+
+if TYPE_CHECKING:
+    from brsolver.oracles.bounds.fixed import FixedRuns
 
 IntArray = NDArray[np.int64]
 
@@ -118,21 +123,13 @@ def lift(weights: IntArray, workers: int, slots: int, known: int, max_nodes: int
 
 
 @kernel
-def lift_steps(
-    prompt: IntArray,
-    start: IntArray,
-    end: IntArray,
-    steps: IntArray,
-    known: IntArray,
-    workers: int,
-    slots: int,
-    max_nodes: int,
-) -> IntArray:
+def lift_steps(runs: FixedRuns, steps: IntArray, known: IntArray, max_nodes: int) -> IntArray:
     """Apply `lift` to the active sets of `steps`, whose bounds so far are `known`."""
+    prompt, start, end = runs.prompt, runs.start, runs.end
     lifted = np.empty(steps.shape[0], np.int64)
     for at in range(steps.shape[0]):
         k = steps[at]
         active = np.flatnonzero((start <= k) & (end > k))
         weights = np.sort(prompt[active] + k - start[active])[::-1].copy()
-        lifted[at] = lift(weights, workers, slots, known[at], max_nodes)
+        lifted[at] = lift(weights, runs.workers, runs.slots, known[at], max_nodes)
     return lifted

@@ -7,16 +7,33 @@ by key, and prefix sums of keys are renewed only when it changes.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
 from brsolver._jit import kernel
 
+if TYPE_CHECKING:
+    from brsolver.oracles.bounds.fixed import FixedRuns
+
 IntArray = NDArray[np.int64]
 
-# Rows of the table of steps.
-ACTIVE, WORK, AVERAGE, LARGEST, SHARED, FORCED = range(6)
-TABLE_ROWS = 6
+
+class StepTable(NamedTuple):
+    """What is known of every step.
+
+    Attributes
+    ----------
+    active, work : ndarray of int64, shape (K,)
+        Requests, and their load altogether.
+    bound : ndarray of int64, shape (K,)
+        ``LB_k``.
+    """
+
+    active: IntArray
+    work: IntArray
+    bound: IntArray
 
 
 @kernel
@@ -70,38 +87,23 @@ def forced_bound(prefix: IntArray, count: int, step: int, workers: int, slots: i
 
 
 @kernel
-def fill_column(
-    table: IntArray, prefix: IntArray, count: int, step: int, workers: int, slots: int
-) -> None:
-    """Write what is known of one step."""
-    work = prefix[count] + count * step
-    table[ACTIVE, step] = count
-    table[WORK, step] = work
-    table[AVERAGE, step] = -(-work // workers)
-    table[LARGEST, step] = prefix[1] + step
-    table[SHARED, step] = shared_bound(prefix, count, step, workers)
-    table[FORCED, step] = forced_bound(prefix, count, step, workers, slots)
+def step_bound(prefix: IntArray, count: int, step: int, workers: int, slots: int) -> int:
+    """Return ``LB_k``: the largest of average, largest load, shared and forced bound."""
+    average: int = -(-(prefix[count] + count * step) // workers)
+    largest: int = prefix[1] + step
+    best = max(average, largest)
+    best = max(best, shared_bound(prefix, count, step, workers))
+    return max(best, forced_bound(prefix, count, step, workers, slots))
 
 
 @kernel
-def step_table(
-    prompt: IntArray, start: IntArray, end: IntArray, workers: int, slots: int
-) -> IntArray:
-    """Return counts, work and the four bounds of every step.
-
-    Parameters
-    ----------
-    prompt, start, end : ndarray of int64, shape (n,)
-        ``s_i``, ``x_i`` and ``x_i + o_i``, by non-decreasing ``x_i``.
-    workers, slots : int
-        G and B; at most G·B requests are active at once.
-
-    Returns
-    -------
-    ndarray of int64, shape (TABLE_ROWS, K)
-    """
+def step_table(runs: FixedRuns) -> StepTable:
+    """Return what is known of every step up to the last."""
+    prompt, start, end, workers, slots = runs
     steps = end.max()
-    table = np.zeros((TABLE_ROWS, steps), np.int64)
+    active = np.zeros(steps, np.int64)
+    work = np.zeros(steps, np.int64)
+    bound = np.zeros(steps, np.int64)
     keys = np.empty(workers * slots + 1, np.int64)
     ends = np.empty(workers * slots + 1, np.int64)
     prefix = np.zeros(workers * slots + 2, np.int64)
@@ -121,5 +123,7 @@ def step_table(
         if changed:
             sum_prefixes(keys, count, prefix)
         if count > 0:
-            fill_column(table, prefix, count, step, workers, slots)
-    return table
+            active[step] = count
+            work[step] = prefix[count] + count * step
+            bound[step] = step_bound(prefix, count, step, workers, slots)
+    return StepTable(active, work, bound)

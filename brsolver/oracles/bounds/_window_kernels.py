@@ -70,13 +70,10 @@ def window_gains(excess: IntArray, workers: int, starts: int) -> IntArray:
 
 
 @kernel
-def best_windows(gains: IntArray) -> tuple[IntArray, IntArray]:
+def best_windows(gains: IntArray) -> IntArray:
     """Choose disjoint windows with the largest total gain, by dynamic programming.
 
-    Returns
-    -------
-    tuple of ndarray
-        The best total up to each edge, and the edge at which the last window before it opens.
+    Returns the edge at which the last window before each edge opens.
     """
     edges = gains.shape[0]
     total = np.zeros(edges, np.int64)
@@ -86,4 +83,4 @@ def best_windows(gains: IntArray) -> tuple[IntArray, IntArray]:
             value = total[opens] + gains[opens, closes]
             if opens == 0 or value > total[closes]:
                 total[closes], opened[closes] = value, opens
-    return total, opened
+    return opened

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,12 +12,14 @@ from brsolver.errors import ParameterError
 from brsolver.oracles.bounds import _pack_kernels as pk
 from brsolver.oracles.bounds import _step_kernels as sk
 from brsolver.oracles.bounds import _window_kernels as wk
-from brsolver.oracles.bounds.result import BoundResult, Kind, PhaseSplit, Window
+from brsolver.oracles.bounds.result import BoundKind, BoundResult, PhaseSplit, Window
+from brsolver.oracles.bounds.seconds import Barrier
 from brsolver.oracles.bounds.steptime import makespan
+from brsolver.oracles.schedule import check_cluster, fcfs_schedule, total_work, weighed
 
 if TYPE_CHECKING:
-    from brsolver.simulator.params import StepTime
-    from brsolver.traces.model import Trace
+    from brsolver.hardware.step_time import StepTime
+    from brsolver.traces.trace import Trace
 
 IntArray = NDArray[np.int64]
 Effort = Literal["fast", "tight"]
@@ -39,15 +40,15 @@ WINDOW_STARTS = 6
 """Sets are grown from each of the largest few requests."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FixedRuns:
-    """Requests with their admission steps, by admission step.
+class FixedRuns(NamedTuple):
+    """Requests with their admission steps, by admission step, as kernels take them.
 
     Attributes
     ----------
     prompt, start, end : ndarray of int64, shape (n,)
         ``s_i``, ``x_i`` and ``x_i + o_i``.
     workers, slots : int
+        G and B; at most G·B requests are active at once.
     """
 
     prompt: IntArray
@@ -87,6 +88,7 @@ def fcfs_bound(
     step_time: StepTime | None = None,
     effort: Effort = "tight",
     budget_s: float = 60.0,
+    request_tokens: int = 0,
 ) -> BoundResult:
     """Bound every assignment under first-come-first-served, work-conserving admission.
 
@@ -97,7 +99,8 @@ def fcfs_bound(
     Parameters
     ----------
     trace : Trace
-        Its arrival times are not used: a pool is kept waiting (formulation §6).
+        Its arrival times are not used: a pool is kept waiting, see "Arrivals" in
+        ``docs/simulator.md``.
     workers, slots : int
         G, and B per worker.
     pool : int, optional
@@ -109,26 +112,29 @@ def fcfs_bound(
         of the drain.
     budget_s : float
         Seconds that ``tight`` may take beyond ``fast``.
+    request_tokens : int
+        KV tokens that a request weighs besides those it holds: the bound is then of effective
+        loads, see `BoundResult`.
 
     Raises
     ------
     BrsolverError
         Parameters are contradictory, or the step-time model has no bound.
     """
-    from brsolver.oracles.hindsight.schedule import fcfs_schedule
-
     _check_effort(effort, budget_s)
     began = time.perf_counter()
-    schedule = fcfs_schedule(trace, workers, slots, pool)
+    heavy = weighed(trace, request_tokens)
+    schedule = fcfs_schedule(heavy, workers, slots, pool)
     return _bound(
         trace,
-        FixedRuns.of(trace, schedule.start, workers, schedule.slots),
+        FixedRuns.of(heavy, schedule.start, workers, schedule.slots),
         schedule.start,
         kind="fcfs",
         pool=schedule.pool,
         step_time=step_time,
         budget_s=budget_s if effort == "tight" else 0.0,
         began=began,
+        request_tokens=request_tokens,
     )
 
 
@@ -141,6 +147,7 @@ def admissions_bound(
     step_time: StepTime | None = None,
     effort: Effort = "tight",
     budget_s: float = 60.0,
+    request_tokens: int = 0,
 ) -> BoundResult:
     """Bound every assignment of requests whose admission steps are given.
 
@@ -152,7 +159,7 @@ def admissions_bound(
     trace : Trace
     start : ndarray of int64, shape (n,)
         ``x_i >= 0``, e.g. ``result.requests.start_step``.
-    workers, slots, step_time, effort, budget_s
+    workers, slots, step_time, effort, budget_s, request_tokens
         As in `fcfs_bound`.
 
     Raises
@@ -165,13 +172,14 @@ def admissions_bound(
     start = _check_starts(trace, start, workers, slots)
     return _bound(
         trace,
-        FixedRuns.of(trace, start, workers, slots),
+        FixedRuns.of(weighed(trace, request_tokens), start, workers, slots),
         start,
         kind="admissions",
         pool=0,
         step_time=step_time,
         budget_s=budget_s if effort == "tight" else 0.0,
         began=began,
+        request_tokens=request_tokens,
     )
 
 
@@ -183,8 +191,6 @@ def _check_effort(effort: str, budget_s: float) -> None:
 
 
 def _check_starts(trace: Trace, start: IntArray, workers: int, slots: int) -> IntArray:
-    from brsolver.oracles.hindsight.schedule import check_cluster
-
     slots, _ = check_cluster(workers, slots, None)
     steps = np.asarray(start)
     if steps.dtype.kind not in "iu" or steps.shape != (len(trace),):
@@ -194,15 +200,15 @@ def _check_starts(trace: Trace, start: IntArray, workers: int, slots: int) -> In
         )
     if steps.min() < 0:
         raise ParameterError(
-            f"start[{int(steps.argmin())}] is {steps.min()}: a request that was never admitted "
-            "has no bound; run the policy to the end"
+            f"start[{int(steps.argmin())}] is {steps.min()}, must be at least 0: a request that "
+            "was never admitted has no bound; run the policy to the end"
         )
     steps = steps.astype(np.int64)
     most = _most_active(steps, steps + trace.output_tokens)
     if most > workers * slots:
         raise ParameterError(
-            f"{most} requests run at once on {workers * slots} slots: "
-            "the admission steps are of another cluster"
+            f"start has {most} requests running at once, must have at most {workers * slots}, one "
+            "per slot: these are the admission steps of another cluster"
         )
     return steps
 
@@ -217,24 +223,24 @@ def _bound(
     runs: FixedRuns,
     start: IntArray,
     *,
-    kind: Kind,
+    kind: BoundKind,
     pool: int,
     step_time: StepTime | None,
     budget_s: float,
     began: float,
+    request_tokens: int,
 ) -> BoundResult:
-    from brsolver.oracles.hindsight.schedule import total_work
-
     built = time.perf_counter()
-    table = sk.step_table(runs.prompt, runs.start, runs.end, runs.workers, runs.slots)
-    per_step = table[sk.AVERAGE :].max(axis=0)
+    table = sk.step_table(runs)
+    per_step = table.bound
     windows: tuple[Window, ...] = ()
     joint: tuple[Window, ...] = ()
     if budget_s > 0:
-        windows, joint, per_step = _tighten(runs, table[sk.ACTIVE], per_step, built + budget_s)
-    fill_end = fill_end_of(table[sk.ACTIVE], runs)
+        windows, joint, per_step = _tighten(runs, table.active, per_step, built + budget_s)
+    fill_end = fill_end_of(table.active, runs)
     phases = _split(per_step, windows, fill_end, runs.drain_start)
-    work = total_work(trace.prompt_tokens, trace.output_tokens)
+    work = total_work(trace.prompt_tokens + request_tokens, trace.output_tokens)
+    known = Barrier(phases.total, per_step, table.active, windows)
     return BoundResult(
         kind=kind,
         total=phases.total,
@@ -242,21 +248,38 @@ def _bound(
         per_step=per_step,
         windows=windows,
         joint=joint,
-        active=table[sk.ACTIVE],
+        active=table.active,
         start=start,
         fill_end=fill_end,
         drain_start=runs.drain_start,
         steps=per_step.size,
         total_work=work,
-        makespan_s=makespan(step_time, per_step.size, phases.total, work, runs.workers, per_step),
+        makespan_s=makespan(
+            trace,
+            step_time,
+            lambda kappa: (
+                known if kappa == request_tokens else _heavier(runs, kappa - request_tokens)
+            ),
+            steps=per_step.size,
+            workers=runs.workers,
+            slots=runs.slots,
+            fixed=True,
+        ),
         workers=runs.workers,
         slots=runs.slots,
         pool=pool,
         trace_fingerprint=trace.fingerprint(),
+        request_tokens=request_tokens,
         origin="bounds per step" if budget_s <= 0 else "bounds per step, searches, windows",
         build_s=built - began,
         solve_s=time.perf_counter() - built,
     )
+
+
+def _heavier(runs: FixedRuns, kappa: int) -> Barrier:
+    """Bound the same runs, each request heavier by κ tokens, step by step."""
+    table = sk.step_table(runs._replace(prompt=runs.prompt + kappa))
+    return Barrier(int(table.bound.sum()), table.bound, table.active)
 
 
 def fill_end_of(active: IntArray, runs: FixedRuns) -> int:
@@ -296,16 +319,7 @@ def _search_steps(
         if time.perf_counter() > deadline:
             break
         chunk = steps[at : at + PACK_CHUNK]
-        lifted[chunk] = pk.lift_steps(
-            runs.prompt,
-            runs.start,
-            runs.end,
-            chunk,
-            per_step[chunk],
-            runs.workers,
-            runs.slots,
-            PACK_NODES,
-        )
+        lifted[chunk] = pk.lift_steps(runs, chunk, per_step[chunk], PACK_NODES)
     return lifted
 
 
@@ -327,7 +341,7 @@ def _window_bounds(
     edges = np.unique(np.append(runs.end[left], first))
     excess = wk.pair_excess(key[order], runs.end[left][order], edges, first, per_step[first:])
     gains = wk.window_gains(excess, runs.workers, WINDOW_STARTS)
-    _, opened = wk.best_windows(gains)
+    opened = wk.best_windows(gains)
     every = zip(*(at.tolist() for at in np.nonzero(gains)), strict=True)
     return _chosen(gains, opened, edges), tuple(_window(gains, edges, a, b) for a, b in every)
 

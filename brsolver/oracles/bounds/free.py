@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import heapq
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from brsolver.oracles.bounds import _step_kernels as sk
+from brsolver.oracles.bounds.admission import earliest_admission, least_steps_by
+from brsolver.oracles.bounds.fixed import FixedRuns
 from brsolver.oracles.bounds.result import BoundResult, PhaseSplit
+from brsolver.oracles.bounds.seconds import Barrier
 from brsolver.oracles.bounds.steptime import makespan
+from brsolver.oracles.schedule import fcfs_schedule, weighed
 
 if TYPE_CHECKING:
-    from brsolver.oracles.hindsight.schedule import Schedule
-    from brsolver.simulator.params import StepTime
-    from brsolver.traces.model import Trace
+    from brsolver.hardware.step_time import StepTime
+    from brsolver.oracles.schedule import Schedule
+    from brsolver.traces.trace import Trace
 
 IntArray = NDArray[np.int64]
 
@@ -33,6 +36,7 @@ def free_bound(
     pool: int | None = None,
     step_time: StepTime | None = None,
     work_conserving: bool = True,
+    request_tokens: int = 0,
 ) -> BoundResult:
     """Bound every run from the same pool, whatever it admits when and where.
 
@@ -55,19 +59,26 @@ def free_bound(
     work_conserving : bool
         Whether no slot stays free while a request waits. Without it nothing is forced, and the
         bound is ``max(⌈W/G⌉, max_i Σ_j w_i(j))``.
+    request_tokens : int
+        KV tokens that a request weighs besides those it holds: the bound is then of effective
+        loads, see `BoundResult`.
 
     Raises
     ------
     BrsolverError
         Parameters are contradictory, or the step-time model has no bound.
     """
-    from brsolver.oracles.hindsight.schedule import fcfs_schedule
-
     began = time.perf_counter()
-    schedule = fcfs_schedule(trace, workers, slots, pool)
+    schedule = fcfs_schedule(weighed(trace, request_tokens), workers, slots, pool)
     built = time.perf_counter()
-    parts = _work_conserving(schedule) if work_conserving else _idling(schedule)
-    steps = least_steps(trace.output_tokens, workers * schedule.slots, schedule.pool)
+    bounded = _work_conserving if work_conserving else _idling
+    parts = bounded(schedule)
+    places = workers * schedule.slots
+    steps = max(
+        least_steps_by(
+            trace.output_tokens, places, schedule.pool, work_conserving=work_conserving
+        ).values()
+    )
     return BoundResult(
         kind="free" if work_conserving else "idling",
         total=parts.phases.total,
@@ -80,17 +91,23 @@ def free_bound(
         steps=steps,
         total_work=schedule.total_work,
         makespan_s=makespan(
+            trace,
             step_time,
-            steps,
-            parts.phases.total,
-            schedule.total_work,
-            workers,
-            parts.per_step,
+            lambda kappa: _known(
+                parts
+                if kappa == request_tokens
+                else bounded(_heavier(schedule, kappa - request_tokens))
+            ),
+            steps=steps,
+            workers=workers,
+            slots=schedule.slots,
+            fixed=False,
         ),
         workers=workers,
         slots=schedule.slots,
         pool=schedule.pool,
         trace_fingerprint=trace.fingerprint(),
+        request_tokens=request_tokens,
         origin="forced fill, total work, long requests" if work_conserving else "total work",
         build_s=built - began,
         solve_s=time.perf_counter() - built,
@@ -119,6 +136,15 @@ class _Parts:
     active: IntArray
 
 
+def _known(parts: _Parts) -> Barrier:
+    return Barrier(parts.phases.total, parts.per_step, parts.active)
+
+
+def _heavier(schedule: Schedule, kappa: int) -> Schedule:
+    """Return the schedule of the same requests, each heavier by κ tokens."""
+    return replace(schedule, prompt=schedule.prompt + kappa)
+
+
 def _idling(schedule: Schedule) -> _Parts:
     total = max(-(-schedule.total_work // schedule.workers), int(_own_work(schedule).max()))
     none = np.zeros(0, np.int64)
@@ -128,18 +154,17 @@ def _idling(schedule: Schedule) -> _Parts:
 def _work_conserving(schedule: Schedule) -> _Parts:
     forced = forced_steps(schedule)
     early = schedule.start < forced
-    table = _forced_table(schedule, early)
-    bounds = table[sk.AVERAGE :].max(axis=0)
-    left = schedule.total_work - int(table[sk.WORK, :forced].sum())
-    least = int(bounds[forced:].sum())
+    table = _table_of(schedule, early)
+    left = schedule.total_work - int(table.work[:forced].sum())
+    least = int(table.bound[forced:].sum())
     if not early.all():
         least = max(least, int(_own_work(schedule)[~early].max()))
     middle, drain, drain_start = _beyond_fill(schedule, forced, left, least)
     return _Parts(
-        phases=PhaseSplit(fill=int(bounds[:forced].sum()), steady=middle, drain=drain),
+        phases=PhaseSplit(fill=int(table.bound[:forced].sum()), steady=middle, drain=drain),
         drain_start=drain_start,
-        per_step=bounds[:forced],
-        active=table[sk.ACTIVE, :forced],
+        per_step=table.bound[:forced],
+        active=table.active[:forced],
     )
 
 
@@ -148,15 +173,18 @@ def _own_work(schedule: Schedule) -> IntArray:
     return o * schedule.prompt + o * (o - 1) // 2
 
 
-def _forced_table(schedule: Schedule, early: NDArray[np.bool_]) -> IntArray:
-    if not early.any():
-        return np.zeros((sk.TABLE_ROWS, 0), np.int64)
+def _table_of(schedule: Schedule, chosen: NDArray[np.bool_]) -> sk.StepTable:
+    """Return what is known of every step from some requests alone."""
+    if not chosen.any():
+        return sk.StepTable(*(np.zeros(0, np.int64) for _ in range(3)))
     return sk.step_table(
-        schedule.prompt[early],
-        schedule.start[early],
-        schedule.end[early],
-        schedule.workers,
-        schedule.slots,
+        FixedRuns(
+            prompt=schedule.prompt[chosen],
+            start=schedule.start[chosen],
+            end=schedule.end[chosen],
+            workers=schedule.workers,
+            slots=schedule.slots,
+        )
     )
 
 
@@ -189,15 +217,14 @@ def _certain_tail(schedule: Schedule, latest: int, first: int) -> IntArray:
     if not sure.any():
         return np.zeros(0, np.int64)
     ahead = first - latest
-    table = sk.step_table(
-        schedule.prompt[sure] + ahead,
-        np.zeros(int(sure.sum()), np.int64),
-        ends[sure] - first,
-        schedule.workers,
-        schedule.slots,
+    running = FixedRuns(
+        prompt=schedule.prompt[sure] + ahead,
+        start=np.zeros(int(sure.sum()), np.int64),
+        end=ends[sure] - first,
+        workers=schedule.workers,
+        slots=schedule.slots,
     )
-    bounds: IntArray = table[sk.AVERAGE :].max(axis=0)
-    return bounds
+    return sk.step_table(running).bound
 
 
 def _latest_work(schedule: Schedule, latest: int, first: int) -> IntArray:
@@ -244,60 +271,3 @@ def _usable_before(output_tokens: IntArray, positions: int, pool: int, latest: i
     running = np.cumsum(change)[:latest]
     usable: IntArray = np.concatenate(([0], np.cumsum(running)))
     return usable
-
-
-def earliest_admission(output_tokens: IntArray, positions: int, pool: int) -> IntArray:
-    """Return lower bounds ``r_i`` of the step at which each request can be admitted.
-
-    Request i (from 0) is revealed only after ``m = i - P + 1`` of those before it have been
-    admitted. At most P are admitted per step; all but G·B of them have finished, and the others
-    have run for a step, which takes slot-steps that only exist by a certain step.
-
-    Parameters
-    ----------
-    output_tokens : ndarray of int64, shape (n,)
-        ``o_i`` in trace order.
-    positions, pool : int
-        ``G·B`` and P.
-    """
-    ahead = np.maximum(np.arange(output_tokens.size) - pool + 1, 0)
-    spent = _smallest_sums(output_tokens, pool + positions - 1) + np.minimum(ahead, positions)
-    by_slots = _steps_for(spent, positions, pool)
-    return np.maximum.accumulate(np.maximum(by_slots, -(-ahead // pool)))
-
-
-def _smallest_sums(values: IntArray, held_back: int) -> IntArray:
-    """Return, for each i, the sum of ``values[:i]`` without its `held_back` largest."""
-    largest: list[int] = []
-    sums = np.zeros(values.size, np.int64)
-    total = 0
-    for i, value in enumerate(values.tolist()):
-        sums[i] = total
-        if len(largest) < held_back:
-            heapq.heappush(largest, value)
-        else:
-            total += heapq.heappushpop(largest, value)
-    return sums
-
-
-def _steps_for(slot_steps: IntArray, positions: int, pool: int) -> IntArray:
-    """Return how many steps from the start provide so many slot-steps.
-
-    Step k has at most ``min(G·B, P(k + 1))`` active requests.
-    """
-    ramp = np.minimum(positions, pool * np.arange(1, -(-positions // pool) + 1, dtype=np.int64))
-    reached = np.cumsum(ramp)
-    within = np.searchsorted(reached, slot_steps, side="left") + (slot_steps > 0)
-    beyond = ramp.size + -(-(slot_steps - reached[-1]) // positions)
-    return np.where(slot_steps <= reached[-1], within, beyond).astype(np.int64)
-
-
-def least_steps(output_tokens: IntArray, positions: int, pool: int) -> int:
-    """Return ``K_lb``: no run from a pool takes fewer decode steps.
-
-    The largest of what all slot-steps ``Σ o_i`` need and of ``max_i (r_i + o_i)``.
-    """
-    spent = np.array([int(output_tokens.sum())], np.int64)
-    by_slots = int(_steps_for(spent, positions, pool)[0])
-    start = earliest_admission(output_tokens, positions, pool)
-    return max(by_slots, int((start + output_tokens).max()))

@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brsolver.errors import ParameterError
-from brsolver.simulator.result import RequestStatus
+from brsolver.results.logs import RequestStatus
 
 if TYPE_CHECKING:
     from brsolver.oracles.bounds.result import BoundResult
-    from brsolver.simulator.result import SimulationResult
+    from brsolver.results.result import SimulationResult
+    from brsolver.simulator.params import SimulationParams
 
 IntArray = NDArray[np.int64]
 
@@ -27,7 +28,7 @@ class PhaseGap:
     name : {"fill", "steady", "drain", "total"}
     steps : int
     barrier_time : int
-        ``Σ_k M(k)`` of the run over the phase, in KV-token steps.
+        ``Σ_k M(k)`` of the run over the phase, in the bound's unit.
     lower_bound : int
     """
 
@@ -142,12 +143,38 @@ def _wrong_run(result: SimulationResult, bound: BoundResult) -> str:
         return f"it is about another trace than {result.trace_name}"
     if cluster != (bound.workers, {bound.slots}):
         return f"it is about {bound.workers} workers of {bound.slots} slots"
-    if params.events or params.capacity is not None:
-        return "workers fail or join, or have a KV capacity, which it does not cover"
+    if reason := _other_weight(params, bound) or _not_covered(params):
+        return reason
     if (result.requests.status != RequestStatus.FINISHED).any():
         return "some requests did not finish"
     if bound.pool and (params.arrivals.mode != "pool" or pool_of(result) != bound.pool):
         return f"it is about a pool of {bound.pool} waiting requests"
+    return ""
+
+
+def _other_weight(params: SimulationParams, bound: BoundResult) -> str:
+    if params.request_weight == bound.request_tokens:
+        return ""
+    return (
+        f"it is about requests that weigh {bound.request_tokens:,} tokens besides their KV "
+        f"tokens, not {params.request_weight:,}"
+    )
+
+
+def _not_covered(params: SimulationParams) -> str:
+    if params.prefill.mode not in {"none", "delay", "tier"}:
+        return "prompts are computed on the decode ranks; objective time covers that"
+    return why_no_bound(params)
+
+
+def why_no_bound(params: SimulationParams) -> str:
+    """Say what of a run's regime no bound covers; empty if there is nothing."""
+    if params.events or params.capacity is not None:
+        return "workers fail or join, or have a KV capacity, which it does not cover"
+    if params.prefill.cache:
+        return "ranks have prefix caches, and what is in them follows from the routing"
+    if params.routing == "immediate" and params.transit_steps:
+        return "requests in transit to a free slot do not count in the pool, as it takes them to"
     return ""
 
 
@@ -169,16 +196,23 @@ def _wrong_start(result: SimulationResult, bound: BoundResult) -> str:
 
 
 def _idles(result: SimulationResult, bound: BoundResult) -> str:
-    admitted = np.cumsum(np.bincount(result.requests.start_step, minlength=len(result.steps)))
-    before = np.concatenate(([0], admitted[:-1]))
-    waiting = np.minimum(bound.pool + before, len(result.requests.start_step)) - admitted
-    idle = np.flatnonzero((waiting > 0) & (result.steps.active < bound.workers * bound.slots))
-    if not idle.size:
+    idle = idles_at(result, bound.pool)
+    if idle is None:
         return ""
     return (
-        f"a slot stayed free while requests waited at step {idle[0]}; "
+        f"a slot stayed free while requests waited at step {idle}; "
         "use free_bound with work_conserving=False"
     )
+
+
+def idles_at(result: SimulationResult, pool: int) -> int | None:
+    """Return the first step at which a slot stayed free while requests of the pool waited."""
+    admitted = np.cumsum(np.bincount(result.requests.start_step, minlength=len(result.steps)))
+    before = np.concatenate(([0], admitted[:-1]))
+    waiting = np.minimum(pool + before, len(result.requests.start_step)) - admitted
+    places = sum(result.params.slots_each())
+    idle = np.flatnonzero((waiting > 0) & (result.steps.active < places))
+    return int(idle[0]) if idle.size else None
 
 
 def _no_more(result: SimulationResult, bound: BoundResult) -> str:

@@ -12,7 +12,7 @@ from brsolver.errors import ParameterError
 
 IntArray = NDArray[np.int64]
 
-Kind = Literal["fcfs", "admissions", "free", "idling"]
+BoundKind = Literal["fcfs", "admissions", "free", "idling"]
 
 VALID_FOR: dict[str, str] = {
     "fcfs": "pooled runs with first-come-first-served, work-conserving admission, any assignment",
@@ -61,6 +61,9 @@ class Window:
 class BoundResult:
     """A certified lower bound of ``Σ_k M(k)``, in KV-token steps, and of the makespan.
 
+    Where requests weigh `request_tokens` besides the KV tokens they hold, loads and all figures
+    made of them are in effective tokens: ``M(k) = max_g (L_g + κ·n_g)``.
+
     Attributes
     ----------
     kind : {"fcfs", "admissions", "free", "idling"}
@@ -89,17 +92,20 @@ class BoundResult:
         ``W = Σ_i Σ_j w_i(j)``; ``⌈W/G⌉`` is the bound that knows nothing of sizes.
     makespan_s : float
         No such run is shorter, under the affine step-time model; it adds `steps` times the base.
+        Steps last by KV tokens: with `request_tokens` only the total of these is relied on.
     workers, slots, pool : int
         G, B and the requests kept waiting; `pool` is 0 where the bound does not depend on it.
     trace_fingerprint : str
         Of the trace that it is about.
+    request_tokens : int
+        KV tokens κ that a request weighs besides those it holds.
     origin : str
         Which arguments prove it.
     build_s, solve_s : float
         Seconds for the schedule, and for the bounds.
     """
 
-    kind: Kind
+    kind: BoundKind
     total: int
     phases: PhaseSplit
     per_step: IntArray
@@ -117,15 +123,16 @@ class BoundResult:
     pool: int
     trace_fingerprint: str
     origin: str
+    request_tokens: int = 0
     build_s: float = 0.0
     solve_s: float = 0.0
 
     def __post_init__(self) -> None:
         if self.kind not in VALID_FOR:
-            raise ParameterError(f"kind of bound is {self.kind!r}, known: {', '.join(VALID_FOR)}")
+            raise ParameterError(f"kind is {self.kind!r}, must be one of {', '.join(VALID_FOR)}")
         if self.phases.total != self.total:
             raise ParameterError(
-                f"phases add up to {self.phases.total}, but the bound is {self.total}"
+                f"phases add up to {self.phases.total}, must add up to total, {self.total}"
             )
 
     @property
@@ -150,6 +157,7 @@ class BoundResult:
             "workers": self.workers,
             "slots": self.slots,
             "pool": self.pool,
+            "request_tokens": self.request_tokens,
             "origin": self.origin,
             "build_s": self.build_s,
             "solve_s": self.solve_s,

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import NDArray
 
 from brsolver._jit import kernel
 from brsolver.oracles.hindsight._partition_kernels import popcount, representative
+
+if TYPE_CHECKING:
+    from brsolver.oracles.hindsight._shapes import Classes, Events, Partitions, Sweep
 
 IntArray = NDArray[np.int64]
 SmallArray = NDArray[np.int32]
@@ -20,20 +25,20 @@ def subset_sums(
 ) -> None:
     """Write the sum of `values` over every mask to `out`, from tables of both halves."""
     half = (values.shape[0] + 1) // 2
-    _half_table(values, 0, half, low)
-    _half_table(values, half, values.shape[0] - half, high)
+    _table_of(values[:half], low)
+    _table_of(values[half:], high)
     mask_low = low.shape[0] - 1
     for c in range(masks.shape[0]):
         out[c] = low[masks[c] & mask_low] + high[masks[c] >> half]
 
 
 @kernel
-def _half_table(values: IntArray, offset: int, count: int, table: IntArray) -> None:
+def _table_of(values: IntArray, table: IntArray) -> None:
     table[0] = 0
-    for p in range(count):
+    for p in range(values.shape[0]):
         size = 1 << p
         for mask in range(size):
-            table[size + mask] = table[mask] + values[offset + p]
+            table[size + mask] = table[mask] + values[p]
 
 
 @kernel
@@ -43,44 +48,38 @@ def add_heaviest(
     """Add ``times·max(floor, max_g sums_g) + plus`` to every state's cost."""
     groups = table.shape[1]
     for s in range(table.shape[0]):
-        top = floor
+        envelope = floor
         for g in range(groups):
-            top = max(top, sums[table[s, g]])
-        cost[s] += times * top + plus
+            envelope = max(envelope, sums[table[s, g]])
+        cost[s] += times * envelope + plus
 
 
 @kernel
 def merge_classes(
-    cost: IntArray,
-    table: SmallArray,
-    masks: IntArray,
-    free: int,
-    size: int,
-    binomial: IntArray,
-    best: IntArray,
-    of: SmallArray,
-    choice: SmallArray,
+    free: int, choice: SmallArray, partitions: Partitions, cost: IntArray, classes: Classes
 ) -> None:
     """Replace every cost by the least of the states that agree with it outside `free`.
 
-    `of` receives each state's representative; `choice`, if it has any entries, the cheapest
-    state of each class at its representative.
+    `choice`, if it has any entries, receives the cheapest state of each class at its
+    representative.
     """
+    table, masks, binomial = partitions.table, partitions.masks, partitions.binomial
+    least, of, size = classes.least, classes.of, partitions.size
     groups = table.shape[1]
     group = np.empty(groups, np.int64)
-    best[:] = FAR
+    least[:] = FAR
     keep = choice.shape[0] > 0
     for s in range(cost.shape[0]):
         for g in range(groups):
             group[g] = masks[table[s, g]]
         r = representative(group, free, groups, size, binomial)
         of[s] = r
-        if cost[s] < best[r]:
-            best[r] = cost[s]
+        if cost[s] < least[r]:
+            least[r] = cost[s]
             if keep:
                 choice[r] = s
     for s in range(cost.shape[0]):
-        cost[s] = best[of[s]]
+        cost[s] = least[of[s]]
 
 
 @kernel
@@ -140,81 +139,49 @@ def add_stepwise(
     for s in range(table.shape[0]):
         total = 0
         for j in range(floor.shape[0]):
-            top = floor[j]
+            envelope = floor[j]
             for g in range(groups):
-                top = max(top, sums[table[s, g]] + counts[table[s, g]] * j)
-            total += top
+                envelope = max(envelope, sums[table[s, g]] + counts[table[s, g]] * j)
+            total += envelope
         cost[s] += total
 
 
 @kernel
-def sweep(
-    cost: IntArray,
-    table: SmallArray,
-    masks: IntArray,
-    binomial: IntArray,
-    size: int,
-    events: IntArray,
-    rows: IntArray,
-    first: int,
-    last: int,
-    request_first: IntArray,
-    position: IntArray,
-    base: IntArray,
-    end: IntArray,
-    value: IntArray,
-    until: IntArray,
-    floor: IntArray,
-    scratch: IntArray,
-    of: SmallArray,
-    choices: SmallArray,
-) -> None:
-    """Carry the cost of every state over events ``first..last-1``.
+def free_positions(until: IntArray, step: int) -> int:
+    """Return the positions that no request holds at a step, as a mask."""
+    free = 0
+    for p in range(until.shape[0]):
+        if until[p] <= step:
+            free |= 1 << p
+    return free
 
-    Parameters
-    ----------
-    cost : ndarray, shape (states,)
-        Least cost of being in each state; updated.
-    table, masks, binomial
-        See `_partition_kernels`.
-    size : int
-        B.
-    events : ndarray, shape (E + 1,)
-        Steps at which admissions happen, and the first step after the last interval.
-    rows : ndarray, shape (E,)
-        Row of `choices` for events with a choice, -1 elsewhere.
-    request_first : ndarray, shape (E + 1,)
-        Where each event's requests begin.
-    position, base, end : ndarray, shape (n,)
-        Per request: slot position, ``s_i - x_i`` and the step it has left by.
-    value, until : ndarray, shape (P,)
-        Per position: `base` and `end` of its request; updated.
-    floor : ndarray, shape (E,)
-        Heaviest other worker at each event.
-    scratch, of, choices
-        Room for `merge_classes`; `choices` may have no columns.
-    """
+
+@kernel
+def carry(
+    first: int, last: int, partitions: Partitions, events: Events, sweep: Sweep, classes: Classes
+) -> None:
+    """Carry the cost of every state over events ``first..last-1``."""
+    cost, value, until = sweep.cost, sweep.value, sweep.until
+    table, masks, size = partitions.table, partitions.masks, partitions.size
     positions = value.shape[0]
     half = (positions + 1) // 2
     low, high = np.zeros(1 << half, np.int64), np.zeros(1 << (positions - half), np.int64)
     sums = np.empty(masks.shape[0], np.int64)
     loads = np.empty(positions, np.int64)
     for e in range(first, last):
-        step = events[e]
-        if rows[e] >= 0:
-            free = 0
-            for p in range(positions):
-                if until[p] <= step:
-                    free |= 1 << p
-            row = rows[e] if choices.shape[1] > 0 else 0
-            merge_classes(cost, table, masks, free, size, binomial, scratch, of, choices[row])
-        for i in range(request_first[e], request_first[e + 1]):
-            value[position[i]], until[position[i]] = base[i], end[i]
+        step = events.step[e]
+        if events.row[e] >= 0:
+            free = free_positions(until, step)
+            row = events.row[e] if classes.choices.shape[1] > 0 else 0
+            merge_classes(free, classes.choices[row], partitions, cost, classes)
+        for i in range(events.first[e], events.first[e + 1]):
+            p = events.position[i]
+            value[p], until[p] = events.base[i], events.end[i]
         for p in range(positions):
             loads[p] = value[p] + step if until[p] > step else 0
-        n = events[e + 1] - step
+        n = events.step[e + 1] - step
         subset_sums(masks, loads, low, high, sums)
-        add_heaviest(cost, table, sums, n, size * (n * (n - 1) // 2), floor[e])
+        add_heaviest(cost, table, sums, n, size * (n * (n - 1) // 2), events.floor[e])
 
 
 @kernel

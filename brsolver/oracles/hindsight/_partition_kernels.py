@@ -40,7 +40,7 @@ def subset_masks(positions: int, size: int, count: int) -> tuple[IntArray, Small
 
 
 @kernel
-def spread(bits: int, onto: int) -> int:
+def deposit(bits: int, onto: int) -> int:
     """Deposit the low bits of `bits` onto the set bits of `onto`, lowest first."""
     out = 0
     while bits:
@@ -71,7 +71,7 @@ def list_partitions(
         left = (1 << positions) - 1
         for g in range(groups):
             low = left & -left
-            group = low | spread(picks[digits[g]], left ^ low)
+            group = low | deposit(picks[digits[g]], left ^ low)
             table[state, g] = index[group]
             left ^= group
         for g in range(groups - 1, -1, -1):

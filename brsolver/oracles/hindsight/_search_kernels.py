@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from brsolver._jit import kernel
+
+if TYPE_CHECKING:
+    from brsolver.oracles.hindsight._shapes import Lanes, Leaders, Partners, Runs
 
 IntArray = NDArray[np.int64]
 
@@ -65,10 +69,10 @@ def common_boundary(
 
 @kernel
 def lane_loads(
-    i: int, first: int, last: int, prompt: IntArray, start: IntArray, end: IntArray,
-    after: IntArray, sign: int, out: IntArray,
-) -> None:  # fmt: skip
+    i: int, first: int, last: int, sign: int, runs: Runs, after: IntArray, out: IntArray
+) -> None:
     """Add ``sign`` times what the lane runs from request i on, steps first..last-1, to `out`."""
+    prompt, start, end = runs
     while i >= 0 and start[i] < last:
         for k in range(max(start[i], first), min(end[i], last)):
             out[k - first] += sign * (prompt[i] + k - start[i])
@@ -76,22 +80,22 @@ def lane_loads(
 
 
 @kernel
-def find_leaders(loads: IntArray, first: int, last: int, top: IntArray, who: IntArray) -> None:
+def find_leaders(loads: IntArray, first: int, last: int, heaviest: IntArray, who: IntArray) -> None:
     """Write the three largest loads of steps first..last-1 and whose they are; -1 if fewer."""
     for k in range(first, last):
         for rank in range(3):
-            top[rank, k], who[rank, k] = -1, -1
+            heaviest[rank, k], who[rank, k] = -1, -1
         for g in range(loads.shape[0]):
             load, owner = loads[g, k], g
             for rank in range(3):
-                if load > top[rank, k]:
-                    load, top[rank, k] = top[rank, k], load
+                if load > heaviest[rank, k]:
+                    load, heaviest[rank, k] = heaviest[rank, k], load
                     owner, who[rank, k] = who[rank, k], owner
 
 
 @kernel
 def swap_change(
-    g: int, h: int, first: int, moved: IntArray, loads: IntArray, top: IntArray, who: IntArray
+    g: int, h: int, first: int, moved: IntArray, loads: IntArray, heaviest: IntArray, who: IntArray
 ) -> int:
     """Return by how much ``Σ_k M(k)`` grows if worker g passes the loads `moved` on to h."""
     change = 0
@@ -102,8 +106,8 @@ def swap_change(
             rank += 1
             if rank == 3:
                 break
-        other = top[rank, k] if rank < 3 else 0
-        change += max(other, loads[g, k] - moved[j], loads[h, k] + moved[j]) - top[0, k]
+        other = heaviest[rank, k] if rank < 3 else 0
+        change += max(other, loads[g, k] - moved[j], loads[h, k] + moved[j]) - heaviest[0, k]
     return change
 
 
@@ -120,18 +124,10 @@ def tolerated(change: int, temperature: float, state: IntArray) -> bool:
 
 @kernel
 def swap_search(
-    prompt: IntArray,
-    start: IntArray,
-    end: IntArray,
-    group_first: IntArray,
-    group_last: IntArray,
-    eligible: IntArray,
-    worker: IntArray,
-    after: IntArray,
-    before: IntArray,
-    loads: IntArray,
-    top: IntArray,
-    who: IntArray,
+    runs: Runs,
+    partners: Partners,
+    lanes: Lanes,
+    leaders: Leaders,
     difference: IntArray,
     state: IntArray,
     trials: int,
@@ -142,36 +138,40 @@ def swap_search(
     Two requests admitted at the same step to different workers change places, with all that
     follows on their slots until both slots are between requests again. One of them is mostly
     on the worker that leads at a random step of its life: others cannot lower that step.
+    `difference` is scratch, shape (K,); `state` that of the random numbers, shape (1,).
     """
+    start, end = runs.start, runs.end
+    first, last, eligible = partners
+    worker, after, before = lanes
+    loads, heaviest, who = leaders
     saved = 0
     for _ in range(trials):
         a = eligible[next_random(state) % eligible.shape[0]]
-        size = group_last[a] - group_first[a]
-        b = group_first[a] + next_random(state) % size
+        b = first[a] + next_random(state) % (last[a] - first[a])
         g, h = worker[a], worker[b]
         k = start[a] + next_random(state) % (end[a] - start[a])
         if g == h or (who[0, k] != g and next_random(state) % loads.shape[0] > 0):
             continue
         last_a, last_b, until = common_boundary(a, b, start, end, after)
-        first = start[a]
-        d = difference[: until - first]
+        begin = start[a]
+        d = difference[: until - begin]
         d[:] = 0
-        lane_loads(a, first, until, prompt, start, end, after, 1, d)
-        lane_loads(b, first, until, prompt, start, end, after, -1, d)
-        change = swap_change(g, h, first, d, loads, top, who)
+        for i, sign in ((a, 1), (b, -1)):
+            lane_loads(i, begin, until, sign, runs, after, d)
+        change = swap_change(g, h, begin, d, loads, heaviest, who)
         if not tolerated(change, temperature, state):
             continue
         saved -= change
-        for j in range(until - first):
-            loads[g, first + j] -= d[j]
-            loads[h, first + j] += d[j]
-        find_leaders(loads, first, until, top, who)
-        exchange(a, last_a, b, last_b, worker, after, before)
+        for j in range(until - begin):
+            loads[g, begin + j] -= d[j]
+            loads[h, begin + j] += d[j]
+        find_leaders(loads, begin, until, heaviest, who)
+        swap_lanes(a, last_a, b, last_b, worker, after, before)
     return saved
 
 
 @kernel
-def exchange(
+def swap_lanes(
     a: int, last_a: int, b: int, last_b: int, worker: IntArray, after: IntArray, before: IntArray
 ) -> None:
     """Swap the lane segments ``a..last_a`` and ``b..last_b``."""

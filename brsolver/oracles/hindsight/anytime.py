@@ -18,8 +18,8 @@ from brsolver.oracles.hindsight.rising import RisingBound, cell_counts
 if TYPE_CHECKING:
     from brsolver.oracles.bounds.result import BoundResult
     from brsolver.oracles.hindsight.chains import AssignmentModel
-    from brsolver.oracles.hindsight.schedule import Schedule
     from brsolver.oracles.result import SolveResult
+    from brsolver.oracles.schedule import Schedule
 
 IntArray = NDArray[np.int64]
 
@@ -35,8 +35,8 @@ SOLVE_S = 0.5
 ANNEALED = 0.7
 """Part of the budget over which swaps cool down; solvers improve what they leave."""
 
-BOUND_SHARE = 0.25
-"""Part of the time that goes into the bound."""
+RISE_SHARE = 0.25
+"""Part of the time that goes into raising the bound."""
 
 
 def hindsight_anytime(
@@ -141,7 +141,7 @@ class _Anytime:
             else:
                 self._swap(min(0.2, 0.2 * self._left()), 0.0)
                 self._improve()
-            if self.bound_s < BOUND_SHARE * (perf_counter() - self.began):
+            if self.bound_s < RISE_SHARE * (perf_counter() - self.began):
                 self._raise_bound()
 
     def _left(self) -> float:
@@ -247,8 +247,8 @@ class _Anytime:
 
     def _incumbent_costs(self) -> IntArray:
         """Return the incumbent's barrier time in each interval."""
-        heaviest = self.schedule.loads(self.best).max(axis=0)
-        costs: IntArray = np.add.reduceat(np.append(heaviest, 0), self.edges)[:-1]
+        envelope = self.schedule.loads(self.best).max(axis=0)
+        costs: IntArray = np.add.reduceat(np.append(envelope, 0), self.edges)[:-1]
         return costs
 
     def _solve_window(self, first: int, last: int) -> None:

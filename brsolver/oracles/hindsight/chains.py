@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from brsolver.oracles.hindsight import _schedule_kernels as sk
-from brsolver.oracles.model import Kind, LinearModel, ModelBuilder, Sense
+from brsolver.oracles import _schedule_kernels as sk
+from brsolver.oracles.linear_model import Kind, LinearModel, ModelBuilder, Sense
 
 if TYPE_CHECKING:
-    from brsolver.oracles.hindsight.schedule import Schedule
+    from brsolver.oracles.schedule import Schedule
 
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]

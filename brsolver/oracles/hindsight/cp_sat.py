@@ -21,8 +21,8 @@ from brsolver.oracles.hindsight.chains import (
 from brsolver.oracles.hindsight.result import CurvePoint, Outcome
 
 if TYPE_CHECKING:
-    from brsolver.oracles.hindsight.schedule import Schedule
     from brsolver.oracles.result import SolveResult
+    from brsolver.oracles.schedule import Schedule
 
 IntArray = NDArray[np.int64]
 
@@ -188,7 +188,7 @@ def chain_workers(schedule: Schedule, chains: Chains, worker: IntArray) -> IntAr
     of_chain[chains.of] = worker
     if not schedule.fits(worker) or not np.array_equal(of_chain[chains.of], worker):
         raise ParameterError(
-            "warm start is no assignment of this run: a worker would hold more than "
+            "warm_start is no assignment of this run, must keep each worker within "
             f"{schedule.slots} requests"
         )
     return of_chain

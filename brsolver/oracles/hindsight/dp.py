@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from brsolver.errors import ParameterError
 from brsolver.oracles.hindsight import _dp_kernels as dk
 from brsolver.oracles.hindsight import _partition_kernels as pk
+from brsolver.oracles.hindsight._shapes import Classes, Events, Partitions, Sweep
 from brsolver.oracles.hindsight.labels import label_groups
 from brsolver.oracles.hindsight.result import Outcome
 
 if TYPE_CHECKING:
-    from brsolver.oracles.hindsight.schedule import Schedule
+    from brsolver.oracles.schedule import Schedule
 
 IntArray = NDArray[np.int64]
 SmallArray = NDArray[np.int32]
@@ -86,9 +87,9 @@ def hindsight_dp(
     workers, slots = schedule.workers, schedule.slots
     if not dp_reaches(workers, slots, memory_limit):
         raise ParameterError(
-            f"dynamic programming over {workers} workers of {slots} slots has "
-            f"{partition_count(workers, slots):.3g} states, its reach is {MAX_STATES:.0e} states "
-            f"and {MAX_POSITIONS} slots in all; use method 'cp-sat' or 'anytime'"
+            f"cluster is {workers} workers of {slots} slots, "
+            f"{partition_count(workers, slots):.3g} states, must be at most {MAX_POSITIONS} slots "
+            f"in all and {MAX_STATES:.0e} states for method 'dp'; use method 'cp-sat' or 'anytime'"
         )
     began = perf_counter()
     programme = _Programme(schedule, floor, began + (budget_s or np.inf), memory_limit)
@@ -102,7 +103,7 @@ def hindsight_dp(
         build_s=built - began,
         solve_s=perf_counter() - built,
         memory_bytes=programme.memory_bytes,
-        origin=f"dynamic programme over {programme.cost.size} partitions",
+        origin=f"dynamic programme over {programme.sweep.cost.size} partitions",
         message=programme.message,
     )
 
@@ -117,6 +118,20 @@ class _OutOfTimeError(Exception):
     pass
 
 
+def _events(schedule: Schedule, floor: IntArray) -> Events:
+    steps = schedule.events()
+    first = np.append(np.searchsorted(schedule.start, steps), len(schedule))
+    return Events(
+        step=np.append(steps, steps[-1]).astype(np.int64),
+        row=np.full(steps.size, -1, np.int64),
+        first=first.astype(np.int64),
+        position=schedule.position,
+        base=schedule.prompt - schedule.start,
+        end=schedule.end,
+        floor=floor[steps],
+    )
+
+
 class _Programme:
     def __init__(
         self, schedule: Schedule, floor: IntArray | None, deadline: float, memory_limit: int
@@ -124,16 +139,31 @@ class _Programme:
         self.schedule, self.deadline = schedule, deadline
         groups, size = schedule.workers, schedule.slots
         positions = groups * size
-        self.binomial = np.array(
+        binomial = np.array(
             [[comb(n, k) for k in range(size + 1)] for n in range(positions + 1)], np.int64
         )
-        self.masks, index = pk.subset_masks(positions, size, comb(positions, size))
+        masks, index = pk.subset_masks(positions, size, comb(positions, size))
         states = partition_count(groups, size)
-        self.table = pk.list_partitions(groups, size, states, index, self.binomial)
-        self.cost = np.zeros(states, np.int64)
-        self.scratch = np.empty(states, np.int64)
-        self.of = np.empty(states, np.int32)
-        self._find_events(floor)
+        self.partitions = Partitions(
+            table=pk.list_partitions(groups, size, states, index, binomial),
+            masks=masks,
+            binomial=binomial,
+            size=size,
+        )
+        self.sweep = Sweep(
+            cost=np.zeros(states, np.int64),
+            value=np.zeros(positions, np.int64),
+            until=np.zeros(positions, np.int64),
+        )
+        self.classes = Classes(
+            least=np.empty(states, np.int64),
+            of=np.empty(states, np.int32),
+            choices=np.empty((1, 0), np.int32),
+        )
+        self.floor = np.zeros(schedule.steps, np.int64) if floor is None else floor
+        self.has_floor = floor is not None
+        self.events = _events(schedule, self.floor)
+        self.choice_events = self._with_choice()
         self.memory_bytes = _fixed_bytes(groups, size)
         self.rows_per_piece = self._plan_memory(memory_limit - self.memory_bytes)
         self.covered = 0
@@ -141,23 +171,16 @@ class _Programme:
         self.message = ""
         self.optimum: int | None = None
 
-    def _find_events(self, floor: IntArray | None) -> None:
-        schedule = self.schedule
-        steps = schedule.events()
-        self.first_request = np.append(
-            np.searchsorted(schedule.start, steps), len(schedule)
-        ).astype(np.int64)
-        self.events = np.append(steps, steps[-1]).astype(np.int64)
-        self.floor = np.zeros(schedule.steps, np.int64) if floor is None else floor
-        self.has_floor = floor is not None
-        started = self.first_request[:-1]
+    def _with_choice(self) -> IntArray:
+        """Return the events at which the partition may change: two or more positions are free."""
+        schedule, steps = self.schedule, self.events.step[:-1]
         left = np.searchsorted(np.sort(schedule.end), steps, side="right")
-        free = schedule.workers * schedule.slots - (started - left)
-        self.choice_events = np.flatnonzero((free >= 2) & (steps > 0))
+        free = schedule.workers * schedule.slots - (self.events.first[:-1] - left)
+        return np.flatnonzero((free >= 2) & (steps > 0))
 
     def _plan_memory(self, room: int) -> int:
         """Return how many events with a choice share a piece, so that all fits into `room`."""
-        states, total = self.cost.size, max(1, self.choice_events.size)
+        states, total = self.sweep.cost.size, max(1, self.choice_events.size)
         per_piece = total
         if total * states * 4 > room:
             per_piece = max(1, int(np.sqrt(2 * total)))
@@ -177,104 +200,101 @@ class _Programme:
 
     def _run(self) -> IntArray:
         pieces = self._pieces()
-        saved: list[tuple[IntArray, IntArray, IntArray]] = []
-        value = np.zeros(self.table.shape[1] * self.schedule.slots, np.int64)
-        until = np.zeros_like(value)
+        saved = []
         choices = self._room_for(pieces[-1])
-        for number, piece in enumerate(pieces):
-            final = number == len(pieces) - 1
-            saved.append((self.cost.copy() if not final else self.cost, value.copy(), until.copy()))
-            self._sweep(piece, value, until, choices if final else choices[:1, :0])
-        self._drain(value, until)
-        state = int(self.cost.argmin())
-        self.least = int(self.cost[state])
+        for piece in pieces[:-1]:
+            saved.append(Sweep(*(part.copy() for part in self.sweep)))
+            self._carry(piece, choices[:1, :0])
+        self._carry(pieces[-1], choices)
+        self._drain()
+        state = int(self.sweep.cost.argmin())
+        self.least = int(self.sweep.cost[state])
         trail: dict[int, int] = {}
-        for number in range(len(pieces) - 1, -1, -1):
-            if number < len(pieces) - 1:
-                self.cost, value, until = saved.pop()
-                choices = self._room_for(pieces[number])
-                self._sweep(pieces[number], value, until, choices)
-            else:
-                saved.pop()
-            state = self._walk_back(pieces[number], state, choices, trail)
+        state = self._walk_back(pieces[-1], state, choices, trail)
+        for piece in reversed(pieces[:-1]):
+            self.sweep = saved.pop()
+            choices = self._room_for(piece)
+            self._carry(piece, choices)
+            state = self._walk_back(piece, state, choices, trail)
         worker = label_groups(
             self.schedule,
             self.choice_events,
-            self.events,
-            self.masks[self.table[state]],
-            [self.masks[self.table[trail[int(e)]]] for e in self.choice_events],
+            self.events.step,
+            self._groups(state),
+            [self._groups(trail[int(e)]) for e in self.choice_events],
         )
         self.optimum = self.least
         return worker
 
+    def _groups(self, state: int) -> IntArray:
+        """Return the groups of a state as masks."""
+        groups: IntArray = self.partitions.masks[self.partitions.table[state]]
+        return groups
+
     def _pieces(self) -> list[tuple[int, int]]:
         cuts = self.choice_events[:: self.rows_per_piece][1:]
-        edges = [0, *(int(c) for c in cuts), self.events.size - 1]
+        edges = [0, *(int(c) for c in cuts), self.events.row.size]
         return list(pairwise(edges))
 
-    def _room_for(self, piece: tuple[int, int]) -> SmallArray:
-        inside = (self.choice_events >= piece[0]) & (self.choice_events < piece[1])
-        return np.empty((max(1, int(inside.sum())), self.cost.size), np.int32)
+    def _inside(self, piece: tuple[int, int]) -> IntArray:
+        """Return the events with a choice in a piece."""
+        first, last = np.searchsorted(self.choice_events, piece)
+        return self.choice_events[first:last]
 
-    def _sweep(
-        self, piece: tuple[int, int], value: IntArray, until: IntArray, choices: SmallArray
-    ) -> None:
-        schedule = self.schedule
-        rows = np.full(self.events.size - 1, -1, np.int64)
-        inside = (self.choice_events >= piece[0]) & (self.choice_events < piece[1])
-        rows[self.choice_events[inside]] = np.arange(int(inside.sum()))
-        chunk = max(1, CHUNK // self.cost.size)
+    def _room_for(self, piece: tuple[int, int]) -> SmallArray:
+        return np.empty((max(1, self._inside(piece).size), self.sweep.cost.size), np.int32)
+
+    def _carry(self, piece: tuple[int, int], choices: SmallArray) -> None:
+        row, inside = np.full(self.events.row.size, -1, np.int64), self._inside(piece)
+        row[inside] = np.arange(inside.size)
+        events, classes = self.events._replace(row=row), self.classes._replace(choices=choices)
+        chunk = max(1, CHUNK // self.sweep.cost.size)
         for first in range(piece[0], piece[1], chunk):
             if perf_counter() > self.deadline:
                 raise _OutOfTimeError
             last = min(first + chunk, piece[1])
-            dk.sweep(
-                self.cost, self.table, self.masks, self.binomial, schedule.slots, self.events,
-                rows, first, last, self.first_request, schedule.position,
-                schedule.prompt - schedule.start, schedule.end, value, until,
-                self.floor[self.events[:-1]], self.scratch, self.of, choices,
-            )  # fmt: skip
-            self.covered = int(self.events[last])
+            dk.carry(first, last, self.partitions, events, self.sweep, classes)
+            self.covered = int(events.step[last])
 
-    def _drain(self, value: IntArray, until: IntArray) -> None:
-        sums = np.empty(self.masks.size, np.int64)
-        counts = np.empty(self.masks.size, np.int64)
+    def _drain(self) -> None:
+        masks, table = self.partitions.masks, self.partitions.table
+        cost, value, until = self.sweep
+        sums = np.empty(masks.size, np.int64)
+        counts = np.empty(masks.size, np.int64)
         half = (value.size + 1) // 2
         low, high = np.zeros(1 << half, np.int64), np.zeros(1 << (value.size - half), np.int64)
-        step = int(self.events[-1])
+        step = int(self.events.step[-1])
         for edge in np.unique(until[until > step]).tolist():
             if perf_counter() > self.deadline:
                 raise _OutOfTimeError
             alive = until > step
             loads = np.where(alive, value + step, 0)
-            dk.subset_sums(self.masks, loads, low, high, sums)
-            dk.count_bits(self.masks, int((alive << np.arange(value.size)).sum()), counts)
+            dk.subset_sums(masks, loads, low, high, sums)
+            dk.count_bits(masks, int((alive << np.arange(value.size)).sum()), counts)
             if self.has_floor:
-                dk.add_stepwise(self.cost, self.table, sums, counts, self.floor[step:edge])
+                dk.add_stepwise(cost, table, sums, counts, self.floor[step:edge])
             else:
-                dk.add_envelope(self.cost, self.table, sums, counts, edge - step)
+                dk.add_envelope(cost, table, sums, counts, edge - step)
             step = self.covered = edge
-        self.cost += int(self.floor[step:].sum())
+        cost += int(self.floor[step:].sum())
 
     def _walk_back(
         self, piece: tuple[int, int], state: int, choices: SmallArray, trail: dict[int, int]
     ) -> int:
-        inside = self.choice_events[
-            (self.choice_events >= piece[0]) & (self.choice_events < piece[1])
-        ]
+        inside, binomial = self._inside(piece), self.partitions.binomial
         for row in range(inside.size - 1, -1, -1):
             event = int(inside[row])
             trail[event] = state
             free = self._free_at(event)
-            group = self.masks[self.table[state]]
-            kept = pk.representative(group, free, group.size, self.schedule.slots, self.binomial)
+            group = self._groups(state)
+            kept = pk.representative(group, free, group.size, self.schedule.slots, binomial)
             state = int(choices[row, kept])
         return state
 
     def _free_at(self, event: int) -> int:
         """Return the positions free at an admission, as a mask."""
-        schedule, step = self.schedule, int(self.events[event])
-        before = slice(0, int(self.first_request[event]))
+        schedule, step = self.schedule, int(self.events.step[event])
+        before = slice(0, int(self.events.first[event]))
         alive = schedule.position[before][schedule.end[before] > step]
         free = (1 << (schedule.workers * schedule.slots)) - 1
         return free & ~int((1 << alive).sum())
@@ -285,4 +305,4 @@ class _Programme:
             return self.least
         edges = self.schedule.edges()
         rest = self.schedule.interval_bounds(edges)[edges[:-1] >= self.covered]
-        return int(self.cost.min()) + int(rest.sum())
+        return int(self.sweep.cost.min()) + int(rest.sum())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from time import perf_counter
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,25 +16,25 @@ from brsolver.oracles.hindsight.cp_sat import hindsight_cp_sat
 from brsolver.oracles.hindsight.dp import dp_reaches, hindsight_dp
 from brsolver.oracles.hindsight.follow import Replay, check_value, replay
 from brsolver.oracles.hindsight.free import (
-    FreeWeights,
     as_it_stands,
-    free_bound,
     hindsight_free,
     model_fits,
     plan_cost,
+    total_work_bound,
 )
 from brsolver.oracles.hindsight.free_search import hindsight_free_search
 from brsolver.oracles.hindsight.local_search import smoothest
-from brsolver.oracles.hindsight.result import Admission, HindsightResult, Objective, Outcome
-from brsolver.oracles.hindsight.schedule import Schedule, fcfs_schedule
+from brsolver.oracles.hindsight.result import Admission, HindsightResult, Outcome, RunObjective
+from brsolver.oracles.hindsight.weights import FreeWeights
 from brsolver.oracles.result import Status
+from brsolver.oracles.schedule import Schedule, fcfs_schedule, least_loaded, weighed
 from brsolver.simulator import StepTime
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from brsolver.oracles.bounds.result import BoundResult
-    from brsolver.traces.model import Trace
+    from brsolver.traces.trace import Trace
 
 IntArray = NDArray[np.int64]
 Method = Literal["auto", "dp", "cp-sat", "anytime", "search"]
@@ -45,18 +45,16 @@ MAX_DP_WORK = 4e9
 FREE_REACH = 60
 """Requests up to which free admission is searched state by state."""
 
-BOUND_SHARE = 0.2
-"""Part of the budget for the bound at trace scale, where none is given."""
-
-MIN_LEFT = 0.5
-"""Part of the budget that is left for the search whatever came before it."""
+# Of the budget: for the bound at trace scale, where none is given, and what is left for the search
+# whatever came before it.
+BOUND_SHARE, MIN_LEFT = 0.2, 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Task:
     trace: Trace
     schedule: Schedule
-    objective: Objective
+    objective: RunObjective
     admission: Admission
     step_time: StepTime
     work_conserving: bool
@@ -69,12 +67,13 @@ class _Task:
     warm_start: IntArray
     bound: BoundResult | None
     left_s: float
+    request_tokens: int
 
     @property
     def weights(self) -> FreeWeights:
         """Integer objective; under FCFS admission always barrier time."""
         if self.objective == "makespan" and self.admission == "free":
-            return FreeWeights.of_makespan(self.step_time)
+            return FreeWeights.of_makespan(self.step_time, self.request_tokens)
         return FreeWeights()
 
 
@@ -84,7 +83,7 @@ def hindsight(
     workers: int,
     slots: int | Sequence[int],
     pool: int | None = None,
-    objective: Objective = "barrier",
+    objective: RunObjective = "barrier",
     admission: Admission = "fcfs",
     budget_s: float = 60.0,
     method: Method = "auto",
@@ -95,6 +94,7 @@ def hindsight(
     bound: BoundResult | None = None,
     threads: int = 1,
     seed: int = 0,
+    request_tokens: int = 0,
 ) -> HindsightResult:
     """Find the least barrier time that any routing of `trace` could have had.
 
@@ -105,11 +105,10 @@ def hindsight(
     Parameters
     ----------
     trace : Trace
-        Requests in order of arrival, replayed in the pool regime of §6.
-    workers : int
-        G.
-    slots : int or sequence of int
-        B, the same on each worker.
+        Requests in order of arrival, replayed from a pool, see "Arrivals" in
+        ``docs/simulator.md``.
+    workers, slots : int
+        G, and B; as a sequence the same on each worker.
     pool : int, optional
         Requests kept waiting, ``4·G`` by default.
     objective : {"barrier", "makespan", "imbalance"}
@@ -139,6 +138,8 @@ def hindsight(
         Threads of solvers.
     seed : int
         Of random choices.
+    request_tokens : int
+        KV tokens κ that a request weighs besides those it holds: ``M(k) = max_g (L_g + κ·n_g)``.
 
     Raises
     ------
@@ -157,16 +158,20 @@ def hindsight(
     began = perf_counter()
     _check_names(objective, admission, method, budget_s, threads)
     if objective == "makespan":
-        FreeWeights.of_makespan(step_time or StepTime())
+        FreeWeights.of_makespan(step_time or StepTime(), request_tokens)
+    about, trace = (trace.fingerprint(), request_tokens), weighed(trace, request_tokens)
     schedule = fcfs_schedule(trace, workers, slots, pool)
     start = least_loaded(schedule) if warm_start is None else warm_start
     if not schedule.fits(start):
-        raise ParameterError("warm start is no assignment of this run under FCFS admission")
+        raise ParameterError(
+            "warm_start is no assignment of this run, must keep each worker within "
+            f"{schedule.slots} requests under FCFS admission"
+        )
     chosen = _method(schedule, admission, method, budget_s)
     if chosen == "anytime":
         start = min(start, smoothest(schedule), key=schedule.barrier_time)
     if bound is not None:
-        _check_bound(bound, trace, schedule, admission, work_conserving)
+        _check_bound(bound, about, schedule, admission, work_conserving)
     elif chosen != "dp":
         bound = _trace_bound(trace, schedule, admission, work_conserving, BOUND_SHARE * budget_s)
     task = _Task(
@@ -175,6 +180,7 @@ def hindsight(
         objective=objective,
         admission=admission,
         step_time=step_time or StepTime(),
+        request_tokens=request_tokens,
         work_conserving=work_conserving,
         horizon=_horizon(schedule, trace, chosen) if horizon is None else horizon,
         any_run=horizon is None,
@@ -187,16 +193,19 @@ def hindsight(
         left_s=max(MIN_LEFT * budget_s, budget_s - (perf_counter() - began)),
     )
     outcome = _free(task) if admission == "free" else _fcfs(task)
-    return _result(task, _at_least(task, outcome), began)
+    return replace(_result(task, _at_least(task, outcome), began), request_tokens=request_tokens)
 
 
 def _check_bound(
-    bound: BoundResult, trace: Trace, schedule: Schedule, admission: str, work_conserving: bool
+    bound: BoundResult, about: tuple[Any, ...], plan: Schedule, admission: str, conserving: bool
 ) -> None:
-    needed = "fcfs" if admission == "fcfs" else "free" if work_conserving else "idling"
-    where = (bound.trace_fingerprint, bound.workers, bound.slots, bound.pool)
-    if where != (trace.fingerprint(), schedule.workers, schedule.slots, schedule.pool):
-        raise ParameterError("bound is about another trace, cluster or pool")
+    needed = "fcfs" if admission == "fcfs" else "free" if conserving else "idling"
+    where = (bound.trace_fingerprint, bound.request_tokens, bound.workers, bound.slots, bound.pool)
+    if where != (*about, plan.workers, plan.slots, plan.pool):
+        raise ParameterError(
+            "bound is about another trace, cluster or pool, or of other request_tokens, must be of "
+            "these"
+        )
     if bound.kind not in {needed, *(("idling",) if admission == "free" else ())}:
         raise ParameterError(f"bound is of kind {bound.kind!r}, must be {needed!r} for these runs")
 
@@ -205,12 +214,12 @@ def _trace_bound(
     trace: Trace, schedule: Schedule, admission: str, work_conserving: bool, budget_s: float
 ) -> BoundResult:
     from brsolver.oracles.bounds.fixed import fcfs_bound
-    from brsolver.oracles.bounds.free import free_bound as trace_free_bound
+    from brsolver.oracles.bounds.free import free_bound
 
     workers, slots, pool = schedule.workers, schedule.slots, schedule.pool
     if admission == "fcfs":
         return fcfs_bound(trace, workers=workers, slots=slots, pool=pool, budget_s=budget_s)
-    return trace_free_bound(
+    return free_bound(
         trace, workers=workers, slots=slots, pool=pool, work_conserving=work_conserving
     )
 
@@ -231,20 +240,11 @@ def _horizon(schedule: Schedule, trace: Trace, method: Method) -> int:
     return int(trace.output_tokens.sum()) if method == "search" else schedule.steps
 
 
-def least_loaded(schedule: Schedule) -> IntArray:
-    """Return the assignment of JSQ-Load: each request to the worker with the fewest KV tokens."""
-    from brsolver.oracles.hindsight._schedule_kernels import assign_least_loaded
-
-    return assign_least_loaded(
-        schedule.prompt, schedule.start, schedule.end, schedule.workers, schedule.slots
-    )
-
-
 def _check_names(
     objective: str, admission: str, method: str, budget_s: float, threads: int
 ) -> None:
     for label, value, known in (
-        ("objective", objective, get_args(Objective)),
+        ("objective", objective, get_args(RunObjective)),
         ("admission", admission, get_args(Admission)),
         ("method", method, get_args(Method)),
     ):
@@ -260,7 +260,8 @@ def _method(schedule: Schedule, admission: str, method: Method, budget_s: float)
     allowed = ("search", "cp-sat") if admission == "free" else ("dp", "cp-sat", "anytime")
     if method not in {"auto", *allowed}:
         raise ParameterError(
-            f"method {method!r} does not solve admission {admission!r}; use {' or '.join(allowed)}"
+            f"method is {method!r}, must be auto, {', '.join(allowed[:-1])} or {allowed[-1]} for "
+            f"admission {admission!r}"
         )
     if method != "auto":
         return method
@@ -337,7 +338,7 @@ def _for_any_run(task: _Task, found: Outcome) -> Outcome:
     if task.horizon >= int(task.trace.output_tokens.sum()):
         return found
     schedule = task.schedule
-    floor = free_bound(task.trace, schedule.workers, schedule.slots, task.weights)
+    floor = total_work_bound(task.trace, schedule.workers, schedule.slots, task.weights)
     return replace(found, bound=floor, infeasible=False, origin="total work")
 
 

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from brsolver.errors import ParameterError
 from brsolver.oracles.result import SolverError
 from brsolver.simulator import Arrivals, SimulationParams, StepTime, simulate
 
 if TYPE_CHECKING:
-    from brsolver.policy import ClusterView, Decision, Waiting
-    from brsolver.traces.model import Trace
+    from brsolver.cluster.view import ClusterView, Decision, Waiting
+    from brsolver.traces.trace import Trace
 
 IntArray = NDArray[np.int64]
 
@@ -109,19 +108,3 @@ def check_value(claimed: int, found: int, origin: str) -> None:
     """Raise `SolverError` unless the replayed value is the one the solver claimed."""
     if claimed != found:
         raise SolverError(f"{origin} claims {claimed}, but its plan costs {found} on replay")
-
-
-def check_plan(trace: Trace, worker: IntArray, workers: int) -> IntArray:
-    """Return a plan as integers, or raise `ParameterError`."""
-    plan = np.asarray(worker)
-    if plan.shape != (len(trace),) or plan.dtype.kind not in "iu":
-        raise ParameterError(
-            f"assignment is {plan.dtype} of shape {plan.shape}, must be one worker index for "
-            f"each of {len(trace)} requests"
-        )
-    if plan.min() < 0 or plan.max() >= workers:
-        raise ParameterError(
-            f"assignment names worker {plan.min() if plan.min() < 0 else plan.max()}, "
-            f"must be 0 to {workers - 1}"
-        )
-    return np.ascontiguousarray(plan, dtype=np.int64)

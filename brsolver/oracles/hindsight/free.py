@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from fractions import Fraction
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -11,47 +10,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brsolver.errors import ParameterError
+from brsolver.oracles._schedule_kernels import worker_loads
 from brsolver.oracles.backends import solve
-from brsolver.oracles.hindsight._schedule_kernels import worker_loads
 from brsolver.oracles.hindsight.result import CurvePoint, Outcome
-from brsolver.oracles.hindsight.schedule import check_cluster
-from brsolver.oracles.model import Kind, LinearModel, ModelBuilder, Sense
+from brsolver.oracles.hindsight.weights import FreeWeights
+from brsolver.oracles.linear_model import Kind, LinearModel, ModelBuilder, Sense
 from brsolver.oracles.result import Status
+from brsolver.oracles.schedule import check_cluster
 
 if TYPE_CHECKING:
-    from brsolver.simulator import StepTime
-    from brsolver.traces.model import Trace
+    from brsolver.traces.trace import Trace
 
 IntArray = NDArray[np.int64]
 
 MAX_STARTS = 2_000_000
 MAX_POOL_ENTRIES = 4_000_000
 """Models with more start columns, or entries in the pool's rows, are refused, not built."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FreeWeights:
-    """Integer objective ``per_step·K + per_token·Σ_k M(k)``.
-
-    Attributes
-    ----------
-    per_step, per_token : int
-        ``(0, 1)`` is barrier time; ``per_step : per_token = C : t`` is the affine makespan.
-    """
-
-    per_step: int = 0
-    per_token: int = 1
-
-    @classmethod
-    def of_makespan(cls, model: StepTime) -> FreeWeights:
-        """Scale ``C·K + t·Σ_k M(k)`` to integers, ``C/t`` to the nearest thousandth."""
-        if model.model != "affine" or model.per_token <= 0:
-            raise ParameterError(
-                f"step-time model is {model.model!r}, hindsight makespans need 'affine' with a "
-                "positive per_token"
-            )
-        ratio = (Fraction(model.base) / Fraction(model.per_token)).limit_denominator(1000)
-        return cls(per_step=ratio.numerator, per_token=ratio.denominator)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -131,7 +105,7 @@ def hindsight_free(
         trace, workers, slots, pool, horizon, work_conserving=work_conserving, weights=weights
     )
     built = perf_counter() - began
-    floor = free_bound(trace, workers, slots, weights)
+    floor = total_work_bound(trace, workers, slots, weights)
     hint = None if warm_start is None else _hint(made, trace, warm_start, workers, slots, pool)
     seconds = max(0.02, budget_s - (perf_counter() - began))
     answer = solve(made.model, backend, time_limit_s=seconds, threads=threads, warm_start=hint)
@@ -176,7 +150,7 @@ def as_it_stands(
 ) -> Outcome:
     """Return a plan and the bound by total work, where no method reaches further."""
     value = plan_cost(trace, *plan, workers, weights)
-    bound = free_bound(trace, workers, slots, weights)
+    bound = total_work_bound(trace, workers, slots, weights)
     return Outcome(
         value=value,
         bound=bound,
@@ -191,18 +165,19 @@ def as_it_stands(
 def _check_size(trace: Trace, workers: int, horizon: int) -> None:
     if len(trace) * horizon * workers > MAX_STARTS:
         raise ParameterError(
-            f"free admission of {len(trace)} requests over {horizon} steps on {workers} workers "
-            f"is beyond {MAX_STARTS} start variables; use fewer requests or admission 'fcfs'"
+            f"free admission is {len(trace)} requests x {horizon} steps x {workers} workers, must "
+            f"be at most {MAX_STARTS} in all; use fewer requests or admission 'fcfs'"
         )
     if (len(trace) * horizon) ** 2 * workers > MAX_POOL_ENTRIES:
         raise ParameterError(
-            f"free admission of {len(trace)} requests over {horizon} steps makes a model of over "
-            f"{MAX_POOL_ENTRIES} entries; use fewer requests or admission 'fcfs'"
+            f"free admission is {len(trace)} requests x {horizon} steps x {workers} workers, must "
+            f"make a model of at most {MAX_POOL_ENTRIES} entries; use fewer requests or admission "
+            "'fcfs'"
         )
 
 
-def free_bound(trace: Trace, workers: int, slots: int, weights: FreeWeights) -> int:
-    """Bound the objective by ``ΣM >= W/G`` and ``K >= max(⌈Σo/(GB)⌉, max o)``."""
+def total_work_bound(trace: Trace, workers: int, slots: int, weights: FreeWeights) -> int:
+    """Bound the objective of any plan by ``ΣM >= W/G`` and ``K >= max(⌈Σo/(GB)⌉, max o)``."""
     output, prompt = trace.output_tokens, trace.prompt_tokens
     work = int((output * prompt + output * (output - 1) // 2).sum())
     steps = max(-(-int(output.sum()) // (workers * slots)), int(output.max()))

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from brsolver.oracles.hindsight.free import FreeWeights, IntArray, check_horizon, free_bound
+from brsolver.oracles.hindsight.free import IntArray, check_horizon, total_work_bound
 from brsolver.oracles.hindsight.result import CurvePoint, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from brsolver.traces.model import Trace
+    from brsolver.oracles.hindsight.weights import FreeWeights
+    from brsolver.traces.trace import Trace
 
 ONE = 1 << 24
 """An active request is one integer, ``load·ONE + remaining steps``."""
@@ -83,7 +84,7 @@ def hindsight_free_search(
         trace, workers, slots, pool, horizon, work_conserving, weights, began + budget_s
     )
     search.best_cost = known
-    floor = free_bound(trace, workers, slots, weights)
+    floor = total_work_bound(trace, workers, slots, weights)
     try:
         search.look_for_plans(work_conserving, max_states)
         if search.best_cost != floor:
@@ -238,9 +239,9 @@ class _FreeSearch:
         """
         if self.best_cost is None:
             return False
-        heaviest = max(loads)
+        envelope = max(loads)
         rest = -(-(node.work - sum(loads)) // self.workers)
-        cost = node.cost + self.weights.per_step + self.weights.per_token * (heaviest + rest)
+        cost = node.cost + self.weights.per_step + self.weights.per_token * (envelope + rest)
         return cost >= self.best_cost
 
     def _choices(self, node: _Node) -> Iterator[tuple[int, ...]]:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from brsolver.oracles.hindsight.schedule import Schedule
+    from brsolver.oracles.schedule import Schedule
 
 IntArray = NDArray[np.int64]
 

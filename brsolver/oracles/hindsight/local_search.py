@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from brsolver.oracles.hindsight import _schedule_kernels as sk
+from brsolver.oracles import _schedule_kernels as sk
 from brsolver.oracles.hindsight import _search_kernels as nk
+from brsolver.oracles.hindsight._shapes import Lanes, Leaders, Partners, Runs
 
 if TYPE_CHECKING:
-    from brsolver.oracles.hindsight.schedule import Schedule
+    from brsolver.oracles.schedule import Schedule
 
 IntArray = NDArray[np.int64]
 
@@ -41,25 +42,31 @@ class SwapSearch:
 
     def __init__(self, schedule: Schedule, worker: IntArray, seed: int = 0) -> None:
         self.schedule = schedule
-        self._end = schedule.end
+        self._runs = Runs(prompt=schedule.prompt, start=schedule.start, end=schedule.end)
+        first = np.searchsorted(schedule.start, schedule.start, side="left")
+        last = np.searchsorted(schedule.start, schedule.start, side="right")
+        eligible = np.flatnonzero(last - first > 1)
+        self._partners = Partners(first=first, last=last, eligible=eligible)
         self._state = np.array([0x2545F4914F6CDD1D ^ (seed + 1)], np.int64)
-        self._first = np.searchsorted(schedule.start, schedule.start, side="left")
-        self._last = np.searchsorted(schedule.start, schedule.start, side="right")
-        self._eligible = np.flatnonzero(self._last - self._first > 1)
         self._difference = np.zeros(schedule.steps, np.int64)
-        self._top = np.zeros((3, schedule.steps), np.int64)
-        self._who = np.zeros((3, schedule.steps), np.int64)
         self.restart(worker)
+
+    @property
+    def worker(self) -> IntArray:
+        """The assignment searched from."""
+        return self._lanes.worker
 
     def restart(self, worker: IntArray) -> None:
         """Go on from another assignment."""
-        self.worker = worker.copy()
-        self._after, self._before = nk.link_lanes(
-            self.schedule.start, self._end, worker, self.schedule.workers, self.schedule.slots
+        schedule, runs = self.schedule, self._runs
+        after, before = nk.link_lanes(
+            runs.start, runs.end, worker, schedule.workers, schedule.slots
         )
-        self._loads = self.schedule.loads(worker)
-        nk.find_leaders(self._loads, 0, self.schedule.steps, self._top, self._who)
-        self.value = int(self._top[0].sum())
+        self._lanes = Lanes(worker=worker.copy(), after=after, before=before)
+        heaviest, who = (np.zeros((3, schedule.steps), np.int64) for _ in range(2))
+        self._leaders = Leaders(loads=schedule.loads(worker), heaviest=heaviest, who=who)
+        nk.find_leaders(self._leaders.loads, 0, schedule.steps, heaviest, who)
+        self.value = int(heaviest[0].sum())
         self.best, self.best_value = worker.copy(), self.value
 
     def run(self, trials: int, temperature: float = 0.0) -> int:
@@ -71,13 +78,18 @@ class SwapSearch:
         temperature : float
             A swap that costs c more is accepted with probability ``exp(-c/temperature)``.
         """
-        if not self._eligible.size or self.schedule.workers == 1:
+        if not self._partners.eligible.size or self.schedule.workers == 1:
             return 0
         saved = nk.swap_search(
-            self.schedule.prompt, self.schedule.start, self._end, self._first, self._last,
-            self._eligible, self.worker, self._after, self._before, self._loads, self._top,
-            self._who, self._difference, self._state, trials, float(temperature),
-        )  # fmt: skip
+            self._runs,
+            self._partners,
+            self._lanes,
+            self._leaders,
+            self._difference,
+            self._state,
+            trials,
+            float(temperature),
+        )
         self.value -= saved
         if self.value < self.best_value:
             self.best, self.best_value = self.worker.copy(), self.value

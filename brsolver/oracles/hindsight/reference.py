@@ -12,8 +12,8 @@ import numpy as np
 from brsolver.oracles.backends._load import load
 
 if TYPE_CHECKING:
-    from brsolver.oracles.hindsight.schedule import Schedule
-    from brsolver.traces.model import Trace
+    from brsolver.oracles.schedule import Schedule
+    from brsolver.traces.trace import Trace
 
 
 def reference_assignment(schedule: Schedule) -> int:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from brsolver.oracles.result import Status
 
 IntArray = NDArray[np.int64]
-Objective = Literal["barrier", "makespan", "imbalance"]
+RunObjective = Literal["barrier", "makespan", "imbalance"]
 Admission = Literal["fcfs", "free"]
 
 
@@ -120,10 +120,13 @@ class HindsightResult:
         What was run.
     message : str
         One line on anything out of the ordinary; empty otherwise.
+    request_tokens : int
+        KV tokens that a request weighs besides those it holds: where it is not 0, figures in
+        KV-token steps are in effective ones.
     """
 
     status: Status
-    objective: Objective = "barrier"
+    objective: RunObjective = "barrier"
     admission: Admission = "fcfs"
     lower_bound: float | None = None
     best_known: float | None = None
@@ -140,6 +143,7 @@ class HindsightResult:
     origin: str = ""
     method: str = ""
     message: str = ""
+    request_tokens: int = 0
 
     @property
     def proven(self) -> bool:

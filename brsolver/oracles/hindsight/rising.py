@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from brsolver.oracles.bounds.result import BoundResult
-    from brsolver.oracles.hindsight.schedule import Schedule
+    from brsolver.oracles.schedule import Schedule
 
 IntArray = NDArray[np.int64]
 

@@ -11,11 +11,10 @@ from brsolver.oracles.bounds import fcfs_bound, free_bound
 from brsolver.oracles.hindsight.anytime import hindsight_anytime
 from brsolver.oracles.hindsight.cp_sat import hindsight_cp_sat
 from brsolver.oracles.hindsight.dp import hindsight_dp
-from brsolver.oracles.hindsight.entry import least_loaded
 from brsolver.oracles.hindsight.follow import replay
 from brsolver.oracles.hindsight.local_search import SwapSearch, smoothest
-from brsolver.oracles.hindsight.schedule import fcfs_schedule
-from brsolver.traces.model import Trace
+from brsolver.oracles.schedule import fcfs_schedule, least_loaded
+from brsolver.traces.trace import Trace
 
 SHORT_S = 0.3
 """For a search that knows no other end."""

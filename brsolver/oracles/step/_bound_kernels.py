@@ -5,18 +5,22 @@ Multipliers are integers in units of 1/`SCALE` of an objective's unit, so every 
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import NDArray
 
 from brsolver._jit import kernel
+from brsolver.oracles.step._shapes import NONE
+
+if TYPE_CHECKING:
+    from brsolver.oracles.step._shapes import Reach, Terms
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
 
 SCALE = 1024
 """Units of a multiplier per unit of the objective."""
-
-HOLD = -1
 
 
 @kernel
@@ -33,27 +37,19 @@ def match(
 
     By the rearrangement inequality the slots of highest price take the longest requests and those
     of negative price the shortest. The bonuses are maximised apart, which is exact when every
-    slot is filled. Writes the matching's sums to `tokens` and `requests`.
-
-    Parameters
-    ----------
-    price, bonus : ndarray of int64, shape (J,)
-    most : ndarray of int64, shape (J,)
-    ordered : ndarray of int64, shape (n,)
-        Prompts, ascending.
-    admit : int
-        How many requests are admitted; `HOLD` is any number.
+    slot is filled. Writes the matching's sums to `tokens` and `requests`; the others are those of
+    `Reach`.
     """
     tokens[:] = 0
     requests[:] = 0
     open_slots = most.sum()
-    limit = min(open_slots, ordered.shape[0]) if admit == HOLD else admit
+    limit = min(open_slots, ordered.shape[0]) if admit == NONE else admit
     order = np.argsort(-price)
     value = 0
     used = 0
     for j in order:
         for _ in range(most[j]):
-            if used == limit or (admit == HOLD and price[j] <= 0):
+            if used == limit or (admit == NONE and price[j] <= 0):
                 break
             requests[j] += 1
             used += 1
@@ -88,7 +84,7 @@ def _bonuses(bonus: IntArray, most: IntArray, admit: int) -> int:
     value = 0
     left = admit
     for j in np.argsort(-bonus):
-        if admit == HOLD:
+        if admit == NONE:
             value += most[j] * max(bonus[j], 0)
         else:
             taken = min(left, most[j])
@@ -99,23 +95,15 @@ def _bonuses(bonus: IntArray, most: IntArray, admit: int) -> int:
 
 @kernel
 def conjugate(
-    price: int,
-    low: int,
-    high: int,
-    count: int,
-    alpha_d: int,
-    alpha_r: int,
-    beta: int,
-    margins: IntArray,
-    weights: IntArray,
-    steps: IntArray,
-    order: IntArray,
+    j: int, price: int, low: int, high: int, count: int, order: IntArray, terms: Terms
 ) -> tuple[int, int]:
-    """Return ``max_S (SCALE·F(S) - price·S)`` over [low, high] and where it is.
+    """Return ``max_S (SCALE·F(S) - price·S)`` of worker j over [low, high], and where it is.
 
     F has a breakpoint at each margin, less what `count` growing requests add; `order` sorts
     the breakpoints.
     """
+    margins, weights, steps = terms.margins[j], terms.weights, terms.steps
+    alpha_d, beta = terms.alpha_d, terms.beta
     slope = SCALE * alpha_d - price
     best = low
     weight = 0
@@ -129,7 +117,7 @@ def conjugate(
         if slope - SCALE * beta * weight > 0:
             best = high
     best = min(max(best, low), high)
-    value = alpha_d * best + alpha_r * count
+    value = alpha_d * best + terms.alpha_r * count
     for h in range(margins.shape[0]):
         over = best + steps[h] * count - margins[h]
         if over > 0:
@@ -138,62 +126,35 @@ def conjugate(
 
 
 @kernel
-def respond(
-    most: IntArray,
-    least: IntArray,
-    low: IntArray,
-    high: IntArray,
-    alpha_d: int,
-    alpha_r: int,
-    beta: int,
-    margins: IntArray,
-    weights: IntArray,
-    steps: IntArray,
-    orders: IntArray,
-    price: IntArray,
-    wanted: IntArray,
-) -> int:
-    """Return ``Σ_j max_S (SCALE·F_j(S) - price_j·S)``; write the maximisers to `wanted`."""
-    grows = steps[steps.shape[0] - 1] > 0
+def respond(price: IntArray, orders: IntArray, reach: Reach, terms: Terms, wanted: IntArray) -> int:
+    """Return ``Σ_j max_S (SCALE·F_j(S) - price_j·S)``; write the maximisers to `wanted`.
+
+    `orders`, shape (J, P), sorts each worker's margins.
+    """
     value = 0
     for j in range(price.shape[0]):
-        top = -(1 << 62)
-        for n in range(least[j] if grows else most[j], most[j] + 1):
-            order = np.argsort(margins[j] - steps * n) if grows else orders[j]
-            part, at = conjugate(
-                price[j], low[j], high[j], n, alpha_d, alpha_r, beta, margins[j], weights, steps,
-                order,
-            )  # fmt: skip
-            if part > top:
-                top = part
+        best = -(1 << 62)
+        low, high = reach.low[j], reach.high[j]
+        fewest = reach.least[j] if terms.grows else reach.most[j]
+        for n in range(fewest, reach.most[j] + 1):
+            order = np.argsort(terms.margins[j] - terms.steps * n) if terms.grows else orders[j]
+            part, at = conjugate(j, price[j], low, high, n, order, terms)
+            if part > best:
+                best = part
                 wanted[j] = at
-        value += top
+        value += best
     return value
 
 
 @kernel
 def score_bound(
-    most: IntArray,
-    least: IntArray,
-    low: IntArray,
-    high: IntArray,
-    ordered: IntArray,
-    admit: int,
-    alpha_d: int,
-    alpha_r: int,
-    beta: int,
-    margins: IntArray,
-    weights: IntArray,
-    steps: IntArray,
-    start: FloatArray,
-    target: int,
-    turns: int,
+    reach: Reach, terms: Terms, start: FloatArray, achieved: int, turns: int
 ) -> tuple[int, IntArray]:
     """Return the least ``Σ_j max_S (F_j(S) - θ_j·S) + max_x Σ_j θ_j·S_j`` found, and its θ.
 
-    A subgradient method with Polyak's step towards `target`, the value of some decision.
+    A subgradient method with Polyak's step towards `achieved`, the value of some decision.
     """
-    count = most.shape[0]
+    count, most, ordered = terms.margins.shape[0], reach.most, reach.ordered
     theta = start.copy()
     price = np.empty(count, np.int64)
     bonus = np.zeros(count, np.int64)
@@ -202,17 +163,14 @@ def score_bound(
     wanted = np.empty(count, np.int64)
     best = 1 << 62
     best_price = np.zeros(count, np.int64)
-    orders = np.empty(margins.shape, np.int64)
+    orders = np.empty(terms.margins.shape, np.int64)
     for j in range(count):
-        orders[j] = np.argsort(margins[j])
+        orders[j] = np.argsort(terms.margins[j])
     pace, stale = 1.0, 0
     for _ in range(turns):
         price[:] = np.rint(theta).astype(np.int64)
-        value = match(price, bonus, most, ordered, admit, tokens, requests)
-        value += respond(
-            most, least, low, high, alpha_d, alpha_r, beta, margins, weights, steps, orders,
-            price, wanted,
-        )  # fmt: skip
+        value = match(price, bonus, most, ordered, reach.admit, tokens, requests)
+        value += respond(price, orders, reach, terms, wanted)
         if value < best:
             best, stale = value, 0
             best_price[:] = price
@@ -224,7 +182,7 @@ def score_bound(
         norm = 0.0
         for j in range(count):
             norm += float(tokens[j] - wanted[j]) ** 2
-        excess = float(value - SCALE * target)
+        excess = float(value - SCALE * achieved)
         if norm == 0.0 or excess <= 0.0 or pace < 1e-4:
             break
         for j in range(count):
@@ -305,25 +263,16 @@ def excess_norm(
 
 @kernel
 def imbalance_bound(
-    most: IntArray,
-    ordered: IntArray,
-    admit: int,
-    workers: int,
-    sum_d: int,
-    sum_r: int,
-    margins: IntArray,
-    weights: IntArray,
-    steps: IntArray,
-    start: FloatArray,
-    target: int,
-    turns: int,
-) -> tuple[int, IntArray, FloatArray]:
-    """Return the least upper bound found on ``D·ΣS + R·N - G·Σ_h d_h·E_h``, its prices and μ.
+    reach: Reach, terms: Terms, start: FloatArray, achieved: int, turns: int
+) -> tuple[int, FloatArray]:
+    """Return the least upper bound found on ``D·ΣS + R·N - G·Σ_h d_h·E_h``, and its μ.
 
     For ``μ_{j,h} ≥ 0`` with ``Σ_j μ_{j,h} ≤ G·d_h`` the bound is
     ``Σ μ_{j,h}·m_{j,h} + max_x Σ_j (D - Σ_h μ_{j,h})·S_j + (R - Σ_h h·μ_{j,h})·n_j``.
     """
+    margins, weights, steps = terms.margins, terms.weights, terms.steps
     count, horizon = margins.shape
+    most, ordered = reach.most, reach.ordered
     mu = start.copy()
     price = np.empty(count, np.int64)
     bonus = np.empty(count, np.int64)
@@ -332,15 +281,13 @@ def imbalance_bound(
     scratch = np.empty(count, np.float64)
     column = np.empty(count, np.float64)
     best = 1 << 62
-    best_price = np.zeros(count, np.int64)
     best_mu = mu.copy()
     pace, stale = 1.0, 0
     for _ in range(turns):
-        value = quote(mu, sum_d, sum_r, margins, steps, price, bonus)
-        value += match(price, bonus, most, ordered, admit, tokens, requests)
+        value = quote(mu, terms.sum_d, terms.sum_r, margins, steps, price, bonus)
+        value += match(price, bonus, most, ordered, reach.admit, tokens, requests)
         if value < best:
             best, stale = value, 0
-            best_price[:] = price
             best_mu[:, :] = mu
         else:
             stale += 1
@@ -348,7 +295,7 @@ def imbalance_bound(
                 pace *= 0.5
                 stale = 0
         norm = excess_norm(mu, tokens, requests, margins, steps)
-        distance = float(value - SCALE * target)
+        distance = float(value - SCALE * achieved)
         if norm == 0.0 or distance <= 0.0 or pace < 1e-4:
             break
         length = pace * distance / norm
@@ -358,6 +305,6 @@ def imbalance_bound(
                 column[j] = mu[j, h]
                 if over > 0 or mu[j, h] > 0.0:
                     column[j] += length * float(over)
-            project_simplex(column, float(SCALE * workers * weights[h]), scratch)
+            project_simplex(column, float(SCALE * terms.workers * weights[h]), scratch)
             mu[:, h] = column
-    return best, best_price, best_mu
+    return best, best_mu

@@ -16,10 +16,12 @@ from scipy.optimize import linear_sum_assignment
 
 from brsolver.oracles.step import _bound_kernels as k
 from brsolver.oracles.step.models import merged_steps, single_scores
+from brsolver.oracles.step.search import reach_of, terms_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from brsolver.oracles.step._shapes import Reach
     from brsolver.oracles.step.instance import StepInstance
 
 IntArray = NDArray[np.int64]
@@ -68,12 +70,12 @@ class Matching:
 
 
 def score_matched(
-    instance: StepInstance, price: IntArray, best: int, target: int, turns: int
+    instance: StepInstance, price: IntArray, best: int, achieved: int, turns: int
 ) -> int:
     """Return a bound on the score in units of 1/`SCALE`, at most `best`.
 
     Workers with several slots keep a price per token, ``max_S (F_j(S) - θ_j·S)``; subgradient
-    steps on it towards `target`, the value of some decision.
+    steps on it towards `achieved`, the value of some decision.
     """
     several = np.flatnonzero(instance.most != 1)
     matching, respond = Matching(instance), _responder(instance, several)
@@ -91,32 +93,36 @@ def score_matched(
     def step(theta: FloatArray, length: float, slope: FloatArray) -> FloatArray:
         return theta - length * slope
 
-    return _descend(evaluate, step, price[several].astype(np.float64), best, target, turns)
+    return _descend(evaluate, step, price[several].astype(np.float64), best, achieved, turns)
 
 
 def _responder(
     instance: StepInstance, several: IntArray
 ) -> Callable[[IntArray], tuple[int, IntArray]]:
-    margins, weights, steps = merged_steps(instance)
-    low, high = (part[several] for part in instance.reach)
-    own = np.ascontiguousarray(margins[several])
-    orders, wanted = np.argsort(own, axis=1), np.zeros(several.size, np.int64)
-    alpha_d = instance.alpha * instance.weight_sum
+    whole = terms_of(instance, "score")
+    terms = whole._replace(margins=np.ascontiguousarray(whole.margins[several]))
+    reach = _part(reach_of(instance), several)
+    orders, wanted = np.argsort(terms.margins, axis=1), np.zeros(several.size, np.int64)
 
     def respond(price: IntArray) -> tuple[int, IntArray]:
         if not several.size:
             return 0, wanted
-        value = k.respond(
-            instance.most[several], instance.least[several], low, np.maximum(low, high), alpha_d,
-            0, instance.beta, own, weights, steps * 0, orders, price, wanted,
-        )  # fmt: skip
-        return int(value), wanted
+        return int(k.respond(price, orders, reach, terms, wanted)), wanted
 
     return respond
 
 
+def _part(reach: Reach, workers: IntArray) -> Reach:
+    return reach._replace(
+        most=reach.most[workers],
+        least=reach.least[workers],
+        low=reach.low[workers],
+        high=reach.high[workers],
+    )
+
+
 def imbalance_matched(
-    instance: StepInstance, mu: FloatArray, best: int, target: int, turns: int
+    instance: StepInstance, mu: FloatArray, best: int, achieved: int, turns: int
 ) -> int:
     """Return a bound on the imbalance's gain in units of 1/`SCALE`, at most `best`.
 
@@ -150,7 +156,7 @@ def imbalance_matched(
         k.project_columns(moved, limits)
         return moved
 
-    return _descend(evaluate, step, mu, best, target, turns)
+    return _descend(evaluate, step, mu, best, achieved, turns)
 
 
 def _descend(
@@ -158,10 +164,10 @@ def _descend(
     step: Callable[[FloatArray, float, FloatArray], FloatArray],
     point: FloatArray,
     best: int,
-    target: int,
+    achieved: int,
     turns: int,
 ) -> int:
-    """Return the least bound found by Polyak's steps towards `target`, from the best point."""
+    """Return the least bound found by Polyak's steps towards `achieved`, from the best point."""
     pace, stale, kept = FIRST_PACE, 0, point
     for _ in range(turns):
         found = evaluate(point)
@@ -174,7 +180,7 @@ def _descend(
             stale += 1
             if stale >= STALE:
                 pace, stale, point = 0.5 * pace, 0, kept
-        norm, excess = float((slope**2).sum()), float(value - k.SCALE * target)
+        norm, excess = float((slope**2).sum()), float(value - k.SCALE * achieved)
         if norm == 0.0 or excess <= 0.0:
             break
         point = step(point, pace * excess / norm, slope)

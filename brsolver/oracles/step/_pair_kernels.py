@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brsolver._jit import kernel
-from brsolver.oracles.step._gain_kernels import NONE, concave_peak, gain
-from brsolver.oracles.step._slot_kernels import put, refresh
+from brsolver.oracles.step._gain_kernels import concave_peak, gain
+from brsolver.oracles.step._shapes import NONE, Decision, Leads, Offer, Share, Terms
+from brsolver.oracles.step._slot_kernels import put, refresh, room_for
 
 IntArray = NDArray[np.int64]
 
@@ -23,10 +24,10 @@ NEIGHBOURS = 4
 
 @kernel
 def nearest_pairs(
-    target: int, last: int, p_kind: int, q_kind: int, sizes: IntArray, left: IntArray,
+    peak: int, last: int, p_kind: int, q_kind: int, sizes: IntArray, left: IntArray,
     found: IntArray,
 ) -> None:  # fmt: skip
-    """Write the pairs of lengths with the largest sum up to `target` and the smallest beyond.
+    """Write the pairs of lengths with the largest sum up to `peak` and the smallest beyond.
 
     Lengths up to `last` that wait, and those in hand, may be used. `found` gets four indices, -1
     where there is no such pair.
@@ -46,7 +47,7 @@ def nearest_pairs(
         if low == high and spare_low < 2:
             break
         both = sizes[low] + sizes[high]
-        if both <= target:
+        if both <= peak:
             if both > below:
                 below = both
                 found[0], found[1] = low, high
@@ -59,39 +60,20 @@ def nearest_pairs(
 
 
 @kernel
-def best_pair(
-    p: int,
-    q: int,
-    sizes: IntArray,
-    slot_worker: IntArray,
-    limit: IntArray,
-    slots: IntArray,
-    left: IntArray,
-    tokens: IntArray,
-    requests: IntArray,
-    scalars: IntArray,
-    bends: IntArray,
-    margins: IntArray,
-    weights: IntArray,
-    steps: IntArray,
-    top: IntArray,
-    who: IntArray,
-    found: IntArray,
-) -> int:
+def best_pair(p: int, q: int, offer: Offer, decision: Decision, terms: Terms, leads: Leads) -> int:
     """Return where in `found` the best pair for two slots of one worker stands, -1 if none is.
 
     None is if the present pair is as good.
     """
-    j = slot_worker[p]
-    present = sizes[slots[p]] + sizes[slots[q]]
-    room = limit[j] - tokens[j] + present
+    sizes, found, slots = offer.sizes, leads.found, decision.slots
+    j = offer.slot_worker[p]
+    had = Share(j, decision.tokens[j], decision.requests[j])
+    base = Share(j, had.tokens - sizes[slots[p]] - sizes[slots[q]], had.requests)
+    room: int = room_for(j, base.requests, offer) - base.tokens
     most = min(room, 2 * sizes[sizes.shape[0] - 1])
-    target = concave_peak(
-        j, present, 0, most, sizes[:0], tokens, requests, scalars, bends, margins, weights, steps,
-        top, who,
-    )  # fmt: skip
-    last = np.searchsorted(sizes, room, side="right") - 1
-    nearest_pairs(target, last, slots[p], slots[q], sizes, left, found)
+    peak = concave_peak(base, most, sizes[:0], terms, leads)
+    last = int(np.searchsorted(sizes, room, side="right")) - 1
+    nearest_pairs(peak, last, slots[p], slots[q], sizes, decision.left, found)
     best, best_gain = NONE, 0
     for side in range(2):
         if found[2 * side] == NONE:
@@ -99,55 +81,30 @@ def best_pair(
         both = sizes[found[2 * side]] + sizes[found[2 * side + 1]]
         if both > room:
             continue
-        value = gain(
-            j, both - present, 0, NONE, 0, 0, tokens, requests, scalars, bends, margins, weights,
-            steps, top, who,
-        )  # fmt: skip
+        value = gain(had, Share(j, base.tokens + both, base.requests), terms, leads)
         if value > best_gain:
             best, best_gain = 2 * side, value
     return best
 
 
 @kernel
-def replace_pairs(
-    sizes: IntArray,
-    slot_worker: IntArray,
-    limit: IntArray,
-    slots: IntArray,
-    left: IntArray,
-    tokens: IntArray,
-    requests: IntArray,
-    counters: IntArray,
-    scalars: IntArray,
-    bends: IntArray,
-    margins: IntArray,
-    weights: IntArray,
-    steps: IntArray,
-    top: IntArray,
-    who: IntArray,
-    hope: IntArray,
-    found: IntArray,
-) -> bool:
+def replace_pairs(offer: Offer, decision: Decision, terms: Terms, leads: Leads) -> bool:
     """Put the best two requests into each two slots of a worker; return whether that gained."""
+    slot_worker, slots, found = offer.slot_worker, decision.slots, leads.found
     improved = False
     for p in range(slots.shape[0]):
         q = p + 1
         while q < slots.shape[0] and slot_worker[q] == slot_worker[p] and q - p <= NEIGHBOURS:
             if slots[p] != NONE and slots[q] != NONE:
-                side = best_pair(
-                    p, q, sizes, slot_worker, limit, slots, left, tokens, requests, scalars,
-                    bends, margins, weights, steps, top, who, found,
-                )  # fmt: skip
+                side = best_pair(p, q, offer, decision, terms, leads)
                 if side != NONE:
                     first, second = found[side], found[side + 1]
                     # Both return what they held first: it may be what the other takes.
                     for slot in (p, q):
-                        put(slot, NONE, sizes, slot_worker, slots, left, tokens, requests, counters)
-                    put(p, first, sizes, slot_worker, slots, left, tokens, requests, counters)
-                    put(q, second, sizes, slot_worker, slots, left, tokens, requests, counters)
-                    refresh(
-                        tokens, requests, scalars, bends, margins, weights, steps, top, who, hope
-                    )
+                        put(slot, NONE, offer, decision)
+                    put(p, first, offer, decision)
+                    put(q, second, offer, decision)
+                    refresh(decision, terms, leads)
                     improved = True
             q += 1
     return improved

@@ -12,328 +12,223 @@ from numpy.typing import NDArray
 
 from brsolver._jit import kernel
 from brsolver.oracles.step._gain_kernels import (
-    ADMIT,
-    BY_SCORE,
-    GROWS,
-    NONE,
     concave_peak,
-    exchange_pays,
+    envelope_falls,
     first_past_peak,
     gain,
     total,
 )
 from brsolver.oracles.step._pair_kernels import replace_pairs
-from brsolver.oracles.step._slot_kernels import ADMITTED, SEED, put, refresh
+from brsolver.oracles.step._shapes import (
+    NONE,
+    TALLY,
+    Decision,
+    Leads,
+    Offer,
+    Share,
+    Terms,
+)
+from brsolver.oracles.step._slot_kernels import put, refresh, room_for
 
 IntArray = NDArray[np.int64]
 
 
 @kernel
+def waiting_about(kind: int, left: IntArray) -> tuple[int, int]:
+    """Return the last length up to `kind` and the first beyond that still wait, if any do."""
+    below, above = kind, kind + 1
+    while below >= 0 and left[below] == 0:
+        below -= 1
+    while above < left.shape[0] and left[above] == 0:
+        above += 1
+    return below, above
+
+
+@kernel
 def best_kind(
-    slot: int,
-    sizes: IntArray,
-    slot_worker: IntArray,
-    limit: IntArray,
-    slots: IntArray,
-    left: IntArray,
-    tokens: IntArray,
-    requests: IntArray,
-    counters: IntArray,
-    scalars: IntArray,
-    bends: IntArray,
-    margins: IntArray,
-    weights: IntArray,
-    steps: IntArray,
-    top: IntArray,
-    who: IntArray,
-    bend: IntArray,
+    slot: int, offer: Offer, decision: Decision, terms: Terms, leads: Leads
 ) -> tuple[int, int]:
     """Return the best length to put into a slot instead of what it holds, and its gain.
 
     The gain is 0 and the length the present one if none is better.
     """
-    j, old = slot_worker[slot], slots[slot]
-    present = sizes[old] if old != NONE else 0
-    extra = 0 if old != NONE else 1
+    sizes, left, admit = offer.sizes, decision.left, offer.admit
+    j, old = offer.slot_worker[slot], decision.slots[slot]
+    had = Share(j, decision.tokens[j], decision.requests[j])
+    without = had
+    if old != NONE:
+        without = Share(j, had.tokens - sizes[old], had.requests - 1)
     best, best_gain = old, 0
-    if old != NONE and scalars[ADMIT] == NONE:
-        value = gain(
-            j, -present, -1, NONE, 0, 0, tokens, requests, scalars, bends, margins, weights,
-            steps, top, who,
-        )  # fmt: skip
+    if old != NONE and admit == NONE:
+        value = gain(had, without, terms, leads)
         if value > best_gain:
             best, best_gain = NONE, value
-    if old == NONE and counters[ADMITTED] == scalars[ADMIT]:
+    if old == NONE and decision.tally[0].admitted == admit:
         return best, best_gain
-    last = np.searchsorted(sizes, limit[j] - tokens[j] + present, side="right") - 1
-    if scalars[BY_SCORE] == 1:
-        low = concave_peak(
-            j, present, extra, last, sizes, tokens, requests, scalars, bends, margins, weights,
-            steps, top, who,
-        )  # fmt: skip
+    base = Share(j, without.tokens, without.requests + 1)
+    room = room_for(j, base.requests, offer) - base.tokens
+    last = int(np.searchsorted(sizes, room, side="right")) - 1
+    if terms.by_score:
+        low = concave_peak(base, last, sizes, terms, leads)
     else:
-        low = first_past_peak(
-            j, requests[j] + extra, last, sizes, tokens[j] - present, scalars, margins, weights,
-            steps, top, who, bend,
-        ) - 1  # fmt: skip
-    below, above = low, low + 1
-    while below >= 0 and left[below] == 0:
-        below -= 1
-    while above <= last and left[above] == 0:
-        above += 1
+        low = first_past_peak(base, last, sizes, terms, leads) - 1
+    below, above = waiting_about(low, left)
     # An empty slot below the number to admit is filled whatever it costs.
-    forced = old == NONE and scalars[ADMIT] != NONE
+    forced = old == NONE and admit != NONE
     for side in range(2):
         pick = below if side == 0 else above
         if pick < 0 or pick > last:
             continue
-        value = gain(
-            j, sizes[pick] - present, extra, NONE, 0, 0, tokens, requests, scalars, bends,
-            margins, weights, steps, top, who,
-        )  # fmt: skip
+        now = Share(j, base.tokens + sizes[pick], base.requests)
+        value = gain(had, now, terms, leads)
         if value > best_gain or (forced and best == NONE):
             best, best_gain = pick, value
     return best, best_gain
 
 
 @kernel
-def replace_all(
-    sizes: IntArray,
-    slot_worker: IntArray,
-    limit: IntArray,
-    slots: IntArray,
-    left: IntArray,
-    tokens: IntArray,
-    requests: IntArray,
-    counters: IntArray,
-    scalars: IntArray,
-    bends: IntArray,
-    margins: IntArray,
-    weights: IntArray,
-    steps: IntArray,
-    top: IntArray,
-    who: IntArray,
-    hope: IntArray,
-    bend: IntArray,
-) -> bool:
+def replace_all(offer: Offer, decision: Decision, terms: Terms, leads: Leads) -> bool:
     """Put the best waiting request into each slot in turn; return whether that gained."""
     improved = False
-    for p in range(slots.shape[0]):
-        kind, value = best_kind(
-            p, sizes, slot_worker, limit, slots, left, tokens, requests, counters, scalars,
-            bends, margins, weights, steps, top, who, bend,
-        )  # fmt: skip
-        if kind != slots[p]:
-            put(p, kind, sizes, slot_worker, slots, left, tokens, requests, counters)
-            refresh(tokens, requests, scalars, bends, margins, weights, steps, top, who, hope)
+    for p in range(decision.slots.shape[0]):
+        kind, value = best_kind(p, offer, decision, terms, leads)
+        if kind != decision.slots[p]:
+            put(p, kind, offer, decision)
+            refresh(decision, terms, leads)
             improved = improved or value > 0
     return improved
 
 
 @kernel
-def exchange(
-    p: int,
-    q: int,
-    sizes: IntArray,
-    slot_worker: IntArray,
-    limit: IntArray,
-    slots: IntArray,
-    tokens: IntArray,
-    requests: IntArray,
-    scalars: IntArray,
-    bends: IntArray,
-    margins: IntArray,
-    weights: IntArray,
-    steps: IntArray,
-    top: IntArray,
-    who: IntArray,
-    hope: IntArray,
-) -> bool:
-    """Exchange what two slots hold if that gains; return whether it did."""
-    a, b = slots[p], slots[q]
-    j, i = slot_worker[p], slot_worker[q]
-    more = (sizes[b] if b != NONE else 0) - (sizes[a] if a != NONE else 0)
-    extra = (1 if b != NONE else 0) - (1 if a != NONE else 0)
-    if tokens[j] + more > limit[j] or tokens[i] - more > limit[i]:
-        return False
-    if scalars[BY_SCORE] == 1:
-        up, down = (j, i) if more > 0 else (i, j)
-        # F is concave: what moves gains at most the difference of the slopes it moves between.
-        if scalars[GROWS] == 0 and hope[up] <= hope[down]:
-            return False
-        pays = gain(
-            j, more, extra, i, -more, -extra, tokens, requests, scalars, bends, margins, weights,
-            steps, top, who,
-        ) > 0  # fmt: skip
-    else:
-        up, down = (j, i) if more > 0 else (i, j)
-        more_up, extra_up = abs(more), abs(extra)
-        pays = hope[down] > 0 and exchange_pays(
-            up, tokens[up] + more_up, requests[up] + extra_up, down, tokens[down] - more_up,
-            requests[down] - extra_up, margins, weights, steps, top, who, hope,
-        )  # fmt: skip
-    if not pays:
-        return False
-    slots[p], slots[q] = b, a
-    tokens[j] += more
-    tokens[i] -= more
-    requests[j] += extra
-    requests[i] -= extra
-    refresh(tokens, requests, scalars, bends, margins, weights, steps, top, who, hope)
-    return True
+def may_pay(up: int, down: int, hope: IntArray, by_score: bool, grows: bool) -> bool:
+    """Tell whether tokens that move from worker `down` up to worker `up` could gain at all."""
+    # F is concave: what moves gains at most the difference of the slopes it moves between.
+    return grows or hope[up] > hope[down] if by_score else hope[down] > 0
 
 
 @kernel
-def exchange_all(
-    sizes: IntArray,
-    slot_worker: IntArray,
-    limit: IntArray,
-    slots: IntArray,
-    tokens: IntArray,
-    requests: IntArray,
-    scalars: IntArray,
-    bends: IntArray,
-    margins: IntArray,
-    weights: IntArray,
-    steps: IntArray,
-    top: IntArray,
-    who: IntArray,
-    hope: IntArray,
-) -> bool:
+def exchange_pays(up: Share, down: Share, moved: Share, terms: Terms, leads: Leads) -> bool:
+    """Tell whether it gains if a worker takes over from another what `moved` holds."""
+    more = Share(up.worker, up.tokens + moved.tokens, up.requests + moved.requests)
+    less = Share(down.worker, down.tokens - moved.tokens, down.requests - moved.requests)
+    if terms.by_score:
+        pays = gain(up, more, terms, leads) + gain(down, less, terms, leads) > 0
+    else:
+        pays = envelope_falls(more, less, terms, leads)
+    return pays
+
+
+@kernel
+def exchange_all(offer: Offer, decision: Decision, terms: Terms, leads: Leads) -> bool:
     """Exchange requests between workers where that gains; return whether any was."""
+    sizes, slot_worker = offer.sizes, offer.slot_worker
+    slots, tokens, requests = decision.slots, decision.tokens, decision.requests
+    hope, by_score, grows = leads.hope, terms.by_score, terms.grows
     improved = False
     for p in range(slots.shape[0]):
         for q in range(p + 1, slots.shape[0]):
-            if slot_worker[p] != slot_worker[q] and slots[p] != slots[q]:
-                improved |= exchange(
-                    p, q, sizes, slot_worker, limit, slots, tokens, requests, scalars, bends,
-                    margins, weights, steps, top, who, hope,
-                )  # fmt: skip
+            a, b, up, down = slots[p], slots[q], slot_worker[p], slot_worker[q]
+            if up == down or a == b:
+                continue
+            more = (sizes[b] if b != NONE else 0) - (sizes[a] if a != NONE else 0)
+            extra = (1 if b != NONE else 0) - (1 if a != NONE else 0)
+            if more < 0:
+                up, down, more, extra = down, up, -more, -extra
+            fits = tokens[up] + more <= room_for(up, requests[up] + extra, offer) and tokens[
+                down
+            ] - more <= room_for(down, requests[down] - extra, offer)
+            if not fits or not may_pay(up, down, hope, by_score, grows):
+                continue
+            had_up = Share(up, tokens[up], requests[up])
+            had_down = Share(down, tokens[down], requests[down])
+            if exchange_pays(had_up, had_down, Share(NONE, more, extra), terms, leads):
+                slots[p], slots[q] = b, a
+                tokens[up] += more
+                tokens[down] -= more
+                requests[up] += extra
+                requests[down] -= extra
+                refresh(decision, terms, leads)
+                improved = True
     return improved
 
 
 @kernel
-def descend(
-    sizes: IntArray,
-    slot_worker: IntArray,
-    limit: IntArray,
-    slots: IntArray,
-    left: IntArray,
-    tokens: IntArray,
-    requests: IntArray,
-    counters: IntArray,
-    scalars: IntArray,
-    bends: IntArray,
-    margins: IntArray,
-    weights: IntArray,
-    steps: IntArray,
-    top: IntArray,
-    who: IntArray,
-    hope: IntArray,
-    bend: IntArray,
-    found: IntArray,
-) -> None:
+def descend(offer: Offer, decision: Decision, terms: Terms, leads: Leads) -> None:
     """Replace and exchange requests, and then pairs of them, until nothing helps."""
     improved = True
     while improved:
-        improved = replace_all(
-            sizes, slot_worker, limit, slots, left, tokens, requests, counters, scalars, bends,
-            margins, weights, steps, top, who, hope, bend,
-        )  # fmt: skip
-        improved |= exchange_all(
-            sizes, slot_worker, limit, slots, tokens, requests, scalars, bends, margins, weights,
-            steps, top, who, hope,
-        )  # fmt: skip
+        improved = replace_all(offer, decision, terms, leads)
+        improved |= exchange_all(offer, decision, terms, leads)
         if not improved:
-            improved = replace_pairs(
-                sizes, slot_worker, limit, slots, left, tokens, requests, counters, scalars,
-                bends, margins, weights, steps, top, who, hope, found,
-            )  # fmt: skip
+            improved = replace_pairs(offer, decision, terms, leads)
 
 
 @kernel
-def draw(counters: IntArray, below: int) -> int:
-    """Return a pseudo-random integer in [0, below) (a 31-bit linear congruence)."""
-    counters[SEED] = (counters[SEED] * 1103515245 + 12345) & 0x7FFFFFFF
-    drawn: int = (counters[SEED] >> 8) % below
+def random_below(tally: NDArray[np.void], end: int) -> int:
+    """Return a pseudo-random integer in [0, end) (a 31-bit linear congruence)."""
+    tally[0].seed = (tally[0].seed * 1103515245 + 12345) & 0x7FFFFFFF
+    drawn: int = (tally[0].seed >> 8) % end
     return drawn
 
 
 @kernel
-def kick(
-    strength: int,
-    sizes: IntArray,
-    slot_worker: IntArray,
-    limit: IntArray,
-    slots: IntArray,
-    left: IntArray,
-    tokens: IntArray,
-    requests: IntArray,
-    counters: IntArray,
-) -> None:
+def kick(strength: int, offer: Offer, decision: Decision) -> None:
     """Put random waiting requests into random occupied slots, where they fit."""
+    sizes, slots = offer.sizes, decision.slots
     for _ in range(strength):
-        p = draw(counters, slots.shape[0])
-        kind = draw(counters, sizes.shape[0])
-        old, j = slots[p], slot_worker[p]
-        if old == NONE or left[kind] == 0:
+        p = random_below(decision.tally, slots.shape[0])
+        kind = random_below(decision.tally, sizes.shape[0])
+        old, j = slots[p], offer.slot_worker[p]
+        if old == NONE or decision.left[kind] == 0:
             continue
-        if tokens[j] - sizes[old] + sizes[kind] <= limit[j]:
-            put(p, kind, sizes, slot_worker, slots, left, tokens, requests, counters)
+        room = room_for(j, decision.requests[j], offer)
+        if decision.tokens[j] - sizes[old] + sizes[kind] <= room:
+            put(p, kind, offer, decision)
 
 
 @kernel
 def search(
-    sizes: IntArray,
-    counts: IntArray,
-    slot_worker: IntArray,
-    limit: IntArray,
-    start: IntArray,
-    scalars: IntArray,
-    bends: IntArray,
-    margins: IntArray,
-    weights: IntArray,
-    steps: IntArray,
-    kicks: int,
-    seed: int,
-) -> tuple[IntArray, int, int]:
-    """Improve `start`; return the lengths per slot, their gain, and how many are admitted."""
-    slots = np.full(slot_worker.shape[0], NONE, np.int64)
-    left = counts.copy()
-    tokens = np.zeros(margins.shape[0], np.int64)
-    requests = np.zeros(margins.shape[0], np.int64)
-    counters = np.array([0, seed], np.int64)
-    top = np.zeros((2, weights.shape[0]), np.int64)
-    who = np.full(weights.shape[0], NONE, np.int64)
-    hope = np.zeros(margins.shape[0], np.int64)
-    bend = np.zeros(weights.shape[0], np.int64)
-    found = np.zeros(4, np.int64)
+    offer: Offer, terms: Terms, bends: IntArray, start: IntArray, kicks: int, seed: int
+) -> IntArray:
+    """Improve `start`, the length in each slot; return the best that was found."""
+    count, horizon = terms.margins.shape
+    slots = np.full(offer.slot_worker.shape[0], NONE, np.int64)
+    decision = Decision(
+        slots,
+        offer.counts.copy(),
+        np.zeros(count, np.int64),
+        np.zeros(count, np.int64),
+        np.zeros(1, TALLY),
+    )
+    leads = Leads(
+        bends,
+        np.zeros((2, horizon), np.int64),
+        np.full(horizon, NONE, np.int64),
+        np.zeros(count, np.int64),
+        np.zeros(horizon, np.int64),
+        np.zeros(4, np.int64),
+    )
+    tally = decision.tally[0]
+    tally.seed = seed
     for p in range(slots.shape[0]):
-        put(p, start[p], sizes, slot_worker, slots, left, tokens, requests, counters)
-    refresh(tokens, requests, scalars, bends, margins, weights, steps, top, who, hope)
-    descend(
-        sizes, slot_worker, limit, slots, left, tokens, requests, counters, scalars, bends,
-        margins, weights, steps, top, who, hope, bend, found,
-    )  # fmt: skip
+        put(p, start[p], offer, decision)
+    refresh(decision, terms, leads)
+    descend(offer, decision, terms, leads)
     best = slots.copy()
-    value = total(tokens, requests, scalars, bends, margins, weights, steps, top)
-    admitted = counters[ADMITTED]
+    value = total(decision, terms, leads)
+    admitted = tally.admitted
     for turn in range(kicks):
         # Fewer than these and the descent mostly undoes the kick.
-        strength = 6 + turn % 7
-        kick(strength, sizes, slot_worker, limit, slots, left, tokens, requests, counters)
-        refresh(tokens, requests, scalars, bends, margins, weights, steps, top, who, hope)
-        descend(
-            sizes, slot_worker, limit, slots, left, tokens, requests, counters, scalars, bends,
-            margins, weights, steps, top, who, hope, bend, found,
-        )  # fmt: skip
-        reached = total(tokens, requests, scalars, bends, margins, weights, steps, top)
-        more = counters[ADMITTED] > admitted and scalars[ADMIT] != NONE
-        same = counters[ADMITTED] == admitted or scalars[ADMIT] == NONE
+        kick(6 + turn % 7, offer, decision)
+        refresh(decision, terms, leads)
+        descend(offer, decision, terms, leads)
+        reached = total(decision, terms, leads)
+        more = tally.admitted > admitted and offer.admit != NONE
+        same = tally.admitted == admitted or offer.admit == NONE
         if more or (same and reached >= value):
             best[:] = slots
-            value, admitted = reached, counters[ADMITTED]
+            value, admitted = reached, tally.admitted
         else:
             for p in range(slots.shape[0]):
-                put(p, best[p], sizes, slot_worker, slots, left, tokens, requests, counters)
-    return best, value, admitted
+                put(p, best[p], offer, decision)
+    return best

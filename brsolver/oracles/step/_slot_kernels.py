@@ -2,61 +2,47 @@
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from brsolver._jit import kernel
-from brsolver.oracles.step._gain_kernels import BY_SCORE, GROWS, NONE, leaders, slope
+from brsolver.oracles.step._gain_kernels import find_leads, slope
+from brsolver.oracles.step._shapes import NONE
 
-IntArray = NDArray[np.int64]
-
-# Entries of the array of counters.
-ADMITTED, SEED = range(2)
+if TYPE_CHECKING:
+    from brsolver.oracles.step._shapes import Decision, Leads, Offer, Terms
 
 
 @kernel
-def put(
-    slot: int,
-    kind: int,
-    sizes: IntArray,
-    slot_worker: IntArray,
-    slots: IntArray,
-    left: IntArray,
-    tokens: IntArray,
-    requests: IntArray,
-    counters: IntArray,
-) -> None:
+def room_for(j: int, requests: int, offer: Offer) -> int:
+    """Return the largest sum of lengths that so many requests may have on a worker."""
+    room: int = offer.limit[j] + offer.request_tokens * requests
+    return room
+
+
+@kernel
+def put(slot: int, kind: int, offer: Offer, decision: Decision) -> None:
     """Put a length into a slot, returning what was there to the waiting ones."""
-    j, old = slot_worker[slot], slots[slot]
+    j, old = offer.slot_worker[slot], decision.slots[slot]
+    tally = decision.tally[0]
     if old != NONE:
-        left[old] += 1
-        tokens[j] -= sizes[old]
-        requests[j] -= 1
-        counters[ADMITTED] -= 1
+        decision.left[old] += 1
+        decision.tokens[j] -= offer.sizes[old]
+        decision.requests[j] -= 1
+        tally.admitted -= 1
     if kind != NONE:
-        left[kind] -= 1
-        tokens[j] += sizes[kind]
-        requests[j] += 1
-        counters[ADMITTED] += 1
-    slots[slot] = kind
+        decision.left[kind] -= 1
+        decision.tokens[j] += offer.sizes[kind]
+        decision.requests[j] += 1
+        tally.admitted += 1
+    decision.slots[slot] = kind
 
 
 @kernel
-def refresh(
-    tokens: IntArray,
-    requests: IntArray,
-    scalars: IntArray,
-    bends: IntArray,
-    margins: IntArray,
-    weights: IntArray,
-    steps: IntArray,
-    top: IntArray,
-    who: IntArray,
-    hope: IntArray,
-) -> None:
-    """Bring up to date what gains are judged by: leaders, or slopes in `hope` for the score."""
-    if scalars[BY_SCORE] == 0:
-        leaders(tokens, requests, margins, weights, steps, top, who, hope)
-    elif scalars[GROWS] == 0:
+def refresh(decision: Decision, terms: Terms, leads: Leads) -> None:
+    """Bring up to date what gains are judged by: leads, or slopes in `hope` for the score."""
+    if not terms.by_score:
+        find_leads(decision, terms, leads)
+    elif not terms.grows:
+        tokens, hope, bends = decision.tokens, leads.hope, leads.bends
         for j in range(tokens.shape[0]):
-            hope[j] = slope(j, tokens, scalars, bends)
+            hope[j] = slope(j, tokens[j], terms, bends)

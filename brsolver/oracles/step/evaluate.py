@@ -33,8 +33,9 @@ def violation(instance: StepInstance, assignment: Sequence[int]) -> str:
             return f"worker {g} is given {count} requests beyond its room"
     tokens = _tokens(instance, assignment)
     for g in given:
-        if tokens[g] > instance.token_room[g]:
-            return f"worker {g} is given {tokens[g]} tokens for {instance.token_room[g]}"
+        held = tokens[g] - instance.request_tokens * given[g]
+        if held > instance.token_room[g]:
+            return f"worker {g} is given {held} KV tokens for {instance.token_room[g]}"
     if instance.admit is not None and given.total() != instance.admit:
         return f"{given.total()} requests are admitted, must be {instance.admit}"
     return ""
@@ -43,7 +44,8 @@ def violation(instance: StepInstance, assignment: Sequence[int]) -> str:
 def objective_value(instance: StepInstance, assignment: Sequence[int], objective: Objective) -> int:
     """Return the objective of a decision.
 
-    ``score``: ``Σ_g Σ_h d_h·(α·S_{g,h} - β·(S_{g,h} - m_{g,h})_+)`` ([BR] §2), to maximise.
+    ``score``: ``Σ_g Σ_h d_h·(α·S_{g,h} - β·(S_{g,h} - m_{g,h})_+)``, to maximise, see "F-score"
+    in ``docs/formulation.md``.
     ``imbalance``: ``Σ_h d_h·(G·M'_h - Σ_g L'_{g,h})`` with ``L'_{g,h} = L_{g,h} + S_{g,h}`` and
     ``M'_h = max_g L'_{g,h}`` ([BFIO]), to minimise. ``S_{g,h}`` is the sum of the tokens given
     to g, under growth h more per request.
@@ -58,11 +60,11 @@ def _score(instance: StepInstance, assignment: Sequence[int]) -> int:
     served = [(loads[g], tokens[g], requests[g]) for g in range(len(loads)) if requests[g]]
     value = 0
     for h, (weight, column) in enumerate(_by_step(instance)):
-        top = max(column)
+        envelope = max(column)
         step = instance.growth * h
         for load, token, request in served:
             given = token + step * request
-            over = max(given - (top - load[h]), 0)
+            over = max(given - (envelope - load[h]), 0)
             value += weight * (instance.alpha * given - instance.beta * over)
     return value
 

@@ -11,9 +11,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from brsolver.cluster.view import NO_LIMIT, ClusterView, Waiting
 from brsolver.errors import CapacityError, ParameterError
-from brsolver.policy import NO_LIMIT, ClusterView, Waiting
-from brsolver.routers.balance import check_weights, discounts
+from brsolver.routers.balance import discounts
+from brsolver.routers.params import check_weights
 
 IntArray = NDArray[np.int64]
 
@@ -24,6 +25,10 @@ RESOLUTION = 1000
 """Integer weight of h = 0 where weights come from a discount γ; later steps round to it."""
 
 
+LARGEST = 1 << 50
+"""Objectives up to this fit 64 bits whatever kernels make of them."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StepInstance:
     """A state, its waiting requests and the weights of the objectives.
@@ -31,13 +36,15 @@ class StepInstance:
     Attributes
     ----------
     projected : ndarray of int64, shape (G, H + 1)
-        ``L_{g,h}`` in KV tokens.
+        ``L_{g,h}`` in KV tokens, and `request_tokens` for every request.
     room : ndarray of int64, shape (G,)
         Free slots.
     token_room : ndarray of int64, shape (G,)
-        KV tokens each worker may be given; `brsolver.policy.NO_LIMIT` where there is no limit.
+        KV tokens each worker may be given; `NO_LIMIT` of `brsolver.cluster.view` where there is
+        no limit.
     prompts : ndarray of int64, shape (n,)
-        Tokens ``s_i`` of the waiting requests, first come first.
+        What the waiting requests bring to loads, first come first: their KV tokens and
+        `request_tokens`, together ``s_i``.
     weights : ndarray of int64, shape (H + 1,)
         ``d_h``, scaled to integers so that objectives and certificates are exact.
     alpha, beta : int
@@ -47,6 +54,9 @@ class StepInstance:
         1: a new request's load at h is ``s_i + h`` ([DPR]); 0: ``s_i`` ([BR]).
     admit : int or None
         How many requests to admit, exactly; None is free to hold.
+    request_tokens : int
+        KV tokens that a request weighs besides those it holds, which `token_room` does not
+        count; see `ClusterView.request_tokens`.
     """
 
     projected: IntArray
@@ -58,6 +68,7 @@ class StepInstance:
     beta: int
     growth: int = 0
     admit: int | None
+    request_tokens: int = 0
 
     def __post_init__(self) -> None:
         _check_shapes(self)
@@ -119,12 +130,13 @@ class StepInstance:
             projected=projected[:, : weights.size],
             room=view.room.copy(),
             token_room=view.token_room.copy(),
-            prompts=np.asarray(waiting.prompt_tokens, np.int64),
+            prompts=np.asarray(view.load_of(waiting.prompt_tokens), np.int64),
             weights=weights,
             alpha=alpha,
             beta=alpha * int(live.sum()) if beta is None else beta,
             growth=int(growth),
             admit=None if hold else min(len(waiting), free),
+            request_tokens=view.request_tokens,
         )
 
     @property
@@ -140,8 +152,8 @@ class StepInstance:
     @cached_property
     def envelope(self) -> IntArray:
         """``M_h = max_g L_{g,h}``, shape (H + 1,)."""
-        top: IntArray = self.projected.max(axis=0)
-        return top
+        envelope: IntArray = self.projected.max(axis=0)
+        return envelope
 
     @cached_property
     def margins(self) -> IntArray:
@@ -150,7 +162,7 @@ class StepInstance:
 
     @cached_property
     def sizes(self) -> IntArray:
-        """Distinct prompt lengths, ascending, shape (K,)."""
+        """Distinct entries of `prompts`, ascending, shape (K,)."""
         return self._kinds[0]
 
     @cached_property
@@ -186,13 +198,23 @@ class StepInstance:
         least: IntArray = np.maximum(self.admit - (self.most.sum() - self.most), 0)
         return least
 
+    @property
+    def token_limit(self) -> IntArray:
+        """KV tokens that each open worker may be given, shape (J,)."""
+        return self.token_room[self.open_workers]
+
+    @property
+    def kv_sizes(self) -> IntArray:
+        """KV tokens of a request of each of `sizes`, shape (K,)."""
+        return self.sizes - self.request_tokens
+
     @cached_property
     def reach(self) -> tuple[IntArray, IntArray]:
         """Smallest and largest ``S_g`` of open workers, two arrays of shape (J,)."""
         ordered = np.sort(self.prompts)
         rising = np.concatenate((np.zeros(1, np.int64), np.cumsum(ordered)))
         falling = np.concatenate((np.zeros(1, np.int64), np.cumsum(ordered[::-1])))
-        limit = self.token_room[self.open_workers]
+        limit = self.token_limit + self.request_tokens * self.most
         return rising[self.least], np.minimum(falling[self.most], limit)
 
     @cached_property
@@ -233,13 +255,15 @@ class StepInstance:
             "beta": self.beta,
             "growth": self.growth,
             "admit": self.admit,
+            "request_tokens": self.request_tokens,
         }
 
     @classmethod
     def from_json(cls, data: Any) -> Self:
         """Make an instance from what `to_json` returned."""
         if not isinstance(data, dict) or data.get("format") != FORMAT:
-            raise ParameterError(f"not a step instance: its format must be {FORMAT!r}")
+            found = data.get("format") if isinstance(data, dict) else None
+            raise ParameterError(f"format is {found!r}, must be {FORMAT!r}: not a step instance")
         try:
             limits = [NO_LIMIT if room is None else room for room in data["token_room"]]
             return cls(
@@ -252,6 +276,8 @@ class StepInstance:
                 beta=data["beta"],
                 growth=data["growth"],
                 admit=data["admit"],
+                # States that were saved before requests had a weight have none.
+                request_tokens=data.get("request_tokens", 0),
             )
         except KeyError as error:
             raise ParameterError(f"step instance lacks the field {error.args[0]!r}") from error
@@ -272,7 +298,10 @@ def _check_shapes(instance: StepInstance) -> None:
 
 
 def _check_values(instance: StepInstance) -> None:
-    least = {"room": 0, "prompts": 1, "weights": 0, "projected": 0}
+    each = instance.request_tokens
+    if not isinstance(each, int) or isinstance(each, bool) or each < 0:
+        raise ParameterError(f"request_tokens is {each!r}, must be an integer of at least 0")
+    least = {"room": 0, "prompts": 1 + each, "weights": 0, "projected": 0}
     for name, low in least.items():
         values = getattr(instance, name)
         if values.size and values.min() < low:
@@ -284,7 +313,7 @@ def _check_values(instance: StepInstance) -> None:
     if isinstance(instance.growth, bool) or instance.growth not in {0, 1}:
         raise ParameterError(f"growth is {instance.growth!r}, must be 0 or 1")
     if not instance.weights.any():
-        raise ParameterError("weights are all 0; at least one step must count")
+        raise ParameterError("weights are all 0, must count at least one step")
     _check_magnitude(instance)
 
 
@@ -294,9 +323,11 @@ def _check_magnitude(instance: StepInstance) -> None:
     tokens = _sum(instance.prompts) + int(instance.projected.max())
     tokens += instance.growth * steps * instance.prompts.size
     scale = max(instance.alpha + instance.beta, 2) * instance.workers
-    if tokens * _sum(instance.weights) * scale >= 1 << 50:
+    largest = tokens * _sum(instance.weights) * scale
+    if largest >= LARGEST:
         raise ParameterError(
-            "objectives of this instance exceed 64 bits; use a lower resolution of the weights"
+            f"objectives are up to {largest:.3g}, must be below {LARGEST:.3g} lest sums exceed 64 "
+            "bits; use a lower resolution of the weights"
         )
 
 
@@ -331,8 +362,7 @@ def _integers(name: str, values: Any, dimensions: int) -> IntArray:
         array = np.asarray(values)
     except (ValueError, OverflowError) as error:
         raise ParameterError(
-            f"not a step instance: {name} must be {dimensions}-dimensional integers, with rows of "
-            "equal length"
+            f"{name} is ragged, must be {dimensions}-dimensional integers: not a step instance"
         ) from error
     if array.size == 0:
         return np.zeros((0,) * dimensions, np.int64)

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 IntArray = NDArray[np.int64]
 
-KICKS = 10
 SHORTEST_S = 0.01
 """Less than this is not worth a solver's start."""
 
@@ -99,7 +98,7 @@ def judge(
         raise SolverError(f"the decision to judge is none: {broken}")
     ends = time.perf_counter() + time_limit_s
     case = _Case(instance, objective, objective_value(instance, assignment.tolist(), objective))
-    searched = local_search(instance, objective, kicks=KICKS)
+    searched = local_search(instance, objective)
     known = assignment
     if searched.solution is not None and case.improve(searched):
         known = searched.solution.astype(np.int64)

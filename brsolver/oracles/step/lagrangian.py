@@ -19,10 +19,11 @@ from brsolver.oracles.result import SolveResult, Status
 from brsolver.oracles.step import _bound_kernels as k
 from brsolver.oracles.step._matching import applies, imbalance_matched, score_matched
 from brsolver.oracles.step.evaluate import Objective, objective_value
-from brsolver.oracles.step.models import merged_steps, standing_imbalance
-from brsolver.oracles.step.search import heuristic, to_counts
+from brsolver.oracles.step.models import standing_imbalance
+from brsolver.oracles.step.search import heuristic, reach_of, terms_of, to_counts
 
 if TYPE_CHECKING:
+    from brsolver.oracles.step._shapes import Terms
     from brsolver.oracles.step.instance import StepInstance
 
 IntArray = NDArray[np.int64]
@@ -62,7 +63,7 @@ def lagrangian_bound(
     if turns < 1:
         raise ParameterError(f"turns is {turns}, must be at least 1")
     began = time.perf_counter()
-    bound = bound_and_prices(instance, objective, incumbent, turns)[0]
+    bound = _bound(instance, objective, incumbent, turns)
     return SolveResult(
         status=Status.BOUND,
         dual_bound=bound,
@@ -72,76 +73,51 @@ def lagrangian_bound(
     )
 
 
-def bound_and_prices(
+def _bound(
     instance: StepInstance, objective: Objective, incumbent: IntArray | None, turns: int
-) -> tuple[int, IntArray]:
-    """Return the bound and the price of a token on each open worker that goes with it."""
+) -> int:
     if not instance.open_workers.size or not instance.prompts.size:
         none = np.full(instance.prompts.size, -1).tolist()
-        return objective_value(instance, none, objective), np.zeros(0, np.int64)
+        return objective_value(instance, none, objective)
     known = heuristic(instance) if incumbent is None else np.asarray(incumbent, np.int64)
     solve = _score if objective == "score" else _imbalance
     return solve(instance, known, turns)
 
 
-def _score(instance: StepInstance, known: IntArray, turns: int) -> tuple[int, IntArray]:
-    margins, weights, steps = merged_steps(instance)
-    low, high = instance.reach
-    alpha_d = instance.alpha * instance.weight_sum
+def _overflow(instance: StepInstance, terms: Terms, known: IntArray) -> IntArray:
+    """Return by how much a decision exceeds the margins, negative where it does not; (J, P)."""
     given = to_counts(instance, known)
-    load = (given @ instance.sizes)[:, None] + given.sum(axis=1)[:, None] * steps * instance.growth
-    slope = alpha_d - instance.beta * ((load > margins) @ weights)
-    best, price = k.score_bound(
-        instance.most,
-        instance.least,
-        low,
-        np.maximum(low, high),
-        np.sort(instance.prompts),
-        k.HOLD if instance.admit is None else instance.admit,
-        alpha_d,
-        instance.alpha * instance.ramp_sum,
-        instance.beta,
-        np.ascontiguousarray(margins),
-        weights,
-        steps * instance.growth,
-        slope.astype(np.float64) * k.SCALE,
-        objective_value(instance, known.tolist(), "score"),
-        turns,
-    )
+    tokens, requests = given @ instance.sizes, given.sum(axis=1)
+    over: IntArray = tokens[:, None] + requests[:, None] * terms.steps - terms.margins
+    return over
+
+
+def _score(instance: StepInstance, known: IntArray, turns: int) -> int:
+    reach, terms = reach_of(instance), terms_of(instance, "score")
+    over = _overflow(instance, terms, known)
+    slope = terms.alpha_d - terms.beta * ((over > 0) @ terms.weights)
+    start = slope.astype(np.float64) * k.SCALE
+    achieved = objective_value(instance, known.tolist(), "score")
+    best, price = k.score_bound(reach, terms, start, achieved, turns)
     if applies(instance):
-        target = objective_value(instance, known.tolist(), "score")
-        best = score_matched(instance, price, int(best), target, _matchings(turns))
-    return int(best) // k.SCALE, price
+        best = score_matched(instance, price, int(best), achieved, _matchings(turns))
+    return int(best) // k.SCALE
 
 
 def _matchings(turns: int) -> int:
     return max(1, min(turns // 8, MATCHINGS))
 
 
-def _imbalance(instance: StepInstance, known: IntArray, turns: int) -> tuple[int, IntArray]:
-    margins, weights, steps = merged_steps(instance)
-    standing = standing_imbalance(instance)
-    given = to_counts(instance, known)
-    load = (given @ instance.sizes)[:, None] + given.sum(axis=1)[:, None] * steps * instance.growth
-    over = load - margins
+def _imbalance(instance: StepInstance, known: IntArray, turns: int) -> int:
+    reach, terms = reach_of(instance), terms_of(instance, "imbalance")
+    over = _overflow(instance, terms, known)
     leads = (over == over.max(axis=0)) & (over > 0)
-    start = leads * (k.SCALE * instance.workers * weights / np.maximum(leads.sum(axis=0), 1))
-    target = standing - objective_value(instance, known.tolist(), "imbalance")
-    best, price, mu = k.imbalance_bound(
-        instance.most,
-        np.sort(instance.prompts),
-        k.HOLD if instance.admit is None else instance.admit,
-        instance.workers,
-        instance.weight_sum,
-        instance.ramp_sum,
-        np.ascontiguousarray(margins),
-        weights,
-        steps * instance.growth,
-        start.astype(np.float64),
-        target,
-        turns,
-    )
+    limits = k.SCALE * terms.workers * terms.weights
+    start = (leads * (limits / np.maximum(leads.sum(axis=0), 1))).astype(np.float64)
+    standing = standing_imbalance(instance)
+    achieved = standing - objective_value(instance, known.tolist(), "imbalance")
+    best, mu = k.imbalance_bound(reach, terms, start, achieved, turns)
     if applies(instance):
-        best = imbalance_matched(instance, mu, int(best), target, _matchings(turns))
+        best = imbalance_matched(instance, mu, int(best), achieved, _matchings(turns))
     # Rounding the gain's bound down is valid: gains are integers.
-    return standing - int(best) // k.SCALE, price
+    return standing - int(best) // k.SCALE

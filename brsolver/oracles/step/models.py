@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from brsolver.oracles.model import INFINITE, Kind, LinearModel, ModelBuilder, Sense
+from brsolver.cluster.view import NO_LIMIT
+from brsolver.oracles.linear_model import INFINITE, Kind, LinearModel, ModelBuilder, Sense
 from brsolver.oracles.verify import settle
-from brsolver.policy import NO_LIMIT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -119,8 +119,7 @@ def columns_of(
 
 def possible(instance: StepInstance, keep: Mask = None) -> NDArray[np.bool_]:
     """Return which pairs of open worker and length have columns, shape (J, K)."""
-    limit = instance.token_room[instance.open_workers]
-    fits = instance.sizes[None, :] <= limit[:, None]
+    fits = instance.kv_sizes[None, :] <= instance.token_limit[:, None]
     return fits if keep is None else fits & keep
 
 
@@ -230,12 +229,12 @@ def _assignment(builder: ModelBuilder, instance: StepInstance, cost: IntArray, k
 
 
 def _limit_tokens(builder: ModelBuilder, instance: StepInstance, pairs: Pairs) -> None:
-    limits = instance.token_room[instance.open_workers]
+    limits = instance.token_limit
     bounded = np.flatnonzero((limits < NO_LIMIT) & (instance.most > 1))
     rows = builder.add_rows("tokens", bounded.shape, upper=np.maximum(limits[bounded], 0))
     for row, j in zip(rows, bounded, strict=True):
         own = pairs.of(int(j))
-        builder.add_entries(row, pairs.column[own], instance.sizes[pairs.kind[own]])
+        builder.add_entries(row, pairs.column[own], instance.kv_sizes[pairs.kind[own]])
 
 
 def _add_hypographs(

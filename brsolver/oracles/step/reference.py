@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from brsolver.cluster.view import NO_LIMIT
 from brsolver.oracles.backends._load import load
-from brsolver.policy import NO_LIMIT
 
 if TYPE_CHECKING:
     from brsolver.oracles.step.evaluate import Objective
@@ -24,7 +24,7 @@ def reference_optimum(
     With ``x_{g,i}`` whether request i goes to worker g, ``S_{g,h} = Σ_i (s_i + h·growth)·x_{g,i}``:
 
     - ``score``: ``max Σ_g Σ_h d_h·(α·S_{g,h} - β·u_{g,h})``, ``u_{g,h} ≥ S_{g,h} - m_{g,h}``,
-      ``u ≥ 0`` ([BR] §2);
+      ``u ≥ 0`` ("F-score" in ``docs/formulation.md``);
     - ``imbalance``: ``min Σ_h d_h·(G·M_h - Σ_g (L_{g,h} + S_{g,h}))``,
       ``M_h ≥ L_{g,h} + S_{g,h}`` ([BFIO]).
     """
@@ -48,11 +48,11 @@ def _score(cp: Any, instance: StepInstance, x: Any) -> Any:
 
 def _imbalance(cp: Any, instance: StepInstance, x: Any) -> Any:
     load_after = instance.projected + _tokens(cp, instance, x)
-    top = cp.Variable(instance.weights.size)
+    envelope = cp.Variable(instance.weights.size)
     unit = instance.weight_sum
-    idle = instance.workers * top - cp.sum(load_after, axis=0)
-    rules = [*_rules(cp, instance, x), top >= instance.envelope]
-    rules += [top >= load_after[g] for g in range(instance.workers)]
+    idle = instance.workers * envelope - cp.sum(load_after, axis=0)
+    rules = [*_rules(cp, instance, x), envelope >= instance.envelope]
+    rules += [envelope >= load_after[g] for g in range(instance.workers)]
     return cp.Problem(cp.Minimize(unit * (idle @ (instance.weights / unit))), rules)
 
 
@@ -68,5 +68,6 @@ def _rules(cp: Any, instance: StepInstance, x: Any) -> list[Any]:
     if instance.admit is not None:
         rules.append(cp.sum(x) == instance.admit)
     bounded = [g for g in range(instance.workers) if instance.token_room[g] < NO_LIMIT]
-    rules += [x[g] @ instance.prompts <= int(instance.token_room[g]) for g in bounded]
+    kv_tokens = instance.prompts - instance.request_tokens
+    rules += [x[g] @ kv_tokens <= int(instance.token_room[g]) for g in bounded]
     return rules

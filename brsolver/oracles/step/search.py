@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from brsolver.cluster.view import ROOM, TOKEN_ROOM, VIEW_ROWS
 from brsolver.errors import ParameterError
 from brsolver.oracles.result import SolverError, SolveResult, Status
-from brsolver.oracles.step import _gain_kernels as k
 from brsolver.oracles.step._search_kernels import search
+from brsolver.oracles.step._shapes import NONE, Offer, Reach, Terms
 from brsolver.oracles.step.evaluate import Objective, objective_value, violation
 from brsolver.oracles.step.models import merged_steps
-from brsolver.policy import ROOM, TOKEN_ROOM, VIEW_ROWS
 from brsolver.routers._br_kernels import route_pooled
 from brsolver.routers._subset_kernels import BY_SCORE
 
@@ -46,15 +46,18 @@ def heuristic(instance: StepInstance, *, s_greedy: int = 7, r_max: int = 32) -> 
     pairs = route_pooled(
         table,
         instance.projected.copy(),
-        instance.prompts,
+        instance.prompts - instance.request_tokens,
         instance.weights.astype(np.float64),
-        np.array([total, ramp, float(instance.beta)]),
+        total,
+        ramp,
+        float(instance.beta),
         s_greedy,
         r_max,
         instance.growth,
         BY_SCORE,
         np.zeros_like(instance.prompts),
         -1,
+        instance.request_tokens,
     )
     pairs = pairs if instance.admit is None else pairs[: instance.admit]
     out[pairs[:, 0]] = pairs[:, 1]
@@ -177,25 +180,21 @@ def _search(
     instance: StepInstance, objective: Objective, assignment: IntArray, kicks: int, seed: int
 ) -> IntArray:
     most = instance.most
-    slot_worker = np.repeat(np.arange(most.size), most)
-    margins, weights, steps = merged_steps(instance)
-    slots, _, _ = search(
-        instance.sizes,
-        instance.counts,
-        slot_worker,
-        instance.token_room[instance.open_workers],
-        _slots(instance, assignment, slot_worker),
-        _scalars(instance, objective),
-        bend_tables(margins, weights),
-        np.ascontiguousarray(margins),
-        weights,
-        steps * instance.growth,
-        kicks,
-        seed,
+    terms = terms_of(instance, objective)
+    offer = Offer(
+        sizes=instance.sizes,
+        counts=instance.counts,
+        slot_worker=np.repeat(np.arange(most.size), most),
+        limit=instance.token_limit,
+        request_tokens=instance.request_tokens,
+        admit=NONE if instance.admit is None else instance.admit,
     )
+    start = _slots(instance, assignment, offer.slot_worker)
+    bends = bend_tables(terms.margins, terms.weights)
+    slots = search(offer, terms, bends, start, kicks, seed)
     counts = np.zeros((most.size, instance.sizes.size), np.int64)
     taken = slots >= 0
-    np.add.at(counts, (slot_worker[taken], slots[taken]), 1)
+    np.add.at(counts, (offer.slot_worker[taken], slots[taken]), 1)
     return to_assignment(instance, counts)
 
 
@@ -209,17 +208,35 @@ def _slots(instance: StepInstance, assignment: IntArray, slot_worker: IntArray) 
     return slots
 
 
-def _scalars(instance: StepInstance, objective: Objective) -> IntArray:
-    out = np.zeros(k.SCALARS, np.int64)
-    out[k.ALPHA_D] = instance.alpha * instance.weight_sum
-    out[k.ALPHA_R] = instance.alpha * instance.ramp_sum
-    out[k.BETA] = instance.beta
-    out[k.SUM_D], out[k.SUM_R] = instance.weight_sum, instance.ramp_sum
-    out[k.WORKERS] = instance.workers
-    out[k.ADMIT] = k.NONE if instance.admit is None else instance.admit
-    out[k.BY_SCORE] = objective == "score"
-    out[k.GROWS] = instance.growth
-    return out
+def terms_of(instance: StepInstance, objective: Objective) -> Terms:
+    """Return the terms of the objectives, as kernels take them."""
+    margins, weights, steps = merged_steps(instance)
+    return Terms(
+        margins=np.ascontiguousarray(margins),
+        weights=weights,
+        steps=steps * instance.growth,
+        alpha_d=instance.alpha * instance.weight_sum,
+        alpha_r=instance.alpha * instance.ramp_sum,
+        beta=instance.beta,
+        sum_d=instance.weight_sum,
+        sum_r=instance.ramp_sum,
+        workers=instance.workers,
+        by_score=objective == "score",
+        grows=instance.growth == 1,
+    )
+
+
+def reach_of(instance: StepInstance) -> Reach:
+    """Return what open workers can be given, as kernels take it."""
+    low, high = instance.reach
+    return Reach(
+        most=instance.most,
+        least=instance.least,
+        low=low,
+        high=np.maximum(low, high),
+        ordered=np.sort(instance.prompts),
+        admit=NONE if instance.admit is None else instance.admit,
+    )
 
 
 def bend_tables(margins: IntArray, weights: IntArray) -> IntArray:

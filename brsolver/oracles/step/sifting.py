@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from brsolver.cluster.view import NO_LIMIT
 from brsolver.oracles.backends import solve
 from brsolver.oracles.result import SolveResult, Status
 from brsolver.oracles.step.models import (
@@ -27,12 +28,11 @@ from brsolver.oracles.step.models import (
     single_scores,
 )
 from brsolver.oracles.step.search import improved, to_counts
-from brsolver.policy import NO_LIMIT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from brsolver.oracles.model import LinearModel
+    from brsolver.oracles.linear_model import LinearModel
     from brsolver.oracles.step.evaluate import Objective
     from brsolver.oracles.step.instance import StepInstance
 
@@ -132,13 +132,12 @@ def _appeal(
     instance: StepInstance, objective: Objective, model: LinearModel, duals: FloatArray
 ) -> FloatArray:
     """Return by how much a request would improve the relaxed objective per pair, (J, K)."""
-    sizes = instance.sizes.astype(np.float64)
     common = duals[model.row("slots")][:, None] + duals[model.row("lengths")][None, :]
     if any(block.name == "admit" for block in model.rows):
         common = common + duals[model.row("admit")[0]]
-    limits = instance.token_room[instance.open_workers]
+    limits = instance.token_limit
     bounded = (limits < NO_LIMIT) & (instance.most > 1)
-    common[bounded] += duals[model.row("tokens")][:, None] * sizes
+    common[bounded] += duals[model.row("tokens")][:, None] * instance.kv_sizes
     if objective == "score":
         return _score_worth(instance, model, duals) - common
     return common - _imbalance_worth(instance, model, duals)

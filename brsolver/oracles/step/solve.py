@@ -20,7 +20,7 @@ from brsolver.oracles.step.search import local_search, to_assignment, to_counts
 from brsolver.oracles.step.sifting import SIFTING, sift, sift_apart
 
 if TYPE_CHECKING:
-    from brsolver.oracles.model import LinearModel
+    from brsolver.oracles.linear_model import LinearModel
     from brsolver.oracles.step.instance import StepInstance
 
 IntArray = NDArray[np.int64]
@@ -44,8 +44,8 @@ def solve_step(
     ----------
     instance : StepInstance
     objective : {"score", "imbalance"}
-        ``score``: ``max Σ_g F_g(Q_g)`` ([BR] §2). ``imbalance``: the discounted imbalance over
-        the horizon ([BFIO]), to minimise.
+        ``score``: ``max Σ_g F_g(Q_g)``, see "F-score" in ``docs/formulation.md``.
+        ``imbalance``: the discounted imbalance over the horizon ([BFIO]), to minimise.
     backend : str
         As in `brsolver.oracles.backends.solve`; ``sifting`` (relaxations only) is HiGHS on few
         columns, adding those whose reduced costs ask for it: the same optimum, sooner.
@@ -123,7 +123,7 @@ def trivial(instance: StepInstance, objective: Objective, relax: bool) -> SolveR
     """Answer without a solver where nothing can be decided or nothing fits."""
     rooms = instance.token_room[instance.open_workers]
     limit = int(rooms.max(initial=0))
-    fitting = int((instance.prompts <= limit).sum())
+    fitting = int((instance.prompts - instance.request_tokens <= limit).sum())
     idle = fitting == 0 and not instance.admit
     if idle:
         none = np.full(instance.prompts.size, -1, np.int64)
@@ -149,7 +149,7 @@ def trivial(instance: StepInstance, objective: Objective, relax: bool) -> SolveR
 
 
 def _start(instance: StepInstance, objective: Objective, model: LinearModel) -> IntArray | None:
-    found = local_search(instance, objective, kicks=10)
+    found = local_search(instance, objective)
     if found.solution is None:
         return None
     return columns_of(instance, model, to_counts(instance, found.solution.astype(np.int64)))

@@ -11,8 +11,8 @@ from brsolver.traces.collector import Collector, ReadOptions
 from brsolver.traces.fields import LENGTH, Field
 
 if TYPE_CHECKING:
-    from brsolver.traces.model import Trace
     from brsolver.traces.source import Source
+    from brsolver.traces.trace import Trace
 
 _FIELDS = (
     Field(source="input_length", target="prompt_tokens", parser=LENGTH),

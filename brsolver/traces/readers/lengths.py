@@ -15,8 +15,8 @@ from brsolver.traces.readers.seam import TableReader
 
 if TYPE_CHECKING:
     from brsolver.traces.collector import ReadOptions
-    from brsolver.traces.model import Trace
     from brsolver.traces.source import Source
+    from brsolver.traces.trace import Trace
 
 _PAIRS = (
     ("num_prefill_tokens", "num_decode_tokens"),

@@ -7,6 +7,7 @@ column               needed    content
 ``output_tokens``    yes       output length in tokens, at least 1
 ``arrival_s``        no        arrival time in seconds, not decreasing
 ``max_tokens``       no        the request's own bound on its output, in tokens, at least 1
+``cached_tokens``    no        tokens of the prompt that are in a prefix cache, at least 0
 ``session``          no        number or text, the same for all turns of a conversation
 ``model``            no        number or text
 ``tenant``           no        number or text
@@ -31,6 +32,12 @@ READER = TableReader(
         Field(source="output_tokens", target="output_tokens", parser=LENGTH),
         Field(source="arrival_s", target="arrival", parser=Number(), required=False),
         Field(source="max_tokens", target="max_tokens", parser=Whole(), required=False),
+        Field(
+            source="cached_tokens",
+            target="cached_tokens",
+            parser=Whole(minimum=0),
+            required=False,
+        ),
         *(Field(source=name, target=name, parser=Label(), required=False) for name in LABELS),
         Field(source="hash_ids", target="hash_ids", parser=IntList(), required=False),
         Field(

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from brsolver.traces.fields import Field
-    from brsolver.traces.model import Trace
     from brsolver.traces.source import Source
+    from brsolver.traces.trace import Trace
 
 
 class TraceReader(Protocol):

@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from brsolver.errors import TraceError
-from brsolver.traces.model import MAX_LENGTH, Trace
 from brsolver.traces.source import Source
+from brsolver.traces.trace import MAX_LENGTH, Trace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

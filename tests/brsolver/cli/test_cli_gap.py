@@ -40,6 +40,52 @@ def test_json_has_what_programmes_read(measured: Callable[..., str], oracle: str
         assert row["gap"] == pytest.approx(row["barrier_time"] / facts["lower_bound"] - 1)
 
 
+def test_weights_and_their_unit_are_said(measured: Callable[..., str]) -> None:
+    weighed = ("jsq-load", "--request-tokens", 1500, "--limit", 10)
+    facts = json.loads(measured(*weighed, "--json"))
+    assert (facts["unit"], facts["request_tokens"]) == ("effective tokens", 1500)
+    without = ("jsq-load", "--request-tokens", "auto", "--hardware", "bfio", "--limit", 10)
+    plain = json.loads(measured(*without, "--json"))
+    assert (plain["unit"], plain["request_tokens"]) == ("KV tokens", 0)
+    assert facts["lower_bound"] > plain["lower_bound"]
+    text = measured(*weighed)
+    assert "a request weighs 1,500 tokens besides its KV tokens" in text
+    assert "effective-token steps" in text
+
+
+@pytest.mark.parametrize("oracle", ["bounds", "hindsight-fcfs", "hindsight-free"])
+def test_json_of_time_is_in_seconds(measured: Callable[..., str], oracle: str) -> None:
+    facts = json.loads(
+        measured(
+            "jsq-load,br-0", "--objective", "time", "--oracle", oracle, "--limit", 10, "--json",
+            "--step-time", "loads:base=0.02,per_sequence=6e-5,per_token=4e-8",
+        )
+    )  # fmt: skip
+    assert facts["objective"] == "time"
+    assert 0 < facts["lower_bound_s"] <= facts["best_known_s"] * (1 + 1e-9)
+    for row in facts["policies"]:
+        assert row["gap"] == pytest.approx(row["seconds"] / facts["lower_bound_s"] - 1)
+
+
+def test_table_of_time_names_parts(measured: Callable[..., str]) -> None:
+    text = measured("jsq-load,br-0", "--objective", "time")
+    for expected in ("seconds", "gap to bound", "more steps", "KV", "routing alone", "lower bound"):
+        assert expected in text
+
+
+def test_report_in_seconds(measured: Callable[..., str], tmp_path: Path) -> None:
+    out = tmp_path / "new" / "out"
+    facts = json.loads(measured("jsq-load", "--objective", "time", "--out", out, "--json"))
+    assert {p.name for p in out.iterdir()} == {"gap.html", "gap.json", "gap-figures"}
+    assert json.loads((out / "gap.json").read_text(encoding="utf-8")) == facts
+    assert {p.name for p in (out / "gap-figures").iterdir()} == {
+        "beyond_bound.png", "beyond_bound.svg", "least_time.png", "least_time.svg",
+    }  # fmt: skip
+    page = (out / "gap.html").read_text(encoding="utf-8")
+    assert "Seconds from the shortest possible run" in page
+    assert "jsq-load" in page
+
+
 def test_table_names_bound_and_policies(measured: Callable[..., str]) -> None:
     text = measured("jsq-load,br-0")
     for expected in ("jsq-load", "br-0", "barrier time", "lower bound", "the bound holds for"):
@@ -73,6 +119,8 @@ def test_report_and_a_worst_state_to_replay(
         (["--policies", "jqs"], "did you mean 'jsq'"),
         (["--policies", ""], "a name is missing"),
         (["--policies", "jsq", "--oracle", "hindsigt-fcfs"], "did you mean 'hindsight-fcfs'"),
+        (["--policies", "jsq", "--objective", "tim"], "did you mean 'time'"),
+        (["--policies", "jsq", "--objective", "time", "--oracle", "step"], "must be bounds, hind"),
         (["--policies", "jsq", "--budget", "soon"], "budget is 'soon', must be a positive time"),
         (["--policies", "jsq", "--budget", "0s"], "must be a positive time"),
         (["--policies", "jsq", "--budget", "9" * 400], "must be a positive time"),

@@ -11,13 +11,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from brsolver._version import __version__
+from brsolver.cli import main
 from brsolver.cli import simulate as simulate_module
 from brsolver.errors import BrsolverError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-HEAVY = ("numpy", "numba", "scipy", "pyarrow", "matplotlib", "rich", "jinja2")
+HEAVY = (
+    *("numpy", "numba", "scipy", "pyarrow", "matplotlib", "rich", "jinja2"),
+    *("brsolver.simulator", "brsolver.cli.simulate"),
+)
 COMMAND = str(Path(sys.executable).with_name("brsolver"))
 
 
@@ -43,6 +47,12 @@ def test_help_imports_nothing_heavy() -> None:
     assert call(sys.executable, "-c", code).stderr.strip() == "[]"
 
 
+def test_overview_says_what_the_commands_say(brsolver: Callable[..., Any]) -> None:
+    for name, line in main.COMMANDS.items():
+        assert main._built_in(name).help == line
+        assert brsolver(name, "--help").code == 0
+
+
 def test_version() -> None:
     assert call(COMMAND, "--version").stdout == f"brsolver {__version__}\n"
 
@@ -58,7 +68,10 @@ def test_nothing_asked_shows_help(brsolver: Callable[..., Any]) -> None:
     [
         (["nope"], "nope"),
         (["simulate", "x.csv"], "--policy"),
-        (["simulate", "x.csv", "--policy", "br-0", "--workers", "many"], "--workers"),
+        (
+            ["simulate", "x.csv", "--policy", "br-0", "--workers", "many"],
+            "workers is 'many', must be",
+        ),
         (["simulate", "x.csv", "--policy", "br-0", "--wrokers", "4"], "--wrokers"),
         (["compare", "x.csv", "--policies", "br-0"], "--out"),
     ],

@@ -6,16 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from brsolver.cli._params import (
-    apply_knobs,
-    parse_counts,
-    parse_events,
-    parse_prefill,
-    parse_step_time,
-    read_step_table,
-)
-from brsolver.cli.simulate import finite_only
-from brsolver.errors import ParameterError, UnknownNameError
+from brsolver.results.plain import finite_only
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,6 +16,10 @@ KEYS = [
     *("policy", "workers", "slots", "requests", "steps", "makespan_s", "throughput_tok_s"),
     *("avg_imbalance_sum", "avg_imbalance_range", "idle_rate", "energy_j"),
     *("avg_imbalance_sum_post", "idle_rate_post", "energy_j_post", "tpot_mean_s", "tpot_p95_s"),
+    *("step_mean_s", "step_p50_s", "step_p95_s", "step_p99_s"),
+    *("time_lost_share", "time_lost_prefill_share", "time_lost_sequences_share"),
+    *("time_lost_kv_share", "time_lost_padding_share", "prefill_tokens"),
+    *("goodput_req_s", "goodput_tok_s", "slo_met_share", "ttft_p50_s"),
     *("ttft_mean_s", "ttft_p99_s", "max_wait_s", "dispatch_us_p50", "dispatch_us_p99"),
     *("wall_s", "seed", "version"),
 ]
@@ -103,6 +98,19 @@ def test_policy_options_arrive(facts: Callable[..., dict[str, Any]]) -> None:
     assert any("oracle" in note for note in found["notes"])
 
 
+def test_knobs_take_words_and_stay_numbers(facts: Callable[..., dict[str, Any]]) -> None:
+    options = ("--gamma", "auto", "--beta", "none", "--patience", "1e3", "--growth")
+    found = facts(*options, "--projection", "expected", "--alpha", 2, policy="br-h:horizon=4")
+    assert found["policy"] == (
+        "br-h:horizon=4,alpha=2.0,beta=none,gamma=auto,patience=1000,growth=true,"
+        "projection=expected"
+    )
+    assert found["policy_params"] == {
+        "alpha": 2.0, "beta": None, "gamma": "auto", "horizon": 4, "r_max": 64, "s_greedy": 7,
+        "patience": 1000, "guard": True, "growth": True, "projection": "expected",
+    }  # fmt: skip
+
+
 def test_unfinished_requests_are_counted(facts: Callable[..., dict[str, Any]]) -> None:
     found = facts("--max-steps", 4)
     assert found["unfinished"] > 0
@@ -174,14 +182,18 @@ def test_bad_traces_are_refused(refused: Callable[..., str], tmp_path: Path, tex
         (["--policy", "jsq", "--slots", 0], "slots is 0"),
         (["--policy", "jsq", "--slots", "two"], "slots is 'two'"),
         (["--policy", "jsq", "--slots", "4,4"], "slots has 2 entries for 8 workers"),
+        (
+            ["--policy", "jsq", "--slots", "4,x"],
+            "slots is '4,x', must be a whole number or several",
+        ),
         (["--policy", "jsq", "--capacity", 50], "more than the KV capacity 50"),
-        (["--policy", "jsq", "--rate", "nan"], "rate is nan"),
+        (["--policy", "jsq", "--rate", "nan"], "rate is 'nan'"),
         (["--policy", "jsq", "--rate", 1, "--pool", 2], "exclude each other"),
-        (["--policy", "jsq", "--prefill", "delay:delay_s=1"], "prefill needs arrivals by time"),
+        (["--policy", "jsq", "--prefill", "delay:delay_s=1"], "needs arrivals by time"),
         (["--policy", "jsq", "--timestamps"], ""),
-        (["--policy", "jsq", "--stale-ms", -1], "stale ms is -1"),
+        (["--policy", "jsq", "--stale-ms", -1], "staleness: ms is -1"),
         (["--policy", "jsq", "--stale-ms", 1, "--stale-steps", 1], "not both"),
-        (["--policy", "jsq", "--fail", "x@3"], "WORKER@TIME"),
+        (["--policy", "jsq", "--fail", "x@3"], "must be WORKER@TIME"),
         (["--policy", "jsq", "--seed", -1], "seed is -1"),
         (["--policy", "jsq", "--limit", 0], "limit is 0"),
         (["--policy", "jsq", "--format", "xml"], "xml"),
@@ -190,7 +202,7 @@ def test_bad_traces_are_refused(refused: Callable[..., str], tmp_path: Path, tex
         (["--policy", "jsq", "--workers", 10**12], "workers is 1000000000000"),
         (["--policy", "jsq", "--slots", 10**12], "slots is 1000000000000"),
         (["--policy", "jsq", "--refresh-steps", 10**12], "refresh_steps is"),
-        (["--policy", "jsq", "--stale-steps", 10**12], "stale steps is"),
+        (["--policy", "jsq", "--stale-steps", 10**12], "staleness: steps is"),
         (["--policy", "jsq", "--pool", 10**20], "pool is"),
         (["--policy", "jsq", "--max-steps", 10**20], "max_steps is"),
         (["--policy", "jsq", "--seed", 10**30], "seed is"),
@@ -198,14 +210,14 @@ def test_bad_traces_are_refused(refused: Callable[..., str], tmp_path: Path, tex
         (["--policy", "jsq", "--utilization", "1e-320"], "utilization is"),
         (["--policy", "jsq", "--rate", 1, "--prefill", "tier:workers=1000000000000"], "workers is"),
         (["--policy", "jsq", "--step-time", "affine:base=1e308"], "base is 1e+308"),
-        (["--policy", "jsq", "--fail", f"{'9' * 5000}@1"], "WORKER@TIME"),
+        (["--policy", "jsq", "--fail", f"{'9' * 5000}@1"], "must be WORKER@TIME"),
         (["--policy", "jsq", "--fail", "0@1e999s"], "at_s is inf"),
         (["--policy", "br-h:s_greedy=1e20"], "s_greedy is"),
         (["--policy", "br-h:patience=1e20"], "patience is"),
         (["--policy", "br-h:alpha=1e308"], "alpha is 1e+308"),
         (["--policy", "br-h:beta=1e308"], "beta is 1e+308"),
         (["--policy", "atom-least-tokens:request_tokens=1e23"], "request_tokens"),
-        (["--policy", "fast-phi:k=1000000000000"], "k = 1000000000000"),
+        (["--policy", "fast-phi:k=1000000000000"], "k is 1000000000000"),
     ],
 )
 def test_bad_options_are_refused(
@@ -231,99 +243,3 @@ def test_empty_folder_name_is_refused(
     assert "empty" in refused("simulate", trace_file, "--policy", "jsq", "--out", "")
     assert "empty" in refused("compare", trace_file, "--policies", "jsq", "--out", "")
     assert list(tmp_path.iterdir()) == [trace_file]
-
-
-def test_step_time_models() -> None:
-    assert parse_step_time("affine:base=0.01,per_token=2e-7").per_token == 2e-7
-    found = parse_step_time("max-mean:base=0,per_token=1e-6,per_mean_token=5e-7")
-    assert (found.model, found.per_mean_token) == ("max-mean", 5e-7)
-
-
-@pytest.mark.parametrize(
-    ("spec", "message"),
-    [
-        ("affin:base=1", "did you mean 'affine'"),
-        ("affine:bas=1", "did you mean 'base'"),
-        ("affine:per_mean_token=1", "unknown parameter of step-time affine"),
-        ("affine:base=x", "base"),
-        ("affine:base=-1", "base is -1"),
-        ("table", "names no file"),
-    ],
-)
-def test_bad_step_times_are_refused(spec: str, message: str) -> None:
-    with pytest.raises(ParameterError, match=message):
-        parse_step_time(spec)
-
-
-@pytest.mark.parametrize("header", ["", "load,seconds\n"])
-def test_step_table(tmp_path: Path, header: str) -> None:
-    path = tmp_path / "steps.csv"
-    path.write_text(f"{header}0,0.005\n\n1000,0.006\n")
-    found = parse_step_time(f"table:path={path}")
-    assert (found.loads, found.seconds) == ((0.0, 1000.0), (0.005, 0.006))
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("load,seconds\n1,2\n3,x\n", "row 3: '3,x' is not load,seconds"),
-        ("1,2\n3\n", "row 2"),
-        ("1,2,3\n", "row 1"),
-        ("1,2\n1,3\n", "must strictly increase"),
-        ("1,2\n", "at least 2"),
-        ("1,0\n2,1\n", "must be positive"),
-        ("0,1\ninf,2\n", "load is inf, must be a finite number"),
-        ("-inf,1\n0,2\n", "load is -inf"),
-        ("0,1\n1,1e7\n", "must be at most"),
-        ("", "at least 2"),
-    ],
-)
-def test_bad_step_tables_name_the_file(tmp_path: Path, text: str, message: str) -> None:
-    path = tmp_path / "steps.csv"
-    path.write_text(text)
-    with pytest.raises(ParameterError, match=message) as caught:
-        read_step_table(str(path))
-    assert str(path) in str(caught.value)
-
-
-def test_missing_step_table_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ParameterError, match="cannot be read"):
-        read_step_table(str(tmp_path / "none.csv"))
-
-
-def test_prefill_models() -> None:
-    assert parse_prefill("none").mode == "none"
-    assert parse_prefill("tier:workers=2,tokens_per_s=1000").workers == 2
-    with pytest.raises(UnknownNameError, match="did you mean 'tier'"):
-        parse_prefill("teir")
-    with pytest.raises(UnknownNameError, match="prefill delay"):
-        parse_prefill("delay:workers=2")
-
-
-def test_events() -> None:
-    in_seconds, in_steps = parse_events("fail", ["3@12.5s", "0@400"])
-    assert (in_seconds.worker, in_seconds.at_s, in_seconds.at_step) == (3, 12.5, None)
-    assert (in_steps.worker, in_steps.at_s, in_steps.at_step) == (0, None, 400)
-
-
-@pytest.mark.parametrize("text", ["3", "3@", "@4", "3@1.5", "3@-1", "a@4", "3@4m", "3@1e9"])
-def test_bad_events_are_refused(text: str) -> None:
-    with pytest.raises(ParameterError, match="--join"):
-        parse_events("join", [text])
-
-
-def test_counts() -> None:
-    assert parse_counts("slots", None) is None
-    assert parse_counts("slots", "8") == 8
-    assert parse_counts("slots", "8, 9") == (8, 9)
-
-
-def test_knobs_go_to_policies_that_have_them() -> None:
-    specs = apply_knobs(["jsq", "br-h:gamma=0.7", "br-0"], {"gamma": 0.5, "r_max": 2})
-    assert specs == ("jsq", "br-h:gamma=0.7,r_max=2", "br-0:r_max=2")
-    assert apply_knobs(["jsq"], {}) == ("jsq",)
-
-
-def test_knobs_that_no_policy_has_are_refused() -> None:
-    with pytest.raises(ParameterError, match="--horizon: none of jsq, br-0 has"):
-        apply_knobs(["jsq", "br-0"], {"horizon": 3})

@@ -71,10 +71,10 @@ def best_run(
     def step(
         running: Runs, held: tuple[int, ...], chosen: tuple[tuple[int, int], ...], coming: int
     ) -> tuple[int, int]:
-        peak = max(sum(w for h, w, _ in running if h == g) for g in range(workers))
+        envelope = max(sum(w for h, w, _ in running if h == g) for g in range(workers))
         gone = {i for i, _ in chosen}
         kept = tuple(sorted((g, w + 1, r - 1) for g, w, r in running if r > 1))
         cost, steps = go(kept, tuple(i for i in held if i not in gone), coming)
-        return cost + peak, steps + 1
+        return cost + envelope, steps + 1
 
     return go((), (), 0)

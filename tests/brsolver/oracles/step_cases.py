@@ -7,8 +7,8 @@ from itertools import product
 import numpy as np
 from hypothesis import strategies as st
 
+from brsolver.cluster.view import NO_LIMIT
 from brsolver.oracles.step import Objective, StepInstance, objective_value, violation
-from brsolver.policy import NO_LIMIT
 
 
 @st.composite
@@ -24,16 +24,18 @@ def instances(
     room = draw(st.lists(st.integers(0, 3), min_size=count, max_size=count))
     limited = tokens and draw(st.booleans())
     limit = st.integers(0, sum(waiting)) if limited else st.just(NO_LIMIT)
+    each = draw(st.sampled_from([0, 0, 9, 1500]))
     return StepInstance(
         projected=np.array(draw(st.lists(row, min_size=count, max_size=count))),
         room=np.array(room),
         token_room=np.array(draw(st.lists(limit, min_size=count, max_size=count))),
-        prompts=np.array(waiting),
+        prompts=np.array(waiting) + each,
         weights=np.array(draw(st.lists(st.integers(1, 50), min_size=steps, max_size=steps))),
         alpha=draw(st.integers(1, 3)),
         beta=draw(st.integers(0, 9)),
         growth=draw(st.integers(0, 1)),
         admit=draw(st.sampled_from([None, min(len(waiting), sum(room))])),
+        request_tokens=each,
     )
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pytest
 from bounds_brute_force import best_run
@@ -7,10 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from brsolver.oracles.bounds import earliest_admission, free_bound, least_steps
+from brsolver.oracles.bounds.admission import Revealed, least_steps_by
 from brsolver.oracles.bounds.free import _usable_before, latest_admission
 from brsolver.simulator import SimulationParams, simulate
-from brsolver.simulator.params import Arrivals
-from brsolver.traces.model import Trace
+from brsolver.simulator.components import Arrivals
+from brsolver.traces.trace import Trace
+
+if TYPE_CHECKING:
+    from brsolver.results.result import SimulationResult
 
 TINY = st.lists(st.tuples(st.integers(1, 30), st.integers(1, 4)), min_size=1, max_size=5)
 
@@ -58,12 +64,27 @@ def test_admissions_stay_between_their_bounds(
     assert (earliest_admission(*places) <= run.requests.start_step).all()
     assert run.requests.start_step.max() <= latest_admission(*places)
     assert least_steps(*places) <= len(run.steps)
+    needed = least_steps_by(*places, work_conserving=True)
+    assert max(needed.values()) <= len(run.steps)
+    assert needed["late"] >= needed["longest"]
+    assert_admitted_in_time(
+        run, Revealed(output=trace.output_tokens, positions=workers * slots, pool=pool)
+    )
     bound = free_bound(trace, workers=workers, slots=slots, pool=pool)
     peaks = run.steps.load_max
     assert bound.phases.fill <= peaks[: bound.fill_end].sum()
     assert bound.phases.steady <= peaks[bound.fill_end : bound.drain_start].sum()
     assert bound.phases.drain <= peaks[bound.drain_start :].sum()
     assert (bound.per_step <= peaks[: bound.fill_end]).all()
+
+
+def assert_admitted_in_time(run: SimulationResult, known: Revealed) -> None:
+    admitted = np.cumsum(np.bincount(run.requests.start_step, minlength=len(run.steps)))
+    for step in range(len(run.steps)):
+        before = admitted[step - 1] if step else 0
+        assert known.least_admitted(step) <= before
+    for i in range(len(known.output)):
+        assert known.earliest(i, 0) <= run.requests.start_step[i]
 
 
 def test_one_long_request_sets_the_steps_and_the_drain() -> None:

@@ -7,9 +7,10 @@ import pytest
 
 from brsolver.errors import ParameterError
 from brsolver.oracles.bounds import admissions_bound, fcfs_bound, free_bound, phase_gaps
+from brsolver.oracles.bounds.phases import why_invalid
 from brsolver.simulator import SimulationParams, simulate
-from brsolver.simulator.params import Arrivals, WorkerEvent
-from brsolver.traces.model import Trace
+from brsolver.simulator.components import Arrivals, WorkerEvent
+from brsolver.traces.trace import Trace
 
 CLUSTER = {"workers": 3, "slots": 4}
 PARAMS = SimulationParams(workers=3, slots=4)
@@ -103,3 +104,15 @@ def test_another_trace_is_refused() -> None:
     run = simulate(make_trace(1), "jsq-load", PARAMS)
     with pytest.raises(ParameterError, match="it is about another trace"):
         phase_gaps(run, fcfs_bound(make_trace(2), **CLUSTER))
+
+
+def test_requests_in_transit_with_immediate_routing_are_not_bounded() -> None:
+    """More of them are known at once than the bound's pool holds: it was above such a run."""
+    trace = Trace(prompt_tokens=np.full(8, 1000), output_tokens=np.full(8, 40))
+    params = SimulationParams(
+        workers=2, slots=4, arrivals=Arrivals(pool=1), routing="immediate", transit_steps=1
+    )
+    run = simulate(trace, "jsq-load", params)
+    for conserving in (True, False):
+        bound = free_bound(trace, workers=2, slots=4, pool=1, work_conserving=conserving)
+        assert "in transit" in why_invalid(run, bound)

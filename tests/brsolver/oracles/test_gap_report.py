@@ -15,8 +15,8 @@ from brsolver.oracles.gap import GapReport, gap
 from brsolver.oracles.hindsight.result import HindsightResult
 from brsolver.oracles.result import SolverError, Status
 from brsolver.simulator import SimulationParams, simulate
-from brsolver.simulator.params import WorkerEvent
-from brsolver.traces.model import Trace
+from brsolver.simulator.components import WorkerEvent
+from brsolver.traces.trace import Trace
 
 CLUSTER = {"workers": 2, "slots": 3}
 PRESET = "preset:uniform:n=60,s_high=400,o_high=30"
@@ -154,14 +154,14 @@ def test_one_horizon_for_all_is_taken() -> None:
 @pytest.mark.parametrize(
     ("policies", "changes", "error", "message"),
     [
-        ((), {}, ParameterError, "no policy was given"),
+        ((), {}, ParameterError, "policies is empty, must name at least one"),
         (("jsq-laod",), {}, UnknownNameError, "did you mean 'jsq-load'"),
         (("jsq",), {"oracle": "bound"}, UnknownNameError, "did you mean 'bounds'"),
-        (("jsq",), {"budget_s": 0.0}, ParameterError, "budget is 0.0 s"),
+        (("jsq",), {"budget_s": 0.0}, ParameterError, "budget_s is 0.0, must be a positive"),
         (("jsq",), {"workers": 0}, ParameterError, "workers is 0"),
         (("jsq",), {"slots": 0}, ParameterError, "slots is 0"),
         (("jsq",), {"horizon": -1, "oracle": "step"}, ParameterError, "horizon is -1"),
-        (("jsq",), {"horizon": 3}, ParameterError, "horizon is for oracle 'step'"),
+        (("jsq",), {"horizon": 3}, ParameterError, "horizon is 3, must be left out"),
         (
             ("jsq",),
             {"params": SimulationParams(events=(WorkerEvent(kind="fail", worker=0, at_step=2),))},

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from brsolver.oracles.hindsight import hindsight
 from brsolver.oracles.result import Status
-from brsolver.traces.model import Trace
+from brsolver.traces.trace import Trace
 
 lengths = st.lists(st.tuples(st.integers(1, 50), st.integers(1, 6)), min_size=1, max_size=4)
 

@@ -16,7 +16,7 @@ from brsolver.oracles.hindsight import (
 )
 from brsolver.oracles.hindsight.reference import reference_free
 from brsolver.simulator import Arrivals, SimulationParams, simulate
-from brsolver.traces.model import Trace
+from brsolver.traces.trace import Trace
 
 
 def trace_of(pairs):

@@ -8,7 +8,7 @@ from brsolver.oracles.hindsight import fcfs_schedule, hindsight, hindsight_cp_sa
 from brsolver.oracles.hindsight.follow import check_value
 from brsolver.oracles.result import SolverError
 from brsolver.simulator import StepTime
-from brsolver.traces.model import Trace
+from brsolver.traces.trace import Trace
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def trace():
     [
         ({"workers": 0}, "workers is 0"),
         ({"slots": 0}, "slots is 0"),
-        ({"slots": (2, 3)}, "slots differ"),
+        ({"slots": (2, 3)}, "slots are 2 to 3, must be the same on each worker"),
         ({"slots": (2, 2, 2)}, "3 entries for 2 workers"),
         ({"pool": 0}, "pool is 0"),
         ({"budget_s": 0.0}, "budget_s is 0.0"),
@@ -31,12 +31,18 @@ def trace():
         ({"objective": "makespans"}, "did you mean 'makespan'"),
         ({"admission": "fifo"}, "unknown admission"),
         ({"method": "milp"}, "unknown method"),
-        ({"method": "search"}, "does not solve admission 'fcfs'"),
-        ({"method": "dp", "admission": "free"}, "does not solve admission 'free'"),
+        (
+            {"method": "search"},
+            "method is 'search', must be auto, dp, cp-sat or anytime",
+        ),
+        (
+            {"method": "dp", "admission": "free"},
+            "method is 'dp', must be auto, search or cp-sat",
+        ),
         ({"method": "dp", "slots": 40}, "use method 'cp-sat' or 'anytime'"),
         ({"admission": "free", "horizon": 5}, "horizon is 5"),
-        ({"warm_start": np.zeros(60, np.int64)}, "warm start"),
-        ({"warm_start": np.zeros(3, np.int64)}, "warm start"),
+        ({"warm_start": np.zeros(60, np.int64)}, "warm_start is no assignment"),
+        ({"warm_start": np.zeros(3, np.int64)}, "warm_start is no assignment"),
         ({"objective": "makespan", "step_time": StepTime(per_token=0.0)}, "positive per_token"),
     ],
 )
@@ -83,5 +89,5 @@ def test_plans_that_do_not_run_are_refused(trace):
 
 
 def test_warm_start_must_fit(trace):
-    with pytest.raises(ParameterError, match="warm start"):
+    with pytest.raises(ParameterError, match="warm_start is no assignment"):
         hindsight_cp_sat(fcfs_schedule(trace, 2, 3), warm_start=np.zeros(60, np.int64))

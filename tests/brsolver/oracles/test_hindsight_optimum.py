@@ -16,11 +16,11 @@ from brsolver.oracles.hindsight import (
     hindsight_dp,
     replay,
 )
-from brsolver.oracles.hindsight.entry import least_loaded
 from brsolver.oracles.hindsight.local_search import SwapSearch
 from brsolver.oracles.hindsight.reference import reference_assignment
+from brsolver.oracles.schedule import least_loaded
 from brsolver.simulator import Arrivals, SimulationParams, simulate
-from brsolver.traces.model import Trace
+from brsolver.traces.trace import Trace
 
 FCFS_POLICIES = ("jsq-load", "round-robin", "fcfs")
 OTHER_POLICIES = ("br-0", "random")

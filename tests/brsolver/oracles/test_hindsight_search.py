@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from brsolver.errors import ParameterError
+from brsolver.oracles import _schedule_kernels as sk
 from brsolver.oracles.backends import solve
 from brsolver.oracles.bounds import fcfs_bound, free_bound
-from brsolver.oracles.hindsight import _schedule_kernels as sk
 from brsolver.oracles.hindsight import _search_kernels as nk
 from brsolver.oracles.hindsight import (
     fcfs_schedule,
@@ -20,12 +20,12 @@ from brsolver.oracles.hindsight import (
 )
 from brsolver.oracles.hindsight.chains import build_assignment, crossings, find_chains
 from brsolver.oracles.hindsight.cp_sat import solve_model
-from brsolver.oracles.hindsight.entry import least_loaded
 from brsolver.oracles.hindsight.local_search import DISCOUNTS, SwapSearch, smoothest
 from brsolver.oracles.hindsight.neighbourhoods import KINDS, draw
 from brsolver.oracles.hindsight.rising import RisingBound, TimeWindow, best_disjoint
 from brsolver.oracles.hindsight.warm import warm_up
-from brsolver.traces.model import Trace
+from brsolver.oracles.schedule import least_loaded
+from brsolver.traces.trace import Trace
 
 
 def random_trace(seed, n, s_high=60, o_high=12):
@@ -37,15 +37,15 @@ def random_trace(seed, n, s_high=60, o_high=12):
 @given(st.lists(st.lists(st.integers(0, 9), min_size=5, max_size=5), min_size=1, max_size=5))
 def test_leaders_are_the_three_largest_loads(rows):
     loads = np.array(rows, np.int64)
-    top, who = np.zeros((3, 5), np.int64), np.zeros((3, 5), np.int64)
-    nk.find_leaders(loads, 0, 5, top, who)
+    heaviest, who = np.zeros((3, 5), np.int64), np.zeros((3, 5), np.int64)
+    nk.find_leaders(loads, 0, 5, heaviest, who)
     held = min(3, loads.shape[0])
-    assert (top[:held] == -np.sort(-loads, axis=0)[:held]).all()
+    assert (heaviest[:held] == -np.sort(-loads, axis=0)[:held]).all()
     assert (who[held:] == -1).all()
     for k in range(5):
         leaders = who[:held, k]
         assert len(set(leaders.tolist())) == held
-        assert loads[leaders, k].tolist() == top[:held, k].tolist()
+        assert loads[leaders, k].tolist() == heaviest[:held, k].tolist()
 
 
 @pytest.mark.parametrize("temperature", [0.0, 5.0, 500.0])

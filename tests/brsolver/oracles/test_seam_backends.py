@@ -20,7 +20,7 @@ from brsolver.errors import ParameterError, UnknownNameError
 from brsolver.oracles import verify
 from brsolver.oracles.backends import _solve, solve
 from brsolver.oracles.backends._base import Answer, Job
-from brsolver.oracles.model import Kind, LinearModel, ModelBuilder, Sense
+from brsolver.oracles.linear_model import Kind, LinearModel, ModelBuilder, Sense
 from brsolver.oracles.result import SolverError, Status
 
 if TYPE_CHECKING:
@@ -60,12 +60,12 @@ def wide(loads: np.ndarray) -> LinearModel:
     times, items = loads.shape
     builder = ModelBuilder(Sense.MIN)
     x = builder.add_columns("x", (items, 4), upper=1, kind=Kind.INTEGER)
-    top = builder.add_columns(
-        "top", (times,), lower=loads.max(axis=1), upper=1 << 48, cost=1, kind=Kind.IMPLIED
+    envelope = builder.add_columns(
+        "envelope", (times,), lower=loads.max(axis=1), upper=1 << 48, cost=1, kind=Kind.IMPLIED
     )
     builder.add_entries(builder.add_rows("one", (items,), lower=1, upper=1)[:, None], x, 1)
     rows = builder.add_rows("load", (times, 4), lower=0)
-    builder.add_entries(rows, top[:, None], 1)
+    builder.add_entries(rows, envelope[:, None], 1)
     for g in range(4):
         builder.add_entries(rows[:, g, None], x[:, g], -loads)
     return builder.build()
@@ -176,9 +176,9 @@ def test_an_interrupt_returns_the_best_so_far(backend: str) -> None:
 
 def test_a_warm_start_must_be_feasible_and_is_kept() -> None:
     model = knapsack()
-    with pytest.raises(ParameterError, match="not feasible"):
+    with pytest.raises(ParameterError, match="must be feasible"):
         solve(model, warm_start=np.full(model.num_columns, 2))
-    with pytest.raises(ParameterError, match="values for"):
+    with pytest.raises(ParameterError, match="one value per column"):
         solve(model, warm_start=[0])
     assert solve(model, warm_start=np.zeros(model.num_columns)).proven
 
@@ -256,7 +256,7 @@ def test_solvers_share_a_process_in_either_order(first: str) -> None:
 
 CALL = """
     from brsolver.oracles.backends import solve
-    from brsolver.oracles.model import ModelBuilder, Sense
+    from brsolver.oracles.linear_model import ModelBuilder, Sense
     builder = ModelBuilder(Sense.MAX)
     builder.add_columns("x", (1,), upper=1, cost=1)
     try:

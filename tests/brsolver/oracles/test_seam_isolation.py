@@ -78,7 +78,6 @@ def test_what_hoards_memory_is_ended(apart: Isolation, stubborn: str) -> None:
     apart.prepare((stubborn,))
     found = apart.call(stubborn, "hoard", (), memory_limit_mb=400.0)
     assert found.reason == "memory limit"
-    assert apart.peak_mb > 400.0
 
 
 def test_a_process_serves_again_after_it_was_ended(apart: Isolation, stubborn: str) -> None:

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from step_cases import instances, random_instance
 
+from brsolver.cluster.state import ClusterState
+from brsolver.cluster.view import NO_LIMIT, Waiting
 from brsolver.errors import CapacityError, ParameterError
 from brsolver.oracles.result import SolverError, Status
 from brsolver.oracles.step import StepInstance, local_search, solve_step
-from brsolver.policy import NO_LIMIT, Waiting
-from brsolver.state import ClusterState
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -123,7 +123,7 @@ def test_sifting_refuses_integers() -> None:
 
 def test_ragged_arrays_are_refused() -> None:
     data = make().to_json()
-    with pytest.raises(ParameterError, match="projected must be 2-dimensional"):
+    with pytest.raises(ParameterError, match="projected is ragged, must be 2-dimensional"):
         StepInstance.from_json(data | {"projected": [[1], [1, 2]]})
 
 

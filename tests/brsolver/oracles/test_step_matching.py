@@ -115,6 +115,7 @@ def test_what_matching_does_not_cover_keeps_its_bound(change: dict[str, int]) ->
     assert bound >= best
 
 
+@settings(deadline=None)
 @given(
     columns=st.lists(st.lists(st.floats(-50, 50), min_size=3, max_size=3), min_size=1, max_size=4),
     limit=st.floats(0.5, 60),

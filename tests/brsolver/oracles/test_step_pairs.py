@@ -24,11 +24,11 @@ from brsolver.oracles.step._pair_kernels import nearest_pairs
 @settings(deadline=None)
 @given(
     sizes=st.lists(st.integers(1, 60), min_size=1, max_size=12, unique=True),
-    target=st.integers(0, 130),
+    peak=st.integers(0, 130),
     data=st.data(),
 )
 def test_nearest_pairs_are_those_of_all_pairs(
-    sizes: list[int], target: int, data: st.DataObject
+    sizes: list[int], peak: int, data: st.DataObject
 ) -> None:
     ordered = np.array(sorted(sizes))
     kinds = st.integers(0, len(sizes) - 1)
@@ -38,15 +38,15 @@ def test_nearest_pairs_are_those_of_all_pairs(
     )
     last = data.draw(kinds)
     found = np.zeros(4, np.int64)
-    nearest_pairs(target, last, p, q, ordered, left, found)
+    nearest_pairs(peak, last, p, q, ordered, left, found)
     spare = left + np.bincount([p, q], minlength=len(sizes))
     sums = [
         int(ordered[a] + ordered[b])
         for a, b in combinations_with_replacement(range(last + 1), 2)
         if (spare[a] > 1 if a == b else spare[a] and spare[b])
     ]
-    below = [total for total in sums if total <= target]
-    above = [total for total in sums if total > target]
+    below = [total for total in sums if total <= peak]
+    above = [total for total in sums if total > peak]
     for side, known in (
         (found[:2], max(below, default=None)),
         (found[2:], min(above, default=None)),

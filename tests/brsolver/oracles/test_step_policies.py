@@ -8,15 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from brsolver.cluster.state import ClusterState
+from brsolver.cluster.view import Waiting
 from brsolver.errors import MissingExtraError, ParameterError
 from brsolver.oracles import policies
 from brsolver.oracles.policies import LocalSearch, LpRound, MilpStep, _StepRouter
 from brsolver.oracles.result import SolverError, SolveResult
 from brsolver.oracles.step import StepInstance, objective_value, trajectory
-from brsolver.policy import Policy, Waiting
+from brsolver.policy import Policy
 from brsolver.simulator import SimulationParams, simulate
-from brsolver.state import ClusterState
-from brsolver.traces.model import Trace
+from brsolver.traces.trace import Trace
 
 CAPACITY = 400
 

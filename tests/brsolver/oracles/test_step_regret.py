@@ -21,11 +21,11 @@ from brsolver.oracles.step import judge as judge_module
 from brsolver.oracles.step.judge import judge
 from brsolver.registry import make_policy
 from brsolver.simulator import SimulationParams, simulate
-from brsolver.traces.model import Trace
+from brsolver.traces.trace import Trace
 
 if TYPE_CHECKING:
-    from brsolver.policy import ClusterView, Decision, Waiting
-    from brsolver.simulator.result import SimulationResult
+    from brsolver.cluster.view import ClusterView, Decision, Waiting
+    from brsolver.results.result import SimulationResult
 
 CLUSTER = SimulationParams(workers=3, slots=4, seed=5)
 

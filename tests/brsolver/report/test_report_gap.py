@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from brsolver.traces.model import Trace
+    from brsolver.traces.trace import Trace
 
 POLICIES = ("jsq-load", "br-0", "br-h:horizon=4,gamma=0.9")
 CURVE = (
@@ -164,7 +164,7 @@ def test_failure_half_way_leaves_nothing_behind(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module, "write_picture", full)
+    monkeypatch.setattr("brsolver.report.page.write_picture", full)
     with pytest.raises(OutputError, match="No space left on device"):
         write_gap(report, tmp_path / "new" / "out")
     assert list(tmp_path.iterdir()) == []

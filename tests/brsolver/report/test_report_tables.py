@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from rich.console import Console
 
-from brsolver.report.metrics import METRICS, format_half_width, format_number
-from brsolver.report.model import Estimate
+from brsolver.report.labels import METRICS, format_half_width, format_number
 from brsolver.report.tables import (
     comparison_tables,
     interval_note,
@@ -18,13 +17,14 @@ from brsolver.report.tables import (
     spread_text,
     verdict,
 )
-from brsolver.simulator.result import Metrics
+from brsolver.results.comparison import Estimate
+from brsolver.results.metrics import Metrics
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from brsolver.report.model import Comparison
-    from brsolver.simulator.result import SimulationResult
+    from brsolver.results.comparison import Comparison
+    from brsolver.results.result import SimulationResult
 
 IDENTITY = {
     "policy",

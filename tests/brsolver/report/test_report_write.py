@@ -18,9 +18,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from brsolver.report.model import Comparison
+    from brsolver.results.comparison import Comparison
 
-PER_WORKERS = ("load", "heatmap", "imbalance", "imbalance_ecdf", "tpot_ecdf", "ttft_ecdf")
+PER_WORKERS = (
+    *("time_by_policy", "time", "load", "heatmap", "imbalance", "imbalance_ecdf"),
+    *("tpot_ecdf", "ttft_ecdf"),
+)
 
 
 class References(HTMLParser):
@@ -88,6 +91,13 @@ def test_page_says_what_was_run(folder: Path) -> None:
         assert expected in text
     assert "Throughput" in text
     assert "95 % confidence interval" in text
+
+
+def test_page_says_in_words_what_was_lost(folder: Path) -> None:
+    text = (folder / "report.html").read_text(encoding="utf-8")
+    (findings,) = re.findall(r'<ul class="findings">(.*?)</ul>', text)
+    assert re.search(r"<li>fcfs: a step took [\d.]+ ms on average, and [\d.]+ % of", findings)
+    assert findings.count("<li>") == 2
 
 
 def test_names_are_escaped(comparison_maker: Callable[..., Comparison], tmp_path: Path) -> None:

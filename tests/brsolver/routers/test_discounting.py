@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from brsolver import SimulationParams, Trace, simulate
-from brsolver.policy import QUEUED, RUNNING, Waiting
+from brsolver.cluster.state import ClusterState
+from brsolver.cluster.view import QUEUED, RUNNING, Waiting
 from brsolver.registry import make_policy
 from brsolver.routers import BR0, BRH, BR0Params, BRHParams
 from brsolver.routers._br_kernels import census
 from brsolver.routers._discounting import Turnover
 from brsolver.specs import parse_spec
-from brsolver.state import ClusterState
 
 
 def steady_trace(output, count=12_000):
@@ -38,16 +38,16 @@ def test_departures_are_counted_and_admissions_are_not():
     state = ClusterState([4, 4])
     turnover = Turnover()
     handles = [state.admit(i, i % 2, 10) for i in range(6)]
-    turnover.look(state.view(step=0))
+    turnover.look(0, *census(state.view_table()))
     turnover.placed(2)
     handles += [state.admit(6, 0, 10), state.admit(7, 1, 10)]
     before = turnover.gamma
-    turnover.look(state.view(step=400))
+    turnover.look(400, *census(state.view_table()))
     assert turnover.gamma > before, "400 steps without an end must lengthen the view"
     for handle in handles:
         state.finish(handle)
     lengthened = turnover.gamma
-    turnover.look(state.view(step=401))
+    turnover.look(401, *census(state.view_table()))
     assert turnover.gamma < lengthened
 
 
@@ -57,11 +57,11 @@ def test_decisions_at_one_step_count_no_time():
     turnover = Turnover()
     before = turnover.gamma
     for serial in range(4):
-        turnover.look(state.view(step=0, immediate=True))
+        turnover.look(0, *census(state.view_table()))
         state.admit(serial, 0, 5)
         turnover.placed(1)
     assert turnover.gamma == before
-    turnover.look(state.view(step=1, immediate=True))
+    turnover.look(1, *census(state.view_table()))
     assert turnover.gamma > before
 
 
@@ -93,18 +93,41 @@ class Crowd:
 
 
 def test_without_trust_br0_decides():
-    params = BRHParams(horizon=8, projection="expected", s_greedy=2, r_max=3)
-    without = BR0(BR0Params(s_greedy=2))
+    params = BRHParams(horizon=8, projection="expected", s_greedy=2, r_max=3, guard=False)
+    without = BR0(BR0Params(s_greedy=2, guard=False))
     assert Crowd().routed(BRH(params), trust=0.0) == Crowd().routed(without)
 
 
 def test_trust_shortens_the_discount():
-    by_trust = BRH(BRHParams(horizon=8, projection="expected", gamma=0.8))
-    by_gamma = BRH(BRHParams(horizon=8, projection="expected", gamma=0.4))
+    by_trust = BRH(BRHParams(horizon=8, projection="expected", gamma=0.8, guard=False))
+    by_gamma = BRH(BRHParams(horizon=8, projection="expected", gamma=0.4, guard=False))
     assert Crowd().routed(by_trust, trust=0.5) == Crowd().routed(by_gamma)
     assert by_trust._discounts.tolist() == pytest.approx(by_gamma._discounts.tolist())
     Crowd().routed(by_trust, trust=1.0)
     assert by_trust._discounts[1] == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize(
+    ("guard", "gamma", "power"), [(True, "auto", 3), (False, "auto", 1), (True, 0.8, 1)]
+)
+def test_an_arrival_may_correct_any_worker(guard, gamma, power):
+    """In immediate routing there are G times the opportunities, where γ follows them."""
+    state = ClusterState([4, 4, 4], horizon=5)
+    policy = BRH(BRHParams(horizon=5, projection="expected", gamma=gamma, guard=guard))
+    policy.route(state.view(immediate=True), Waiting(np.array([10]), np.arange(1)))
+    assert policy._discounts[1] == pytest.approx(policy.gamma**power)
+
+
+def test_departures_are_counted_and_none_is_forgotten():
+    turnover = Turnover(prior_steps=0.0)
+    assert (turnover.rate, turnover.departures) == (0.0, 0)
+    turnover.look(0, 2, 6)
+    turnover.look(10, 2, 3)
+    assert turnover.departures == 3
+    assert turnover.rate == pytest.approx(3 / 20)
+    turnover.look(10**7, 2, 2)
+    assert turnover.departures == 4
+    assert turnover.rate < 1e-6
 
 
 def test_the_census_counts_live_workers_and_all_their_requests():

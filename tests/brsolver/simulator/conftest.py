@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 
-from brsolver.traces.model import Trace
+from brsolver.traces.trace import Trace
 
 
 @pytest.fixture
 def uniform_trace():
-    """Rebuild a trace of the published recipe (formulation §6)."""
+    """Rebuild a trace by [BFIO]'s recipe, which is also that of the preset ``uniform``."""
 
     def make(seed, n, s_high, o_high, s_low=50, o_low=10):
         rng = np.random.default_rng(seed)

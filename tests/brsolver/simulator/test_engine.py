@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from brsolver.cluster.view import NO_LIMIT
 from brsolver.errors import CapacityError
-from brsolver.policy import NO_LIMIT
+from brsolver.hardware.model import step_time_of
 from brsolver.registry import make_policy
 from brsolver.simulator import (
     Arrivals,
@@ -26,7 +27,7 @@ from brsolver.simulator import (
 )
 from brsolver.simulator.reference import ReferenceSimulator, Request, Worker
 from brsolver.specs import parse_spec
-from brsolver.traces.model import Trace
+from brsolver.traces.trace import Trace
 
 
 def _event(kind, worker, at, timed, slots=None, capacity=None):
@@ -72,6 +73,8 @@ def scenarios(draw):
         arrivals=Arrivals(mode=mode, pool=pool),
         events=tuple(events),
         transit_steps=draw(st.sampled_from([0, 0, 1, 2, 5])),
+        request_tokens=draw(st.sampled_from([0, 0, 30])),
+        step_time=step_time_of("bfio"),
     )
     policy = draw(
         st.sampled_from(["jsq-load", "br-0", "bf-io:horizon=0", "round-robin", "vllm", "lpt"])
@@ -97,6 +100,7 @@ def reference_run(trace, params, policy):
         immediate=params.routing == "immediate",
         transit_steps=params.transit_steps,
         events=params.events,
+        request_tokens=params.request_weight,
     )
     simulator.run()
     return simulator, requests
@@ -116,6 +120,7 @@ def test_engine_equals_the_reference(scenario):
         assert steps.active[j] == record.active
         assert steps.load_max[j] == max(record.loads)
         assert steps.load_sum[j] == sum(record.loads)
+        assert steps.post_max[j] == max(record.post)
         assert steps.post_sum[j] == sum(record.post)
     for request in requests:
         i = request.index
@@ -141,7 +146,7 @@ def test_invariants_hold(scenario, stale_steps, corrected):
     if not params.events and params.capacity is None:
         assert m.finished == len(trace)
         assert steps.active.sum() == trace.output_tokens.sum()
-        work = trace.prompt_tokens * trace.output_tokens
+        work = (trace.prompt_tokens + params.request_weight) * trace.output_tokens
         work += trace.output_tokens * (trace.output_tokens - 1) // 2
         assert steps.load_sum.sum() == work.sum()
     assert np.all(np.diff(steps.start_s) > 0)
@@ -181,7 +186,7 @@ class Recorder:
 
 
 @settings(max_examples=60, deadline=None)
-@given(scenarios(), st.sampled_from(["jsq-load", "br-0", "br-h", "bf-io"]), st.data())
+@given(scenarios(), st.sampled_from(["jsq-load", "br-0", "br-h", "br-ramp", "bf-io"]), st.data())
 def test_no_policy_sees_the_future(scenario, policy, data):
     """Longer outputs of requests that run on past step k change no decision up to k."""
     trace, params, _ = scenario

@@ -5,7 +5,7 @@ import pytest
 
 from brsolver.errors import ParameterError, PolicyError
 from brsolver.simulator import Arrivals, SimulationParams, WorkerEvent, simulate
-from brsolver.traces.model import Trace
+from brsolver.traces.trace import Trace
 
 
 class Fixed:
@@ -25,7 +25,7 @@ class Fixed:
         ([(0, 0), (1, 0)], "gave worker 0 more requests than it has free slots"),
         ([(0.5, 0)], "returned float64 of shape (1, 2)"),
         ([0, 1], "returned int64 of shape (2,)"),
-        ([], "leaves 3 requests waiting on an idle cluster at step 0"),
+        ([], "at step 0 leaves 3 requests waiting on an idle cluster"),
     ],
 )
 def test_impossible_decisions_are_explained(decision, words):
@@ -45,7 +45,7 @@ def test_kv_overflow_is_explained():
 
 def test_immediate_routing_must_place():
     trace = Trace(prompt_tokens=np.array([30]), output_tokens=np.array([5]))
-    with pytest.raises(PolicyError, match="immediate routing asks for a worker"):
+    with pytest.raises(PolicyError, match="placed 0 requests; immediate routing places"):
         simulate(trace, Fixed([]), SimulationParams(routing="immediate"))
 
 
@@ -55,19 +55,19 @@ def test_immediate_routing_must_place():
         (lambda t: simulate(t, 3), "policy is int, must be a name"),
         (
             lambda t: simulate(t, "jsq", SimulationParams(arrivals=Arrivals(mode="timestamps"))),
-            "no timestamps to replay",
+            "arrivals mode is timestamps, and trace has none",
         ),
         (
             lambda t: simulate(
                 t, "jsq", SimulationParams(events=(WorkerEvent(kind="fail", worker=9, at_step=0),))
             ),
-            "worker 9 cannot fail",
+            "worker that fails is 9, must be at most 7",
         ),
         (
             lambda t: simulate(
                 t, "jsq", SimulationParams(events=(WorkerEvent(kind="join", worker=12, at_step=0),))
             ),
-            "the next new worker is number 8",
+            "must be at most 8, the next new worker's number",
         ),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from importlib.metadata import EntryPoint
 
 import numpy as np
@@ -11,8 +12,8 @@ from brsolver import SimulationParams, Trace, registry, simulate
 from brsolver.compare import compare
 from brsolver.errors import ParameterError, UnknownNameError
 from brsolver.predictors import Forecast
-from brsolver.registry import parse_predictor
-from brsolver.simulator.held_out import hold_out, is_trained
+from brsolver.registry import PredictorSpec
+from brsolver.simulator.held_out import hold_out
 
 SMALL = SimulationParams(workers=2, slots=4)
 
@@ -43,17 +44,18 @@ def test_policies_without_forecasts_run_the_same_requests():
 
 def test_comparison_trains_once_and_holds_all_policies_to_the_same_rest(monkeypatch):
     made = []
-    original = registry.make_predictor
+    original = PredictorSpec.make
     monkeypatch.setattr(
-        "brsolver.simulator.held_out.make_predictor",
-        lambda *args, **kwargs: made.append(args) or original(*args, **kwargs),
+        PredictorSpec,
+        "make",
+        lambda self, **context: made.append(self.given) or original(self, **context),
     )
     grid = compare(
         trace_of(), "jsq-load,br-0,br-h", params=SMALL, workers=(2, 3), jobs=1,
         predictor="survival:train=0.5",
     )  # fmt: skip
     assert {run.metrics.requests for run in grid.runs} == {30}
-    assert [values for _, values in made if values] == [{"train": "0.5"}]
+    assert made == [{"train": "0.5"}]
     assert all("first 30 of 60" in run.notes[0] for run in grid.runs)
     alone = simulate(trace_of(), "br-h", SMALL, predictor="survival:train=0.5")
     (same,) = (r for r in grid.runs if r.policy == "br-h" and r.workers == 2)
@@ -64,8 +66,8 @@ def test_a_predictor_that_learns_online_leaves_nothing_out():
     held = hold_out(trace_of(), "survival")
     assert len(held.trace) == 60
     assert held.note is None
-    assert not is_trained("none")
-    assert not is_trained("oracle")
+    assert not PredictorSpec.parse("none").trained
+    assert not PredictorSpec.parse("oracle").trained
 
 
 def test_the_rest_keeps_its_place_on_the_clock():
@@ -81,9 +83,15 @@ def test_nothing_left_is_refused(rows):
         trace_of().after(rows)
 
 
+@dataclass(frozen=True, kw_only=True)
+class FiledParams:
+    path: str = ""
+
+
 class Filed:
     """Takes a path."""
 
+    Params = FiledParams
     positional = "path"
 
     def predict(self, query, horizon):
@@ -100,15 +108,18 @@ class Filed:
 )
 def test_a_path_is_taken_whole(monkeypatch, spec, values):
     monkeypatch.setattr(registry, "predictor_class", lambda name: Filed)
-    assert parse_predictor(spec) == ("filed", values)
+    found = PredictorSpec.parse(spec)
+    assert (found.name, found.given) == ("filed", values)
+    assert found.params == FiledParams(**values)
 
 
 def test_unknown_predictors_are_named():
     with pytest.raises(UnknownNameError, match="survivel"):
-        parse_predictor("survivel:train=0.5")
+        PredictorSpec.parse("survivel:train=0.5")
 
 
-def test_entry_points_are_not_loaded_for_bare_names(monkeypatch):
+def test_predictors_that_cannot_be_loaded_are_named(monkeypatch):
     broken = {"mine": EntryPoint("mine", "no_such_module:X", registry.PREDICTOR_GROUP)}
     monkeypatch.setattr(registry, "_entries", lambda group: broken)
-    assert parse_predictor("mine") == ("mine", {})
+    with pytest.raises(ParameterError, match=r"predictor 'mine' .* cannot be loaded"):
+        PredictorSpec.parse("mine")

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from brsolver.simulator import Arrivals, SimulationParams, Staleness, StepTime, simulate
-from brsolver.traces.model import Trace
+from brsolver.traces.trace import Trace
 
 
 def test_stale_information_is_as_old_as_asked(uniform_trace):

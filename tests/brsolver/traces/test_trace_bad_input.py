@@ -362,6 +362,13 @@ def test_lengths_have_a_limit(tmp_path: Path, name: str, rows: tuple[str, ...]) 
     assert load_trace(path, skip_bad_rows=True).skipped_rows == 1
 
 
+def test_cached_tokens_cannot_be_negative(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", "prompt_tokens,output_tokens,cached_tokens", "5,1,0", "5,1,-1")
+    text = message(path)
+    assert "row 2 (line of the file)" in text or "row 3 (line of the file)" in text
+    assert "must be a whole number of tokens, at least 0" in text
+
+
 def test_the_longest_length_is_fine(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", "prompt_tokens,output_tokens,max_tokens", f"5,{2**24},{2**40}")
     assert load_trace(path).output_tokens.tolist() == [2**24]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from brsolver.errors import OutputError, ParameterError, UnknownNameError
 from brsolver.traces import Trace, load_trace, preset_trace, sample_trace, write_trace
 from brsolver.traces import export as export_module
-from brsolver.traces.model import MAX_LENGTH
+from brsolver.traces.trace import MAX_LENGTH
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,6 +42,8 @@ def traces(draw: st.DrawFn) -> Trace:
     columns: dict[str, Any] = {}
     if draw(st.booleans()):
         columns["max_tokens"] = np.array(column(limits))
+    if draw(st.booleans()):
+        columns["cached_tokens"] = np.array(column(st.integers(0, 2**24)))
     for name in ("session", "model", "tenant", "prompt_hash"):
         kind = draw(st.sampled_from(["none", "text", "number"]))
         if kind == "number":

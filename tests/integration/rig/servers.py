@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from integration.bench.server import Server, ServerParams
+from integration.bench.steps import STEPS
 from rig import tiny_model
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def rig_server(
     variables |= {name: value for name, value in named.items() if value is not None}
     if steps is not None:
         steps.mkdir(parents=True, exist_ok=True)
-        variables["BRSOLVER_RIG_STEPS"] = str(steps)
+        variables[STEPS] = str(steps)
     fixed = (
         *("--dtype", "float32", "--enforce-eager", "--max-model-len", str(max_model_len)),
         *("--kv-cache-memory-bytes", str(kv_mib * 2**20)),

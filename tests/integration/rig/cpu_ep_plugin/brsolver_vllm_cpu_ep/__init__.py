@@ -19,8 +19,6 @@ import inspect
 import os
 from typing import TYPE_CHECKING, Any
 
-from brsolver_vllm_cpu_ep import step_log
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -200,5 +198,3 @@ def register() -> None:
     _translate_experts(CPUUnquantizedExperts)
     if os.environ.get(FORK) == "1":
         _fork_processes(CpuPlatform)
-    if folder := os.environ.get(step_log.VARIABLE):
-        step_log.install(folder)

@@ -1,0 +1,99 @@
+"""What ``brsolver gap --objective time`` prints."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from brsolver.oracles.gap_time import PolicyTimeGap, TimeGapReport
+
+PIPE_WIDTH = 160
+_PARTS = (
+    ("more_steps_s", "more steps"),
+    ("prefill_s", "prefill"),
+    ("sequences_s", "sequences"),
+    ("kv_s", "KV"),
+    ("padding_s", "padding"),
+    ("unavoidable_s", "unavoidable"),
+)
+
+
+def print_time_report(report: TimeGapReport) -> None:
+    """Print the table, what the bound is, and notes."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
+    console.print(_table(report))
+    console.print(Text(_verdict(report)), soft_wrap=True)
+    for note in report.notes:
+        console.print(Text(f"note: {note}", style="yellow"), soft_wrap=True)
+
+
+def _table(report: TimeGapReport) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    on = f", on {report.hardware}" if report.hardware else ""
+    title = (
+        f"{report.trace_name}: {report.requests:,} requests, G = {report.workers}, "
+        f"B = {report.slots}{on}, oracle {report.oracle}; parts are % of the bound"
+    )
+    table = Table(
+        title=Text(title), title_justify="left", box=None, header_style="bold", pad_edge=False
+    )
+    table.add_column("policy")
+    for heading in ("seconds", "gap to bound", "to best"):
+        table.add_column(heading, justify="right")
+    shown = _shown(report)
+    for _, heading in shown:
+        table.add_column(heading, justify="right")
+    table.add_column("routing alone", justify="right")
+    for row in report.policies:
+        table.add_row(Text(row.policy), *_cells(report, row, shown))
+    return table
+
+
+def _shown(report: TimeGapReport) -> list[tuple[str, str]]:
+    """Return the parts that are something in any run."""
+    return [
+        (name, heading)
+        for name, heading in _PARTS
+        if any(_percent(_part(report, row, name)).strip("-") != "0.00 %" for row in report.policies)
+    ]
+
+
+def _part(report: TimeGapReport, row: PolicyTimeGap, name: str) -> float:
+    seconds: float = getattr(row.beyond, name)
+    return seconds / report.lower_bound_s
+
+
+def _cells(report: TimeGapReport, row: PolicyTimeGap, shown: list[tuple[str, str]]) -> list[str]:
+    mark = "" if row.certified else "*"
+    parts = [_percent(_part(report, row, name)) for name, _ in shown]
+    return [
+        f"{row.seconds:,.2f}",
+        _percent(row.gap) + mark,
+        _percent(row.gap_to_best),
+        *parts,
+        _percent(row.routing_gap),
+    ]
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.2f} %"
+
+
+def _verdict(report: TimeGapReport) -> str:
+    best = "none" if report.best_known_s is None else f"{report.best_known_s:,.2f} s"
+    bound, every = report.bound, report.bounds[-1]
+    return (
+        f"lower bound {report.lower_bound_s:,.2f} s ({report.origin}; {bound.steps:,} steps by "
+        f"{bound.steps_by}); best known {best}; status {report.status.value}; "
+        f"{report.wall_s:.1f} s\nthe bound holds for {report.valid_for}\n"
+        f"whoever knows all requests and lengths from the beginning takes at least "
+        f"{every.seconds:,.2f} s, and at most {report.clairvoyant_s:,.2f} s"
+    )

@@ -1,0 +1,219 @@
+"""What a comparison holds: its runs, and estimates over seeds."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from brsolver.results.curves import Curves
+    from brsolver.results.metrics import Metrics
+    from brsolver.results.result import SimulationResult
+    from brsolver.simulator.params import SimulationParams
+    from brsolver.traces.trace import Trace
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """One metric of one policy over the seeds.
+
+    Attributes
+    ----------
+    mean : float
+        NaN if it was never measured.
+    half_width : float
+        Half of the 95 % interval of the mean (Student t); NaN for fewer than two seeds.
+    ratio : float
+        Mean over the seeds of value / baseline's value with the same seed, where that is positive.
+    ratio_half_width : float
+        Half of the 95 % interval of that ratio.
+    seeds : int
+        Values it is made of.
+    """
+
+    mean: float
+    half_width: float
+    ratio: float
+    ratio_half_width: float
+    seeds: int
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether several seeds all gave the same value."""
+        return self.seeds > 1 and self.half_width == 0
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Run:
+    """One simulation of the grid.
+
+    Attributes
+    ----------
+    policy : str
+        Specification it was asked for by.
+    workers, seed : int
+    metrics : Metrics
+    policy_params : mapping of str to object
+    predictor : str
+    sees_future : bool
+        True if the predictor is an oracle.
+    trace_name, trace_fingerprint : str
+    notes : tuple of str
+    curves : Curves or None
+        Kept for the first seed only.
+    """
+
+    policy: str
+    workers: int
+    seed: int
+    metrics: Metrics
+    policy_params: Mapping[str, object]
+    predictor: str
+    sees_future: bool
+    trace_name: str
+    trace_fingerprint: str
+    notes: tuple[str, ...] = ()
+    curves: Curves | None = None
+
+    @classmethod
+    def of(
+        cls, result: SimulationResult, trace: Trace, *, policy: str, keep_curves: bool = True
+    ) -> Run:
+        """Reduce a finished simulation to what a report shows of it."""
+        from brsolver.results.curves import curves_of
+
+        lengths = trace.prompt_tokens, trace.output_tokens
+        return cls(
+            policy=policy,
+            workers=result.params.workers,
+            seed=result.params.seed,
+            metrics=result.metrics,
+            policy_params=dict(result.policy_params),
+            predictor=result.predictor,
+            sees_future=result.sees_future,
+            trace_name=result.trace_name,
+            trace_fingerprint=result.trace_fingerprint,
+            notes=result.notes,
+            curves=curves_of(result, *lengths) if keep_curves else None,
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Comparison:
+    """A grid of runs: policies × workers × seeds.
+
+    Attributes
+    ----------
+    runs : tuple of Run
+        By workers, then policy, then seed, each in the order asked for.
+    policies : tuple of str
+    workers : tuple of int
+    seeds : tuple of int
+    baseline : str
+        Policy that ratios refer to.
+    params : SimulationParams
+        As given; `workers` and `seed` are replaced in every run.
+    trace_name : str
+    predictor : str or None
+        As asked for; None is each policy's own.
+    version : str
+    wall_s : float
+        Duration of the whole grid in seconds.
+    """
+
+    runs: tuple[Run, ...]
+    policies: tuple[str, ...]
+    workers: tuple[int, ...]
+    seeds: tuple[int, ...]
+    baseline: str
+    params: SimulationParams
+    trace_name: str
+    predictor: str | None
+    version: str
+    wall_s: float
+
+    @classmethod
+    def single(cls, run: Run, params: SimulationParams, *, predictor: str | None) -> Comparison:
+        """Wrap one run, for a report of its own."""
+        return cls(
+            runs=(run,),
+            policies=(run.policy,),
+            workers=(run.workers,),
+            seeds=(run.seed,),
+            baseline=run.policy,
+            params=params,
+            trace_name=run.trace_name,
+            predictor=predictor,
+            version=run.metrics.version,
+            wall_s=run.metrics.wall_s,
+        )
+
+    def cell(self, policy: str, workers: int) -> tuple[Run, ...]:
+        """Return the runs of one policy on that many workers, by seed."""
+        return tuple(r for r in self.runs if r.policy == policy and r.workers == workers)
+
+    def pictured(self, workers: int) -> dict[str, Curves]:
+        """Return the curves kept for that many workers, by policy."""
+        kept = ((p, run.curves) for p in self.policies for run in self.cell(p, workers))
+        return {policy: curves for policy, curves in kept if curves is not None}
+
+    def estimate(self, policy: str, workers: int, metric: str) -> Estimate:
+        """Estimate one metric of one policy, with its ratio to the baseline paired per seed."""
+        values = [_value(run, metric) for run in self.cell(policy, workers)]
+        base = [_value(run, metric) for run in self.cell(self.baseline, workers)]
+        ratios = [v / b if b > 0 else math.nan for v, b in zip(values, base, strict=True)]
+        mean, half_width, seeds = mean_and_half_width(values)
+        ratio, ratio_half_width, _ = mean_and_half_width(ratios)
+        return Estimate(
+            mean=mean,
+            half_width=half_width,
+            ratio=ratio,
+            ratio_half_width=ratio_half_width,
+            seeds=seeds,
+        )
+
+    def notes(self) -> tuple[str, ...]:
+        """Return every run's notes once, marked with the runs they hold for if not all."""
+        holders: dict[str, list[Run]] = {}
+        for run in self.runs:
+            for note in run.notes:
+                holders.setdefault(note, []).append(run)
+        return tuple(self._marked(note, runs) for note, runs in holders.items())
+
+    def _marked(self, note: str, runs: list[Run]) -> str:
+        if len(runs) == len(self.runs):
+            return note
+        policies = [p for p in self.policies if any(run.policy == p for run in runs)]
+        everywhere = len(policies) == len(self.policies)
+        where = "" if everywhere or note.startswith(policies[0]) else ", ".join(policies)
+        workers = [g for g in self.workers if any(run.workers == g for run in runs)]
+        if len(workers) < len(self.workers):
+            where += f"{' ' if where else ''}at G = {', '.join(map(str, workers))}"
+        return f"{where}: {note}" if where else note
+
+
+def mean_and_half_width(values: Sequence[float]) -> tuple[float, float, int]:
+    """Return the mean, half its 95 % interval (Student t) and the number of finite values."""
+    finite = [value for value in values if math.isfinite(value)]
+    count = len(finite)
+    if count == 0:
+        return math.nan, math.nan, 0
+    if count == 1:
+        return finite[0], math.nan, 1
+    if min(finite) == max(finite):
+        return finite[0], 0.0, count
+    from scipy.special import stdtrit  # scipy.stats takes a second to import
+
+    quantile = float(stdtrit(count - 1, 0.5 + CONFIDENCE / 2))
+    half_width = quantile * statistics.stdev(finite) / math.sqrt(count)
+    return statistics.fmean(finite), half_width, count
+
+
+def _value(run: Run, metric: str) -> float:
+    return float(getattr(run.metrics, metric))

@@ -1,0 +1,90 @@
+"""Parameters of BR-T, apart from the router: the command line needs no more."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from brsolver._limits import MAX_TIME_S, require_number
+from brsolver.options import POLICY, option
+from brsolver.routers.params import check_patience
+
+_MAX_MS = MAX_TIME_S * 1000.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BRTParams:
+    """Parameters of BR-T.
+
+    Attributes
+    ----------
+    kappa : float
+        Seconds of holding, summed over those held, that a second which a wave costs each of
+        those that run is worth. 1 minimises the sum of all their delays where slots are short,
+        and the sum of delays over durations where they are not; less brings first tokens
+        earlier, at the cost of throughput. 0 never holds.
+    hold_s : float
+        Longest time, in seconds, for which it may hold requests that could run.
+    slo_ttft_ms : float or None
+        Promised time to the first token: who could still have it in time is held no longer than
+        that. None takes what the run or the server promises, if anything.
+    slo_tpot_ms : float or None
+        Promised time per token after it. With a promised first token holding rises beyond
+        `kappa` where it is in danger; without, holding falls below `kappa` as long as it is kept.
+        None as above.
+    patience : int
+        Decode steps after which a waiting request is passed over by nobody: it has a place
+        before others, and while it has no room, none is given to these. 0 is no limit.
+    """
+
+    kappa: float = field(
+        default=1.0,
+        metadata=option(
+            "Seconds of holding per second that a wave costs those that run; 0 never holds.",
+            metavar="X",
+            panel=POLICY,
+        ),
+    )
+    hold_s: float = field(
+        default=30.0,
+        metadata=option(
+            "Longest time for which requests that could run are held.",
+            metavar="S",
+            unit="s",
+            panel=POLICY,
+        ),
+    )
+    slo_ttft_ms: float | None = field(
+        default=None,
+        metadata=option(
+            "Time to the first token that holding keeps to.",
+            unset="as promised by the run",
+            metavar="MS|none",
+            unit="ms",
+        ),
+    )
+    slo_tpot_ms: float | None = field(
+        default=None,
+        metadata=option(
+            "Time per token beyond which holding rises.",
+            unset="as promised by the run",
+            metavar="MS|none",
+            unit="ms",
+        ),
+    )
+    patience: int = field(
+        default=2500,
+        metadata=option(
+            "Steps after which nobody goes before a waiting request; 0 is no limit.",
+            metavar="N",
+            panel=POLICY,
+        ),
+    )
+
+    def __post_init__(self) -> None:
+        require_number("kappa", self.kappa, 0, 1e6)
+        require_number("hold_s", self.hold_s, 0, MAX_TIME_S, " seconds")
+        for name in ("slo_ttft_ms", "slo_tpot_ms"):
+            value = getattr(self, name)
+            if value is not None:
+                require_number(name, value, 1e-3, _MAX_MS, " ms")
+        check_patience(self.patience)

@@ -1,0 +1,227 @@
+"""BR-T, BalanceRoute in time: where requests run, and when they are released."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from brsolver.cluster.view import QUEUED, ROOM, RUNNING, SLOTS, ClusterView, IntArray, Waiting
+from brsolver.policy import BasePolicy
+from brsolver.routers._br_kernels import census
+from brsolver.routers._discounting import Turnover
+from brsolver.routers._holding import Holding, lowered, raised, slowdown
+from brsolver.routers._wave_kernels import Plan, plan_wave
+from brsolver.routers.balance import overdue
+from brsolver.routers.params import BRRampParams
+from brsolver.routers.ramp import BRRamp
+from brsolver.routers.wave_params import BRTParams
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from brsolver.cluster.costs import StepCosts
+
+_NOBODY: IntArray = np.zeros((0, 2), np.int64)
+_NOTHING_CACHED: IntArray = np.zeros((0, 0), np.int64)
+_KEPT = 0.9
+"""Of a promised first token: attention over what comes before a token is in no estimate."""
+_SHORT = 0.8
+"""Of a promised time per token: where steps take longer, no first token is kept in reserve."""
+
+_NOTHING_TO_HOLD_FOR = (
+    "br-t held nothing: prompts were computed on the ranks, but by this step time a prefill token "
+    "costs its rank nothing"
+)
+
+
+class BRT(BasePolicy):
+    """Routing and release by the time that the barrier costs.
+
+    Where prompts are prefilled on the decode ranks, a chunk on one rank is waited for by all.
+    Requests that could run are therefore released in waves, in which the ranks prefill together,
+    each request where it adds least to the barrier: ``c_P·(P_g + p - max_j P_j)_+`` for the
+    backlogs P of prefill tokens and ``τ·c_L·(L_g + s - max_j L_j)_+`` for loads, which weigh until
+    the next departure lets them be corrected. What ends no later than the largest backlog under
+    way goes at once. The rest waits until holding has cost those held as much as the wave would
+    cost those that run (`brsolver.routers._holding.Holding`): docs/br-t.md.
+
+    Where prompts are prefilled elsewhere nothing is held, and loads alone decide, as in `BRRamp`.
+
+    Parameters
+    ----------
+    params : BRTParams, optional
+    """
+
+    __slots__ = (
+        "_elsewhere",
+        "_free",
+        "_holding",
+        "_kappa",
+        "_pairs",
+        "_seconds",
+        "_turnover",
+        "holds_s",
+        "params",
+    )
+
+    Params: ClassVar[type] = BRTParams
+    source = "this project, docs/br-t.md"
+
+    def __init__(self, params: BRTParams | None = None) -> None:
+        self.params: BRTParams = params or BRTParams()
+        self._elsewhere = BRRamp(BRRampParams(patience=self.params.patience))
+        self._free = False
+        self._turnover = Turnover(opportunities=1.0)
+        self._holding = Holding()
+        self.holds_s = self.params.hold_s
+        self._kappa = self.params.kappa
+        self._pairs: IntArray = np.zeros((64, 2), np.int64)
+        self._seconds = np.zeros(2)
+
+    @property
+    def kappa(self) -> float:
+        """What holding weighs now."""
+        return self._kappa
+
+    def route(self, cluster: ClusterView, waiting: Waiting) -> IntArray:
+        """Place what costs nobody anything, and all if it is due; see `brsolver.Policy`."""
+        costs = cluster.costs
+        if costs is None or not costs.prices_prefill:
+            self._free = costs is not None and costs.budget > 0
+            return self._elsewhere.route(cluster, waiting)
+        live, present = census(cluster.table)
+        self._turnover.look(cluster.step, live, present)
+        plan = self._plan(cluster, waiting, costs)
+        chosen = plan.placements if cluster.immediate else self._released(cluster, waiting, plan)
+        self._turnover.placed(chosen)
+        return self._pairs[:chosen].copy() if chosen else _NOBODY
+
+    def notes(self) -> Sequence[str]:
+        """Say what was held, what that cost and what for; or why nothing could be."""
+        told = self._holding.tally
+        if not told.waves:
+            return (_NOTHING_TO_HOLD_FOR,) if self._free else ()
+        return (
+            f"br-t released {told.released:,} requests in {told.waves:,} waves and {told.filled:,} "
+            f"while others prefilled; it held requests that could run for {told.held_s:,.1f} s "
+            f"altogether, and the waves kept ranks waiting for {told.stalled_s:,.1f} s",
+        )
+
+    def tally(self) -> Mapping[str, float]:
+        """Return waves, who was released, and seconds held and stalled; see `Tally`."""
+        return asdict(self._holding.tally)
+
+    def _plan(self, cluster: ClusterView, waiting: Waiting, costs: StepCosts) -> Plan:
+        count = len(waiting)
+        if self._pairs.shape[0] < count:
+            self._pairs = np.zeros((2 * count, 2), np.int64)
+        table, seconds = cluster.table, self._seconds
+        if cluster.immediate:
+            table = _with_a_slot(table)
+        seconds[0] = costs.per_prefill_token_s
+        seconds[1] = costs.per_kv_token_s * self._turnover.steps_between
+        return plan_wave(
+            table,
+            waiting.prompt_tokens,
+            cluster.cached_tokens(waiting) if cluster.cached is not None else _NOTHING_CACHED,
+            cluster.request_tokens,
+            waiting.since,
+            overdue(cluster, self.params.patience),
+            seconds,
+            self._pairs,
+        )
+
+    def _released(self, cluster: ClusterView, waiting: Waiting, plan: Plan) -> int:
+        """Return how many of a plan's placements are made now."""
+        holding, rest = self._holding, plan.placements - plan.fills
+        holding.look(cluster.step, cluster.clock_s, idle=plan.running == 0)
+        holding.tally.filled += plan.fills
+        alone = plan.placements == len(waiting)
+        holding.growth.grown(rest, alone=alone)
+        holding.growth.placed(plan.fills)
+        if not rest:
+            holding.hold(0, plan.running)
+            return plan.fills
+        costs_s = max(plan.lost * self._seconds.item(0), 0.0)
+        if self._due(cluster, waiting, plan, costs_s):
+            holding.release(rest, costs_s)
+            holding.growth.placed(rest)
+            self._adapt(cluster)
+            return plan.placements
+        holding.hold(rest, plan.running)
+        return plan.fills
+
+    def _due(self, cluster: ClusterView, waiting: Waiting, plan: Plan, costs_s: float) -> bool:
+        holding, rest = self._holding, plan.placements - plan.fills
+        alone = plan.placements == len(waiting)
+        weighs_s = self._weighs_s(plan, costs_s, alone=alone)
+        if plan.running == 0 or holding.spent >= weighs_s:
+            return True
+        if alone and holding.stalled(rest, plan.running, weighs_s):
+            return True
+        return self._late(cluster, waiting, plan)
+
+    def _weighs_s(self, plan: Plan, costs_s: float, *, alone: bool) -> float:
+        """Return what a wave's seconds weigh; `alone` as of `Growth.grown`."""
+        typical = slowdown(self._turnover.steps_of(plan.running)) if alone else 1.0
+        return self._kappa * costs_s / typical
+
+    def _late(self, cluster: ClusterView, waiting: Waiting, plan: Plan) -> bool:
+        holding = self._holding
+        if holding.held_s(cluster.clock_s) >= self.params.hold_s:
+            return True
+        return self._soon_late(cluster, waiting, plan)
+
+    def _soon_late(self, cluster: ClusterView, waiting: Waiting, plan: Plan) -> bool:
+        """Tell whether one of those held would miss a promised first token, if held once more.
+
+        One that it has missed counts no more: a router that stopped holding for these would lose
+        throughput, and with that come to miss all.
+        """
+        promised_s = _promised(self.params.slo_ttft_ms, cluster.objectives.ttft_s)
+        costs, step_s = cluster.costs, self._holding.step_s
+        if promised_s is None or costs is None:
+            return False
+        held = self._pairs[plan.fills : plan.placements, 0]
+        waited_s = (cluster.step - waiting.since[held]) * step_s
+        token_s = costs.per_prefill_token_s + costs.per_mean_prefill_token_s
+        # It came within the step before; the next decision is a step away.
+        steps = 2 + math.ceil(plan.longest / costs.budget)
+        first_s = waited_s + steps * step_s + plan.longest * token_s
+        late = first_s >= self._kept_s(cluster, promised_s)
+        lost = waited_s + waiting.prompt_tokens[held] * token_s > promised_s
+        return bool((late & ~lost).any())
+
+    def _kept_s(self, cluster: ClusterView, promised_s: float) -> float:
+        """Return when first tokens are to come, of what is promised."""
+        token_s = _promised(self.params.slo_tpot_ms, cluster.objectives.tpot_s)
+        broken = token_s is not None and self._holding.step_s > _SHORT * token_s
+        return promised_s if broken else _KEPT * promised_s
+
+    def _adapt(self, cluster: ClusterView) -> None:
+        params, promises = self.params, cluster.objectives
+        promised_s = _promised(params.slo_tpot_ms, promises.tpot_s)
+        if promised_s is not None:
+            first_too = _promised(params.slo_ttft_ms, promises.ttft_s) is not None
+            change = raised if first_too else lowered
+            self._kappa = change(self._kappa, params.kappa, self._holding.step_s, promised_s)
+
+
+def _promised(own_ms: float | None, run_s: float | None) -> float | None:
+    return run_s if own_ms is None else own_ms / 1000.0
+
+
+def _with_a_slot(table: IntArray) -> IntArray:
+    """Return a table by which a request goes where a slot is free, if one is.
+
+    By old news a slot can be free at a worker that is gone, which only the room tells.
+    """
+    free = (table[SLOTS] - table[RUNNING] - table[QUEUED] > 0) & (table[ROOM] > 0)
+    if not free.any():
+        return table
+    narrowed = table.copy()
+    narrowed[ROOM] *= free
+    return narrowed

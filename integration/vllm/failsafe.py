@@ -1,0 +1,302 @@
+"""Fail closed: what the adapter does may fail or hang, serving may not."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from brsolver.errors import BrsolverError
+
+if sys.platform != "win32":
+    import resource
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
+
+    T = TypeVar("T")
+else:
+    T = TypeVar("T")
+
+# A child of vLLM's own logger: its handlers and its format, in all of its processes.
+logger = logging.getLogger("vllm.brsolver")
+
+FORGIVEN_AFTER = 1_000
+STARVED = 20
+
+
+def in_a_line(error: Exception) -> str:
+    """Tell an error in one line; what is ours needs no name of its class."""
+    name = "" if isinstance(error, BrsolverError) else f"{type(error).__name__}: "
+    return name + " ".join(str(error).split())
+
+
+def named(why: str | Exception) -> str:
+    """Tell what went wrong; an error with the name of its class."""
+    return why if isinstance(why, str) else f"{type(why).__name__}: {why}"
+
+
+class _Failed:
+    """The answer of a call that failed."""
+
+
+FAILED: Final = _Failed()
+
+
+class DecisionTimeoutError(BaseException):
+    """A call ran past its budget.
+
+    Not an `Exception`: a router that catches those must not be able to sit this one out.
+    """
+
+
+class Deadline:
+    """Interrupts a call of the main thread that runs past its budget.
+
+    The interval timer's signal is handled by the very thread that makes the call, between two
+    of its instructions, so that it cannot strike after the call is over. Off the main thread, or
+    where the process has other uses for the signal, nothing is interrupted, and being late only
+    shows afterwards. Compiled code is interrupted no sooner than it returns.
+
+    Time in which a call could have run but other processes had the processors is none of its
+    own, and it is given up to `STARVED` times its budget. The system's scheduler tells of that
+    time. Where it does not, a call has the same allowance as long as it has not used up its
+    budget of processor time and does not wait for anything, which is seen from a first look,
+    once the budget is spent, to the next.
+
+    Parameters
+    ----------
+    budget_s : float
+        Seconds that a call may take.
+    """
+
+    def __init__(self, budget_s: float) -> None:
+        self.budget_s = budget_s
+        self.interrupts = _claim_signal(Deadline.strike)
+        self._began_s = self._began_cpu_s = 0.0
+        self._waits: int | None = None
+        self._kept = _KeptWaiting()
+        self._began_kept_s: float | None = None
+
+    def start(self) -> None:
+        """Begin a call."""
+        self._began_kept_s = self._kept.seconds()
+        self._began_s, self._began_cpu_s = time.perf_counter(), time.thread_time()
+        _making.call = self
+        if self.interrupts:
+            self._waits = None
+            self._arm()
+        else:
+            self._waits = _waits()
+
+    def stop(self) -> None:
+        """End it."""
+        _making.call = None
+        if self.interrupts:
+            signal.setitimer(signal.ITIMER_REAL, 0.0)
+
+    def late(self) -> bool:
+        """Tell whether the call has taken too long."""
+        taken = time.perf_counter() - self._began_s
+        if taken <= self.budget_s:
+            return False
+        if taken > STARVED * self.budget_s:
+            return True
+        kept_s = None if self._began_kept_s is None else self._kept.seconds()
+        if kept_s is not None and self._began_kept_s is not None:
+            return taken - (kept_s - self._began_kept_s) > self.budget_s
+        if time.thread_time() - self._began_cpu_s > self.budget_s:
+            return True
+        before, self._waits = self._waits, _waits()
+        return before is not None and self._waits > before
+
+    @staticmethod
+    def strike(_number: int, _frame: FrameType | None) -> None:
+        """Interrupt the call that is being made, if it is late."""
+        call = _making.call
+        if call is None:
+            return
+        if call.late():
+            raise DecisionTimeoutError
+        call._arm()  # noqa: SLF001 # of its own kind
+
+    def _arm(self) -> None:
+        # Repeated, should the call swallow the first, but not so soon that two strikes could
+        # come while the first is being dealt with.
+        signal.setitimer(signal.ITIMER_REAL, self.budget_s, max(self.budget_s, 1.0))
+
+
+class _Making:
+    """The call that is being made, of which a process has one: it has one such signal.
+
+    An attribute of a class would do as well, but whenever one is set, Python forgets where it
+    found the methods of that class; that is most of a microsecond per decision.
+    """
+
+    __slots__ = ("call",)
+
+    def __init__(self) -> None:
+        self.call: Deadline | None = None
+
+
+_making = _Making()
+
+
+class _KeptWaiting:
+    """Tells how long the thread was ready to run while others had the processors.
+
+    Linux's scheduler counts it, thread by thread. Reading it takes a microsecond as long as the
+    file stays open, which is that of the thread that opened it, in whatever process it is read.
+    """
+
+    def __init__(self) -> None:
+        self._file: int | None = None
+        self._of = (0, 0)
+
+    def seconds(self) -> float | None:
+        """Return the seconds so far; None where the system does not tell."""
+        mine = os.getpid(), threading.get_ident()
+        if mine != self._of:
+            self.close()
+            self._of = mine
+            with contextlib.suppress(OSError):
+                self._file = os.open("/proc/thread-self/schedstat", os.O_RDONLY | os.O_CLOEXEC)
+        if self._file is None:
+            return None
+        try:
+            return int(os.pread(self._file, 96, 0).split()[1]) * 1e-9
+        except (OSError, IndexError, ValueError):
+            self.close()
+            return None
+
+    def close(self) -> None:
+        """Close the file, if one is open."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    def __del__(self) -> None:
+        with contextlib.suppress(OSError):
+            self.close()
+
+
+def _waits() -> int:
+    """Return how often this thread has waited for something; 0 where the system cannot tell."""
+    thread = getattr(resource, "RUSAGE_THREAD", None) if sys.platform != "win32" else None
+    return 0 if thread is None else resource.getrusage(thread).ru_nvcsw
+
+
+def _claim_signal(handler: Callable[[int, FrameType | None], None]) -> bool:
+    if threading.current_thread() is not threading.main_thread():
+        return False
+    if signal.getsignal(signal.SIGALRM) not in {signal.SIG_DFL, signal.SIG_IGN, handler}:
+        return False
+    signal.signal(signal.SIGALRM, handler)
+    return True
+
+
+class Failsafe:
+    """Runs what may fail, counts failures, and knows when there were too many.
+
+    Parameters
+    ----------
+    budget_s : float
+        Seconds that a call may take.
+    max_failures : int
+        Failures, with fewer than `FORGIVEN_AFTER` successes between them, after which it stands
+        down.
+    failed : callable
+        Told the kind of every failure.
+    """
+
+    def __init__(
+        self,
+        budget_s: float,
+        max_failures: int,
+        *,
+        failed: Callable[[str], None],
+    ) -> None:
+        self.active = True
+        self.failures = 0
+        self._max_failures = max_failures
+        self._deadline = Deadline(budget_s)
+        self._failed = failed
+        self._when_down: list[Callable[[], None]] = []
+        self._said: set[str] = set()
+        self._successes = 0
+
+    @property
+    def interrupts(self) -> bool:
+        """Whether a call that hangs is interrupted."""
+        return self._deadline.interrupts
+
+    def when_down(self, call: Callable[[], None]) -> None:
+        """Have something called, after what was named before, when there were too many failures."""
+        self._when_down.append(call)
+
+    def run(self, kind: str, call: Callable[..., T], *args: Any) -> T | _Failed:
+        """Call, and return the answer, or `FAILED` if it raised or took too long."""
+        deadline = self._deadline
+        try:
+            deadline.start()
+            try:
+                answer = call(*args)
+                late = deadline.late()
+            finally:
+                deadline.stop()
+        except DecisionTimeoutError:
+            # It may have struck on the way into `stop`, which then did nothing.
+            deadline.stop()
+            self._late(kind)
+            return FAILED
+        except Exception as error:  # noqa: BLE001 # whatever it is, vLLM must go on
+            self.fail(kind, error)
+            return FAILED
+        if late:
+            self._late(kind)
+            return FAILED
+        self._succeed()
+        return answer
+
+    def fail(self, kind: str, why: str | Exception) -> None:
+        """Count a failure; say so the first time of its kind."""
+        self.failures += 1
+        self._successes = 0
+        self.note(kind, why)
+        if self.active and self.failures >= self._max_failures:
+            self.stand_down(f"{self.failures} failures, the last: {kind}: {named(why)}")
+
+    def note(self, kind: str, why: str | Exception) -> None:
+        """Count a failure that does not bear on routing; say so the first time of its kind."""
+        self._failed(kind)
+        if kind not in self._said:
+            self._said.add(kind)
+            logger.warning(
+                "brsolver: %s failed (%s); vLLM goes on without. Further failures of this kind "
+                "are only counted.",
+                kind,
+                named(why),
+            )
+
+    def stand_down(self, reason: str) -> None:
+        """Leave everything to vLLM from now on."""
+        if self.active:
+            self.active = False
+            logger.warning("brsolver: stands down for good (%s); vLLM routes by itself", reason)
+            for call in self._when_down:
+                call()
+
+    def _late(self, kind: str) -> None:
+        self.fail(kind, f"took more than its budget of {self._deadline.budget_s * 1000:g} ms")
+
+    def _succeed(self) -> None:
+        self._successes += 1
+        if self._successes >= FORGIVEN_AFTER:
+            self.failures = 0
+            self._successes = 0
