@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from brsolver.errors import BrsolverError
 
@@ -66,9 +66,10 @@ class Deadline:
 
     Time in which a call could have run but other processes had the processors is none of its
     own, and it is given up to `STARVED` times its budget. The system's scheduler tells of that
-    time. Where it does not, a call has the same allowance as long as it has not used up its
-    budget of processor time and does not wait for anything, which is seen from a first look,
-    once the budget is spent, to the next.
+    time. Asking it costs more than most calls take, so it is asked when the budget is spent, and
+    again a quarter of it later: a call that has mostly waited for something since is late, and
+    so is one whose budget is used up by what it computed before and all that was its own since.
+    Where the scheduler does not tell, a call that has waited at all since is late.
 
     Parameters
     ----------
@@ -80,20 +81,18 @@ class Deadline:
         self.budget_s = budget_s
         self.interrupts = _claim_signal(Deadline.strike)
         self._began_s = self._began_cpu_s = 0.0
-        self._waits: int | None = None
         self._kept = _KeptWaiting()
-        self._began_kept_s: float | None = None
+        self._first: _Look | None = None
 
     def start(self) -> None:
         """Begin a call."""
-        self._began_kept_s = self._kept.seconds()
         self._began_s, self._began_cpu_s = time.perf_counter(), time.thread_time()
         _making.call = self
         if self.interrupts:
-            self._waits = None
-            self._arm()
+            self._first = None
+            self._arm(self.budget_s)
         else:
-            self._waits = _waits()
+            self._first = self._look()
 
     def stop(self) -> None:
         """End it."""
@@ -108,13 +107,20 @@ class Deadline:
             return False
         if taken > STARVED * self.budget_s:
             return True
-        kept_s = None if self._began_kept_s is None else self._kept.seconds()
-        if kept_s is not None and self._began_kept_s is not None:
-            return taken - (kept_s - self._began_kept_s) > self.budget_s
         if time.thread_time() - self._began_cpu_s > self.budget_s:
             return True
-        before, self._waits = self._waits, _waits()
-        return before is not None and self._waits > before
+        look = self._look()
+        if self._first is None:
+            self._first = look
+            return False
+        own_s = self._first.cpu_s - self._began_cpu_s + look.own_s(self._first)
+        return own_s > self.budget_s or look.waited(self._first)
+
+    def _look(self) -> _Look:
+        kept_s = self._kept.seconds()
+        return _Look(
+            wall_s=time.perf_counter(), cpu_s=time.thread_time(), kept_s=kept_s, waits=_waits()
+        )
 
     @staticmethod
     def strike(_number: int, _frame: FrameType | None) -> None:
@@ -124,12 +130,44 @@ class Deadline:
             return
         if call.late():
             raise DecisionTimeoutError
-        call._arm()  # noqa: SLF001 # of its own kind
+        call._arm(call.budget_s / 4)  # noqa: SLF001 # of its own kind
 
-    def _arm(self) -> None:
+    def _arm(self, seconds: float) -> None:
         # Repeated, should the call swallow the first, but not so soon that two strikes could
         # come while the first is being dealt with.
-        signal.setitimer(signal.ITIMER_REAL, self.budget_s, max(self.budget_s, 1.0))
+        signal.setitimer(signal.ITIMER_REAL, seconds, max(self.budget_s, 1.0))
+
+
+class _Look(NamedTuple):
+    """How a thread stood at one moment.
+
+    Attributes
+    ----------
+    wall_s, cpu_s : float
+        The clock, and the processor time it has used.
+    kept_s : float or None
+        How long it was ready to run while others had the processors; None where nobody tells.
+    waits : int
+        How often it has waited for something.
+    """
+
+    wall_s: float
+    cpu_s: float
+    kept_s: float | None
+    waits: int
+
+    def own_s(self, before: _Look) -> float:
+        """Return the seconds since `before` that were its own; 0 where nobody tells."""
+        if self.kept_s is None or before.kept_s is None:
+            return 0.0
+        return self.wall_s - before.wall_s - (self.kept_s - before.kept_s)
+
+    def waited(self, before: _Look) -> bool:
+        """Tell whether it mostly waited since `before`; whether at all, where nobody tells."""
+        if self.kept_s is None or before.kept_s is None:
+            return self.waits > before.waits
+        waited_s = self.own_s(before) - (self.cpu_s - before.cpu_s)
+        return waited_s > 0.5 * (self.wall_s - before.wall_s)
 
 
 class _Making:
@@ -151,7 +189,7 @@ _making = _Making()
 class _KeptWaiting:
     """Tells how long the thread was ready to run while others had the processors.
 
-    Linux's scheduler counts it, thread by thread. Reading it takes a microsecond as long as the
+    Linux's scheduler counts it, thread by thread. Reading it takes some microseconds even while the
     file stays open, which is that of the thread that opened it, in whatever process it is read.
     """
 

@@ -48,34 +48,64 @@ def test_nothing_is_interrupted_once_a_call_is_over():
     signal.raise_signal(signal.SIGALRM)
 
 
-def elapsed(monkeypatch, deadline, wall_s: float, kept_s: float) -> bool:
-    """Whether a call is late that took so long, so much of it without a processor."""
+def lateness(monkeypatch, *looks, budget_s: float = 0.05) -> list[bool]:
+    """Whether a call is found late at each look.
+
+    A look is what the clock, the processor's clock, the time kept from the processor (None where
+    the scheduler does not tell) and the count of waits say.
+    """
+    deadline = Failsafe(budget_s, 3, failed=print)._deadline
     deadline.start()
     deadline.stop()
-    began, kept = deadline._began_s, deadline._began_kept_s
-    with monkeypatch.context() as patch:
-        patch.setattr(failsafe_module.time, "perf_counter", lambda: began + wall_s)
-        patch.setattr(deadline._kept, "seconds", lambda: kept + kept_s)
-        return deadline.late()
+    wall_s, cpu_s = deadline._began_s, deadline._began_cpu_s
+    found = []
+    for wall, cpu, kept, waits in looks:
+        with monkeypatch.context() as patch:
+            patch.setattr(failsafe_module.time, "perf_counter", lambda at=wall: wall_s + at)
+            patch.setattr(failsafe_module.time, "thread_time", lambda at=cpu: cpu_s + at)
+            patch.setattr(deadline._kept, "seconds", lambda at=kept: at)
+            patch.setattr(failsafe_module, "_waits", lambda at=waits: at)
+            found.append(deadline.late())
+    return found
+
+
+def test_a_call_within_its_budget_is_not_late(monkeypatch):
+    assert lateness(monkeypatch, (0.04, 0.04, 0.0, 0), (0.05, 0.0, 0.0, 9)) == [False, False]
+
+
+def test_a_call_that_has_computed_for_longer_than_its_budget_is_late_at_once(monkeypatch):
+    assert lateness(monkeypatch, (0.06, 0.051, 0.0, 0)) == [True]
+
+
+@pytest.mark.parametrize("kept", [0.0, None])
+def test_a_call_that_waits_is_late_at_the_second_look(monkeypatch, kept):
+    looks = (0.051, 0.0, kept, 0), (0.0635, 0.0, kept, 1)
+    assert lateness(monkeypatch, *looks) == [False, True]
 
 
 def test_time_in_which_other_processes_had_the_processors_is_not_the_calls_own(monkeypatch):
-    deadline = failsafe(budget_s=0.05)[0]._deadline
-    if deadline._kept.seconds() is None:
-        pytest.skip("this system's scheduler does not tell")
-    assert not elapsed(monkeypatch, deadline, 0.04, 0.0)
-    assert elapsed(monkeypatch, deadline, 0.06, 0.0)
-    assert not elapsed(monkeypatch, deadline, 0.5, 0.46)
-    assert elapsed(monkeypatch, deadline, 0.5, 0.44)
-    assert elapsed(monkeypatch, deadline, 2.0, 1.99)
+    # Of 0.45 s it had the processor for 0.02 s; it waits now and then for a moment.
+    looks = [(0.05 + i * 0.05, 0.002 * i, 3 + i * 0.047, i) for i in range(9)]
+    assert lateness(monkeypatch, *looks) == [False] * 9
 
 
-def test_short_waits_of_a_starved_call_are_not_taken_for_one_that_waits(monkeypatch):
-    deadline = failsafe(budget_s=0.05)[0]._deadline
-    if deadline._kept.seconds() is None:
-        pytest.skip("this system's scheduler does not tell")
-    deadline._waits = -1  # as if it had waited since a first look
-    assert not elapsed(monkeypatch, deadline, 0.5, 0.46)
+def test_what_is_its_own_adds_up_to_the_budget(monkeypatch):
+    looks = (0.051, 0.03, 0.01, 0), (0.08, 0.04, 0.027, 0), (0.11, 0.042, 0.054, 0)
+    assert lateness(monkeypatch, *looks) == [False, False, False]
+    looks = (0.051, 0.03, 0.01, 0), (0.08, 0.04, 0.027, 0), (0.11, 0.05, 0.045, 0)
+    assert lateness(monkeypatch, *looks) == [False, False, True]
+    looks = (0.051, 0.04, 0.0, 0), (0.08, 0.049, 0.01, 0)
+    assert lateness(monkeypatch, *looks) == [False, True]
+
+
+def test_where_the_scheduler_does_not_tell_a_call_may_not_wait_at_all(monkeypatch):
+    looks = (0.051, 0.01, None, 4), (0.1, 0.02, None, 4), (0.2, 0.03, None, 5)
+    assert lateness(monkeypatch, *looks) == [False, False, True]
+
+
+@pytest.mark.parametrize("kept", [0.0, None])
+def test_there_is_an_end_to_what_starvation_excuses(monkeypatch, kept):
+    assert lateness(monkeypatch, (0.99, 0.0, kept, 0), (1.01, 0.0, kept, 0))[1]
 
 
 def scheduler_tells() -> float:
@@ -100,22 +130,6 @@ def test_the_scheduler_is_asked_about_the_thread_that_asks():
     between()
     kept.close()
     assert in_order == [True] * 3
-
-
-def test_a_call_that_other_processes_kept_from_running_is_not_late(monkeypatch):
-    made, _ = failsafe(budget_s=0.05)
-    deadline = made._deadline
-    monkeypatch.setattr(deadline._kept, "seconds", lambda: None)
-    deadline.start()
-    deadline.stop()
-    began = deadline._began_s
-    monkeypatch.setattr(failsafe_module.time, "perf_counter", lambda: began + 0.5)
-    assert not deadline.late()
-    deadline._waits -= 1  # it waited for something meanwhile
-    assert deadline.late()
-    deadline._waits += 1
-    monkeypatch.setattr(failsafe_module.time, "perf_counter", lambda: began + 2.0)
-    assert deadline.late()
 
 
 def test_a_call_that_computes_past_its_budget_is_late():
