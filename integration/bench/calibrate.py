@@ -17,8 +17,9 @@ import numpy as np
 from brsolver.errors import ParameterError
 from brsolver.traces.trace import Trace
 from integration.bench.client import Load
+from integration.bench.kinds import is_scant
 from integration.bench.server import ServerError
-from integration.bench.steps import STEPS, read_steps
+from integration.bench.steps import STEPS, joined, read_steps
 from integration.bench.sweep import ALONE, TOGETHER, Room
 from integration.bench.workload import Workload, random_prompts
 
@@ -134,33 +135,65 @@ def measure(
     BrsolverError
         The server breaks requests off, or logs no steps.
     """
-    rng = np.random.default_rng(params.seed)
-    spans: list[tuple[Point, float, float]] = []
-    largest = max(points, key=lambda point: sum(point.sequences))
-    asyncio.run(_run(served, warming(largest), params.steps, rng))
-    total, done = params.rounds * len(points), 0
-    for _ in range(params.rounds):
-        for at in rng.permutation(len(points)).tolist():
-            done += 1
-            for attempt in range(TRIES):
-                began = time.monotonic()
-                asked = longer(points[at], params.steps, attempt, served)
-                asyncio.run(_run(served, points[at], asked, rng))
-                spans.append((points[at], began, time.monotonic()))
-                if _decoded_together(folder, *spans[-1]):
-                    missed = ""
-                    break
-            else:
-                missed = f"; its sequences never decoded together in {TRIES} tries"
-            report(f"{done}/{total}: {label(points[at])}{missed}")
-    steps = _logged(folder, len(points[0].sequences))
-    measured = [Measured(point=p, steps=steps.between(began, end)) for p, began, end in spans]
-    if not any(len(each.steps) for each in measured):
+    sweep = _Sweep(served, params, folder, report)
+    sweep.warm_up(points)
+    for again in range(1, params.rounds + 1):
+        sweep.visit(points, f"round {again}")
+    if not any(len(each.steps) for each in sweep.measured()):
         raise ParameterError(
-            f"{folder} holds {len(steps)} steps, none of them of this sweep; must be the folder of "
+            f"{folder} holds steps, none of them of this sweep; must be the folder of "
             "this server's steps, and on the server's own machine, whose clock they go by"
         )
-    return measured
+    for again in range(1, params.rounds + 1):
+        # Where a server is slow to answer, few chunks are sent before a point's sequences end.
+        if scant := [point for point in points if sweep.is_scant(point)]:
+            sweep.visit(scant, f"again {again}")
+    return sweep.measured()
+
+
+class _Sweep:
+    """Visits points, and keeps when."""
+
+    def __init__(
+        self, served: Served, params: SweepParams, folder: Path, report: Callable[[str], None]
+    ) -> None:
+        self._served, self._params, self._folder, self._report = served, params, folder, report
+        self._rng = np.random.default_rng(params.seed)
+        self._spans: list[tuple[Point, float, float]] = []
+
+    def warm_up(self, points: Sequence[Point]) -> None:
+        """Have everything done once."""
+        largest = max(points, key=lambda point: sum(point.sequences))
+        asyncio.run(_run(self._served, warming(largest), self._params.steps, self._rng))
+
+    def visit(self, points: Sequence[Point], title: str) -> None:
+        """Put each point on the server, in random order."""
+        for done, at in enumerate(self._rng.permutation(len(points)).tolist(), start=1):
+            together = self._decode(points[at])
+            missed = f"; its sequences never decoded together in {TRIES} tries"
+            told = label(points[at]) + ("" if together else missed)
+            self._report(f"{title}, {done}/{len(points)}: {told}")
+
+    def is_scant(self, point: Point) -> bool:
+        """Tell whether too few steps of some kind have been seen at a point."""
+        seen = [each.steps for each in self.measured() if each.point == point]
+        return is_scant(point, joined(seen))
+
+    def measured(self) -> list[Measured]:
+        """Return the steps of every visit."""
+        steps = _logged(self._folder, len(self._spans[0][0].sequences))
+        return [Measured(point=p, steps=steps.between(*span)) for p, *span in self._spans]
+
+    def _decode(self, point: Point) -> bool:
+        """Let a point decode, longer each time until all of its sequences do so together."""
+        for attempt in range(TRIES):
+            began = time.monotonic()
+            asked = longer(point, self._params.steps, attempt, self._served)
+            asyncio.run(_run(self._served, point, asked, self._rng))
+            self._spans.append((point, began, time.monotonic()))
+            if _decoded_together(self._folder, *self._spans[-1]):
+                return True
+        return False
 
 
 def _decoded_together(folder: Path, point: Point, began_s: float, end_s: float) -> bool:

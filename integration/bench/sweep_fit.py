@@ -10,17 +10,14 @@ import numpy as np
 from brsolver.hardware import Limits, Measurements, Origin, fit_steps, hardware_of
 from brsolver.hardware.readers.step_log import usable
 from integration.bench.calibrate import Measured
+from integration.bench.kinds import kinds_of
 from integration.bench.steps import joined
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from numpy.typing import NDArray
-
     from brsolver.hardware import Fit, Hardware
     from integration.bench.sweep import Point
-
-    BoolArray = NDArray[np.bool_]
 
 COLUMNS = ("sequences", "kv_tokens", "prefill_tokens", "prefill_context", "seconds")
 ALL_PREFILL = (1, float("inf"))
@@ -123,22 +120,6 @@ def by_point(measured: Sequence[Measured]) -> list[Measured]:
         Measured(point=point, steps=joined([m.steps for m in measured if m.point == point]))
         for point in points
     ]
-
-
-def kinds_of(point: Point, steps: Measurements) -> dict[str, BoolArray]:
-    """Return, by kind, which steps have all of a point's sequences decoding, shape (K,) each."""
-    full = (steps.sequences == np.array(point.sequences)).all(axis=1)
-    prefill = steps.prefill_tokens
-    computing = (prefill > 0).sum(axis=1)
-    whole = ((prefill == 0) | (prefill == point.chunk)).all(axis=1)
-    ranks = len(point.sequences)
-    kinds = {
-        "decode": full & (computing == 0),
-        "chunk on one rank": full & whole & (computing == 1),
-    }
-    if ranks > 1:
-        kinds["chunk on all"] = full & whole & (computing == ranks)
-    return {kind: mask for kind, mask in kinds.items() if mask.any()}
 
 
 def _checks(measured: Measured, fit: Fit) -> list[Check]:

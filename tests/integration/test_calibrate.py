@@ -19,9 +19,10 @@ from brsolver.hardware import Origin, read_hardware
 from brsolver.hardware.readers.step_log import usable
 from integration.bench.calibrate import Measured, Served, _logged, ask, longer, measure
 from integration.bench.calibrated import as_json, as_text, worst
-from integration.bench.steps import COLUMNS, read_steps
+from integration.bench.kinds import is_scant, kinds_of
+from integration.bench.steps import COLUMNS, joined, read_steps
 from integration.bench.sweep import Point, Room, SweepParams, fitting
-from integration.bench.sweep_fit import calibrate, kinds_of
+from integration.bench.sweep_fit import calibrate
 from integration.cli import app
 from integration.vllm.step_log import loads_of
 
@@ -54,17 +55,16 @@ class Engines:
             self.rows[rank].append(",".join(map(str, row)))
         self.step += 1
 
-    def run(self, point: Point) -> tuple[float, float]:
-        """Decode at a point with chunks between; return when that began and ended."""
+    def run(self, point: Point, *, every: int = 5, steps: int = 40) -> tuple[float, float]:
+        """Decode at a point, with a chunk every so many steps; return when it began and ended."""
         began = self.clock
         self.wave, self.step = self.wave + 1, 0
         fill = [(0, 0, n * point.context, n * point.context**2 // 2) for n in point.sequences]
         self.one(fill)
         chunk = (point.chunk, point.chunk * (point.chunk + 1) // 2)
-        for at in range(40):
-            inside = [
-                chunk if at % 5 == 0 and (r == 0 or at % 2) else (0, 0) for r in range(self.ranks)
-            ]
+        for at in range(steps):
+            chunks = at % every == 0
+            inside = [chunk if chunks and (r == 0 or at % 2) else (0, 0) for r in range(self.ranks)]
             kv = [n * (point.context + at + 1) for n in point.sequences]
             rows = zip(point.sequences, kv, inside, strict=True)
             self.one([(n, tokens, *prefill) for n, tokens, prefill in rows])
@@ -262,6 +262,29 @@ def test_steps_of_another_time_are_refused(tmp_path: Path, monkeypatch) -> None:
     served = Served(url="", model="", title="", version="", longest=None, capacity=None)
     with pytest.raises(ParameterError, match="none of them of this sweep"):
         measure(served, SWEEP.points(2), SWEEP, tmp_path, report=lambda _: None)
+
+
+@pytest.mark.parametrize(("every", "visits"), [(3, 1), (5, 2), (19, 2)])
+def test_points_with_too_few_steps_of_a_kind_are_visited_again(
+    tmp_path: Path, monkeypatch, every: int, visits: int
+) -> None:
+    engines, seen = Engines(tmp_path, 2), []
+
+    async def run(_served: Served, point: Point, *_: object) -> None:
+        seen.append(point)
+        engines.run(point, every=every, steps=60)
+        engines.write()
+
+    monkeypatch.setattr("integration.bench.calibrate._run", run)
+    monkeypatch.setattr("integration.bench.calibrate.time.monotonic", lambda: engines.clock)
+    served = Served(url="", model="", title="", version="", longest=None, capacity=None)
+    sweep = SweepParams(held_out=1, rounds=1)
+    points, said = sweep.points(2), []
+    found = measure(served, points, sweep, tmp_path, report=said.append)
+    assert len(found) == len(said) == visits * len(points)
+    assert sorted(map(repr, seen[1:])) == sorted(map(repr, points * visits))
+    scant = is_scant(points[0], joined([m.steps for m in found if m.point == points[0]]))
+    assert scant == (every == 19)
 
 
 ANSWERS = {
