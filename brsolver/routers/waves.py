@@ -13,6 +13,7 @@ from brsolver.policy import BasePolicy
 from brsolver.routers._br_kernels import census
 from brsolver.routers._discounting import Turnover
 from brsolver.routers._holding import Holding, lowered, raised, slowdown
+from brsolver.routers._outlook import Outlook
 from brsolver.routers._wave_kernels import Plan, plan_wave
 from brsolver.routers.balance import overdue
 from brsolver.routers.params import BRRampParams
@@ -50,6 +51,9 @@ class BRT(BasePolicy):
 
     Where prompts are prefilled elsewhere nothing is held, and loads alone decide, as in `BRRamp`.
 
+    With ``growth="survival"`` loads are those that forecasts expect in the steps to come, with
+    their growth, and the weight of a load until the next departure is spread over these steps.
+
     Parameters
     ----------
     params : BRTParams, optional
@@ -60,10 +64,12 @@ class BRT(BasePolicy):
         "_free",
         "_holding",
         "_kappa",
+        "_outlook",
         "_pairs",
         "_seconds",
         "_turnover",
         "holds_s",
+        "horizon",
         "params",
     )
 
@@ -79,6 +85,9 @@ class BRT(BasePolicy):
         self.holds_s = self.params.hold_s
         self._kappa = self.params.kappa
         self._pairs: IntArray = np.zeros((64, 2), np.int64)
+        survival = self.params.growth == "survival"
+        self.horizon = self.params.horizon if survival else 0
+        self._outlook = Outlook(self.horizon)
         self._seconds = np.zeros(2)
 
     @property
@@ -91,13 +100,25 @@ class BRT(BasePolicy):
         costs = cluster.costs
         if costs is None or not costs.prices_prefill:
             self._free = costs is not None and costs.budget > 0
-            return self._elsewhere.route(cluster, waiting)
-        live, present = census(cluster.table)
-        self._turnover.look(cluster.step, live, present)
+            return self._by_loads(cluster, waiting)
+        self._look(cluster)
         plan = self._plan(cluster, waiting, costs)
         chosen = plan.placements if cluster.immediate else self._released(cluster, waiting, plan)
         self._turnover.placed(chosen)
         return self._pairs[:chosen].copy() if chosen else _NOBODY
+
+    def _by_loads(self, cluster: ClusterView, waiting: Waiting) -> IntArray:
+        if not self.horizon:
+            return self._elsewhere.route(cluster, waiting)
+        self._look(cluster)
+        seen = self._outlook.expected(cluster, self._turnover)
+        chosen = self._elsewhere.route(seen, waiting)
+        self._turnover.placed(chosen.shape[0])
+        return chosen
+
+    def _look(self, cluster: ClusterView) -> None:
+        live, present = census(cluster.table)
+        self._turnover.look(cluster.step, live, present)
 
     def notes(self) -> Sequence[str]:
         """Say what was held, what that cost and what for; or why nothing could be."""
@@ -118,19 +139,18 @@ class BRT(BasePolicy):
         count = len(waiting)
         if self._pairs.shape[0] < count:
             self._pairs = np.zeros((2 * count, 2), np.int64)
-        table, seconds = cluster.table, self._seconds
-        if cluster.immediate:
-            table = _with_a_slot(table)
-        seconds[0] = costs.per_prefill_token_s
-        seconds[1] = costs.per_kv_token_s * self._turnover.steps_between
+        table = _with_a_slot(cluster.table) if cluster.immediate else cluster.table
+        loads, self._seconds = self._outlook.seconds(cluster, costs, self._turnover)
         return plan_wave(
             table,
+            loads,
             waiting.prompt_tokens,
             cluster.cached_tokens(waiting) if cluster.cached is not None else _NOTHING_CACHED,
             cluster.request_tokens,
+            int(self.horizon > 0),
             waiting.since,
             overdue(cluster, self.params.patience),
-            seconds,
+            self._seconds,
             self._pairs,
         )
 

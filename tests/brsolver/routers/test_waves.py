@@ -204,7 +204,12 @@ def test_a_larger_kappa_holds_for_longer(kappas, prompt):
 @settings(max_examples=200, deadline=None)
 @given(plannings())
 def test_kappa_0_never_holds(planning):
-    table, prompts, _, each, since, _, _ = planning
+    table, prompts, each, since = (
+        planning.table,
+        planning.prompts,
+        planning.each,
+        planning.since,
+    )
     eager, never = router(kappa=0, patience=0), router(kappa=1e6, patience=0)
     view = view_of(table, request_tokens=each, step=3)
     waiting = waiting_of(prompts, since)
@@ -312,7 +317,12 @@ def test_a_kept_time_per_token_lowers_kappa_and_a_broken_one_raises_it_again():
 def test_where_prompts_are_computed_elsewhere_another_router_decides(
     planning, patience, costs, immediate
 ):
-    table, prompts, _, each, since, _, _ = planning
+    table, prompts, each, since = (
+        planning.table,
+        planning.prompts,
+        planning.each,
+        planning.since,
+    )
     if immediate:
         table[ROOM], table[TOKEN_ROOM] = table[SLOTS] > 0, 1 << 60
         prompts, since = prompts[:1], since[:1]
