@@ -86,3 +86,18 @@ def slots_and_running(table: IntArray) -> tuple[int, int]:
         running += table[RUNNING, g]
         busy = busy or table[ROOM, g] < table[SLOTS, g]
     return left, running if busy else 0
+
+
+@kernel
+def ends_at(table: IntArray, prompts: IntArray, cached: IntArray, pairs: IntArray) -> IntArray:
+    """Return the backlog of its worker at which the prefill of each placement ends, shape (k,).
+
+    Each worker computes what it has, then what it is given in the order of `pairs`, shape (k, 2).
+    """
+    backlog = table[BACKLOG].copy()
+    out = np.empty(pairs.shape[0], np.int64)
+    for at in range(pairs.shape[0]):
+        i, g = pairs[at]
+        backlog[g] += fresh_tokens(prompts, cached, i, g)
+        out[at] = backlog[g]
+    return out

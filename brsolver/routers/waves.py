@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING, ClassVar
 
@@ -15,6 +14,7 @@ from brsolver.routers._discounting import Turnover
 from brsolver.routers._holding import Holding, lowered, raised, slowdown
 from brsolver.routers._outlook import Outlook
 from brsolver.routers._wave_kernels import Plan, plan_wave
+from brsolver.routers._window_kernels import ends_at
 from brsolver.routers.balance import overdue
 from brsolver.routers.params import BRRampParams
 from brsolver.routers.ramp import BRRamp
@@ -60,6 +60,7 @@ class BRT(BasePolicy):
     """
 
     __slots__ = (
+        "_cached",
         "_elsewhere",
         "_free",
         "_holding",
@@ -89,6 +90,7 @@ class BRT(BasePolicy):
         self.horizon = self.params.horizon if survival else 0
         self._outlook = Outlook(self.horizon)
         self._seconds = np.zeros(2)
+        self._cached = _NOTHING_CACHED
 
     @property
     def kappa(self) -> float:
@@ -140,12 +142,14 @@ class BRT(BasePolicy):
         if self._pairs.shape[0] < count:
             self._pairs = np.zeros((2 * count, 2), np.int64)
         table = _with_a_slot(cluster.table) if cluster.immediate else cluster.table
+        told = cluster.cached is not None
+        self._cached = cluster.cached_tokens(waiting) if told else _NOTHING_CACHED
         loads, self._seconds = self._outlook.seconds(cluster, costs, self._turnover)
         return plan_wave(
             table,
             loads,
             waiting.prompt_tokens,
-            cluster.cached_tokens(waiting) if cluster.cached is not None else _NOTHING_CACHED,
+            self._cached,
             cluster.request_tokens,
             int(self.horizon > 0),
             waiting.since,
@@ -182,38 +186,62 @@ class BRT(BasePolicy):
             return True
         if alone and holding.stalled(rest, plan.running, weighs_s):
             return True
-        return self._late(cluster, waiting, plan)
+        if holding.held_s(cluster.clock_s) >= self.params.hold_s:
+            return True
+        return self._saves(cluster, waiting, plan, costs_s)
 
     def _weighs_s(self, plan: Plan, costs_s: float, *, alone: bool) -> float:
         """Return what a wave's seconds weigh; `alone` as of `Growth.grown`."""
         typical = slowdown(self._turnover.steps_of(plan.running)) if alone else 1.0
         return self._kappa * costs_s / typical
 
-    def _late(self, cluster: ClusterView, waiting: Waiting, plan: Plan) -> bool:
-        holding = self._holding
-        if holding.held_s(cluster.clock_s) >= self.params.hold_s:
-            return True
-        return self._soon_late(cluster, waiting, plan)
+    def _saves(self, cluster: ClusterView, waiting: Waiting, plan: Plan, costs_s: float) -> bool:
+        """Tell whether to go now keeps more promised first tokens than it uses up promises.
 
-    def _soon_late(self, cluster: ClusterView, waiting: Waiting, plan: Plan) -> bool:
-        """Tell whether one of those held would miss a promised first token, if held once more.
-
-        One that it has missed counts no more: a router that stopped holding for these would lose
-        throughput, and with that come to miss all.
+        Those that run are kept for `costs_s`: at the promised time per token so many steps, in
+        which so many of them would have ended, and what they were promised is used up by.
         """
         promised_s = _promised(self.params.slo_ttft_ms, cluster.objectives.ttft_s)
-        costs, step_s = cluster.costs, self._holding.step_s
+        costs = cluster.costs
         if promised_s is None or costs is None:
             return False
+        saved = self._saved(cluster, waiting, plan, costs, promised_s)
+        token_s = _promised(self.params.slo_tpot_ms, cluster.objectives.tpot_s)
+        if not saved or token_s is None:
+            return saved > 0
+        length = max(self._turnover.steps_of(plan.running), 1.0)
+        return saved >= plan.running / length * costs_s / token_s
+
+    def _saved(
+        self,
+        cluster: ClusterView,
+        waiting: Waiting,
+        plan: Plan,
+        costs: StepCosts,
+        promised_s: float,
+    ) -> int:
+        """Return how many of those held would miss their first token if held for another step.
+
+        Who would miss it as well by going now, by the time that the prefill takes alone, is not
+        among them: a router that stopped holding for these would lose throughput, and with that
+        come to miss all.
+        """
+        step_s = self._holding.step_s
         held = self._pairs[plan.fills : plan.placements, 0]
         waited_s = (cluster.step - waiting.since[held]) * step_s
+        steps = -(-self._ends(cluster, waiting, plan) // costs.budget)
         token_s = costs.per_prefill_token_s + costs.per_mean_prefill_token_s
+        # All wait for the rank that has most to compute, for as long as their own has any.
+        prefill_s = np.minimum(plan.longest, steps * costs.budget) * token_s
         # It came within the step before; the next decision is a step away.
-        steps = 2 + math.ceil(plan.longest / costs.budget)
-        first_s = waited_s + steps * step_s + plan.longest * token_s
+        first_s = waited_s + (2 + steps) * step_s + prefill_s
         late = first_s >= self._kept_s(cluster, promised_s)
-        lost = waited_s + waiting.prompt_tokens[held] * token_s > promised_s
-        return bool((late & ~lost).any())
+        return int((late & (waited_s + prefill_s <= promised_s)).sum())
+
+    def _ends(self, cluster: ClusterView, waiting: Waiting, plan: Plan) -> IntArray:
+        placed = self._pairs[: plan.placements]
+        ends: IntArray = ends_at(cluster.table, waiting.prompt_tokens, self._cached, placed)
+        return ends[plan.fills :]
 
     def _kept_s(self, cluster: ClusterView, promised_s: float) -> float:
         """Return when first tokens are to come, of what is promised."""

@@ -24,6 +24,7 @@ from brsolver.cluster.view import (
     TOKEN_ROOM,
     VIEW_ROWS,
 )
+from brsolver.routers._window_kernels import ends_at
 
 SECONDS = np.array([1.0, 1e-3])
 
@@ -69,6 +70,22 @@ def test_the_kernels_equal_the_reference_where_many_wait_for_many(seed, overdue)
     first = (table, projected, prompts, cached)
     planning = Planning(*first, 3, growing, since, overdue, seconds)
     assert by_kernel(*planning) == by_reference(*planning)
+
+
+@settings(max_examples=300, deadline=None)
+@given(plannings())
+def test_a_placement_ends_after_what_its_worker_has_and_was_given_before(planning):
+    cached = planning.cached
+    _, pairs = by_kernel(*planning)
+    given_pairs = np.array(pairs, np.int64).reshape(-1, 2)
+    found = ends_at(planning.table, planning.prompts, cached, given_pairs)
+    for at, (_, g) in enumerate(pairs):
+        fresh = [
+            planning.prompts[i] - (cached[i, g] if cached.size else 0)
+            for i, worker in pairs[: at + 1]
+            if worker == g
+        ]
+        assert found[at] == planning.table[BACKLOG, g] + sum(fresh)
 
 
 @settings(max_examples=300, deadline=None)
