@@ -83,6 +83,8 @@ class Field(NamedTuple):
         Largest backlog, and largest load in every step, departed workers' included.
     marks : ndarray of int64, shape (2,)
         How many have a slot left; no token room of theirs is more.
+    weights : ndarray of float64, shape (2,)
+        Seconds of a KV token that stays for all steps, and of one that is added in each.
     """
 
     now: IntArray
@@ -91,30 +93,11 @@ class Field(NamedTuple):
     order: IntArray
     tops: IntArray
     marks: IntArray
+    weights: FloatArray
 
 
 OPEN, ROOMIEST = range(2)
 """Of `Field.marks`."""
-
-
-@kernel
-def add_loads(
-    total: float, loads: IntArray, tokens: int, growing: int, seconds: FloatArray
-) -> float:
-    """Add the seconds of loads, shape (H + 1,), with a request of so many tokens."""
-    for h in range(loads.shape[0]):
-        total += seconds[h + 1] * (loads[h] + tokens + growing * h)
-    return total
-
-
-@kernel
-def add_over(
-    total: float, loads: IntArray, tokens: int, growing: int, tops: IntArray, seconds: FloatArray
-) -> float:
-    """Add the seconds of what is beyond the largest load of each step."""
-    for h in range(loads.shape[0]):
-        total += seconds[h + 1] * max(loads[h] + tokens + growing * h - tops[h + 1], 0)
-    return total
 
 
 @kernel
@@ -123,17 +106,21 @@ def lay_out(table: IntArray, loads: IntArray, seconds: FloatArray) -> Field:
     workers, steps = loads.shape
     work = np.empty(workers)
     order = np.empty(workers, np.int64)
-    tops, marks = np.zeros(steps + 1, np.int64), np.zeros(2, np.int64)
+    tops, marks, weights = np.zeros(steps + 1, np.int64), np.zeros(2, np.int64), np.zeros(2)
+    for h in range(steps):
+        weights[0] += seconds[h + 1]
+        weights[1] += seconds[h + 1] * h
     for g in range(workers):
-        work[g] = add_loads(seconds[0] * table[BACKLOG, g], loads[g], 0, 0, seconds)
+        work[g] = seconds[0] * table[BACKLOG, g]
         tops[0] = max(tops[0], table[BACKLOG, g])
         for h in range(steps):
+            work[g] += seconds[h + 1] * loads[g, h]
             tops[h + 1] = max(tops[h + 1], loads[g, h])
     for g in np.argsort(work, kind="mergesort"):
         if table[ROOM, g] > 0:
             order[marks[OPEN]] = g
             marks[OPEN] += 1
-    field = Field(table.copy(), loads.copy(), work, order, tops, marks)
+    field = Field(table.copy(), loads.copy(), work, order, tops, marks, weights)
     look_again(field)
     return field
 
@@ -165,12 +152,15 @@ def best_worker(
     be computed of it; `most` is the backlog that no worker may exceed; `seconds` are those of a
     prefill token, and of a KV token in this step and those to come.
     """
-    now, tops, tokens = field.now, field.tops, prompts[i] + each
+    now, loads, tops, tokens = field.now, field.loads, field.tops, prompts[i] + each
     found, best, least_over, least_work = -1, -1, 0.0, 0.0
-    top = add_loads(seconds[0] * tops[0], tops[1:], 0, 0, seconds)
-    brings = add_loads(seconds[0] * fresh, np.zeros_like(tops[1:]), tokens, growing, seconds)
-    latest = add_loads(seconds[0] * most, tops[1:], tokens, growing, seconds)
-    top *= 1 + ROUNDING
+    kv_top = 0.0
+    for h in range(loads.shape[1]):
+        kv_top += seconds[h + 1] * tops[h + 1]
+    kv_brings = field.weights[0] * tokens + field.weights[1] * growing
+    brings = seconds[0] * fresh + kv_brings
+    latest = seconds[0] * most + kv_top + kv_brings
+    top = (seconds[0] * tops[0] + kv_top) * (1 + ROUNDING)
     for at in range(field.marks[OPEN]):
         g = field.order[at]
         # From here on nobody's work is less than this, and what it has beyond the tops is over.
@@ -183,10 +173,11 @@ def best_worker(
         computes = now[BACKLOG, g] + fresh_tokens(prompts, cached, i, g)
         if now[TOKEN_ROOM, g] < prompts[i] or computes > most:
             continue
-        loads = field.loads[g]
-        over = seconds[0] * max(computes - tops[0], 0)
-        over = add_over(over, loads, tokens, growing, tops, seconds)
-        work = add_loads(seconds[0] * computes, loads, tokens, growing, seconds)
+        over, work = seconds[0] * max(computes - tops[0], 0), seconds[0] * computes
+        for h in range(loads.shape[1]):
+            holds = loads[g, h] + tokens + growing * h
+            over += seconds[h + 1] * max(holds - tops[h + 1], 0)
+            work += seconds[h + 1] * holds
         if best < 0 or (over, work, g) < (least_over, least_work, best):
             found, best, least_over, least_work = at, g, over, work
     return found
@@ -210,11 +201,12 @@ def put(
     now[TOKEN_ROOM, g] -= prompts[i]
     now[BACKLOG, g] += fresh_tokens(prompts, cached, i, g)
     field.tops[0] = max(field.tops[0], now[BACKLOG, g])
-    loads = field.loads[g]
-    for h in range(loads.shape[0]):
-        loads[h] += prompts[i] + each + growing * h
-        field.tops[h + 1] = max(field.tops[h + 1], loads[h])
-    field.work[g] = add_loads(seconds[0] * now[BACKLOG, g], loads, 0, 0, seconds)
+    loads, work = field.loads, seconds[0] * now[BACKLOG, g]
+    for h in range(loads.shape[1]):
+        loads[g, h] += prompts[i] + each + growing * h
+        field.tops[h + 1] = max(field.tops[h + 1], loads[g, h])
+        work += seconds[h + 1] * loads[g, h]
+    field.work[g] = work
     full = now[ROOM, g] == 0
     while at + 1 < marks[OPEN] and (full or field.work[order[at + 1]] < field.work[g]):
         order[at] = order[at + 1]
