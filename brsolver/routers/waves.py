@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from brsolver.cluster.view import QUEUED, ROOM, RUNNING, SLOTS, ClusterView, IntArray, Waiting
+from brsolver.cluster.view import (
+    QUEUED,
+    ROOM,
+    RUNNING,
+    SLOTS,
+    VIEW_ROWS,
+    ClusterView,
+    IntArray,
+    Waiting,
+)
 from brsolver.policy import BasePolicy
 from brsolver.routers._br_kernels import census
 from brsolver.routers._discounting import Turnover
@@ -27,6 +36,8 @@ if TYPE_CHECKING:
 
 _NOBODY: IntArray = np.zeros((0, 2), np.int64)
 _NOTHING_CACHED: IntArray = np.zeros((0, 0), np.int64)
+_NO_TABLE: IntArray = np.zeros((VIEW_ROWS, 1), np.int64)
+_NO_PROMPTS: IntArray = np.zeros(0, np.int64)
 _KEPT = 0.9
 """Of a promised first token: attention over what comes before a token is in no estimate."""
 _SHORT = 0.8
@@ -91,6 +102,8 @@ class BRT(BasePolicy):
         self._outlook = Outlook(self.horizon)
         self._seconds = np.zeros(2)
         self._cached = _NOTHING_CACHED
+        # Asked where a first token is promised, and no warm-up promises any: loaded here.
+        ends_at(_NO_TABLE, _NO_PROMPTS, self._cached, self._pairs[:0])
 
     @property
     def kappa(self) -> float:

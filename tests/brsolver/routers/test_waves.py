@@ -14,6 +14,7 @@ from brsolver.errors import ParameterError
 from brsolver.routers import BRT, BRRamp, BRRampParams, BRTParams
 from brsolver.routers._growth import Growth
 from brsolver.routers._holding import Holding, lowered, raised, slowdown
+from brsolver.routers._window_kernels import ends_at
 
 STEP_S = 0.02
 
@@ -313,6 +314,14 @@ def test_a_first_token_is_not_saved_where_that_costs_more_promises_per_token(tpo
     length = policy._turnover.steps_of(6)
     if tpot_ms is not None:
         assert (6 / length * 0.1 / (tpot_ms / 1e3) <= 1) == goes
+
+
+def test_a_promise_asks_for_no_kernel_that_a_new_router_has_not_loaded():
+    policy, table = router(kappa=1e6, slo_ttft_ms=1000), ranks((3, 0), (3, 0))
+    loaded = len(ends_at.signatures)
+    assert loaded > 0
+    assert steps_held(policy, table, [60]) < 60
+    assert len(ends_at.signatures) == loaded
 
 
 def test_many_first_tokens_are_worth_what_one_is_not():
