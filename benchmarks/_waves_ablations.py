@@ -10,7 +10,7 @@ from benchmarks._waves_cells import BRT as RULE
 from benchmarks._waves_cells import repeated, steady
 from benchmarks._waves_measures import requests_s, times_of
 from brsolver import simulate
-from brsolver.cluster.view import BACKLOG
+from brsolver.cluster.view import BACKLOG, LOAD
 from brsolver.routers import BRT
 from brsolver.routers._holding import Holding
 from brsolver.routers.balance import overdue
@@ -74,12 +74,14 @@ class FirstComeFirst(BRT):
         plan = super()._plan(cluster, waiting, costs)
         found = _InOrder(
             cluster.table,
+            cluster.table[LOAD].reshape(-1, 1),
             waiting.prompt_tokens.tolist(),
             (),
             cluster.request_tokens,
+            0,
             waiting.since.tolist(),
             overdue(cluster, self.params.patience),
-            (self._seconds.item(0), self._seconds.item(1)),
+            self._seconds.tolist(),
         ).plan()
         for at, pair in enumerate((*found.fills, *found.rest)):
             self._pairs[at] = pair
@@ -127,6 +129,8 @@ VARIANTS: dict[str, Callable[[], BRT]] = {
     "largest backlog for lost time": Maximum,
     "first come first": FirstComeFirst,
     "KV aside": LoadsAside,
+    "KV by survival": lambda: BRT(BRTParams(growth="survival")),
+    "KV by survival, 20 steps": lambda: BRT(BRTParams(growth="survival", horizon=20)),
     "holds on where nobody comes": HoldsOn,
     "sum of delays where slots are free": SumOfDelays,
 }

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+import itertools
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,16 +24,37 @@ INTERVALS = (4, 8, 16, 32, 64)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """Whose turn it is: a policy, how it routes, and the ranks' prefill interval."""
+    """Whose turn it is: a policy, how it routes, and when the ranks prefill.
+
+    Attributes
+    ----------
+    policy, routing : str
+    interval : int
+        Of `Prefill`.
+    engine : dict
+        Further fields of `Prefill`: an engine's delayer with its constants, or its scheduler.
+    """
 
     policy: str
     routing: str = "immediate"
     interval: int = 1
+    engine: dict[str, Any] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
         """What tables call it."""
+        if self.engine:
+            return ", ".join(f"{name}={value}" for name, value in self.engine.items())
         return f"interval {self.interval}" if self.interval > 1 else self.policy
+
+    @property
+    def family(self) -> str:
+        """What it is, its constants aside."""
+        if self.engine.get("scheduler"):
+            return "sglang's scheduler"
+        if self.engine:
+            return str(self.engine["delayer"])
+        return "interval" if self.interval > 1 else self.policy
 
 
 VLLM = Rule(policy="vllm")
@@ -41,6 +63,31 @@ BR0 = Rule(policy="br-0", routing="pooled")
 BRT = Rule(policy="br-t", routing="pooled")
 FIXED = tuple(Rule(policy="vllm", routing="pooled", interval=steps) for steps in INTERVALS)
 RULES = (VLLM, JSQ, BR0, *FIXED, BRT)
+
+
+def _atom(target: float, ticks: tuple[int, int, int]) -> dict[str, Any]:
+    names = ("ttft_ticks", "partial_ticks", "stall")
+    return {"delayer": "atom", "fill_target": target, **dict(zip(names, ticks, strict=True))}
+
+
+_ATOMS_TICKS = ((10, 4, 2), (30, 8, 3), (200, 100, 10))
+"""The last two are ATOM's own, of its pull request and of today."""
+_SGLANGS = tuple(
+    {"delayer": "sglang", "max_delay_passes": passes, "attempts": attempts}
+    for passes, attempts in itertools.product((10, 30, 60, 120), (0, 16))
+)
+_ENGINES: tuple[dict[str, Any], ...] = (
+    *_SGLANGS,
+    *itertools.starmap(_atom, itertools.product((0.3, 0.5, 0.7, 0.9), _ATOMS_TICKS)),
+    *(
+        {"delayer": "trtllm", "timeout_iters": timeout, "batching_wait_iters": wait}
+        for timeout, wait in itertools.product((10, 50, 200), (0, 10, 30, 60))
+    ),
+    {"scheduler": "sglang"},
+    *({"scheduler": "sglang", **rule} for rule in _SGLANGS),
+)
+DELAYED = tuple(Rule(policy="vllm", engine=engine) for engine in _ENGINES)
+"""The engines' delayers, each over a grid of its constants around what its engine has."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +139,9 @@ class Cell:
             arrivals=Arrivals(pool=self.waiting)
             if self.rate is None
             else Arrivals(mode="rate", rate=self.rate),
-            prefill=Prefill(mode="colocated", budget=self.budget, interval=rule.interval),
+            prefill=Prefill(
+                mode="colocated", budget=self.budget, interval=rule.interval, **rule.engine
+            ),
             slo_ttft_ms=self.ttft_ms,
             slo_tpot_ms=self.tpot_ms,
         )

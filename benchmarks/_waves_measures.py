@@ -11,6 +11,7 @@ import numpy as np
 from benchmarks._waves_cells import (
     BR0,
     BRT,
+    DELAYED,
     FIXED,
     JSQ,
     RULES,
@@ -20,6 +21,8 @@ from benchmarks._waves_cells import (
     run,
     steady,
 )
+from brsolver.results.logs import RequestStatus
+from brsolver.results.objectives import meets
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -34,6 +37,11 @@ SLOS = ((1000.0, 50.0), (2000.0, 100.0), (5000.0, 200.0))
 """Promised time to the first token and per token, in milliseconds."""
 AT_ONCE = tuple(replace(rule, routing="immediate") for rule in FIXED)
 """Intervals whose requests wait at the ranks, as vLLM's own front end has it."""
+TUNED = (
+    *(VLLM, JSQ, BR0, *FIXED, *AT_ONCE, *DELAYED),
+    *(replace(rule, routing="pooled") for rule in DELAYED),
+)
+"""What the best of is chosen in hindsight, cell by cell; none takes notice of promises."""
 
 
 def throughput(trace: Trace, cell: Cell, generations: int) -> list[Row]:
@@ -59,11 +67,30 @@ def goodput(trace: Trace, cell: Cell, generations: int, shares: Sequence[float])
     capacity = requests_s(trace, cell, generations)
     requests = repeated(trace, generations * cell.workers * cell.slots)
     for share in shares:
-        for ttft_ms, tpot_ms in SLOS:
-            at = replace(cell, rate=share * capacity, ttft_ms=ttft_ms, tpot_ms=tpot_ms)
-            for rule in (VLLM, JSQ, BR0, *FIXED, *AT_ONCE, BRT):
-                met = _simulated(requests, at, rule).metrics.slo_met_share
-                yield _row("goodput", trace, at, rule, share=share, met=met)
+        at = replace(cell, rate=share * capacity)
+        for rule in TUNED:
+            result = _simulated(requests, at, rule)
+            for promised in SLOS:
+                met = met_share(requests, result, *promised)
+                yield _good(trace, at, rule, promised, share=share, met=met)
+        for promised in SLOS:
+            told = replace(at, ttft_ms=promised[0], tpot_ms=promised[1])
+            met = met_share(requests, _simulated(requests, told, BRT), *promised)
+            yield _good(trace, at, BRT, promised, share=share, met=met)
+
+
+def met_share(requests: Trace, result: SimulationResult, ttft_ms: float, tpot_ms: float) -> float:
+    """Return which share of those that finished met both promises, told or not."""
+    promising = replace(result.params, slo_ttft_ms=ttft_ms, slo_tpot_ms=tpot_ms)
+    done = result.requests.status == RequestStatus.FINISHED
+    return float(meets(promising, result.requests, requests.output_tokens)[done].mean())
+
+
+def _good(
+    trace: Trace, at: Cell, rule: Rule, promised: tuple[float, float], **figures: float
+) -> Row:
+    cell = replace(at, ttft_ms=promised[0], tpot_ms=promised[1])
+    return _row("goodput", trace, cell, rule, **figures) | {"family": rule.family}
 
 
 def requests_s(trace: Trace, cell: Cell, generations: int) -> float:

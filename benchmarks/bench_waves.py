@@ -4,7 +4,8 @@ Run ``python -m benchmarks.bench_waves [FILE ...] [--parts PART,...] [--out FILE
 trace is routed on every hardware with prefill on the decode ranks. *throughput*: the pool is kept
 filled, with as many requests as there are slots, and with 4·G; a trace too short for
 `--generations` of requests in every slot begins again. *arrivals* and *goodput*: at shares of what
-vLLM's rule does so. *ablations*: BR-T with one thing changed at a time. ``--read FILE.json`` prints
+vLLM's rule does so, *goodput* beside the engines' delayers over grids of their constants.
+*ablations*: BR-T with one thing changed at a time. ``--read FILE.json`` prints
 the tables of rows measured before.
 """
 

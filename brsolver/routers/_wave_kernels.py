@@ -15,19 +15,19 @@ from numpy.typing import NDArray
 from brsolver._jit import kernel
 from brsolver.cluster.view import (
     BACKLOG,
-    LOAD,
     NO_LIMIT,
     ROOM,
-    RUNNING,
-    SLOTS,
     TOKEN_ROOM,
 )
 from brsolver.routers._window_kernels import (
     GONE,
     NOWHERE,
     WAITS,
+    fresh_tokens,
     largest_that_fits,
     least_fresh,
+    mean_rise,
+    slots_and_running,
     window_of,
 )
 
@@ -72,22 +72,28 @@ class Field(NamedTuple):
     Attributes
     ----------
     now : ndarray of int64, shape (VIEW_ROWS, G)
-        Of a view: what is placed is counted in room, token room, backlog and load.
+        Of a view: what is placed is counted in room, token room and backlog.
+    loads : ndarray of int64, shape (G, H + 1)
+        Now and in the H steps to come, with what is placed.
     work : ndarray of float64, shape (G,)
-        Seconds that backlog and load come to.
+        Seconds that backlog and loads come to.
     order : ndarray of int64, shape (G,)
         Workers with a slot left, least work first.
-    tops : ndarray of int64, shape (2,)
-        Largest backlog and load, departed workers' included.
+    tops : ndarray of int64, shape (H + 2,)
+        Largest backlog, and largest load in every step, departed workers' included.
     marks : ndarray of int64, shape (2,)
         How many have a slot left; no token room of theirs is more.
+    weights : ndarray of float64, shape (2,)
+        Seconds of a KV token that stays for all steps, and of one that is added in each.
     """
 
     now: IntArray
+    loads: IntArray
     work: FloatArray
     order: IntArray
     tops: IntArray
     marks: IntArray
+    weights: FloatArray
 
 
 OPEN, ROOMIEST = range(2)
@@ -95,26 +101,26 @@ OPEN, ROOMIEST = range(2)
 
 
 @kernel
-def fresh_tokens(prompts: IntArray, cached: IntArray, i: int, g: int) -> int:
-    """Return how many tokens of prompt i worker g would have to compute."""
-    return prompts[i] - cached[i, g] if cached.shape[0] > 0 else prompts[i]
-
-
-@kernel
-def lay_out(table: IntArray, seconds: FloatArray) -> Field:
+def lay_out(table: IntArray, loads: IntArray, seconds: FloatArray) -> Field:
     """Return the workers as they are."""
-    workers = table.shape[1]
+    workers, steps = loads.shape
     work = np.empty(workers)
     order = np.empty(workers, np.int64)
-    tops, marks = np.zeros(2, np.int64), np.zeros(2, np.int64)
+    tops, marks, weights = np.zeros(steps + 1, np.int64), np.zeros(2, np.int64), np.zeros(2)
+    for h in range(steps):
+        weights[0] += seconds[h + 1]
+        weights[1] += seconds[h + 1] * h
     for g in range(workers):
-        work[g] = seconds[0] * table[BACKLOG, g] + seconds[1] * table[LOAD, g]
-        tops[0], tops[1] = max(tops[0], table[BACKLOG, g]), max(tops[1], table[LOAD, g])
+        work[g] = seconds[0] * table[BACKLOG, g]
+        tops[0] = max(tops[0], table[BACKLOG, g])
+        for h in range(steps):
+            work[g] += seconds[h + 1] * loads[g, h]
+            tops[h + 1] = max(tops[h + 1], loads[g, h])
     for g in np.argsort(work, kind="mergesort"):
         if table[ROOM, g] > 0:
             order[marks[OPEN]] = g
             marks[OPEN] += 1
-    field = Field(table.copy(), work, order, tops, marks)
+    field = Field(table.copy(), loads.copy(), work, order, tops, marks, weights)
     look_again(field)
     return field
 
@@ -136,6 +142,7 @@ def best_worker(
     i: int,
     fresh: int,
     each: int,
+    growing: int,
     most: int,
     seconds: FloatArray,
 ) -> int:
@@ -143,13 +150,17 @@ def best_worker(
 
     Of equals the worker with least work then, of these the first. `fresh` is the least that must
     be computed of it; `most` is the backlog that no worker may exceed; `seconds` are those of a
-    prefill token, and of a KV token until it can be corrected.
+    prefill token, and of a KV token in this step and those to come.
     """
-    now, tops = field.now, field.tops
+    now, loads, tops, tokens = field.now, field.loads, field.tops, prompts[i] + each
     found, best, least_over, least_work = -1, -1, 0.0, 0.0
-    brings = seconds[0] * fresh + seconds[1] * (prompts[i] + each)
-    latest = seconds[0] * most + seconds[1] * (tops[1] + prompts[i] + each)
-    top = (seconds[0] * tops[0] + seconds[1] * tops[1]) * (1 + ROUNDING)
+    kv_top = 0.0
+    for h in range(loads.shape[1]):
+        kv_top += seconds[h + 1] * tops[h + 1]
+    kv_brings = field.weights[0] * tokens + field.weights[1] * growing
+    brings = seconds[0] * fresh + kv_brings
+    latest = seconds[0] * most + kv_top + kv_brings
+    top = (seconds[0] * tops[0] + kv_top) * (1 + ROUNDING)
     for at in range(field.marks[OPEN]):
         g = field.order[at]
         # From here on nobody's work is less than this, and what it has beyond the tops is over.
@@ -162,9 +173,11 @@ def best_worker(
         computes = now[BACKLOG, g] + fresh_tokens(prompts, cached, i, g)
         if now[TOKEN_ROOM, g] < prompts[i] or computes > most:
             continue
-        holds = now[LOAD, g] + prompts[i] + each
-        over = seconds[0] * max(computes - tops[0], 0) + seconds[1] * max(holds - tops[1], 0)
-        work = seconds[0] * computes + seconds[1] * holds
+        over, work = seconds[0] * max(computes - tops[0], 0), seconds[0] * computes
+        for h in range(loads.shape[1]):
+            holds = loads[g, h] + tokens + growing * h
+            over += seconds[h + 1] * max(holds - tops[h + 1], 0)
+            work += seconds[h + 1] * holds
         if best < 0 or (over, work, g) < (least_over, least_work, best):
             found, best, least_over, least_work = at, g, over, work
     return found
@@ -178,6 +191,7 @@ def put(
     i: int,
     at: int,
     each: int,
+    growing: int,
     seconds: FloatArray,
 ) -> int:
     """Give the worker there in the order request i, and return which it is."""
@@ -186,10 +200,13 @@ def put(
     now[ROOM, g] -= 1
     now[TOKEN_ROOM, g] -= prompts[i]
     now[BACKLOG, g] += fresh_tokens(prompts, cached, i, g)
-    now[LOAD, g] += prompts[i] + each
     field.tops[0] = max(field.tops[0], now[BACKLOG, g])
-    field.tops[1] = max(field.tops[1], now[LOAD, g])
-    field.work[g] = seconds[0] * now[BACKLOG, g] + seconds[1] * now[LOAD, g]
+    loads, work = field.loads, seconds[0] * now[BACKLOG, g]
+    for h in range(loads.shape[1]):
+        loads[g, h] += prompts[i] + each + growing * h
+        field.tops[h + 1] = max(field.tops[h + 1], loads[g, h])
+        work += seconds[h + 1] * loads[g, h]
+    field.work[g] = work
     full = now[ROOM, g] == 0
     while at + 1 < marks[OPEN] and (full or field.work[order[at + 1]] < field.work[g]):
         order[at] = order[at + 1]
@@ -207,42 +224,18 @@ def place(
     i: int,
     fresh: int,
     each: int,
+    growing: int,
     most: int,
     seconds: FloatArray,
 ) -> int:
     """Place request i where it adds least to the barrier; return where, -1 for nowhere."""
     if prompts[i] > field.marks[ROOMIEST]:
         return -1
-    at = best_worker(field, prompts, cached, i, fresh, each, most, seconds)
+    at = best_worker(field, prompts, cached, i, fresh, each, growing, most, seconds)
     if at < 0:
         look_again(field)
         return -1
-    return put(field, prompts, cached, i, at, each, seconds)
-
-
-@kernel
-def mean_rise(table: IntArray, now: IntArray, filled: int) -> float:
-    """Return by how much the mean backlog of workers that are there rises, fills left out."""
-    rise, live = -filled, 0
-    for g in range(table.shape[1]):
-        if table[SLOTS, g] != 0:
-            live += 1
-            rise += now[BACKLOG, g] - table[BACKLOG, g]
-    return rise / live if live > 0 else 0.0
-
-
-@kernel
-def slots_and_running(table: IntArray) -> tuple[int, int]:
-    """Return how many slots are left, and how many requests run: none if all slots are left.
-
-    What runs may have been told long ago; what room there is, is always true.
-    """
-    left, running, busy = 0, 0, False
-    for g in range(table.shape[1]):
-        left += max(table[ROOM, g], 0)
-        running += table[RUNNING, g]
-        busy = busy or table[ROOM, g] < table[SLOTS, g]
-    return left, running if busy else 0
+    return put(field, prompts, cached, i, at, each, growing, seconds)
 
 
 @kernel
@@ -251,6 +244,7 @@ def place_overdue(
     prompts: IntArray,
     cached: IntArray,
     each: int,
+    growing: int,
     since: IntArray,
     overdue: int,
     seconds: FloatArray,
@@ -262,7 +256,7 @@ def place_overdue(
     """
     for i in range(prompts.shape[0] if overdue >= 0 else 0):
         if since[i] <= overdue and goes[i] != NOWHERE:
-            goes[i] = place(field, prompts, cached, i, 0, each, ANYWHERE, seconds)
+            goes[i] = place(field, prompts, cached, i, 0, each, growing, ANYWHERE, seconds)
             if goes[i] < 0:
                 return True
     return False
@@ -300,9 +294,11 @@ def write_overdue(
 @kernel
 def plan_wave(
     table: IntArray,
+    projected: IntArray,
     prompts: IntArray,
     cached: IntArray,
     each: int,
+    growing: int,
     since: IntArray,
     overdue: int,
     seconds: FloatArray,
@@ -319,27 +315,31 @@ def plan_wave(
     ----------
     table : ndarray of int64, shape (VIEW_ROWS, G)
         Of a view; only read.
+    projected : ndarray of int64, shape (G, H + 1)
+        Loads now and in the H steps to come; only read.
     prompts : ndarray of int64, shape (n,)
         KV tokens of the waiting requests, first come first.
     cached : ndarray of int64, shape (n, G) or (0, 0)
         Tokens of each prompt that a worker need not compute; empty if there are none.
     each : int
         `request_tokens` of the view.
+    growing : int
+        Tokens that a request placed grows in each of these steps.
     since : ndarray of int64, shape (n,)
         Step from which each request has waited.
     overdue : int
         Who has waited since that step or before is overdue; -1 for nobody.
-    seconds : ndarray of float64, shape (2,)
-        What a prefill token costs, and a KV token.
+    seconds : ndarray of float64, shape (H + 2,)
+        What a prefill token costs, and a KV token in each step.
     pairs : ndarray of int64, shape (at least n, 2)
         Written to.
     """
-    field = lay_out(table, seconds)
+    field = lay_out(table, projected, seconds)
     left, running = slots_and_running(table)
     before = field.tops[0]
     goes = np.where(prompts > largest_that_fits(table), NOWHERE, WAITS)
     window = window_of(goes, min(left, prompts.shape[0]))
-    blocked = place_overdue(field, prompts, cached, each, since, overdue, seconds, goes)
+    blocked = place_overdue(field, prompts, cached, each, growing, since, overdue, seconds, goes)
     made, filled = 0, 0
     if overdue >= 0:
         made, filled = write_overdue(table, prompts, cached, before, goes, pairs)
@@ -350,7 +350,7 @@ def plan_wave(
     for j in range(count if before > 0 or cached.shape[0] > 0 else 0):
         i = window[order[j]]
         if goes[i] == WAITS:
-            g = place(field, prompts, cached, i, fresh[order[j]], each, before, seconds)
+            g = place(field, prompts, cached, i, fresh[order[j]], each, growing, before, seconds)
             if g >= 0:
                 pairs[made, 0], pairs[made, 1] = i, g
                 goes[i] = GONE
@@ -365,7 +365,7 @@ def plan_wave(
     for j in range(count):
         i = window[order[j]]
         if goes[i] == WAITS:
-            g = place(field, prompts, cached, i, fresh[order[j]], each, ANYWHERE, seconds)
+            g = place(field, prompts, cached, i, fresh[order[j]], each, growing, ANYWHERE, seconds)
             if g >= 0:
                 pairs[made, 0], pairs[made, 1] = i, g
                 made += 1

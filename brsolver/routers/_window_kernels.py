@@ -1,4 +1,4 @@
-"""Kernels that say which of the waiting requests a wave of BR-T is chosen from."""
+"""Kernels that say which of the waiting requests a wave of BR-T is chosen from, and of what."""
 
 from __future__ import annotations
 
@@ -6,7 +6,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brsolver._jit import kernel
-from brsolver.cluster.view import CAPACITY, NO_LIMIT, SLOTS, TOKEN_ROOM
+from brsolver.cluster.view import (
+    BACKLOG,
+    CAPACITY,
+    NO_LIMIT,
+    ROOM,
+    RUNNING,
+    SLOTS,
+    TOKEN_ROOM,
+)
 
 IntArray = NDArray[np.int64]
 
@@ -47,3 +55,49 @@ def window_of(goes: IntArray, count: int) -> IntArray:
             window[made] = i
             made += 1
     return window[:made]
+
+
+@kernel
+def fresh_tokens(prompts: IntArray, cached: IntArray, i: int, g: int) -> int:
+    """Return how many tokens of prompt i worker g would have to compute."""
+    return prompts[i] - cached[i, g] if cached.shape[0] > 0 else prompts[i]
+
+
+@kernel
+def mean_rise(table: IntArray, now: IntArray, filled: int) -> float:
+    """Return by how much the mean backlog of workers that are there rises, fills left out."""
+    rise, live = -filled, 0
+    for g in range(table.shape[1]):
+        if table[SLOTS, g] != 0:
+            live += 1
+            rise += now[BACKLOG, g] - table[BACKLOG, g]
+    return rise / live if live > 0 else 0.0
+
+
+@kernel
+def slots_and_running(table: IntArray) -> tuple[int, int]:
+    """Return how many slots are left, and how many requests run: none if all slots are left.
+
+    What runs may have been told long ago; what room there is, is always true.
+    """
+    left, running, busy = 0, 0, False
+    for g in range(table.shape[1]):
+        left += max(table[ROOM, g], 0)
+        running += table[RUNNING, g]
+        busy = busy or table[ROOM, g] < table[SLOTS, g]
+    return left, running if busy else 0
+
+
+@kernel
+def ends_at(table: IntArray, prompts: IntArray, cached: IntArray, pairs: IntArray) -> IntArray:
+    """Return the backlog of its worker at which the prefill of each placement ends, shape (k,).
+
+    Each worker computes what it has, then what it is given in the order of `pairs`, shape (k, 2).
+    """
+    backlog = table[BACKLOG].copy()
+    out = np.empty(pairs.shape[0], np.int64)
+    for at in range(pairs.shape[0]):
+        i, g = pairs[at]
+        backlog[g] += fresh_tokens(prompts, cached, i, g)
+        out[at] = backlog[g]
+    return out

@@ -10,7 +10,6 @@ import numpy as np
 from brsolver.cluster.view import (
     BACKLOG,
     CAPACITY,
-    LOAD,
     NO_LIMIT,
     ROOM,
     RUNNING,
@@ -34,7 +33,11 @@ class Rank:
     room: int
     token_room: int
     backlog: int
-    load: int
+    loads: list[int]
+
+    def give(self, tokens: int, growing: int) -> None:
+        """Add a request to the loads of all steps."""
+        self.loads = [load + tokens + growing * h for h, load in enumerate(self.loads)]
 
 
 @dataclass(frozen=True)
@@ -53,26 +56,28 @@ class Planner:
 
     Parameters
     ----------
-    table, prompts, cached, each, since, overdue, seconds
+    table, projected, prompts, cached, each, growing, since, overdue, seconds
         As of `brsolver.routers._wave_kernels.plan_wave`.
     """
 
     def __init__(
         self,
         table: IntArray,
+        projected: IntArray,
         prompts: Sequence[int],
         cached: Sequence[Sequence[int]],
         each: int,
+        growing: int,
         since: Sequence[int],
         overdue: int,
-        seconds: tuple[float, float],
+        seconds: Sequence[float],
     ) -> None:
         self.table, self.prompts, self.cached = table, prompts, cached
-        self.each, self.seconds = each, seconds
+        self.each, self.growing, self.seconds = each, growing, seconds
         fit = self._largest_that_fits()
         self.able = [i for i, tokens in enumerate(prompts) if tokens <= fit]
         self.overdue = [i for i in self.able if since[i] <= overdue]
-        columns = (table[ROOM], table[TOKEN_ROOM], table[BACKLOG], table[LOAD])
+        columns = (table[ROOM], table[TOKEN_ROOM], table[BACKLOG], projected)
         figures = zip(*(row.tolist() for row in columns), strict=True)
         self.ranks = [Rank(g, *each) for g, each in enumerate(figures)]
 
@@ -139,20 +144,25 @@ class Planner:
                 rank.room -= 1
                 rank.token_room -= self.prompts[i]
                 rank.backlog += self._fresh(i, rank)
-                rank.load += self.prompts[i] + self.each
+                rank.give(self.prompts[i] + self.each, self.growing)
                 placed.append((i, rank.index))
         taken = {i for i, _ in placed}
         return placed, [i for i in order if i not in taken]
 
     def _best(self, i: int, most: int | None) -> Rank | None:
-        prefill_s, kv_s = self.seconds
-        top = max(0, *(rank.load for rank in self.ranks))
+        prefill_s, *kv_s = self.seconds
+        steps = zip(*(rank.loads for rank in self.ranks), strict=True)
+        tops = [max(0, *loads) for loads in steps]
 
         def cost(rank: Rank) -> tuple[float, float, int]:
             computes = rank.backlog + self._fresh(i, rank)
-            holds = rank.load + self.prompts[i] + self.each
-            over = prefill_s * max(computes - self.longest, 0) + kv_s * max(holds - top, 0)
-            return over, prefill_s * computes + kv_s * holds, rank.index
+            over = prefill_s * max(computes - self.longest, 0)
+            work = prefill_s * computes
+            for h, each_s in enumerate(kv_s):
+                holds = rank.loads[h] + self.prompts[i] + self.each + self.growing * h
+                over += each_s * max(holds - tops[h], 0)
+                work += each_s * holds
+            return over, work, rank.index
 
         fit = [
             rank

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
-from brsolver._limits import MAX_TIME_S, require_number
+from brsolver._limits import MAX_TIME_S, require_number, require_one_of, require_whole
 from brsolver.options import POLICY, option
 from brsolver.routers.params import check_patience
 
@@ -34,6 +35,12 @@ class BRTParams:
     patience : int
         Decode steps after which a waiting request is passed over by nobody: it has a place
         before others, and while it has no room, none is given to these. 0 is no limit.
+    growth : {"ramp", "survival"}
+        How loads go on from now. ``ramp``: as they are until the next departure. ``survival``: by
+        forecasts, every running request with the probability that it still runs, a token longer
+        in every step; the weight until the next departure is spread over the steps as BR-H does.
+    horizon : int
+        Of ``survival``: steps H that are looked ahead.
     """
 
     kappa: float = field(
@@ -80,7 +87,21 @@ class BRTParams:
         ),
     )
 
+    growth: Literal["ramp", "survival"] = field(
+        default="ramp",
+        metadata=option(
+            "Loads as they are until the next departure, or projected by survival forecasts.",
+            panel=POLICY,
+        ),
+    )
+    horizon: int = field(
+        default=80,
+        metadata=option("Steps of projection, of growth survival.", metavar="H", panel=POLICY),
+    )
+
     def __post_init__(self) -> None:
+        require_one_of("growth", self.growth, "ramp", "survival")
+        require_whole("horizon", self.horizon, 1, 100_000, " steps")
         require_number("kappa", self.kappa, 0, 1e6)
         require_number("hold_s", self.hold_s, 0, MAX_TIME_S, " seconds")
         for name in ("slo_ttft_ms", "slo_tpot_ms"):

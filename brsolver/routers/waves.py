@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from brsolver.cluster.view import QUEUED, ROOM, RUNNING, SLOTS, ClusterView, IntArray, Waiting
+from brsolver.cluster.view import (
+    QUEUED,
+    ROOM,
+    RUNNING,
+    SLOTS,
+    VIEW_ROWS,
+    ClusterView,
+    IntArray,
+    Waiting,
+)
 from brsolver.policy import BasePolicy
 from brsolver.routers._br_kernels import census
 from brsolver.routers._discounting import Turnover
 from brsolver.routers._holding import Holding, lowered, raised, slowdown
+from brsolver.routers._outlook import Outlook
 from brsolver.routers._wave_kernels import Plan, plan_wave
+from brsolver.routers._window_kernels import ends_at
 from brsolver.routers.balance import overdue
 from brsolver.routers.params import BRRampParams
 from brsolver.routers.ramp import BRRamp
@@ -26,6 +36,8 @@ if TYPE_CHECKING:
 
 _NOBODY: IntArray = np.zeros((0, 2), np.int64)
 _NOTHING_CACHED: IntArray = np.zeros((0, 0), np.int64)
+_NO_TABLE: IntArray = np.zeros((VIEW_ROWS, 1), np.int64)
+_NO_PROMPTS: IntArray = np.zeros(0, np.int64)
 _KEPT = 0.9
 """Of a promised first token: attention over what comes before a token is in no estimate."""
 _SHORT = 0.8
@@ -50,20 +62,26 @@ class BRT(BasePolicy):
 
     Where prompts are prefilled elsewhere nothing is held, and loads alone decide, as in `BRRamp`.
 
+    With ``growth="survival"`` loads are those that forecasts expect in the steps to come, with
+    their growth, and the weight of a load until the next departure is spread over these steps.
+
     Parameters
     ----------
     params : BRTParams, optional
     """
 
     __slots__ = (
+        "_cached",
         "_elsewhere",
         "_free",
         "_holding",
         "_kappa",
+        "_outlook",
         "_pairs",
         "_seconds",
         "_turnover",
         "holds_s",
+        "horizon",
         "params",
     )
 
@@ -79,7 +97,13 @@ class BRT(BasePolicy):
         self.holds_s = self.params.hold_s
         self._kappa = self.params.kappa
         self._pairs: IntArray = np.zeros((64, 2), np.int64)
+        survival = self.params.growth == "survival"
+        self.horizon = self.params.horizon if survival else 0
+        self._outlook = Outlook(self.horizon)
         self._seconds = np.zeros(2)
+        self._cached = _NOTHING_CACHED
+        # Asked where a first token is promised, and no warm-up promises any: loaded here.
+        ends_at(_NO_TABLE, _NO_PROMPTS, self._cached, self._pairs[:0])
 
     @property
     def kappa(self) -> float:
@@ -91,13 +115,25 @@ class BRT(BasePolicy):
         costs = cluster.costs
         if costs is None or not costs.prices_prefill:
             self._free = costs is not None and costs.budget > 0
-            return self._elsewhere.route(cluster, waiting)
-        live, present = census(cluster.table)
-        self._turnover.look(cluster.step, live, present)
+            return self._by_loads(cluster, waiting)
+        self._look(cluster)
         plan = self._plan(cluster, waiting, costs)
         chosen = plan.placements if cluster.immediate else self._released(cluster, waiting, plan)
         self._turnover.placed(chosen)
         return self._pairs[:chosen].copy() if chosen else _NOBODY
+
+    def _by_loads(self, cluster: ClusterView, waiting: Waiting) -> IntArray:
+        if not self.horizon:
+            return self._elsewhere.route(cluster, waiting)
+        self._look(cluster)
+        seen = self._outlook.expected(cluster, self._turnover)
+        chosen = self._elsewhere.route(seen, waiting)
+        self._turnover.placed(chosen.shape[0])
+        return chosen
+
+    def _look(self, cluster: ClusterView) -> None:
+        live, present = census(cluster.table)
+        self._turnover.look(cluster.step, live, present)
 
     def notes(self) -> Sequence[str]:
         """Say what was held, what that cost and what for; or why nothing could be."""
@@ -118,19 +154,20 @@ class BRT(BasePolicy):
         count = len(waiting)
         if self._pairs.shape[0] < count:
             self._pairs = np.zeros((2 * count, 2), np.int64)
-        table, seconds = cluster.table, self._seconds
-        if cluster.immediate:
-            table = _with_a_slot(table)
-        seconds[0] = costs.per_prefill_token_s
-        seconds[1] = costs.per_kv_token_s * self._turnover.steps_between
+        table = _with_a_slot(cluster.table) if cluster.immediate else cluster.table
+        told = cluster.cached is not None
+        self._cached = cluster.cached_tokens(waiting) if told else _NOTHING_CACHED
+        loads, self._seconds = self._outlook.seconds(cluster, costs, self._turnover)
         return plan_wave(
             table,
+            loads,
             waiting.prompt_tokens,
-            cluster.cached_tokens(waiting) if cluster.cached is not None else _NOTHING_CACHED,
+            self._cached,
             cluster.request_tokens,
+            int(self.horizon > 0),
             waiting.since,
             overdue(cluster, self.params.patience),
-            seconds,
+            self._seconds,
             self._pairs,
         )
 
@@ -162,38 +199,62 @@ class BRT(BasePolicy):
             return True
         if alone and holding.stalled(rest, plan.running, weighs_s):
             return True
-        return self._late(cluster, waiting, plan)
+        if holding.held_s(cluster.clock_s) >= self.params.hold_s:
+            return True
+        return self._saves(cluster, waiting, plan, costs_s)
 
     def _weighs_s(self, plan: Plan, costs_s: float, *, alone: bool) -> float:
         """Return what a wave's seconds weigh; `alone` as of `Growth.grown`."""
         typical = slowdown(self._turnover.steps_of(plan.running)) if alone else 1.0
         return self._kappa * costs_s / typical
 
-    def _late(self, cluster: ClusterView, waiting: Waiting, plan: Plan) -> bool:
-        holding = self._holding
-        if holding.held_s(cluster.clock_s) >= self.params.hold_s:
-            return True
-        return self._soon_late(cluster, waiting, plan)
+    def _saves(self, cluster: ClusterView, waiting: Waiting, plan: Plan, costs_s: float) -> bool:
+        """Tell whether to go now keeps more promised first tokens than it uses up promises.
 
-    def _soon_late(self, cluster: ClusterView, waiting: Waiting, plan: Plan) -> bool:
-        """Tell whether one of those held would miss a promised first token, if held once more.
-
-        One that it has missed counts no more: a router that stopped holding for these would lose
-        throughput, and with that come to miss all.
+        Those that run are kept for `costs_s`: at the promised time per token so many steps, in
+        which so many of them would have ended, and what they were promised is used up by.
         """
         promised_s = _promised(self.params.slo_ttft_ms, cluster.objectives.ttft_s)
-        costs, step_s = cluster.costs, self._holding.step_s
+        costs = cluster.costs
         if promised_s is None or costs is None:
             return False
+        saved = self._saved(cluster, waiting, plan, costs, promised_s)
+        token_s = _promised(self.params.slo_tpot_ms, cluster.objectives.tpot_s)
+        if not saved or token_s is None:
+            return saved > 0
+        length = max(self._turnover.steps_of(plan.running), 1.0)
+        return saved >= plan.running / length * costs_s / token_s
+
+    def _saved(
+        self,
+        cluster: ClusterView,
+        waiting: Waiting,
+        plan: Plan,
+        costs: StepCosts,
+        promised_s: float,
+    ) -> int:
+        """Return how many of those held would miss their first token if held for another step.
+
+        Who would miss it as well by going now, by the time that the prefill takes alone, is not
+        among them: a router that stopped holding for these would lose throughput, and with that
+        come to miss all.
+        """
+        step_s = self._holding.step_s
         held = self._pairs[plan.fills : plan.placements, 0]
         waited_s = (cluster.step - waiting.since[held]) * step_s
+        steps = -(-self._ends(cluster, waiting, plan) // costs.budget)
         token_s = costs.per_prefill_token_s + costs.per_mean_prefill_token_s
+        # All wait for the rank that has most to compute, for as long as their own has any.
+        prefill_s = np.minimum(plan.longest, steps * costs.budget) * token_s
         # It came within the step before; the next decision is a step away.
-        steps = 2 + math.ceil(plan.longest / costs.budget)
-        first_s = waited_s + steps * step_s + plan.longest * token_s
+        first_s = waited_s + (2 + steps) * step_s + prefill_s
         late = first_s >= self._kept_s(cluster, promised_s)
-        lost = waited_s + waiting.prompt_tokens[held] * token_s > promised_s
-        return bool((late & ~lost).any())
+        return int((late & (waited_s + prefill_s <= promised_s)).sum())
+
+    def _ends(self, cluster: ClusterView, waiting: Waiting, plan: Plan) -> IntArray:
+        placed = self._pairs[: plan.placements]
+        ends: IntArray = ends_at(cluster.table, waiting.prompt_tokens, self._cached, placed)
+        return ends[plan.fills :]
 
     def _kept_s(self, cluster: ClusterView, promised_s: float) -> float:
         """Return when first tokens are to come, of what is promised."""

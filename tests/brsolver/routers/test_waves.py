@@ -14,6 +14,7 @@ from brsolver.errors import ParameterError
 from brsolver.routers import BRT, BRRamp, BRRampParams, BRTParams
 from brsolver.routers._growth import Growth
 from brsolver.routers._holding import Holding, lowered, raised, slowdown
+from brsolver.routers._window_kernels import ends_at
 
 STEP_S = 0.02
 
@@ -204,7 +205,12 @@ def test_a_larger_kappa_holds_for_longer(kappas, prompt):
 @settings(max_examples=200, deadline=None)
 @given(plannings())
 def test_kappa_0_never_holds(planning):
-    table, prompts, _, each, since, _, _ = planning
+    table, prompts, each, since = (
+        planning.table,
+        planning.prompts,
+        planning.each,
+        planning.since,
+    )
     eager, never = router(kappa=0, patience=0), router(kappa=1e6, patience=0)
     view = view_of(table, request_tokens=each, step=3)
     waiting = waiting_of(prompts, since)
@@ -285,6 +291,46 @@ def test_who_has_missed_the_promised_first_token_is_held_as_if_none_were_promise
         assert not len(policy.route(view, waiting_of([1001], [step - 5])))
 
 
+def test_a_short_prompt_beside_a_long_one_is_in_no_hurry():
+    # The long one, 5 s by itself, is lost. The short one has its first token within two steps of
+    # going, whichever rank computes for longest.
+    policy, table = router(kappa=1e6, slo_ttft_ms=1000), ranks((3, 0), (3, 0))
+    waiting = waiting_of([5000, 60])
+    held_steps = 0
+    while not len(
+        policy.route(view_of(table, step=held_steps, clock_s=held_steps * STEP_S), waiting)
+    ):
+        held_steps += 1
+    assert 30 < held_steps < 50
+
+
+@pytest.mark.parametrize(("tpot_ms", "goes"), [(10, False), (200, True), (None, True)])
+def test_a_first_token_is_not_saved_where_that_costs_more_promises_per_token(tpot_ms, goes):
+    # Of the prompt's 200 ms the other rank waits for 100; six run, for L steps each.
+    table, prompt = ranks((3, 0), (3, 0)), 200
+    policy = router(kappa=1e6, slo_ttft_ms=1000, slo_tpot_ms=tpot_ms)
+    found = steps_held(policy, table, [prompt], at_most=60)
+    assert (found < 60) == goes
+    length = policy._turnover.steps_of(6)
+    if tpot_ms is not None:
+        assert (6 / length * 0.1 / (tpot_ms / 1e3) <= 1) == goes
+
+
+def test_a_promise_asks_for_no_kernel_that_a_new_router_has_not_loaded():
+    policy, table = router(kappa=1e6, slo_ttft_ms=1000), ranks((3, 0), (3, 0))
+    loaded = len(ends_at.signatures)
+    assert loaded > 0
+    assert steps_held(policy, table, [60]) < 60
+    assert len(ends_at.signatures) == loaded
+
+
+def test_many_first_tokens_are_worth_what_one_is_not():
+    table = ranks((1, 0), (1, 0))
+    promised = {"slo_ttft_ms": 1000, "slo_tpot_ms": 6}
+    assert steps_held(router(kappa=1e6, **promised), table, [60], at_most=60) == 60
+    assert steps_held(router(kappa=1e6, **promised), table, [60] * 5, at_most=60) < 60
+
+
 def test_a_kept_time_per_token_lowers_kappa_and_a_broken_one_raises_it_again():
     policy = router(slo_tpot_ms=2 * STEP_S * 1e3)
     table, waiting = ranks((3, 0), (3, 0)), waiting_of([60])
@@ -312,7 +358,12 @@ def test_a_kept_time_per_token_lowers_kappa_and_a_broken_one_raises_it_again():
 def test_where_prompts_are_computed_elsewhere_another_router_decides(
     planning, patience, costs, immediate
 ):
-    table, prompts, _, each, since, _, _ = planning
+    table, prompts, each, since = (
+        planning.table,
+        planning.prompts,
+        planning.each,
+        planning.since,
+    )
     if immediate:
         table[ROOM], table[TOKEN_ROOM] = table[SLOTS] > 0, 1 << 60
         prompts, since = prompts[:1], since[:1]

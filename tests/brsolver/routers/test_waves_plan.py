@@ -3,7 +3,15 @@
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from wave_cases import NOTHING_CACHED, by_kernel, by_reference, could_go, plannings, ranks
+from wave_cases import (
+    NOTHING_CACHED,
+    Planning,
+    by_kernel,
+    by_reference,
+    could_go,
+    plannings,
+    ranks,
+)
 
 from brsolver.cluster.view import (
     BACKLOG,
@@ -16,13 +24,15 @@ from brsolver.cluster.view import (
     TOKEN_ROOM,
     VIEW_ROWS,
 )
+from brsolver.routers._window_kernels import ends_at
 
 SECONDS = np.array([1.0, 1e-3])
 
 
 def planned(table, prompts, *, cached=NOTHING_CACHED, since=None, overdue=-1):
     waited = np.zeros(len(prompts), np.int64) if since is None else np.array(since)
-    return by_kernel(table, np.array(prompts), cached, 0, waited, overdue, SECONDS)
+    loads = table[LOAD].reshape(-1, 1)
+    return by_kernel(table, loads, np.array(prompts), cached, 0, 0, waited, overdue, SECONDS)
 
 
 @settings(max_examples=1500, deadline=None)
@@ -52,14 +62,36 @@ def test_the_kernels_equal_the_reference_where_many_wait_for_many(seed, overdue)
     if seed % 2:
         cached = (prompts[:, None] * rng.choice([0, 0, 0.3, 1], (waiting, workers))).astype(int)
     seconds = np.array([36e-6, 41.6e-9 * rng.choice([1, 20, 300])])
-    planning = (table, prompts, cached, 3, rng.integers(0, 100, waiting), overdue, seconds)
+    projected, growing, since = table[LOAD].reshape(-1, 1), 0, rng.integers(0, 100, waiting)
+    if seed % 5 < 3:
+        growing = 1
+        projected = projected + rng.integers(-900, 1_500, (workers, 12)).cumsum(axis=1)
+        projected, seconds = np.maximum(projected, 0), seconds[[0, *[1] * 12]]
+    first = (table, projected, prompts, cached)
+    planning = Planning(*first, 3, growing, since, overdue, seconds)
     assert by_kernel(*planning) == by_reference(*planning)
 
 
 @settings(max_examples=300, deadline=None)
 @given(plannings())
+def test_a_placement_ends_after_what_its_worker_has_and_was_given_before(planning):
+    cached = planning.cached
+    _, pairs = by_kernel(*planning)
+    given_pairs = np.array(pairs, np.int64).reshape(-1, 2)
+    found = ends_at(planning.table, planning.prompts, cached, given_pairs)
+    for at, (_, g) in enumerate(pairs):
+        fresh = [
+            planning.prompts[i] - (cached[i, g] if cached.size else 0)
+            for i, worker in pairs[: at + 1]
+            if worker == g
+        ]
+        assert found[at] == planning.table[BACKLOG, g] + sum(fresh)
+
+
+@settings(max_examples=300, deadline=None)
+@given(plannings())
 def test_a_plan_keeps_to_what_there_is_room_for(planning):
-    table, prompts, cached, each, since, overdue, seconds = planning
+    table, prompts = planning.table, planning.prompts
     before = table.copy()
     plan, pairs = by_kernel(*planning)
     assert np.array_equal(table, before)
@@ -70,14 +102,13 @@ def test_a_plan_keeps_to_what_there_is_room_for(planning):
         here = [i for i, worker in pairs if worker == g]
         assert len(here) <= table[ROOM, g]
         assert not here or prompts[here].sum() <= table[TOKEN_ROOM, g]
-    del cached, each, since, overdue, seconds
 
 
 @settings(max_examples=300, deadline=None)
 @given(plannings())
 def test_what_goes_at_once_makes_no_backlog_larger_than_the_largest(planning):
-    table, prompts, cached, each, since, _, seconds = planning
-    plan, pairs = by_kernel(table, prompts, cached, each, since, -1, seconds)
+    table, prompts, cached = planning.table, planning.prompts, planning.cached
+    plan, pairs = by_kernel(*planning._replace(overdue=-1))
     backlog = table[BACKLOG].copy()
     for i, g in pairs[: plan.fills]:
         backlog[g] += prompts[i] - (cached[i, g] if cached.size else 0)
@@ -87,7 +118,8 @@ def test_what_goes_at_once_makes_no_backlog_larger_than_the_largest(planning):
 @settings(max_examples=300, deadline=None)
 @given(plannings())
 def test_overdue_requests_have_a_place_before_others_and_nobody_while_one_has_no_room(planning):
-    table, prompts, _, _, since, overdue, _ = planning
+    table, prompts, since = planning.table, planning.prompts, planning.since
+    overdue = planning.overdue
     _, pairs = by_kernel(*planning)
     able = could_go(table, prompts)
     late = [i for i in range(len(prompts)) if since[i] <= overdue and able[i]]
@@ -107,7 +139,8 @@ def test_overdue_requests_have_a_place_before_others_and_nobody_while_one_has_no
 @settings(max_examples=300, deadline=None)
 @given(plannings())
 def test_what_goes_while_overdue_ones_are_held_leaves_them_their_place(planning):
-    table, prompts, _, _, since, overdue, _ = planning
+    table, prompts, since = planning.table, planning.prompts, planning.since
+    overdue = planning.overdue
     plan, pairs = by_kernel(*planning)
     room, tokens = table[ROOM].copy(), table[TOKEN_ROOM].copy()
     for i, g in pairs:
@@ -124,17 +157,20 @@ def test_what_goes_while_overdue_ones_are_held_leaves_them_their_place(planning)
 @given(plannings(), st.randoms(use_true_random=False))
 def test_names_of_workers_do_not_matter(planning, random):
     """Where no two workers are alike in work, which ties would be settled by."""
-    table, prompts, cached, each, since, overdue, _ = planning
-    workers = table.shape[1]
+    workers = planning.table.shape[1]
     # Powers of two apart, far beyond what prompts add: no sum of them makes workers equal.
-    table[LOAD] += 2 ** (10 + np.arange(workers))
-    seconds = np.array([1.0, 1.0])
+    apart = planning.projected + 2 ** (10 + np.arange(workers)).reshape(-1, 1)
+    planning = planning._replace(projected=apart, seconds=np.ones_like(planning.seconds))
     names = list(range(workers))
     random.shuffle(names)
-    plan, pairs = by_kernel(table, prompts, cached, each, since, overdue, seconds)
-    renamed = table[:, names].copy()
-    known = cached[:, names].copy() if cached.size else cached
-    other, found = by_kernel(renamed, prompts, known, each, since, overdue, seconds)
+    plan, pairs = by_kernel(*planning)
+    cached = planning.cached
+    renamed = planning._replace(
+        table=planning.table[:, names].copy(),
+        projected=apart[names],
+        cached=cached[:, names].copy() if cached.size else cached,
+    )
+    other, found = by_kernel(*renamed)
     assert [(i, names[g]) for i, g in found] == pairs
     assert other._replace(lost=0) == plan._replace(lost=0)
     assert np.isclose(other.lost, plan.lost)
@@ -143,12 +179,13 @@ def test_names_of_workers_do_not_matter(planning, random):
 @settings(max_examples=200, deadline=None)
 @given(plannings(), st.integers(1, 3))
 def test_workers_that_have_left_change_nothing(planning, gone):
-    table, prompts, cached, each, since, overdue, seconds = planning
-    wider = np.pad(table, ((0, 0), (0, gone)))
-    known = np.pad(cached, ((0, 0), (0, gone))) if cached.size else cached
-    assert by_kernel(table, prompts, cached, each, since, overdue, seconds) == by_kernel(
-        wider, prompts, known, each, since, overdue, seconds
+    cached = planning.cached
+    wider = planning._replace(
+        table=np.pad(planning.table, ((0, 0), (0, gone))),
+        projected=np.pad(planning.projected, ((0, gone), (0, 0))),
+        cached=np.pad(cached, ((0, 0), (0, gone))) if cached.size else cached,
     )
+    assert by_kernel(*planning) == by_kernel(*wider)
 
 
 def test_prompts_fill_up_to_the_largest_backlog_and_the_rest_waits():

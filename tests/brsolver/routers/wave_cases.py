@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from hypothesis import strategies as st
 
@@ -24,6 +26,20 @@ from brsolver.routers.reference_waves import Planner
 
 NOTHING_CACHED = np.zeros((0, 0), np.int64)
 COSTS = StepCosts(base_s=0.02, per_kv_token_s=1e-6, per_prefill_token_s=1e-3, budget=64)
+
+
+class Planning(NamedTuple):
+    """What `plan_wave` takes, but for where it writes."""
+
+    table: np.ndarray
+    projected: np.ndarray
+    prompts: np.ndarray
+    cached: np.ndarray
+    each: int
+    growing: int
+    since: np.ndarray
+    overdue: int
+    seconds: np.ndarray
 
 
 @st.composite
@@ -60,22 +76,31 @@ def plannings(draw):
         )
         cached = np.array([[int(p * share) for share in draw(shares)] for p in prompts], np.int64)
     each = draw(st.sampled_from([0, 0, 4]))
+    growing, projected = 0, table[LOAD].reshape(-1, 1)
+    if draw(st.booleans()):
+        growing = draw(st.integers(0, 1))
+        moves = st.lists(st.sampled_from([0, 0, -6, 1, 3]), min_size=3, max_size=3)
+        more = np.array([[0, *draw(moves)] for _ in range(table.shape[1])], np.int64)
+        projected = np.maximum(projected + more.cumsum(axis=1), 0)
     since = draw(st.lists(st.integers(0, 3), min_size=len(prompts), max_size=len(prompts)))
     overdue = draw(st.sampled_from([-1, -1, 0, 1, 3]))
     kv_s = draw(st.sampled_from([0.0, 0.1, 0.3, 1.0, 7.0]))
-    seconds = np.array([draw(st.sampled_from([1.0, 0.7, 36e-6])), kv_s])
-    return table, np.array(prompts), cached, each, np.array(since), overdue, seconds
+    seconds = np.array([draw(st.sampled_from([1.0, 0.7, 36e-6])), *[kv_s] * projected.shape[1]])
+    seconds[2:] *= 0.7 ** np.arange(projected.shape[1] - 1)
+    first = (table, projected, np.array(prompts), cached)
+    return Planning(*first, each, growing, np.array(since), overdue, seconds)
 
 
-def by_kernel(table, prompts, *rest):
+def by_kernel(table, projected, prompts, *rest):
     pairs = np.full((len(prompts), 2), -1, np.int64)
-    plan = plan_wave(table, prompts, *rest, pairs)
+    plan = plan_wave(table, projected, prompts, *rest, pairs)
     return plan, [tuple(pair) for pair in pairs[: plan.placements].tolist()]
 
 
-def by_reference(table, prompts, cached, each, since, overdue, seconds):
+def by_reference(table, projected, prompts, cached, each, growing, since, overdue, seconds):
+    lists = (prompts.tolist(), cached.tolist())
     planner = Planner(
-        table, prompts.tolist(), cached.tolist(), each, since.tolist(), overdue, tuple(seconds)
+        table, projected, *lists, each, growing, since.tolist(), overdue, seconds.tolist()
     )
     found = planner.plan()
     pairs = found.fills + found.rest
@@ -120,9 +145,10 @@ def waiting_of(prompts, since=None):
     return Waiting(tokens, np.arange(tokens.size), steps)
 
 
-def planned_in_plain_python(table, prompts, cached, each, since, overdue, seconds, pairs):
+def planned_in_plain_python(*given):
     """As `plan_wave`, by the reference."""
-    plan, found = by_reference(table, prompts, cached, each, since, overdue, seconds)
+    *given, pairs = given
+    plan, found = by_reference(*given)
     if found:
         pairs[: len(found)] = found
     return plan

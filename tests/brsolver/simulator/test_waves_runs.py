@@ -29,9 +29,12 @@ UNIT = StepTime(model="loads", base=0.02, per_token=1e-6, per_prefill_token=1e-3
 SLOW = replace(UNIT, per_prefill_token=1.0)
 
 
-def plan_in_plain_python(table, prompts, cached, each, since, overdue, seconds, pairs):
+def plan_in_plain_python(
+    table, projected, prompts, cached, each, growing, since, overdue, seconds, pairs
+):
+    lists = (prompts.tolist(), cached.tolist())
     planner = Planner(
-        table, prompts.tolist(), cached.tolist(), each, since.tolist(), overdue, tuple(seconds)
+        table, projected, *lists, each, growing, since.tolist(), overdue, seconds.tolist()
     )
     found = planner.plan()
     placed = found.fills + found.rest
@@ -48,6 +51,8 @@ def params_of_br_t(draw):
         patience=draw(st.sampled_from([0, 1, 3, 20, 2500])),
         slo_ttft_ms=draw(st.sampled_from([None, None, 100, 2000])),
         slo_tpot_ms=draw(st.sampled_from([None, None, 10, 60])),
+        growth=draw(st.sampled_from(["ramp", "survival"])),
+        horizon=draw(st.sampled_from([1, 7, 80])),
     )
 
 
