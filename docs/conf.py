@@ -6,6 +6,8 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE / "_ext"), str(HERE.parent)]
 
+from pygments.lexers.shell import BashLexer  # noqa: E402 - the path is set above
+
 from brsolver import __version__  # noqa: E402 - the path is set above
 
 project = "brsolver"
@@ -26,7 +28,7 @@ exclude_patterns = ["_ext"]
 html_theme = "furo"
 html_title = "brsolver"
 html_static_path = ["_static"]
-html_css_files = ["tables.css"]
+html_css_files = ["narrow.css"]
 html_show_sourcelink = False
 html_copy_source = False
 pygments_style = "friendly"
@@ -53,3 +55,8 @@ autosummary_generate = False
 numpydoc_show_class_members = False
 default_role = "py:obj"
 html_math_renderer = "mathml"
+
+
+def setup(app):
+    """Draw console blocks as shell: they hold commands without prompts or output."""
+    app.add_lexer("console", BashLexer)

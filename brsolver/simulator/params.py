@@ -155,7 +155,7 @@ class SimulationParams:
             bounded=True,
             named=Named(
                 name="hardware",
-                help="Or that of hardware, see brsolver hardware list.",
+                help="Or the step time of hardware by name; see brsolver hardware list.",
                 metavar="NAME|FILE.toml",
                 read=step_time_of,
             ),

@@ -40,7 +40,8 @@ class PublicNames(SphinxDirective):
         return self.parse_text_to_nodes("\n".join(lines), allow_section_headings=False)
 
     def _lines(self, package: ModuleType) -> Iterator[str]:
-        names = self.options.get("names", "").split() or list(package.__all__)
+        listed = self.options.get("names", "").split() or package.__all__
+        names = [name for name in listed if not name.startswith("__")]
         homes = self._homes(names, package)
         yield from (".. autosummary::", "   :nosignatures:", "")
         yield from (f"   ~{homes[name]}.{name}" for name in names)
