@@ -40,7 +40,7 @@ myst_dmath_allow_digits = False
 myst_heading_anchors = 4
 nb_execution_mode = "force"
 nb_execution_raise_on_error = True
-nb_execution_timeout = 120
+nb_execution_timeout = 900  # where kernels are compiled for the first time, on a busy machine
 nb_merge_streams = True
 
 # Types stand in the numpydoc sections, with shapes and units; signatures repeat none of them.
