@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: setup demo test lint bench dist clean vllm-rig test-vllm bench-vllm
+.PHONY: setup demo test lint docs bench dist clean vllm-rig test-vllm bench-vllm
 
 setup: $(STAMP)
 
@@ -34,6 +34,13 @@ lint: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Documentation, with its notebooks executed: site/index.html. Warnings are errors.
+docs: $(STAMP)
+	rm -rf site
+	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --nitpicky --fresh-env \
+	  --doctree-dir site/.doctrees docs site
+	@echo "Open site/index.html"
+
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks
 
@@ -58,4 +65,4 @@ dist: $(STAMP)
 # Compiled kernels do not notice changes in other files they call.
 clean:
 	find brsolver baselines classifiers integration -name '*.nb[ic]' -delete
-	rm -rf dist demo-report .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf dist site demo-report .mypy_cache .ruff_cache .pytest_cache .hypothesis

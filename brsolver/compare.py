@@ -6,6 +6,7 @@ import copy
 import multiprocessing
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
@@ -13,7 +14,8 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from brsolver.errors import BrsolverError, ParameterError, UnknownNameError
 from brsolver.results.comparison import Comparison, Estimate, Run
@@ -338,3 +340,16 @@ def _execute(task: _Task) -> Run:
 
 def _silent(done: int, total: int) -> None:
     del done, total
+
+
+class _CallableModule(ModuleType):
+    """The module, which may be called as its function."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Comparison:
+        """Compare; see `compare`."""
+        return compare(*args, **kwargs)
+
+
+# Python binds a submodule to its package's attribute of the same name once it is imported, so that
+# ``from brsolver import compare`` gives this module and not the function.
+sys.modules[__name__].__class__ = _CallableModule

@@ -27,7 +27,7 @@ KEY = "option"
 
 CLUSTER = "Cluster"
 ARRIVALS = "Arrivals"
-POLICY = "Policy parameters (key=value in the policy's own specification goes first)"
+POLICY = "Policy parameters (key=value in the policy's own specification takes precedence)"
 FORECASTS = "Forecasts and stale information"
 RUN = "Run"
 

@@ -49,7 +49,7 @@ class Policy(Protocol):
 
 
 class BasePolicy(ABC):
-    """A policy with everything that callers may ask of one, at what does nothing.
+    """A policy with everything that callers may ask of one, each with a default that does nothing.
 
     Attributes
     ----------
@@ -60,8 +60,9 @@ class BasePolicy(ABC):
     horizon : int
         Steps of load projection it asks for; forecasts are kept for it if positive.
     holds_s : float
-        Longest time, in seconds, for which it may leave slots free that who waits would fit into,
-        while something runs. Who serves takes a policy that does so for longer to be at fault.
+        Longest time, in seconds, for which it may leave slots free that waiting requests would fit
+        into, while something runs. The vLLM adapter counts a policy that does so for longer as
+        failed.
     params : object or None
         Its parameters.
     """

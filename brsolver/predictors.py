@@ -155,7 +155,7 @@ class Predictor(Protocol):
 
 
 class BasePredictor(ABC):
-    """A predictor with everything that callers may ask of one, at what does nothing.
+    """A predictor with all that callers may ask of one, each with a default that does nothing.
 
     Members that are properties here are overridden in the class, by a property or, where they never
     change, by a value: ``sees_future = True``.

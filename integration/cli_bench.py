@@ -37,7 +37,10 @@ def bench(
     ] = POLICIES,
     rounds: Annotated[int, typer.Option(metavar="N", help="Interleaved rounds.")] = 5,
     trace: Annotated[
-        str, typer.Option(metavar="TRACE", rich_help_panel=LOAD, help="Lengths; as in simulate.")
+        str,
+        typer.Option(
+            metavar="TRACE", rich_help_panel=LOAD, help="Trace of lengths, as in simulate."
+        ),
     ] = TRACE,
     requests: Annotated[
         int, typer.Option(metavar="N", rich_help_panel=LOAD, help="Requests per round.")

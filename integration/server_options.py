@@ -32,7 +32,9 @@ ArgumentsOption = Annotated[
 ]
 VariablesOption = Annotated[
     list[str] | None,
-    typer.Option(metavar="NAME=VALUE", rich_help_panel=SERVER, help="Variable for it. Repeatable."),
+    typer.Option(
+        metavar="NAME=VALUE", rich_help_panel=SERVER, help="Variable for the server. Repeatable."
+    ),
 ]
 StartupOption = Annotated[
     float, typer.Option(metavar="S", rich_help_panel=SERVER, help="Longest start in seconds.")

@@ -24,13 +24,16 @@ PredictorOption = Annotated[
     typer.Option(
         metavar="NAME",
         rich_help_panel=FORECASTS,
-        help="oracle, survival, none or another one installed, for policies that look ahead.",
+        help="Forecasts for policies that look ahead: oracle, survival, none, or the name of "
+        "another predictor.",
     ),
 ]
 ConfigOption = Annotated[
     str | None,
     typer.Option(
-        metavar="FILE", rich_help_panel=RUN, help="TOML file of parameters; options go first."
+        metavar="FILE",
+        rich_help_panel=RUN,
+        help="TOML file of parameters; options take precedence.",
     ),
 ]
 LimitOption = Annotated[

@@ -246,7 +246,7 @@ class RunOptions:
         )
 
     def params(self, **more: Any) -> SimulationParams:
-        """Combine the configuration file, if any, with the options, which go first."""
+        """Combine the configuration file, if any, with the options, which take precedence."""
         base = SimulationParams.from_toml(self.config) if self.config else SimulationParams()
         changes = {}
         for each in parameters(SimulationParams):

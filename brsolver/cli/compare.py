@@ -40,7 +40,9 @@ def compare(
     baseline: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", rich_help_panel=o.OUTPUT, help="Ratios refer to it. (default: first)"
+            metavar="NAME",
+            rich_help_panel=o.OUTPUT,
+            help="Policy that ratios refer to. (default: first)",
         ),
     ] = None,
     jobs: Annotated[

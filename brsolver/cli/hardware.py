@@ -119,7 +119,7 @@ def fit(
         ),
     ] = "",
     name: Annotated[str, typer.Option(metavar="NAME", help="What to call it.")] = "",
-    licence: Annotated[str, typer.Option(metavar="TEXT", help="Of the measurements.")] = "",
+    licence: Annotated[str, typer.Option(metavar="TEXT", help="Licence of the measurements.")] = "",
     out: Annotated[
         str | None, typer.Option(metavar="FILE.toml", help="Also write a hardware file.")
     ] = None,

@@ -155,7 +155,7 @@ def operators_of(
     """
     if ranks < 2:
         raise ParameterError(
-            f"--operators: ranks are {ranks}, must be at least 2: one rank shares with nobody"
+            f"--operators: ranks are {ranks}, must be at least 2: one rank shares with no other"
         )
     others = other_curves(tables, shape, ranks)
     curves = [prefill_attention(tables, shape), *others]

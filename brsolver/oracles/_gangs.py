@@ -1,4 +1,4 @@
-"""A run of somebody who knows everything: how near to the bound of all runs one can come.
+"""A run planned with everything known: how near to the bound of all runs one can come.
 
 Requests alike in length go in gangs of G, one to each rank, and the next gang starts when every
 rank has a slot: ranks then do nearly the same at every step, prefill included. All requests are

@@ -108,7 +108,7 @@ class Explanation:
 
     @property
     def present(self) -> tuple[Cause, ...]:
-        """The causes that are there, the dearest first."""
+        """The causes that are present, the most costly first."""
         there = [cause for cause in self.causes if cause.seconds is not None]
         return tuple(sorted(there, key=lambda cause: -(cause.seconds or 0.0)))
 

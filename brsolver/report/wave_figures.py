@@ -55,12 +55,12 @@ def _sentence(policy: str, waves: Waves) -> str:
     busy = waves.backlog > 0
     steps = busy.any(axis=1)
     if not steps.any():
-        return f"{policy}: nobody prefilled in the steps shown."
+        return f"{policy}: no worker prefilled in the steps shown."
     workers = waves.backlog.shape[1]
     together = float(busy[steps].sum(axis=1).mean())
     return (
-        f"{policy}: where somebody had prompts to prefill, {np.mean(steps):.0%} of what is shown, "
-        f"{format_number(together)} of {workers} workers had on average; up to "
+        f"{policy}: where any worker had prompts to prefill, {np.mean(steps):.0%} of what is "
+        f"shown, {format_number(together)} of {workers} workers had on average; up to "
         f"{format_number(float(waves.held.max()))} requests waited beside free slots."
     )
 

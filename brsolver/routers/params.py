@@ -20,7 +20,7 @@ _R_MAX = option(
     "Waiting requests that subsets are chosen from, first come first.", metavar="N", panel=POLICY
 )
 _PATIENCE = option(
-    "Steps after which a waiting request goes before all others; 0 is no limit.",
+    "Steps after which a waiting request is placed before all others; 0 is no limit.",
     metavar="N",
     panel=POLICY,
 )
@@ -160,7 +160,7 @@ class BRRampParams:
     theta: float = field(
         default=0.3,
         metadata=option(
-            "Worth of a mean wait, in what a placement costs in the mean.",
+            "Weight of waiting: what a mean wait is worth, in mean costs of a placement.",
             metavar="X",
             panel=POLICY,
         ),

@@ -81,7 +81,7 @@ class BRTParams:
     patience: int = field(
         default=2500,
         metadata=option(
-            "Steps after which nobody goes before a waiting request; 0 is no limit.",
+            "Steps after which a waiting request is placed before all others; 0 is no limit.",
             metavar="N",
             panel=POLICY,
         ),

@@ -111,7 +111,7 @@ class BRT(BasePolicy):
         return self._kappa
 
     def route(self, cluster: ClusterView, waiting: Waiting) -> IntArray:
-        """Place what costs nobody anything, and all if it is due; see `brsolver.Policy`."""
+        """Place what delays no other request, and all if the wave is due; see `brsolver.Policy`."""
         costs = cluster.costs
         if costs is None or not costs.prices_prefill:
             self._free = costs is not None and costs.budget > 0

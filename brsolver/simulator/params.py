@@ -122,8 +122,8 @@ class SimulationParams:
     request_tokens: int | Literal["auto"] = field(
         default=0,
         metadata=option(
-            "KV tokens that a request weighs besides those it holds; auto takes what the step "
-            "time says of a sequence.",
+            "KV tokens that a request weighs besides those it holds; auto derives them from "
+            "the step time.",
             label="weight of a request besides its KV tokens",
             unit="tokens",
             metavar="N|auto",
@@ -139,7 +139,7 @@ class SimulationParams:
     prefill: Prefill = field(
         default_factory=Prefill,
         metadata=option(
-            "Before a request can be routed, or on the decode ranks:",
+            "Where prompts are computed, before a request is routed or on the decode ranks:",
             metavar="MODE",
             panel=ARRIVALS,
             bounded=True,
@@ -155,7 +155,7 @@ class SimulationParams:
             bounded=True,
             named=Named(
                 name="hardware",
-                help="Or that of hardware, see brsolver hardware list.",
+                help="Or the step time of hardware by name; see brsolver hardware list.",
                 metavar="NAME|FILE.toml",
                 read=step_time_of,
             ),

@@ -39,6 +39,18 @@ def test_lazy_packages_have_what_they_list(package):
         _ = package.nothing
 
 
+def test_comparing_is_a_function_however_it_is_imported():
+    code = (
+        "from brsolver import compare; import brsolver.compare\n"
+        "from brsolver import compare as two\n"
+        "for call in (compare, two, brsolver.compare, brsolver.compare.compare):\n"
+        "    try: call(None, 'none-such', workers=4)\n"
+        "    except brsolver.BrsolverError as error: print(error)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.count("unknown policy 'none-such'") == 4
+
+
 @pytest.mark.parametrize(
     "error",
     [e for e in vars(errors).values() if isinstance(e, type) and e.__module__ == "brsolver.errors"],
