@@ -119,6 +119,7 @@ def make_result(
         start_step=naive.start_step,
         finish_step=naive.finish_step,
         preemptions=np.zeros(n, dtype=np.int64),
+        migrations=np.zeros(n, dtype=np.int64),
         status=np.full(n, RequestStatus.FINISHED.value),
         cached_tokens=np.zeros(n, np.int64),
     )
