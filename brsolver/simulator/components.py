@@ -172,6 +172,9 @@ class Staleness:
         the next (vLLM: every 100 ms).
     local_correction : bool
         Add what the router itself has placed since the snapshot.
+    local_departures : bool
+        With `local_correction`, take off what has ended since, too: whoever passes tokens on
+        sees requests end.
     """
 
     steps: int = field(
@@ -219,6 +222,15 @@ class Staleness:
             bounded=True,
         ),
     )
+    local_departures: bool = field(
+        default=False,
+        metadata=option(
+            "Take off what has ended since, too; with --local-correction.",
+            label="corrected by the ends of requests",
+            panel=FORECASTS,
+            bounded=True,
+        ),
+    )
 
     def __post_init__(self) -> None:
         require_whole("steps", self.steps, 0, MAX_STALE_STEPS)
@@ -229,6 +241,12 @@ class Staleness:
         )
         require_one_of("mode", self.mode, "delay", "periodic")
         require_flag("local_correction", self.local_correction)
+        require_flag("local_departures", self.local_departures)
+        require(
+            self.local_correction or not self.local_departures,
+            "local_departures is true, must be false without local_correction: what is placed "
+            "and ends before the next report would only be taken off",
+        )
 
     @property
     def active(self) -> bool:

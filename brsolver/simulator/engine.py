@@ -106,7 +106,9 @@ class Engine:
         self.state = self.session.state
         self.stale: StaleInformation | None = None
         if params.staleness.active:
-            self.stale = StaleInformation(params.staleness, self.session, immediate=self.immediate)
+            self.stale = StaleInformation(
+                params.staleness, self.session, immediate=self.immediate, ended=self._ended
+            )
         self._events = sorted(params.events, key=_when)
         self._dispatch: list[int] = []
         self._observed = 0
@@ -232,7 +234,8 @@ class Engine:
         pairs = self.session.ask(self._view(), waiting)
         self._dispatch.append(self.session.route_ns)
         if self.stale is not None:
-            self.stale.placed(self.step, pairs, self.waiting[TOKENS, head : head + count])
+            held = self.waiting[:, head : head + count]
+            self.stale.placed(self.step, pairs, held[TOKENS], held[REQUEST])
         return pairs
 
     def _refusal(self, pairs: IntArray) -> Exception:
@@ -261,6 +264,9 @@ class Engine:
         session.forecast(handles, step)
         self.cursor["admitted"] = 0
         self.cursor["admitted_lost"] = False
+
+    def _ended(self) -> IntArray:
+        return self.book[lay.B_FINISHED, : self.finished]
 
     def _boundary(self) -> None:
         for event in [event for event in self._events if self._due(event)]:
