@@ -173,8 +173,7 @@ class Staleness:
     local_correction : bool
         Add what the router itself has placed since the snapshot.
     local_departures : bool
-        With `local_correction`, take off what has ended since, too: whoever passes tokens on
-        sees requests end.
+        Take off what has ended since, which whoever passes tokens on sees.
     """
 
     steps: int = field(
@@ -225,7 +224,7 @@ class Staleness:
     local_departures: bool = field(
         default=False,
         metadata=option(
-            "Take off what has ended since, too; with --local-correction.",
+            "Take off what has ended since.",
             label="corrected by the ends of requests",
             panel=FORECASTS,
             bounded=True,
@@ -242,11 +241,6 @@ class Staleness:
         require_one_of("mode", self.mode, "delay", "periodic")
         require_flag("local_correction", self.local_correction)
         require_flag("local_departures", self.local_departures)
-        require(
-            self.local_correction or not self.local_departures,
-            "local_departures is true, must be false without local_correction: what is placed "
-            "and ends before the next report would only be taken off",
-        )
 
     @property
     def active(self) -> bool:

@@ -121,15 +121,16 @@ class StaleInformation:
         tokens, requests : ndarray of int64, shape (n,)
             KV tokens and identities of the waiting requests.
         """
-        if not self._params.local_correction:
+        if not (self._params.local_correction or self._params.local_departures):
             return
         known = (pairs[:, 0] >= 0) & (pairs[:, 0] < tokens.shape[0])
         for at, worker in pairs[known].tolist():
             placement = _Placement(
                 step=step, worker=worker, tokens=int(tokens[at]), request=int(requests[at])
             )
-            self._placements.append(placement)
             self._last_placed[placement.request] = placement
+            if self._params.local_correction:
+                self._placements.append(placement)
 
     def view(self, step: int, clock_s: float) -> ClusterView:
         """Return the cluster as it may be seen now, the session's own view being up to date."""

@@ -3,11 +3,9 @@
 from dataclasses import replace
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from brsolver.errors import ParameterError
 from brsolver.registry import make_policy
 from brsolver.simulator import Arrivals, SimulationParams, Staleness, StepTime, simulate
 from brsolver.simulator.engine import Engine
@@ -128,9 +126,22 @@ def test_with_placements_and_ends_counted_only_growth_is_missing(
     assert comparer.seen > 1
 
 
-def test_ends_alone_are_no_correction():
-    with pytest.raises(ParameterError, match="local_departures is true, must be false without"):
-        Staleness(steps=3, local_departures=True)
+def test_ends_alone_leave_what_the_report_had_and_still_runs():
+    trace = Trace(prompt_tokens=np.full(4, 10), output_tokens=np.array([3, 50, 50, 50]))
+    loads = []
+
+    class Watcher:
+        def route(self, cluster, waiting):
+            loads.append(cluster.load.tolist())
+            return [(0, len(loads) % 2)]
+
+    # The report of step 2 has two requests, of which the first ends in that step.
+    stale = Staleness(steps=2, mode="periodic", local_departures=True)
+    params = SimulationParams(
+        workers=2, slots=4, arrivals=Arrivals(pool=1), max_steps=4, staleness=stale
+    )
+    simulate(trace, Watcher(), params)
+    assert loads == [[0, 0], [0, 0], [11, 12], [11, 0]]
 
 
 def test_ends_are_seen_by_whoever_asks_for_them():
