@@ -186,6 +186,8 @@ def _metrics(
         window_first=0,
         window_end=window.stop,
         preemptions=0,
+        migrations=0,
+        migrated_tokens=0,
         prefill_tokens=0,
         cached_tokens=0,
         decisions=50,
