@@ -333,6 +333,6 @@ def _if_it_were_so(cause: Cause, tpot_mean_s: float) -> str:
     )
     return (
         f"{label}, whatever routes them. A counterfactual, which engines do not offer: "
-        f"{cause.without} the run would take {takes}, a token {1e3 * tpot_s:.2f} instead of "
-        f"{1e3 * tpot_mean_s:.2f} ms."
+        f"{cause.without} the run would take {takes}, and a token {1e3 * tpot_s:.2f} ms in the "
+        f"mean instead of {1e3 * tpot_mean_s:.2f} ms."
     )

@@ -52,7 +52,7 @@ class Migration:
         default=0,
         metadata=option(
             "Move a running request to another worker every N steps, which engines do not "
-            "offer: what they lose by it; 0 is never.",
+            "offer; 0 is never.",
             label="a running request moves every",
             unit="steps",
             metavar="N",
