@@ -325,3 +325,12 @@ def test_what_is_not_modelled_is_refused() -> None:
         with pytest.raises(ParameterError, match=f"migration: every is 4, must be 0: .*{reason}"):
             SimulationParams(prefill=prefill, migration=Migration(every=4))
         SimulationParams(prefill=prefill)
+
+
+@pytest.mark.parametrize("kv_bytes", [0.0, 1e7])
+def test_averages_end_where_admissions_do_whoever_moves_after(kv_bytes: float) -> None:
+    result = run(
+        [100, 1, 40, 1, 30], [60, 1, 60, 1, 60], Migration(every=30, kv_bytes=kv_bytes), slots=2
+    )
+    assert result.metrics.migrations > 0
+    assert result.metrics.window_end == result.requests.start_step.max()
