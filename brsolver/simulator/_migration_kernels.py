@@ -48,6 +48,9 @@ if TYPE_CHECKING:
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
 
+MANY_STEPS = 1e9
+"""Times the most slots it is still a whole number of 64 bits."""
+
 
 @kernel
 def heaviest(workers: IntArray) -> int:
@@ -83,6 +86,14 @@ def transfer_s(cursor: Cursor, tokens: int) -> float:
 
 
 @kernel
+def steps_under_way(seconds: float, step_s: float) -> int:
+    """Return how many steps like the last one a move takes; of what never ends a great many."""
+    if step_s <= 0.0:
+        return 0
+    return int(np.ceil(min(seconds / step_s, MANY_STEPS)))
+
+
+@kernel
 def fits(workers: IntArray, source: int, target: int, tokens: int) -> bool:
     """Tell whether a worker holds so many KV tokens more, growth in reserve, and is no smaller."""
     held = workers[W_ACTIVE, target] + workers[W_QUEUED, target]
@@ -112,7 +123,7 @@ def best_to_move(
         # What has generated nothing yet has only just been placed.
         if tokens > requests[k.R_PROMPT, handle] and fits(workers, source, target, tokens):
             weight = tokens + workers[W_REQUEST_TOKENS, source]
-            steps = int(np.ceil(transfer_s(cursor, tokens) / step_s)) if step_s > 0.0 else 0
+            steps = steps_under_way(transfer_s(cursor, tokens), step_s)
             kept = here + steps * (workers[W_ACTIVE, source] - 1)
             with_it = there + weight + steps * workers[W_ACTIVE, target]
             gain = kept - max(kept - weight, with_it)

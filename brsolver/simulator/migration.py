@@ -9,11 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from brsolver._limits import MAX_COUNT, MAX_TIME_S, require, require_number, require_whole
+from brsolver._limits import MAX_COUNT, MAX_SECONDS, require, require_number, require_whole
 from brsolver.options import CLUSTER, option
 
 if TYPE_CHECKING:
     from brsolver.simulator.prefill import Prefill
+
+MAX_KV_BYTES = 1e9
+"""A thousand times what any model has."""
 
 
 def why_not_moved(prefill: Prefill) -> str:
@@ -96,10 +99,9 @@ class Migration:
 
     def __post_init__(self) -> None:
         require_whole("every", self.every, 0, MAX_COUNT, " steps")
-        require_number("kv_bytes", self.kv_bytes, 0, MAX_COUNT, " bytes")
-        require_number("gb_s", self.gb_s, 0, MAX_COUNT, " GB/s")
-        require(self.gb_s > 0, f"gb_s is {self.gb_s:g}, must be positive")
-        require_number("setup_ms", self.setup_ms, 0, MAX_TIME_S, " ms")
+        require_number("kv_bytes", self.kv_bytes, 0, MAX_KV_BYTES, " bytes")
+        require_number("gb_s", self.gb_s, 1e-6, 1e9, " GB/s")
+        require_number("setup_ms", self.setup_ms, 0, MAX_SECONDS * 1e3, " ms")
 
     @property
     def active(self) -> bool:

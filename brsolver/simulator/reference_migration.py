@@ -50,7 +50,7 @@ class Mover:
         """Return by how much the larger load falls, as of the end of the transfer."""
         if request.generated == 0 or not self._fits(request, source, target):
             return 0
-        steps = math.ceil(self.transfer_s(request) / step_s) if step_s > 0 else 0
+        steps = math.ceil(min(self.transfer_s(request) / step_s, 1e9)) if step_s > 0 else 0
         weight = request.kv_tokens + self.request_tokens
         kept = self._running_load(source) + steps * (len(source.running) - 1)
         with_it = self._load(target) + weight + steps * len(target.running)

@@ -128,9 +128,10 @@ class StaleInformation:
             placement = _Placement(
                 step=step, worker=worker, tokens=int(tokens[at]), request=int(requests[at])
             )
-            self._last_placed[placement.request] = placement
             if self._params.local_correction:
                 self._placements.append(placement)
+            if self._params.local_departures:
+                self._last_placed[placement.request] = placement
 
     def view(self, step: int, clock_s: float) -> ClusterView:
         """Return the cluster as it may be seen now, the session's own view being up to date."""

@@ -309,7 +309,7 @@ def test_a_request_under_way_to_a_worker_that_fails_waits_again() -> None:
         ({"every": -1}, "every is -1, must be at least 0 steps"),
         ({"every": 1.5}, "every is 1.5, must be a whole number"),
         ({"kv_bytes": -1.0}, "kv_bytes is -1, must be at least 0 bytes"),
-        ({"gb_s": 0.0}, "gb_s is 0, must be positive"),
+        ({"gb_s": 0.0}, "gb_s is 0, must be at least 1e-06 GB/s"),
         ({"gb_s": float("inf")}, "gb_s is inf, must be a finite number"),
         ({"setup_ms": float("nan")}, "setup_ms is nan, must be a finite number"),
     ],
@@ -317,6 +317,12 @@ def test_a_request_under_way_to_a_worker_that_fails_waits_again() -> None:
 def test_what_makes_no_sense_is_refused(given: dict[str, Any], message: str) -> None:
     with pytest.raises(ParameterError, match=message):
         Migration(**given)
+
+
+def test_the_dearest_move_is_a_time_like_any_other() -> None:
+    dear = Migration(every=1, kv_bytes=1e9, gb_s=1e-6, setup_ms=1e9)
+    result = run([100, 1, 40, 1, 30], [9, 1, 9, 1, 9], dear, step_time=PLAIN)
+    assert result.metrics.finished == 5
 
 
 def test_what_is_not_modelled_is_refused() -> None:
