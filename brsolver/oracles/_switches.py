@@ -143,6 +143,33 @@ def _regime(run: SimulationResult, params: SimulationParams) -> Iterator[Switch]
     )
 
 
+MOVES_EVERY = 4
+"""Steps between the moves of the run in which requests move."""
+
+
+def moved(run: SimulationResult) -> Switch:
+    """Return the run in which requests move between workers, which engines do not offer."""
+    from brsolver.simulator.migration import why_not_moved
+
+    params = with_fixed_weights(run.params)
+    migration = replace(params.migration, every=MOVES_EVERY)
+    why_not = why_not_moved(params.prefill)
+    if params.migration.active:
+        why_not = "they move in this very run"
+    elif params.workers == 1:
+        why_not = "there is one worker"
+    return Switch(
+        name="migration",
+        label="requests cannot move",
+        without=(
+            f"with one that runs moved every {MOVES_EVERY} steps, in "
+            f"{1e6 * migration.token_s:.3g} ms per 1,000 KV tokens"
+        ),
+        params=params if why_not else replace(params, migration=migration),
+        why_not=why_not,
+    )
+
+
 def _knows_enough(run: SimulationResult) -> str:
     if run.sees_future:
         return "the policy is given true lengths"

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from brsolver.errors import ParameterError
-from brsolver.oracles._switches import switches
+from brsolver.oracles._switches import moved, switches
 
 if TYPE_CHECKING:
     from brsolver.oracles._switches import Switch
@@ -86,6 +86,9 @@ class Explanation:
     causes : tuple of Cause
         Each measured by a run in which it alone was switched off. They overlap, so they need not
         add up to what lies between the run and the bound.
+    counterfactuals : tuple of Cause
+        Measured in the same way, but by runs that do what engines do not offer: no routing saves
+        that. None of them is among the causes.
     result : SimulationResult
         The run.
     wall_s : float
@@ -100,6 +103,7 @@ class Explanation:
     result: SimulationResult
     wall_s: float
     notes: tuple[str, ...] = ()
+    counterfactuals: tuple[Cause, ...] = ()
 
     @property
     def avoidable_s(self) -> float | None:
@@ -131,6 +135,7 @@ class Explanation:
         absent = [f"{each.label} ({each.why_not})" for each in self.causes if each.why_not]
         if absent:
             lines.append(f"Not there to be switched off: {'; '.join(absent)}.")
+        lines.extend(_if_it_were_so(each, metrics.tpot_mean_s) for each in self.counterfactuals)
         return tuple(lines)
 
     def to_dict(self) -> dict[str, Any]:
@@ -145,6 +150,7 @@ class Explanation:
             "avoidable_s": self.avoidable_s,
             "bound": None if self.bound is None else self.bound.to_dict(),
             "causes": [cause.to_dict() for cause in self.causes],
+            "counterfactuals": [each.to_dict() for each in self.counterfactuals],
             "words": list(self.words()),
             "metrics": metrics.to_dict(),
             "wall_s": self.wall_s,
@@ -165,7 +171,8 @@ def explain(
 
     The run is made once as asked for, and once more with each cause alone switched off: prefill,
     KV tokens or sequences balanced perfectly, counts not padded, information fresh, nothing in
-    transit, a pool in place of immediate routing, lengths known.
+    transit, a pool in place of immediate routing, lengths known. Apart from these stands a run in
+    which requests move between workers while they run.
 
     Parameters
     ----------
@@ -202,12 +209,13 @@ def explain(
     held = hold_out(trace, predictor, used.seed, horizons=[spec.horizon])
     run = _run(held, spec, used)
     _check(run)
-    planned = switches(run)
+    planned = [*switches(run), moved(run)]
     causes = []
     for done, switch in enumerate(planned, start=1):
         if progress is not None:
             progress(done, len(planned) + 1)
         causes.append(_cause(run, switch, held, spec))
+    counterfactual = causes.pop()
     bound, why = _bound(held.trace, run)
     return Explanation(
         policy=run.policy,
@@ -218,6 +226,7 @@ def explain(
         result=run,
         wall_s=time.perf_counter() - began,
         notes=tuple(dict.fromkeys(filter(None, (held.note, why, *run.notes)))),
+        counterfactuals=(counterfactual,),
     )
 
 
@@ -292,6 +301,8 @@ def _unproven(run: SimulationResult) -> str:
     """Say why no bound is about the run; empty if one is."""
     if run.params.events:
         return "workers fail or join"
+    if run.params.migration.active:
+        return "running requests move between workers"
     if run.params.prefill.colocated and run.metrics.preemptions:
         # What is prefilled again gives its next token without decoding.
         return "requests were preempted"
@@ -307,4 +318,21 @@ def _sentence(cause: Cause) -> str:
     return (
         f"{label} {verb} {abs(seconds):,.1f} s ({abs(share):.1%}): the run takes that much "
         f"{longer} {cause.without}."
+    )
+
+
+def _if_it_were_so(cause: Cause, tpot_mean_s: float) -> str:
+    """Say what an engine would gain that did what none offers."""
+    label = cause.label[0].upper() + cause.label[1:]
+    if cause.why_not:
+        return f"{label}; what that costs is not known: {cause.why_not}."
+    seconds, share, tpot_s = cause.seconds or 0.0, cause.share or 0.0, cause.tpot_mean_s or 0.0
+    longer = "less" if seconds > 0 else "longer"
+    takes = (
+        "as long" if abs(share) < NOTHING else f"{abs(seconds):,.1f} s ({abs(share):.1%}) {longer}"
+    )
+    return (
+        f"{label}, whatever routes them. A counterfactual, which engines do not offer: "
+        f"{cause.without} the run would take {takes}, and a token {1e3 * tpot_s:.2f} ms in the "
+        f"mean instead of {1e3 * tpot_mean_s:.2f} ms."
     )

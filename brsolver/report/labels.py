@@ -103,6 +103,8 @@ METRICS: tuple[MetricInfo, ...] = (
         better="higher",
     ),
     MetricInfo(name="preemptions", label="Preemptions", unit="requests"),
+    MetricInfo(name="migrations", label="Running requests moved", unit="moves", better=""),
+    MetricInfo(name="migrated_tokens", label="KV tokens moved", unit="tokens", better=""),
     MetricInfo(name="decisions", label="Routing decisions", unit="calls", better=""),
     MetricInfo(name="dispatch_us_p50", label="Dispatch latency P50", unit="µs", measured=True),
     MetricInfo(name="dispatch_us_p99", label="Dispatch latency P99", unit="µs", measured=True),

@@ -181,7 +181,7 @@ def gantt_of(result: SimulationResult, prompt_tokens: IntArray) -> Gantt:
     """Choose a readable window in the middle of the run and lay its requests on lanes.
 
     The window spans four mean stays, less if that were more than 3000 requests.
-    Requests that were preempted or lost their worker are left out, since a single bar would
+    Requests that were preempted, moved or lost their worker are left out, since a single bar would
     claim slots they did not hold all the time.
     """
     workers = _workers_shown(result)
@@ -191,7 +191,7 @@ def gantt_of(result: SimulationResult, prompt_tokens: IntArray) -> Gantt:
         & np.isfinite(end_s)
         & (result.requests.worker >= 0)
         & (result.requests.worker < workers)
-        & (result.requests.preemptions == 0)
+        & (result.requests.preemptions + result.requests.migrations == 0)
     )
     first_s, last_s = _window(result.requests.start_s[shown], end_s[shown])
     inside = (result.requests.start_s[shown] < last_s) & (end_s[shown] > first_s)

@@ -51,6 +51,8 @@ class RequestLog:
         First and last decode step it took part in, -1 if none.
     preemptions : ndarray of int64, shape (n,)
         Times it was preempted or lost with its worker.
+    migrations : ndarray of int64, shape (n,)
+        Times it was moved to another worker while it ran.
     status : ndarray of int64, shape (n,)
         `RequestStatus` at the end.
     cached_tokens : ndarray of int64, shape (n,)
@@ -71,6 +73,7 @@ class RequestLog:
     start_step: IntArray
     finish_step: IntArray
     preemptions: IntArray
+    migrations: IntArray
     status: IntArray
     cached_tokens: IntArray
     prefill_in_steps: bool = False

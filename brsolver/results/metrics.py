@@ -33,7 +33,8 @@ class Metrics:
     `TimeLost`; `goodput_*` and `slo_met_share` are of requests that met the run's objectives, see
     `Goodput`; `prefill_tokens` were computed in all of the run, `cached_tokens` of the prompts
     that started needed no prefill, `cached_share` of them; `held_mean` requests waited, in the
-    mean step, although slots were free, for the policy held them or no KV tokens were left. A
+    mean step, although slots were free, for the policy held them or no KV tokens were left;
+    `migrations` are moves of running requests, and `migrated_tokens` the KV tokens moved. A
     figure nothing was measured for is NaN.
     """
 
@@ -88,6 +89,8 @@ class Metrics:
     slot_utilization: float
     held_mean: float
     preemptions: int
+    migrations: int
+    migrated_tokens: int
     decisions: int
     dispatch_us_p50: float
     dispatch_us_p99: float
@@ -123,6 +126,7 @@ def compute_metrics(
     steps: StepLog,
     samples: LoadSamples,
     last_admission: int,
+    migrated_tokens: int,
     dispatch_us: FloatArray,
     wall_s: float,
 ) -> Metrics:
@@ -194,6 +198,8 @@ def compute_metrics(
         slot_utilization=_mean(steps.active[window] / steps.slots[window]),
         held_mean=_mean(steps.held[window]),
         preemptions=int(requests.preemptions.sum()),
+        migrations=int(requests.migrations.sum()),
+        migrated_tokens=migrated_tokens,
         decisions=int(dispatch_us.size),
         dispatch_us_p50=_percentile(dispatch_us, 50),
         dispatch_us_p99=_percentile(dispatch_us, 99),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from brsolver._lazy import lazy
 from brsolver.hardware.step_time import StepTime
 from brsolver.simulator.components import Arrivals, Staleness, WorkerEvent
+from brsolver.simulator.migration import Migration
 from brsolver.simulator.params import SimulationParams
 from brsolver.simulator.prefill import Prefill
 
@@ -30,6 +31,7 @@ __all__ = [
     "Arrivals",
     "LoadSamples",
     "Metrics",
+    "Migration",
     "Prefill",
     "RequestLog",
     "RequestStatus",

@@ -36,7 +36,6 @@ from brsolver.hardware._step_kernels import (
 from brsolver.simulator._decision_kernels import apply
 from brsolver.simulator._layout import (
     AGAIN,
-    B_ORDER,
     BUSY_WATTS,
     DONE,
     EVENT,
@@ -66,15 +65,14 @@ from brsolver.simulator._layout import (
     ROUTE,
     STALLED,
     STEP,
-    T_READY,
     Cursor,
 )
 from brsolver.simulator._log_kernels import first_tokens, log_held, log_prefill, sample
+from brsolver.simulator._migration_kernels import comes_by_time, land, prepare_step, wait
 from brsolver.simulator._prefill_kernels import (
     NOTHING,
     decode_loads,
     finish_prompts,
-    schedule,
 )
 from brsolver.simulator._prefix_kernels import Caches, let_finished_go, make_room
 from brsolver.simulator._request_kernels import (
@@ -224,6 +222,8 @@ def boundary(
     """Do what comes before a step; return why not to step, or STEP."""
     c = cursor[0]
     total = book.shape[1]
+    if c.moving > 0:
+        land(workers, requests, counters, book, times, cursor, heads, queues, buffers)
     if c.arrived < total and (c.immediate or not c.routed):
         reveal(workers, waiting, book, times, cursor)
     held = c.wait_tail - c.wait_head
@@ -237,9 +237,8 @@ def boundary(
             return offer_waiting(waiting, cursor, offer)
     if counters[0].active_total > 0 or (c.queued > 0 and c.scheduler != NOBODY):
         return STEP
-    if c.arrived < total and c.pool == 0 and c.concurrency == 0:
-        c.clock_s = min(times[T_READY, book[B_ORDER, c.arrived]], c.stop_s)
-        c.routed = False
+    if c.moving > 0 or comes_by_time(book, cursor):
+        wait(book, times, cursor)
         return AGAIN
     if held > 0 or c.queued > 0 or c.arrived < total:
         return STALLED
@@ -351,9 +350,9 @@ def advance(
             why = allowed(cursor, log_f)
         if why != STEP:
             return why
-        prefill = schedule(
-            workers, requests, counters, book, times, cursor, heads, queues, buffers, loads,
-            caches,
+        prefill = prepare_step(
+            workers, requests, counters, ring, book, times, cursor, heads, queues, buffers, loads,
+            caches, log_f,
         )  # fmt: skip
         if prefill == NOTHING:
             c.routed = False

@@ -13,7 +13,8 @@ from brsolver._limits import MAX_ATTEMPTS
 # as they finish. B_CACHED and B_COMPUTED are tokens of a prompt that need no prefill, and those
 # whose KV is there, while it is prefilled on its decode rank. B_CHAIN is where the blocks of a
 # prompt begin in the chains, B_BLOCKS how many full ones it has, and B_FOUND the tokens of them
-# that were in the rank's cache when the request first got a slot.
+# that were in the rank's cache when the request first got a slot. B_MOVES is how often it was
+# moved.
 (
     B_PROMPT,
     B_OUTPUT,
@@ -36,15 +37,17 @@ from brsolver._limits import MAX_ATTEMPTS
     B_CHAIN,
     B_BLOCKS,
     B_FOUND,
-) = range(21)
-BOOK_ROWS = 21
+    B_MOVES,
+) = range(22)
+BOOK_ROWS = 22
 
 # Rows of the workers' own queues: first and last that waits, first and last whose prompt is
 # prefilled there, how many of these and their KV tokens, and whether more waited at the last
 # release of prefill than it took; of the prefix cache the block that nobody uses for longest and
-# for shortest, how many such there are, and uses of blocks beyond the first of each. For delayers:
-# whether the rank could prefill in this step, and the sizes of its last attempts from D_RECENT on,
-# a ring that D_AT goes round.
+# for shortest, how many such there are, and uses of blocks beyond the first of each. M_COUNT and
+# M_TOKENS are the requests that are moved there and not yet running again, and their KV tokens.
+# For delayers: whether the rank could prefill in this step, and the sizes of its last attempts
+# from D_RECENT on, a ring that D_AT goes round.
 (
     Q_HEAD,
     Q_TAIL,
@@ -57,10 +60,12 @@ BOOK_ROWS = 21
     C_NEWEST,
     C_IDLE,
     C_SHARED,
+    M_COUNT,
+    M_TOKENS,
     D_READY,
     D_AT,
     D_RECENT,
-) = range(14)
+) = range(16)
 WORKER_QUEUE_ROWS = D_RECENT + MAX_ATTEMPTS
 
 # Fields of the links, of every block at every rank: requests that use the block there and one more,
@@ -68,9 +73,9 @@ WORKER_QUEUE_ROWS = D_RECENT + MAX_ATTEMPTS
 USERS, OLDER, NEWER = range(3)
 LINK_FIELDS = 3
 
-# Rows of the times, one column per request.
-T_ARRIVAL, T_READY, T_START, T_FIRST, T_FINISH = range(5)
-TIME_ROWS = 5
+# Rows of the times, one column per request; T_MOVED is when a move of it is over.
+T_ARRIVAL, T_READY, T_START, T_FIRST, T_FINISH, T_MOVED = range(6)
+TIME_ROWS = 6
 
 CURSOR = np.dtype(
     [
@@ -121,6 +126,12 @@ CURSOR = np.dtype(
         ("pending", np.int64),
         ("cache", np.int64),
         ("block", np.int64),
+        ("move_every", np.int64),
+        ("move_setup_s", np.float64),
+        ("move_token_s", np.float64),
+        ("move_head", np.int64),
+        ("moving", np.int64),
+        ("moved_tokens", np.int64),
     ]
 )
 """Where a run stands.
@@ -133,8 +144,9 @@ for one, what was `found` wrong with it and in which row; how many steps lay `ou
 measured; `tick`, the steps that decoded; how many were `rejected`; prompts that are `prefilling`
 at the ranks, and that are `ending` in this step; whether this step prefills `apart` from those
 that decode; for how many steps a delayer has `held` prefill back, for how many what is `pending`
-has not grown (`stalled`; by TensorRT-LLM's rule steps held although all ranks could prefill); and
-what the regime fixes.
+has not grown (`stalled`; by TensorRT-LLM's rule steps held although all ranks could prefill); the
+first of the requests under way from one worker to another (`move_head`, `NONE` if there is none),
+how many these are (`moving`), how many KV tokens were moved; and what the regime fixes.
 """
 Cursor = NDArray[Any]
 """An array of one `CURSOR`."""

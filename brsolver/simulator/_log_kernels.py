@@ -82,7 +82,7 @@ def log_prefill(cursor: Cursor, loads: IntArray, total: int, log_i: IntArray) ->
 def log_held(cursor: Cursor, slots: int, active: int, log_i: IntArray) -> None:
     """Log how many requests wait although slots are free for them."""
     c = cursor[0]
-    free = max(slots - active - c.queued, 0)
+    free = max(slots - active - c.queued - c.moving, 0)
     log_i[I_HELD, c.step] = min(c.wait_tail - c.wait_head, free)
 
 

@@ -42,6 +42,8 @@ from brsolver.simulator._layout import (
     D_READY,
     FRESH,
     HELD,
+    M_COUNT,
+    M_TOKENS,
     NOBODY,
     P_BOUND,
     P_COUNT,
@@ -102,12 +104,12 @@ def gives_slot(
     """
     while queues[Q_HEAD, g] != NONE:
         i = queues[Q_HEAD, g]
-        held = workers[W_ACTIVE, g] + queues[P_COUNT, g]
+        held = workers[W_ACTIVE, g] + queues[P_COUNT, g] + queues[M_COUNT, g]
         if held >= workers[W_SLOTS, g] or (book[B_DUE, i] > cursor[0].step and not idle):
             return False
         tokens = book[B_PROMPT, i] + book[B_GENERATED, i]
         reserve = held + 1 if held > 0 else 0
-        taken = workers[W_LOAD, g] + queues[P_TOKENS, g]
+        taken = workers[W_LOAD, g] + queues[P_TOKENS, g] + queues[M_TOKENS, g]
         if taken + tokens + reserve <= workers[W_CAPACITY, g]:
             return True
         if held > 0:

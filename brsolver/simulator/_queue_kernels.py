@@ -12,11 +12,14 @@ from brsolver.simulator._layout import (
     B_CACHED,
     B_COMPUTED,
     B_GENERATED,
+    B_PREEMPTIONS,
     B_PROMPT,
     B_QUEUE_NEXT,
     B_STATUS,
     B_WORKER,
     IN_QUEUE,
+    M_COUNT,
+    M_TOKENS,
     NOBODY,
     P_COUNT,
     P_HEAD,
@@ -122,3 +125,67 @@ def take_newest_prompt(
     while i != queues[P_TAIL, g]:
         before, i = i, book[B_QUEUE_NEXT, i]
     return take_prompt(workers, book, cursor, queues, g, before)
+
+
+@kernel
+def put_under_way(
+    workers: IntArray, book: IntArray, cursor: Cursor, queues: IntArray, i: int
+) -> None:
+    """Put request i, which runs nowhere now, last of those under way to their workers."""
+    c = cursor[0]
+    g, tokens = book[B_WORKER, i], book[B_PROMPT, i] + book[B_GENERATED, i]
+    if c.move_head == NONE:
+        c.move_head = i
+    else:
+        last = c.move_head
+        while book[B_QUEUE_NEXT, last] != NONE:
+            last = book[B_QUEUE_NEXT, last]
+        book[B_QUEUE_NEXT, last] = i
+    book[B_QUEUE_NEXT, i] = NONE
+    queues[M_COUNT, g] += 1
+    queues[M_TOKENS, g] += tokens
+    k.enqueue(workers, g, tokens, book[B_PROMPT, i])
+    c.moving += 1
+
+
+@kernel
+def take_off_the_way(
+    workers: IntArray, book: IntArray, cursor: Cursor, queues: IntArray, before: int
+) -> int:
+    """Take a request out of those under way: the one after `before`, NONE for none."""
+    c = cursor[0]
+    i: int = c.move_head if before == NONE else book[B_QUEUE_NEXT, before]
+    if before == NONE:
+        c.move_head = book[B_QUEUE_NEXT, i]
+    else:
+        book[B_QUEUE_NEXT, before] = book[B_QUEUE_NEXT, i]
+    g, tokens = book[B_WORKER, i], book[B_PROMPT, i] + book[B_GENERATED, i]
+    queues[M_COUNT, g] -= 1
+    queues[M_TOKENS, g] -= tokens
+    k.dequeue(workers, g, tokens, book[B_PROMPT, i])
+    c.moving -= 1
+    return i
+
+
+@kernel
+def lose_under_way(
+    workers: IntArray,
+    book: IntArray,
+    cursor: Cursor,
+    queues: IntArray,
+    g: int,
+    lost: IntArray,
+    made: int,
+) -> int:
+    """Append to `lost`, of which `made` are there, all that is under way to worker g; count it."""
+    before, i = NONE, cursor[0].move_head
+    while i != NONE:
+        after = book[B_QUEUE_NEXT, i]
+        if book[B_WORKER, i] == g:
+            lost[made] = take_off_the_way(workers, book, cursor, queues, before)
+            book[B_PREEMPTIONS, i] += 1
+            made += 1
+        else:
+            before = i
+        i = after
+    return made

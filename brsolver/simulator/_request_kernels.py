@@ -36,6 +36,8 @@ from brsolver.simulator._layout import (
     B_WORKER,
     FINISHED,
     FRESH,
+    M_COUNT,
+    M_TOKENS,
     NOBODY,
     P_BOUND,
     P_COUNT,
@@ -53,6 +55,7 @@ from brsolver.simulator._layout import (
 from brsolver.simulator._prefix_kernels import Caches, let_go
 from brsolver.simulator._queue_kernels import (
     enqueue,
+    lose_under_way,
     reject,
     take_newest_prompt,
     take_prompt,
@@ -224,14 +227,18 @@ def admit_queued(
     """
     idle = counters[0].active_total == 0
     for g in range(workers.shape[1]):
-        while queues[Q_HEAD, g] != NONE and workers[W_ACTIVE, g] < workers[W_SLOTS, g]:
+        while queues[Q_HEAD, g] != NONE:
             i = queues[Q_HEAD, g]
+            held = workers[W_ACTIVE, g] + queues[M_COUNT, g]
+            if held >= workers[W_SLOTS, g]:
+                break
             if book[B_DUE, i] > cursor[0].step and not idle:
                 break
             tokens = book[B_PROMPT, i] + book[B_GENERATED, i]
-            reserve = workers[W_ACTIVE, g] + 1 if workers[W_ACTIVE, g] > 0 else 0
-            if workers[W_LOAD, g] + tokens + reserve > workers[W_CAPACITY, g]:
-                if workers[W_ACTIVE, g] > 0:
+            reserve = held + 1 if held > 0 else 0
+            taken = workers[W_LOAD, g] + queues[M_TOKENS, g]
+            if taken + tokens + reserve > workers[W_CAPACITY, g]:
+                if held > 0:
                     break
                 unqueue(workers, book, cursor, queues, g)
                 reject(book, cursor, i)
@@ -254,10 +261,13 @@ def preempt_over_capacity(
 ) -> None:
     """Preempt the newest requests of every worker whose load exceeds its KV capacity.
 
-    Prompts that are prefilled there hold all their tokens, and are the newest.
+    Prompts that are prefilled there hold all their tokens, and are the newest. So do requests that
+    are moved there, which stay.
     """
     for g in range(workers.shape[1]):
-        while workers[W_LOAD, g] + queues[P_TOKENS, g] > workers[W_CAPACITY, g]:
+        while (
+            workers[W_LOAD, g] + queues[P_TOKENS, g] + queues[M_TOKENS, g] > workers[W_CAPACITY, g]
+        ):
             if queues[P_COUNT, g] > 0:
                 i = take_newest_prompt(workers, book, cursor, queues, g)
                 let_go(book, caches, cursor, queues, i, g)
@@ -265,7 +275,7 @@ def preempt_over_capacity(
                 enqueue(workers, book, cursor, queues, i, g, True)
                 continue
             i = requests[k.R_ID, workers[W_TAIL, g]]
-            alone = workers[W_ACTIVE, g] == 1
+            alone = workers[W_ACTIVE, g] + queues[M_COUNT, g] == 1
             interrupt(workers, requests, counters, ring, book, cursor, heads, i)
             let_go(book, caches, cursor, queues, i, g)
             if alone:
@@ -287,7 +297,7 @@ def evict_worker(
     queues: IntArray,
     g: int,
 ) -> IntArray:
-    """Interrupt all requests of worker g; return them: running, prefilled there, queued."""
+    """Interrupt all requests of worker g; return them: running, prefilled, moved there, queued."""
     count = workers[W_ACTIVE, g] + workers[W_QUEUED, g]
     lost = np.empty(count, np.int64)
     made = 0
@@ -302,6 +312,7 @@ def evict_worker(
         book[B_PREEMPTIONS, lost[made]] += 1
         made += 1
     queues[P_BOUND, g] = 0
+    made = lose_under_way(workers, book, cursor, queues, g, lost, made)
     while queues[Q_HEAD, g] != NONE:
         lost[made] = unqueue(workers, book, cursor, queues, g)
         made += 1

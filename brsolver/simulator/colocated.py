@@ -1,4 +1,4 @@
-"""What the engine needs for prefill on the decode ranks, made ready for kernels."""
+"""What the engine needs of prefill on the decode ranks, and of moves, made ready for kernels."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from brsolver.cluster._state_kernels import NONE
 from brsolver.errors import TraceError
 from brsolver.simulator import _layout as lay
 
 if TYPE_CHECKING:
+    from brsolver.simulator.migration import Migration
     from brsolver.simulator.prefill import Prefill
     from brsolver.traces.trace import Trace
 
@@ -57,6 +59,14 @@ def _delay_by(prefill: Prefill, cursor: lay.Cursor) -> None:
     if prefill.colocated and prefill.cache:
         cursor["cache"] = prefill.cache
         cursor["block"] = prefill.block
+
+
+def move_by(migration: Migration, cursor: lay.Cursor) -> None:
+    """Let running requests move between workers, if they do."""
+    cursor["move_every"] = migration.every
+    cursor["move_setup_s"] = migration.setup_s
+    cursor["move_token_s"] = migration.token_s
+    cursor["move_head"] = NONE
 
 
 def cached_tokens(trace: Trace) -> IntArray:

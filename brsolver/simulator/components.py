@@ -172,6 +172,8 @@ class Staleness:
         the next (vLLM: every 100 ms).
     local_correction : bool
         Add what the router itself has placed since the snapshot.
+    local_departures : bool
+        Take off what has ended since, which whoever passes tokens on sees.
     """
 
     steps: int = field(
@@ -219,6 +221,15 @@ class Staleness:
             bounded=True,
         ),
     )
+    local_departures: bool = field(
+        default=False,
+        metadata=option(
+            "Take off what has ended since.",
+            label="corrected by the ends of requests",
+            panel=FORECASTS,
+            bounded=True,
+        ),
+    )
 
     def __post_init__(self) -> None:
         require_whole("steps", self.steps, 0, MAX_STALE_STEPS)
@@ -229,6 +240,7 @@ class Staleness:
         )
         require_one_of("mode", self.mode, "delay", "periodic")
         require_flag("local_correction", self.local_correction)
+        require_flag("local_departures", self.local_departures)
 
     @property
     def active(self) -> bool:

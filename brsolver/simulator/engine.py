@@ -21,7 +21,7 @@ from brsolver.simulator import _layout as lay
 from brsolver.simulator import _request_kernels as rk
 from brsolver.simulator.arrivals import arrival_times, ready_times
 from brsolver.simulator.checks import check_capacity, check_events, too_far
-from brsolver.simulator.colocated import cached_tokens, empty_queues, schedule_by
+from brsolver.simulator.colocated import cached_tokens, empty_queues, move_by, schedule_by
 from brsolver.simulator.explain import explain_stall
 from brsolver.simulator.prefix import PrefixCaches
 from brsolver.simulator.staleness import StaleInformation
@@ -106,7 +106,9 @@ class Engine:
         self.state = self.session.state
         self.stale: StaleInformation | None = None
         if params.staleness.active:
-            self.stale = StaleInformation(params.staleness, self.session, immediate=self.immediate)
+            self.stale = StaleInformation(
+                params.staleness, self.session, immediate=self.immediate, ended=self._ended
+            )
         self._events = sorted(params.events, key=_when)
         self._dispatch: list[int] = []
         self._observed = 0
@@ -164,7 +166,7 @@ class Engine:
         self.book: IntArray = np.full((lay.BOOK_ROWS, count), -1, np.int64)
         self.book[lay.B_PROMPT] = self.trace.prompt_tokens
         self.book[lay.B_OUTPUT] = self.trace.output_tokens
-        self.book[[lay.B_PREEMPTIONS, lay.B_STATUS, lay.B_GENERATED]] = 0
+        self.book[[lay.B_PREEMPTIONS, lay.B_STATUS, lay.B_GENERATED, lay.B_MOVES]] = 0
         self.waiting: IntArray = np.zeros((QUEUE_ROWS, count), np.int64)
         self.offer: IntArray = np.zeros((QUEUE_ROWS, count), np.int64)
         self.times: FloatArray = np.full((lay.TIME_ROWS, count), np.nan)
@@ -206,6 +208,7 @@ class Engine:
             self.cursor["pool"] = arrivals.pool or 4 * params.workers
         self.cursor["concurrency"] = arrivals.concurrency or 0
         schedule_by(params.prefill, self.cursor)
+        move_by(params.migration, self.cursor)
         # Views of single fields: many times faster to read from here than the record.
         self._step, self._clock_s = self.cursor["step"], self.cursor["clock_s"]
         self._head, self._tail = self.cursor["wait_head"], self.cursor["wait_tail"]
@@ -231,7 +234,8 @@ class Engine:
         pairs = self.session.ask(self._view(), waiting)
         self._dispatch.append(self.session.route_ns)
         if self.stale is not None:
-            self.stale.placed(self.step, pairs, self.waiting[TOKENS, head : head + count])
+            held = self.waiting[:, head : head + count]
+            self.stale.placed(self.step, pairs, held[TOKENS], held[REQUEST])
         return pairs
 
     def _refusal(self, pairs: IntArray) -> Exception:
@@ -260,6 +264,9 @@ class Engine:
         session.forecast(handles, step)
         self.cursor["admitted"] = 0
         self.cursor["admitted_lost"] = False
+
+    def _ended(self) -> IntArray:
+        return self.book[lay.B_FINISHED, : self.finished]
 
     def _boundary(self) -> None:
         for event in [event for event in self._events if self._due(event)]:

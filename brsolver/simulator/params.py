@@ -42,6 +42,7 @@ from brsolver.options import (
 )
 from brsolver.simulator.components import Arrivals, Staleness, WorkerEvent
 from brsolver.simulator.config import params_from_dict, params_from_toml
+from brsolver.simulator.migration import Migration
 from brsolver.simulator.prefill import Prefill
 
 if TYPE_CHECKING:
@@ -69,8 +70,8 @@ class SimulationParams:
         seconds per sequence.
     routing : {"pooled", "immediate"}
         A set of requests per step, or a decision per arrival.
-    arrivals, prefill, step_time, staleness
-        See `Arrivals`, `Prefill`, `StepTime` and `Staleness`.
+    arrivals, prefill, step_time, staleness, migration
+        See `Arrivals`, `Prefill`, `StepTime`, `Staleness` and `Migration`.
     events : tuple of WorkerEvent
         Workers that fail or join.
     transit_steps : int
@@ -162,6 +163,7 @@ class SimulationParams:
         ),
     )
     staleness: Staleness = field(default_factory=Staleness)
+    migration: Migration = field(default_factory=Migration)
     events: tuple[WorkerEvent, ...] = field(
         default=(), metadata=option("Workers that fail or join.", label="workers that fail or join")
     )
@@ -307,6 +309,8 @@ class SimulationParams:
         require_kind("prefill", self.prefill, Prefill)
         require_kind("step_time", self.step_time, StepTime)
         require_kind("staleness", self.staleness, Staleness)
+        require_kind("migration", self.migration, Migration)
+        self.migration.check_prefill(self.prefill)
         object.__setattr__(self, "events", as_tuple("events", self.events))
         for event in self.events:
             require_kind("event", event, WorkerEvent)

@@ -6,7 +6,6 @@ it; it is the place to read what a run means.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,77 +27,19 @@ from brsolver.cluster.view import (
     IntArray,
     Waiting,
 )
+from brsolver.simulator.migration import Migration
+from brsolver.simulator.reference_books import Move, Request, StepRecord, Worker
+from brsolver.simulator.reference_migration import Mover
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from brsolver.cluster.costs import StepCosts
     from brsolver.cluster.view import Cached
-    from brsolver.hardware._step_kernels import StepParts
     from brsolver.policy import Policy
     from brsolver.simulator.components import WorkerEvent
 
-
-@dataclass
-class Request:
-    """One request and what has happened to it."""
-
-    index: int
-    prompt: int
-    output: int
-    ready_s: float | None
-    generated: int = 0
-    worker: int = -1
-    start_step: int = -1
-    finish_step: int = -1
-    start_s: float | None = None
-    finish_s: float | None = None
-    preemptions: int = 0
-    since: int = 0
-    due: int = 0
-    rejected: bool = False
-    first_s: float | None = None
-    cached: int = 0
-    computed: int = 0
-
-    @property
-    def kv_tokens(self) -> int:
-        """Its load now."""
-        return self.prompt + self.generated
-
-
-@dataclass
-class Worker:
-    """One worker: what runs on it and what waits there."""
-
-    slots: int
-    capacity: int = NO_LIMIT
-    alive: bool = True
-    running: list[Request] = field(default_factory=list)
-    queue: list[Request] = field(default_factory=list)
-
-    @property
-    def load(self) -> int:
-        """KV tokens of its running requests."""
-        return sum(r.kv_tokens for r in self.running)
-
-    @property
-    def committed(self) -> int:
-        """KV tokens of running and queued requests."""
-        return self.load + sum(r.kv_tokens for r in self.queue)
-
-
-@dataclass
-class StepRecord:
-    """What one step looked like as routed, and after its departures."""
-
-    start_s: float
-    duration_s: float
-    loads: list[int]
-    active: int
-    post: list[int]
-    prefill: list[int] = field(default_factory=list)
-    parts: StepParts | None = None
+__all__ = ["ReferenceSimulator", "Request", "StepRecord", "Worker"]
 
 
 class ReferenceSimulator:
@@ -124,6 +65,8 @@ class ReferenceSimulator:
         in the loads that are recorded; not in capacities, nor in the step time.
     events : sequence of WorkerEvent
         Failures and returns.
+    migration : Migration, optional
+        How often a running request moves, and what that costs.
     """
 
     def __init__(
@@ -140,6 +83,7 @@ class ReferenceSimulator:
         per_token: float = 1e-7,
         request_tokens: int = 0,
         events: Sequence[WorkerEvent] = (),
+        migration: Migration | None = None,
     ) -> None:
         self.coming = list(requests)
         self.workers = list(workers)
@@ -151,6 +95,7 @@ class ReferenceSimulator:
         self.transit_steps = transit_steps
         self.base, self.per_token = base, per_token
         self.request_tokens = request_tokens
+        self.mover = Mover(migration or Migration(), request_tokens)
         self.costs: StepCosts | None = None
         self.events = sorted(events, key=_when)
         self.waiting: list[Request] = []
@@ -162,6 +107,7 @@ class ReferenceSimulator:
         """Run until nothing more can happen."""
         while True:
             self._worker_events()
+            self._land()
             self._reveal()
             if self.immediate:
                 self._route_arrivals()
@@ -171,17 +117,45 @@ class ReferenceSimulator:
                 self._route_pool()
                 self._admit_queued()
             if any(w.running for w in self.workers):
+                self._migrate()
                 self._step()
-            elif self.coming and not self.pool and not self.concurrency:
+            elif self._by_time() or self._moves():
                 self._jump()
             elif self.events:
                 self._wait_for_event()
             else:
                 return
 
+    def _by_time(self) -> bool:
+        return bool(self.coming) and not self.pool and not self.concurrency
+
+    def _moves(self) -> list[Move]:
+        return [move for worker in self.workers for move in worker.moves]
+
     def _jump(self) -> None:
         times = [e.at_s for e in self.events if e.at_s is not None]
-        self.clock = min([self.coming[0].ready_s or 0.0, *times])
+        times += [move.until_s for move in self._moves()]
+        if self._by_time():
+            times.append(self.coming[0].ready_s or 0.0)
+        self.clock = min(times)
+
+    def _migrate(self) -> None:
+        every = self.mover.params.every
+        if not every or not self.steps or len(self.steps) % every:
+            return
+        found = self.mover.choose(self.workers, self.steps[-1].duration_s)
+        if found is not None:
+            request, source, target = found
+            source.running.remove(request)
+            request.worker = self.workers.index(target)
+            request.migrations += 1
+            target.moves.append(Move(request, self.clock + self.mover.transfer_s(request)))
+            self._land()
+
+    def _land(self) -> None:
+        for worker in self.workers:
+            worker.running += [m.request for m in worker.moves if m.until_s <= self.clock]
+            worker.moves = [m for m in worker.moves if m.until_s > self.clock]
 
     def _worker_events(self) -> None:
         for event in [event for event in self.events if self._due(event)]:
@@ -205,12 +179,12 @@ class ReferenceSimulator:
         worker.alive = event.kind == "join"
         if worker.alive:
             return
-        for request in worker.running:
+        for request in worker.running + worker.moved:
             request.preemptions += 1
-        lost = worker.running + worker.queue
+        lost = worker.running + worker.moved + worker.queue
         for request in lost:
             request.since = len(self.steps)
-        worker.running, worker.queue = [], []
+        worker.running, worker.moves, worker.queue = [], [], []
         self.waiting = lost + self.waiting
 
     def _reveal(self) -> None:
@@ -235,7 +209,7 @@ class ReferenceSimulator:
 
     def _beyond_slots(self, worker: Worker) -> int:
         # A request in transit to a free slot waits for nobody.
-        free = worker.slots * worker.alive - len(worker.running) if self.transit_steps else 0
+        free = worker.slots * worker.alive - worker.holding if self.transit_steps else 0
         return max(len(worker.queue) - free, 0)
 
     def _route_arrivals(self) -> None:
@@ -278,14 +252,14 @@ class ReferenceSimulator:
     def _admit_queued(self) -> None:
         idle = not any(w.running for w in self.workers)
         for g, worker in enumerate(self.workers):
-            while worker.queue and len(worker.running) < worker.slots:
+            while worker.queue and worker.holding < worker.slots:
                 if worker.queue[0].due > len(self.steps) and not idle:
                     break
                 tokens = worker.queue[0].kv_tokens
-                reserve = len(worker.running) + 1 if worker.running else 0
-                if worker.load + tokens + reserve <= worker.capacity:
+                reserve = worker.holding + 1 if worker.holding else 0
+                if worker.held + tokens + reserve <= worker.capacity:
                     self._start(worker.queue.pop(0), g)
-                elif worker.running:
+                elif worker.holding:
                     break
                 else:
                     worker.queue.pop(0).rejected = True
@@ -316,9 +290,9 @@ class ReferenceSimulator:
         return worker.load + self.request_tokens * len(worker.running)
 
     def _preempt(self, worker: Worker) -> None:
-        while worker.load > worker.capacity:
+        while worker.held > worker.capacity:
             request = worker.running.pop()
-            if not worker.running:
+            if not worker.holding:
                 request.rejected = True
                 return
             request.preemptions += 1
@@ -328,12 +302,8 @@ class ReferenceSimulator:
         if self.immediate:
             return [int(w.alive) for w in self.workers]
         return [
-            max(w.slots - len(w.running) - len(self._waiting_at(w)), 0) if w.alive else 0
-            for w in self.workers
+            max(w.slots - len(w.running) - len(w.coming), 0) if w.alive else 0 for w in self.workers
         ]
-
-    def _waiting_at(self, worker: Worker) -> list[Request]:
-        return worker.queue
 
     def _backlog(self, worker: Worker) -> int:
         """Return the prompt tokens that the worker has yet to compute: none are computed here."""
@@ -344,11 +314,10 @@ class ReferenceSimulator:
         table: IntArray = np.zeros((VIEW_ROWS, len(self.workers)), np.int64)
         table[ROOM] = self._room()
         for g, worker in enumerate(self.workers):
-            queued = self._waiting_at(worker)
-            everyone = worker.running + queued
+            everyone = worker.running + worker.coming
             table[LOAD, g] = worker.committed + self.request_tokens * len(everyone)
             table[RUNNING, g] = len(worker.running)
-            table[QUEUED, g] = len(queued)
+            table[QUEUED, g] = len(worker.coming)
             table[SLOTS, g] = worker.slots if worker.alive else 0
             table[CAPACITY, g] = worker.capacity
             table[PROMPT_TOKENS, g] = sum(r.prompt for r in everyone)

@@ -31,14 +31,19 @@ class Rank(Worker):
     attempts: Attempts = field(default_factory=Attempts)
 
     @property
-    def held(self) -> int:
-        """KV tokens of running requests and of prompts under way."""
-        return self.load + sum(r.kv_tokens for r in self.prompts)
+    def coming(self) -> list[Request]:
+        """Requests that are here and do not decode yet."""
+        return self.prompts + super().coming
 
     @property
-    def committed(self) -> int:
-        """KV tokens of all requests at the worker."""
-        return self.held + sum(r.kv_tokens for r in self.queue)
+    def holding(self) -> int:
+        """Slots taken."""
+        return super().holding + len(self.prompts)
+
+    @property
+    def held(self) -> int:
+        """KV tokens of running requests, of prompts under way and of requests that move here."""
+        return super().held + sum(r.kv_tokens for r in self.prompts)
 
 
 @dataclass
@@ -102,6 +107,7 @@ class ColocatedReference(ReferenceSimulator):
         """Run until nothing more can happen."""
         while True:
             self._worker_events()
+            self._land()
             self._reveal()
             if self.immediate:
                 self._route_arrivals()
@@ -110,7 +116,7 @@ class ColocatedReference(ReferenceSimulator):
                 self._route_pool()
             if any(w.running or w.prompts or w.queue for w in self.workers):
                 self._plan_step()
-            elif self.coming and not self.pool and not self.concurrency:
+            elif self._by_time() or self._moves():
                 self._jump()
             elif self.events:
                 self._wait_for_event()
@@ -134,6 +140,7 @@ class ColocatedReference(ReferenceSimulator):
         return under_way + sum(r.kv_tokens - r.cached for r in worker.queue)
 
     def _plan_step(self) -> None:
+        self._migrate()
         idle = not any(w.running or w.prompts for w in self.workers)
         verdict = self._agree(idle=idle)
         plans = []
@@ -147,6 +154,8 @@ class ColocatedReference(ReferenceSimulator):
             plans.append(plan)
         if any(plan.decoding or plan.chunks for plan in plans):
             self._do(plans)
+        elif self._moves():
+            self._jump()
 
     def _agree(self, *, idle: bool) -> Verdict:
         """Let the ranks agree on what may be prefilled in this step."""
@@ -198,7 +207,7 @@ class ColocatedReference(ReferenceSimulator):
     def _gives_slot(self, rank: Rank, *, idle: bool) -> bool:
         while rank.queue:
             first = rank.queue[0]
-            holding = len(rank.running) + len(rank.prompts)
+            holding = rank.holding
             if holding >= rank.slots or (first.due > len(self.steps) and not idle):
                 return False
             reserve = holding + 1 if holding else 0
@@ -281,7 +290,7 @@ class ColocatedReference(ReferenceSimulator):
     def _fire(self, event: WorkerEvent) -> None:
         rank = self.workers[event.worker]
         if event.kind == "fail":
-            for request in (*rank.running, *rank.prompts):
+            for request in (*rank.running, *rank.prompts, *rank.moved):
                 self._lose(request)
             rank.running, rank.prompts = rank.running + rank.prompts, []
             rank.bound = False
@@ -289,9 +298,5 @@ class ColocatedReference(ReferenceSimulator):
 
     def _beyond_slots(self, worker: Worker) -> int:
         assert isinstance(worker, Rank)  # noqa: S101 # every one of them
-        free = worker.slots * worker.alive - len(worker.running) - len(worker.prompts)
+        free = worker.slots * worker.alive - worker.holding
         return max(len(worker.queue) - free, 0)
-
-    def _waiting_at(self, worker: Worker) -> list[Request]:
-        assert isinstance(worker, Rank)  # noqa: S101 # every one of them
-        return worker.prompts + worker.queue

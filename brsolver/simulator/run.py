@@ -132,6 +132,7 @@ def _result(
         steps=steps,
         samples=samples,
         last_admission=int(engine.cursor["last_admission"].item()),
+        migrated_tokens=int(engine.cursor["moved_tokens"].item()),
         dispatch_us=engine.dispatch_us,
         wall_s=wall_s,
     )
@@ -168,6 +169,7 @@ def _requests(engine: Engine) -> RequestLog:
         start_step=book[lay.B_START_STEP].copy(),
         finish_step=book[lay.B_FINISH_STEP].copy(),
         preemptions=book[lay.B_PREEMPTIONS].copy(),
+        migrations=book[lay.B_MOVES].copy(),
         status=status,
         cached_tokens=np.where(book[lay.B_START_STEP] < 0, 0, book[found]),
         prefill_in_steps=engine.params.prefill.colocated,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from brsolver.cluster._state_kernels import W_BACKLOG, W_PROMPTS, W_QUEUED, W_QUEUED_TOKENS
 from brsolver.cluster.view import (
     BACKLOG,
     LOAD,
@@ -21,6 +22,8 @@ from brsolver.cluster.view import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from brsolver.cluster.session import ClusterSession
     from brsolver.cluster.state import ClusterState
     from brsolver.simulator.components import Staleness
@@ -28,11 +31,14 @@ if TYPE_CHECKING:
 IntArray = NDArray[np.int64]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class _Snapshot:
+    """The cluster at a step, less those of the first `ended` requests to end that it still had."""
+
     step: int
     clock_s: float
     state: ClusterState
+    ended: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +46,7 @@ class _Placement:
     step: int
     worker: int
     tokens: int
+    request: int
 
 
 class StaleInformation:
@@ -53,12 +60,23 @@ class StaleInformation:
         Whose state is seen late.
     immediate : bool
         Whether placed requests queue at their worker first.
+    ended : callable
+        Returns all requests that have ended by now, in that order.
     """
 
-    def __init__(self, params: Staleness, session: ClusterSession, *, immediate: bool) -> None:
+    def __init__(
+        self,
+        params: Staleness,
+        session: ClusterSession,
+        *,
+        immediate: bool,
+        ended: Callable[[], IntArray],
+    ) -> None:
         self._params = params
         self._session = session
         self._immediate = immediate
+        self._ended = ended
+        self._last_placed: dict[int, _Placement] = {}
         self._snapshots: deque[_Snapshot] = deque()
         self._caught_up = -1
         self._placements: deque[_Placement] = deque()
@@ -76,9 +94,8 @@ class StaleInformation:
         """Take a snapshot; forget what nobody can see any more."""
         if self._snapshots and self._snapshots[-1].step == step:
             self._snapshots.pop()
-        self._snapshots.append(
-            _Snapshot(step=step, clock_s=clock_s, state=self._session.state.copy())
-        )
+        state, ended = self._session.state.copy(), int(self._ended().size)
+        self._snapshots.append(_Snapshot(step=step, clock_s=clock_s, state=state, ended=ended))
         while len(self._snapshots) > 1 and self._old_enough(self._snapshots[1], step, clock_s):
             self._snapshots.popleft()
         while self._placements and self._placements[0].step < self._snapshots[0].step:
@@ -93,7 +110,7 @@ class StaleInformation:
         self.take(step, clock_s)
         return True
 
-    def placed(self, step: int, pairs: IntArray, tokens: IntArray) -> None:
+    def placed(self, step: int, pairs: IntArray, tokens: IntArray, requests: IntArray) -> None:
         """Record what the router itself decides, to be added to what is seen.
 
         Parameters
@@ -101,20 +118,28 @@ class StaleInformation:
         step : int
         pairs : ndarray of int64, shape (k, 2)
             Its decision, not yet checked.
-        tokens : ndarray of int64, shape (n,)
-            KV tokens of the waiting requests.
+        tokens, requests : ndarray of int64, shape (n,)
+            KV tokens and identities of the waiting requests.
         """
-        if not self._params.local_correction:
+        if not (self._params.local_correction or self._params.local_departures):
             return
         known = (pairs[:, 0] >= 0) & (pairs[:, 0] < tokens.shape[0])
         for at, worker in pairs[known].tolist():
-            self._placements.append(_Placement(step=step, worker=worker, tokens=int(tokens[at])))
+            placement = _Placement(
+                step=step, worker=worker, tokens=int(tokens[at]), request=int(requests[at])
+            )
+            if self._params.local_correction:
+                self._placements.append(placement)
+            if self._params.local_departures:
+                self._last_placed[placement.request] = placement
 
     def view(self, step: int, clock_s: float) -> ClusterView:
         """Return the cluster as it may be seen now, the session's own view being up to date."""
         while len(self._snapshots) > 1 and self._old_enough(self._snapshots[1], step, clock_s):
             self._snapshots.popleft()
         snapshot = self._snapshots[0]
+        if self._params.local_departures:
+            self._take_off(snapshot)
         # What a request weighs is no news of the cluster.
         snapshot.state.request_tokens = self._session.request_tokens
         seen = self._session.table.copy()
@@ -133,6 +158,24 @@ class StaleInformation:
             projection=lambda *wanted: _add(project(snapshot.state, *wanted), extra),
             active=snapshot.state.active_requests,
         )
+
+    def _take_off(self, snapshot: _Snapshot) -> None:
+        """Take off the snapshot, and off what was placed since, what has ended by now."""
+        ended = self._ended()
+        fresh, snapshot.ended = ended[snapshot.ended :], int(ended.size)
+        if not fresh.size:
+            return
+        state, gone = snapshot.state, set(fresh.tolist())
+        handles = state.handles()
+        running = state.describe(handles)[1].tolist()
+        for handle, request in zip(handles.tolist(), running, strict=True):
+            if request in gone:
+                state.finish(handle)
+        self._placements = deque(p for p in self._placements if p.request not in gone)
+        for request in gone.difference(running):
+            placement = self._last_placed.get(request)
+            if placement is not None and placement.step < snapshot.step:
+                _unqueue(state, placement)
 
     def _old_enough(self, snapshot: _Snapshot, step: int, clock_s: float) -> bool:
         if self._params.mode == "periodic":
@@ -162,3 +205,14 @@ def _add(old: IntArray, extra: IntArray) -> IntArray:
     out = np.zeros((extra.shape[0], old.shape[1]), np.int64)
     out[: old.shape[0]] = old
     return out + extra[:, None]
+
+
+def _unqueue(state: ClusterState, placement: _Placement) -> None:
+    """Take off a request that waited at its worker, which has run it since."""
+    g, workers = placement.worker, state.workers
+    if g >= workers.shape[1] or workers[W_QUEUED, g] == 0:
+        return
+    # What was preempted came back longer than it had been placed, or shorter than it is now.
+    tokens = min(placement.tokens, int(workers[W_QUEUED_TOKENS, g]))
+    state.dequeue(g, tokens, min(tokens, int(workers[W_PROMPTS, g])))
+    state.set_backlog(g, max(int(workers[W_BACKLOG, g]) - tokens, 0))

@@ -119,6 +119,7 @@ def make_result(
         start_step=naive.start_step,
         finish_step=naive.finish_step,
         preemptions=np.zeros(n, dtype=np.int64),
+        migrations=np.zeros(n, dtype=np.int64),
         status=np.full(n, RequestStatus.FINISHED.value),
         cached_tokens=np.zeros(n, np.int64),
     )
@@ -185,6 +186,8 @@ def _metrics(
         window_first=0,
         window_end=window.stop,
         preemptions=0,
+        migrations=0,
+        migrated_tokens=0,
         prefill_tokens=0,
         cached_tokens=0,
         decisions=50,

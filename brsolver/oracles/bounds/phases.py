@@ -171,6 +171,8 @@ def why_no_bound(params: SimulationParams) -> str:
     """Say what of a run's regime no bound covers; empty if there is nothing."""
     if params.events or params.capacity is not None:
         return "workers fail or join, or have a KV capacity, which it does not cover"
+    if params.migration.active:
+        return "running requests move between workers, and it takes them to stay"
     if params.prefill.cache:
         return "ranks have prefix caches, and what is in them follows from the routing"
     if params.routing == "immediate" and params.transit_steps:

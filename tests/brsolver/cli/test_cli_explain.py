@@ -33,6 +33,9 @@ def test_json_has_what_programmes_read(brsolver: Callable[..., Any]) -> None:
     there = {each["name"] for each in facts["causes"] if each["seconds"] is not None}
     assert there == {"prefill", "kv", "sequences", "staleness"}
     assert facts["words"]
+    (moved,) = facts["counterfactuals"]
+    assert moved["name"] == "migration"
+    assert moved["seconds"] is not None
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,8 @@ def test_what_is_not_a_number_is_null(facts: Callable[..., dict[str, Any]]) -> N
         (["--rate", 99, "--prefill", "delay:delay_s=0.5"], "prefill.delay_s", 0.5),
         (["--stale-ms", 20, "--stale-mode", "periodic"], "staleness.mode", "periodic"),
         (["--stale-steps", 2, "--local-correction"], "staleness.local_correction", True),
+        (["--stale-steps", 2, "--local-departures"], "staleness.local_departures", True),
+        (["--migrate-every", 4, "--migrate-gb-s", 12.5], "migration.gb_s", 12.5),
         (["--fail", "1@5", "--join", "1@9"], "events.0.at_step", 5),
         (["--fail", "1@0.02s", "--join", "1@0.5s"], "events.1.at_s", 0.5),
         (["--refresh-steps", 7], "refresh_steps", 7),
@@ -243,3 +245,16 @@ def test_empty_folder_name_is_refused(
     assert "empty" in refused("simulate", trace_file, "--policy", "jsq", "--out", "")
     assert "empty" in refused("compare", trace_file, "--policies", "jsq", "--out", "")
     assert list(tmp_path.iterdir()) == [trace_file]
+
+
+def test_requests_that_move_are_counted(brsolver: Callable[..., Any]) -> None:
+    preset = "preset:uniform:n=80,s_high=400,o_high=40"
+    run = ("simulate", preset, "--policy", "jsq-load", "--workers", 2, "--slots", 6)
+    moved = brsolver(*run, "--migrate-every", 2, "--migrate-kv-bytes", 0, "--json")
+    facts = json.loads(moved.out)
+    assert facts["migrations"] > 0
+    assert facts["migrated_tokens"] > facts["migrations"]
+    shown = brsolver(*run, "--migrate-every", 2)
+    assert "Running requests moved" in shown.out
+    still = json.loads(brsolver(*run, "--json").out)
+    assert (still["migrations"], still["migrated_tokens"]) == (0, 0)

@@ -19,6 +19,7 @@ from brsolver.options import alternatives, choices_of, parameter, parameters
 from brsolver.registry import PolicySpec
 from brsolver.report.parameters import parameter_rows
 from brsolver.simulator.components import Arrivals, Staleness, WorkerEvent
+from brsolver.simulator.migration import Migration
 from brsolver.simulator.params import SimulationParams
 from brsolver.simulator.prefill import Prefill
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-COMPONENTS = (Arrivals, Prefill, StepTime, Staleness, WorkerEvent)
+COMPONENTS = (Arrivals, Prefill, StepTime, Staleness, Migration, WorkerEvent)
 SECONDS = {"seconds": (0.005, 0.006)}
 TABLE: dict[str, Any] = {"loads": (0.0, 1000.0), **SECONDS}
 TABLES: dict[str, dict[str, Any]] = {

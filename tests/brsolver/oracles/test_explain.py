@@ -12,9 +12,10 @@ import pytest
 from brsolver import SimulationParams, Trace, simulate
 from brsolver.errors import ParameterError
 from brsolver.hardware.model import step_time_of
+from brsolver.oracles._switches import MOVES_EVERY
 from brsolver.oracles.explain import Cause, Explanation, explain
 from brsolver.report.explain_page import write_explanation
-from brsolver.simulator import Arrivals, Prefill, Staleness, StepTime, WorkerEvent
+from brsolver.simulator import Arrivals, Migration, Prefill, Staleness, StepTime, WorkerEvent
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -112,6 +113,51 @@ def test_what_is_not_there_says_why() -> None:
         "lengths": "jsq-load uses no forecasts",
     }
     assert all(label in " ".join(found.words()) for label in reasons.values())
+
+
+def test_what_moving_requests_would_buy_stands_apart_from_the_causes() -> None:
+    given = params(migration=Migration(kv_bytes=5e4, setup_ms=2.0))
+    found = explain(trace(), "br-h", given)
+    (moved,) = found.counterfactuals
+    other = simulate(
+        trace(), "br-h", replace(given, migration=replace(given.migration, every=MOVES_EVERY))
+    )
+    assert other.metrics.migrations > 0
+    assert moved.seconds == pytest.approx(found.seconds - other.steps.duration_s.sum())
+    assert moved.tpot_mean_s == other.metrics.tpot_mean_s
+    assert moved.name == "migration"
+    assert moved.name not in {each.name for each in found.causes}
+    assert found.to_dict()["counterfactuals"] == [moved.to_dict()]
+    last = found.words()[-1]
+    assert last.startswith("Requests cannot move, whatever routes them. A counterfactual, which")
+    assert "moved every 4 steps, in 1 ms per 1,000 KV tokens" in last
+    assert f"{abs(moved.seconds or 0):,.1f} s" in last
+
+
+@pytest.mark.parametrize(
+    ("changes", "why_not"),
+    [
+        ({"migration": Migration(every=9)}, "they move in this very run"),
+        ({"workers": 1}, "there is one worker"),
+        (
+            {"prefill": Prefill(mode="colocated", budget=64, delayer="atom")},
+            "prefill is held back by atom, whose rule knows of no moves",
+        ),
+    ],
+)
+def test_where_requests_move_already_or_cannot_be_moved_says_so(
+    changes: dict[str, Any], why_not: str
+) -> None:
+    found = explain(trace(count=20), "jsq-load", params(**changes))
+    (moved,) = found.counterfactuals
+    assert (moved.seconds, moved.why_not) == (None, why_not)
+    assert found.words()[-1] == (f"Requests cannot move; what that costs is not known: {why_not}.")
+
+
+def test_nothing_is_proven_of_runs_in_which_requests_move() -> None:
+    found = explain(trace(count=20), "jsq-load", params(migration=Migration(every=4)))
+    assert found.unavoidable_s is None
+    assert "nothing is proven unavoidable: running requests move between workers" in found.notes
 
 
 def test_a_policy_keeps_its_weights_when_coefficients_are_switched_off() -> None:

@@ -35,6 +35,7 @@ def by_hand() -> RequestLog:
         start_step=np.array([0, 0, 2, 2]),
         finish_step=np.array([3, 0, 3, -1]),
         preemptions=np.zeros(4, np.int64),
+        migrations=np.zeros(4, np.int64),
         status=np.array([RequestStatus.FINISHED] * 3 + [RequestStatus.RUNNING]),
         cached_tokens=np.zeros(4, np.int64),
     )

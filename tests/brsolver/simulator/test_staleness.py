@@ -3,8 +3,12 @@
 from dataclasses import replace
 
 import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from brsolver.registry import make_policy
 from brsolver.simulator import Arrivals, SimulationParams, Staleness, StepTime, simulate
+from brsolver.simulator.engine import Engine
 from brsolver.traces.trace import Trace
 
 
@@ -73,3 +77,86 @@ def test_stale_milliseconds_count_by_the_clock(uniform_trace):
     fresh = simulate(trace, "jsq-load", params)
     assert by_ms.requests.worker.tolist() == by_steps.requests.worker.tolist()
     assert by_ms.requests.worker.tolist() != fresh.requests.worker.tolist()
+
+
+class Comparer:
+    """Wraps a policy; holds what is seen of the workers against their own books."""
+
+    def __init__(self, policy):
+        self.inner = make_policy(policy)
+        self.state = None
+        self.seen = 0
+
+    def route(self, cluster, waiting):
+        held = self.state.active + self.state.view_table()[2]
+        assert (cluster.running + cluster.queued).tolist() == held.tolist()
+        assert np.all(cluster.load <= self.state.view_table()[0])
+        assert np.all(cluster.load >= cluster.prompt_tokens)
+        assert cluster.prompt_tokens.tolist() == self.state.view_table()[7].tolist()
+        self.seen += 1
+        return self.inner.route(cluster, waiting)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.integers(0, 10**6),
+    st.sampled_from(["pooled", "immediate"]),
+    st.sampled_from(["delay", "periodic"]),
+    st.integers(1, 40),
+    st.integers(0, 2),
+    st.sampled_from(["jsq-load", "br-0", "random"]),
+)
+def test_with_placements_and_ends_counted_only_growth_is_missing(
+    seed, routing, mode, age, transit, policy
+):
+    rng = np.random.default_rng(seed)
+    trace = Trace(
+        prompt_tokens=rng.integers(1, 50, 40),
+        output_tokens=rng.integers(1, 1 + rng.integers(1, 30), 40),
+    )
+    stale = Staleness(steps=age, mode=mode, local_correction=True, local_departures=True)
+    params = SimulationParams(
+        workers=3, slots=3, routing=routing, transit_steps=transit, staleness=stale
+    )
+    comparer = Comparer(policy)
+    engine = Engine(trace, comparer, params)
+    comparer.state = engine.state
+    engine.run()
+    assert engine.finished == 40
+    assert comparer.seen > 1
+
+
+def test_ends_alone_leave_what_the_report_had_and_still_runs():
+    trace = Trace(prompt_tokens=np.full(4, 10), output_tokens=np.array([3, 50, 50, 50]))
+    loads = []
+
+    class Watcher:
+        def route(self, cluster, waiting):
+            loads.append(cluster.load.tolist())
+            return [(0, len(loads) % 2)]
+
+    # The report of step 2 has two requests, of which the first ends in that step.
+    stale = Staleness(steps=2, mode="periodic", local_departures=True)
+    params = SimulationParams(
+        workers=2, slots=4, arrivals=Arrivals(pool=1), max_steps=4, staleness=stale
+    )
+    simulate(trace, Watcher(), params)
+    assert loads == [[0, 0], [0, 0], [11, 12], [11, 0]]
+
+
+def test_ends_are_seen_by_whoever_asks_for_them():
+    trace = Trace(prompt_tokens=np.full(4, 10), output_tokens=np.array([2, 50, 50, 50]))
+    loads = []
+
+    class Watcher:
+        def route(self, cluster, waiting):
+            loads.append(cluster.load.tolist())
+            return [(0, int(np.argmin(cluster.load)))]
+
+    base = SimulationParams(workers=2, slots=4, arrivals=Arrivals(pool=1), max_steps=4)
+    for departures, last in ((False, [20, 10]), (True, [10, 10])):
+        loads.clear()
+        stale = Staleness(steps=100, local_correction=True, local_departures=departures)
+        simulate(trace, Watcher(), replace(base, staleness=stale))
+        # The request of two tokens has ended before the third decision.
+        assert loads == [[0, 0], [10, 0], [10 - 10 * departures, 10], last]
