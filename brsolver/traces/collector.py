@@ -58,6 +58,7 @@ class Collector:
         self._rows: list[NDArray[np.int64]] = []
         self._counted = "line"
         self._selection = Selection(options, ticks_per_s=ticks_per_s, label=source.path.name)
+        self._notes: dict[str, None] = {}
         self._size = 0
         self._skipped = 0
         self._latest: float | None = None
@@ -80,6 +81,7 @@ class Collector:
             late = self._out_of_order(parsed["arrival"][0], sound)
         keep, end = self._select(batch, parsed, np.flatnonzero(sound & ~late))
         self._account(batch, parsed, sound, late, end)
+        self._notes.update(dict.fromkeys(batch.notes))
         self._keep(batch, parsed, keep)
         return self._selection.full
 
@@ -144,8 +146,11 @@ class Collector:
             origin_s=origin,
             rows=np.concatenate(self._rows),
             counted=_COUNTED[self._counted],
-            notes=(*notes, *self._selection.notes()),
+            notes=(*notes, *self._told(), *self._selection.notes()),
         )
+
+    def _told(self) -> list[str]:
+        return [f"{self._source.path.name}: {note}" for note in self._notes]
 
     def _sort(self) -> None:
         """Order all rows by time, rows of the same time as they stood, and choose among them."""
@@ -190,9 +195,9 @@ class Collector:
         refused = late if self._options.skip_bad_rows else ~sound | late
         bad = np.flatnonzero(refused & (batch.rows < end))
         broken = [item for item in batch.broken if item.row < end]
-        if bad.size or (broken and not self._options.skip_bad_rows):
-            skipped = self._options.skip_bad_rows
-            found = [] if skipped else [(item.row, item.problem) for item in broken]
+        all_broken = not self._options.skip_bad_rows
+        found = [(item.row, item.problem) for item in broken if all_broken or item.fatal]
+        if bad.size or found:
             if bad.size:
                 found.append((int(batch.rows[bad[0]]), self._problem(batch, parsed, int(bad[0]))))
             row, problem = min(found)

@@ -134,7 +134,7 @@ def read_trace(source: str | os.PathLike[str], reader: str | None, options: Read
     text = os.fspath(source)
     if isinstance(text, str) and text.startswith(_PRESET):
         return _preset(text, reader, options)
-    file = Source(path=Path(text))
+    file = Source(path=Path(text), result=options.result)
     return find_reader(file, reader).read(file, options)
 
 

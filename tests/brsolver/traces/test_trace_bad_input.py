@@ -45,7 +45,8 @@ BAD_ROWS = {
     ),
     "short": ("2023-11-16 18:15:47,7", "record is '2023-11-16 18:15:47,7', must be 3 fields"),
     "long": ("2023-11-16 18:15:47,7,2,1", "must be 3 fields separated by commas"),
-    "quote": ('2023-11-16 18:15:47,7,"2', "must be 3 fields separated by commas"),
+    "quoted": ('2023-11-16 18:15:47,7,"2"3', "must be 3 fields separated by commas"),
+    "quotes": ('"2023-11-16 18:15:47,7",2', "must be 3 fields separated by commas"),
 }
 
 
@@ -223,7 +224,7 @@ def test_vllm_lists(tmp_path: Path) -> None:
         (b"[]", "no known trace format has these columns: none"),
         (b"\x00\x01\x02\xff", "binary data, must be a text trace or a Parquet file"),
         (b"\xff\xfe\xfa" * 50_000, "binary data"),
-        (AZURE.encode("utf-16"), "binary data"),
+        (AZURE.encode("utf-16"), "is UTF-16 text, must be UTF-8; iconv -f UTF-16 -t UTF-8 x >"),
         (b"PAR1" + b"\x00" * 100, "damaged Parquet file"),
         (b"\x1f\x8b\x08\x00junk", "cannot be read"),
         (gzip.compress(FIRST.encode() * 999)[:-30], "cannot be read"),
