@@ -142,7 +142,8 @@ class Source:
         chosen = 1 if self.result is None and len(found) == 1 else self.result
         if chosen is None:
             raise TraceError(
-                f"{self.label}: holds {len(found)} results, choose with --result N (1 to {len(found)})"
+                f"{self.label}: holds {len(found)} results, choose with --result N "
+                f"(1 to {len(found)})"
             )
         if chosen > len(found):
             raise TraceError(f"{self.label}: result is {chosen}, must be at most {len(found)}")
