@@ -192,6 +192,9 @@ class _Converter:
             except (ValueError, OverflowError):
                 continue
         wanted = " or ".join(_describe(o, texts=self.convert_texts) for o in options)
+        if int in options and isinstance(value, str) and value[:1].isdigit() and value[-1:] == "K":
+            # vLLM reads 1K as 1,024 and 1k as 1,000; others do not tell them apart.
+            wanted += " such as 400000, 400k (400,000) or 400Ki (409,600)"
         prefix = f"{self.owner}: " if self.owner else ""
         raise ParameterError(f"{prefix}{name} is {_show(value)}, must be {wanted}")
 
