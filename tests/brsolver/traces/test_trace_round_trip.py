@@ -18,11 +18,12 @@ if TYPE_CHECKING:
     from brsolver.traces.trace import Trace
 
 ROWS = 40
-PROMPTS = [37 * i % 900 + 1 for i in range(ROWS)]
+PROMPTS = [37 * i % 900 + 600 for i in range(ROWS)]
 OUTPUTS = [11 * i % 60 + 2 for i in range(ROWS)]
 TICKS = np.cumsum([7 * i % 5 for i in range(ROWS)]).tolist()
 """In units of 0.1 s, some at the same time."""
-HASHES = [[i % 3, 10 + i % 3, 100 + i] for i in range(ROWS)]
+HASHES = [[i % 3, 10 + i % 3, 100 + i][: -(-PROMPTS[i] // 512)] for i in range(ROWS)]
+"""By blocks of 512 tokens."""
 
 
 def table(header: str, row: str) -> str:
