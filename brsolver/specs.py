@@ -35,7 +35,7 @@ _UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "Ki": 2**10, "Mi": 2**20, "
 _COUNT = re.compile(
     rf"(?P<number>[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?)(?P<unit>{'|'.join(_UNITS)})"
 )
-_MAX_DIGITS = 400
+_MAX_DIGITS = 308
 
 
 def parse_spec(spec: str) -> tuple[str, dict[str, str]]:
