@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 _PARQUET_ROWS = 1 << 17
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 _REPEATED = "the header comes again between rows, as in files that were joined; left out there"
+_BLANKS = b" \r\n"
+"""Around a record that separate nothing; tabs do."""
 _CSV_FIELD = csv.field_size_limit()
 _DECIMAL_COMMA = r"^\s*([+-]?\d+),(\d+)\s*$"
 
@@ -208,14 +211,16 @@ def _csv_one_by_one(
     broken: list[Broken] = []
     kept: list[tuple[int, list[str]]] = []
     texts = _lines(start, block) if records is None else _records(start, block, records)
-    headers = 0
+    notes: dict[str, None] = {}
     for row, text in texts:
         if text == source.header:
-            headers += 1
+            notes[_REPEATED] = None
             continue
-        cells = _csv_cells(text, source.delimiter)
+        cells = _csv_cells(text, source.delimiter, width)
         if cells is None or len(cells) != width:
             broken.append(_broken(row, text, source))
+            if lines := text.count(b"\n"):
+                notes[f"row {row} is bad, and its quotes enclose {lines:,} more lines"] = None
         else:
             kept.append((row, cells))
     if records is not None and records.open:
@@ -227,8 +232,7 @@ def _csv_one_by_one(
         for name, place in zip(wanted, places, strict=True)
     }
     rows = np.array([row for row, _ in kept], dtype=np.int64)
-    notes = (_REPEATED,) if headers else ()
-    return Batch(rows=rows, counted="line", columns=columns, broken=broken, notes=notes)
+    return Batch(rows=rows, counted="line", columns=columns, broken=broken, notes=tuple(notes))
 
 
 def _broken(row: int, text: bytes, source: Source) -> Broken:
@@ -242,9 +246,9 @@ def _shown(text: bytes) -> str:
     return show(text.decode("utf-8", errors="replace"))
 
 
-def _csv_cells(record: bytes, delimiter: str) -> list[str] | None:
+def _csv_cells(record: bytes, delimiter: str, width: int) -> list[str] | None:
     if len(record) > _CSV_FIELD:
-        return _long_cells(record, delimiter)
+        return _long_cells(record, delimiter, width)
     try:
         text = io.StringIO(record.decode("utf-8"), newline="")
         return next(csv.reader(text, delimiter=delimiter, strict=True))
@@ -252,38 +256,41 @@ def _csv_cells(record: bytes, delimiter: str) -> list[str] | None:
         return None
 
 
-def _long_cells(record: bytes, delimiter: str) -> list[str] | None:
+def _long_cells(record: bytes, delimiter: str, width: int) -> list[str] | None:
     """Take a record apart that has cells too long for the csv module."""
     if not Records(record, delimiter.encode()).clean:
         return None
+    names = [str(place) for place in range(width)]
     try:
         table = arrow_csv.read_csv(
             io.BytesIO(record + b"\n"),
             read_options=arrow_csv.ReadOptions(
-                autogenerate_column_names=True, block_size=len(record) + 2, use_threads=False
+                column_names=names, block_size=len(record) + 2, use_threads=False
             ),
             parse_options=arrow_csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
-            convert_options=arrow_csv.ConvertOptions(null_values=[], strings_can_be_null=False),
+            convert_options=arrow_csv.ConvertOptions(
+                column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False
+            ),
         )
     except pa.ArrowInvalid:
         return None
-    return [str(cell) for cell in table.to_pylist()[0].values()] if table.num_rows == 1 else None
+    return list(table.to_pylist()[0].values()) if table.num_rows == 1 else None
 
 
 def _records(start: int, block: bytes, records: Records) -> Iterator[tuple[int, bytes]]:
     """Yield the records that are not blank, with the numbers of their first lines."""
     begin = 0
     for line, end in zip(records.lines.tolist(), records.ends.tolist(), strict=True):
-        if text := block[begin:end].strip(b" \r\n"):
-            yield start + line, text
+        if (text := block[begin:end]).strip():
+            yield start + line, text.strip(_BLANKS)
         begin = end + 1
 
 
 def _lines(start: int, block: bytes) -> Iterator[tuple[int, bytes]]:
     """Yield the lines that are not blank, with their numbers."""
     for row, line in enumerate(block.split(b"\n"), start):
-        if stripped := line.strip(b" \r\n"):
-            yield row, stripped
+        if line.strip():
+            yield row, line.strip(_BLANKS)
 
 
 def _jsonl_batches(source: Source, fields: Sequence[Field]) -> Iterator[Batch]:
@@ -316,12 +323,19 @@ def _jsonl_line_by_line(source: Source, fields: Sequence[Field], start: int, blo
     records: list[tuple[int, object]] = []
     for row, line in _lines(start, block):
         try:
-            # A comma may follow, and two records may share a line where one was appended.
-            records += [(row, value) for value in json_values(line.decode("utf-8"))]
+            records += [(row, value) for value in _json_line(line)]
         except (ValueError, RecursionError):
             wanted = "must be a JSON object" if is_utf8(line) else not_utf8(source.path.name)
             broken.append(Broken(row=row, problem=f"record is {_shown(line)}, {wanted}"))
     return _from_records(records, fields, "line", broken)
+
+
+def _json_line(line: bytes) -> list[object]:
+    """Read a line, after which a comma may stand, or another record that was appended to it."""
+    try:
+        return [json.loads(line)]
+    except ValueError:
+        return json_values(line.decode("utf-8"))
 
 
 def _from_records(

@@ -57,7 +57,7 @@ class Collector:
         self._chunks: dict[str, list[Any]] = {field.target: [] for field in fields}
         self._rows: list[NDArray[np.int64]] = []
         self._counted = "line"
-        self._selection = Selection(options, ticks_per_s=ticks_per_s, label=source.path.name)
+        self._selection = Selection(options, ticks_per_s=ticks_per_s, label=source.label)
         self._notes: dict[str, None] = {}
         self._size = 0
         self._skipped = 0
@@ -146,11 +146,12 @@ class Collector:
             origin_s=origin,
             rows=np.concatenate(self._rows),
             counted=_COUNTED[self._counted],
-            notes=(*notes, *self._told(), *self._selection.notes()),
+            notes=(*notes, *self._told()),
         )
 
     def _told(self) -> list[str]:
-        return [f"{self._source.path.name}: {note}" for note in self._notes]
+        told = self._selection.notes()
+        return [f"{self._source.path.name}: {note}" for note in (*self._notes, *told)]
 
     def _sort(self) -> None:
         """Order all rows by time, rows of the same time as they stood, and choose among them."""

@@ -80,7 +80,7 @@ class Selection:
         if not self._oversized:
             return []
         return [
-            f"{self._label}: {self._oversized:,} requests left out that need more than "
+            f"{self._oversized:,} of {self.seen:,} requests left out, which grow beyond "
             f"{self._options.drop_above:,} KV tokens"
         ]
 
@@ -167,4 +167,5 @@ def select(trace: Trace, options: ReadOptions) -> Trace:
     if not keep.any():
         raise TraceError(f"{trace.name}: {selection.why_empty()}")
     chosen = trace if keep.all() else trace.take(np.flatnonzero(keep))
-    return replace(chosen, notes=(*trace.notes, *selection.notes()))
+    notes = (f"{trace.name}: {note}" for note in selection.notes())
+    return replace(chosen, notes=(*trace.notes, *notes))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 HEADER = "arrival_s,prompt_tokens,output_tokens\n"
 LARGE = HEADER + "0,100,10\n1,500000,10\n2,100,10\n"
-LEFT_OUT = "long.csv: 1 requests left out that need more than 400,000 KV tokens\n"
+LEFT_OUT = "long.csv: 1 of 3 requests left out, which grow beyond 400,000 KV tokens\n"
 CLUSTER = ("--timestamps", "--workers", 2, "--slots", 3)
 
 

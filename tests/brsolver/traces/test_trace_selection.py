@@ -116,7 +116,9 @@ def test_what_is_too_large_is_counted_where_it_would_have_been_taken(tmp_path: P
     path = write(tmp_path / "long.csv", rows)
     trace = load_trace(path, drop_above=400_000, skip=2, limit=2)
     assert trace.prompt_tokens.tolist() == [100, 100]
-    assert trace.notes == ("long.csv: 1 requests left out that need more than 400,000 KV tokens",)
+    assert trace.notes == (
+        "long.csv: 1 of 5 requests left out, which grow beyond 400,000 KV tokens",
+    )
     assert load_trace(path, drop_above=10**6).notes == ()
     # The last token that is generated is never held.
     assert len(load_trace(path, drop_above=109)) == 3
@@ -202,7 +204,7 @@ def test_presets_are_chosen_from_as_files_are() -> None:
     large = load_trace("preset:chat:n=100,seed=3", drop_above=500)
     assert 0 < len(large) < 100
     assert (large.prompt_tokens + large.output_tokens - 1).max() <= 500
-    assert large.notes[0].endswith("requests left out that need more than 500 KV tokens")
+    assert large.notes[0].endswith("requests left out, which grow beyond 500 KV tokens")
     for options in ({"time_unit": "s"}, {"columns": {"arrival": "a"}}, {"result": 1}):
         with pytest.raises(ParameterError, match="applies to files only"):
             load_trace("preset:chat:n=5", **options)  # type: ignore[arg-type] # of mixed kinds

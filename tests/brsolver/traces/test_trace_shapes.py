@@ -97,6 +97,13 @@ def test_a_quote_that_never_closes_hides_what_follows(
     assert pairs(load_trace(path, limit=2)) == [(20, 25), (30, 5)]
 
 
+def test_a_bad_row_that_encloses_lines_says_so(tmp_path: Path) -> None:
+    path = save(tmp_path / "t.csv", ROWS + '2,"30,5\n3,40,6\n4,50,7\n",5,6\n5,60,8\n')
+    trace = load_trace(path, skip_bad_rows=True)
+    assert (pairs(trace), trace.skipped_rows) == ([(20, 25), (30, 5), (60, 8)], 1)
+    assert trace.notes == ("t.csv: row 4 is bad, and its quotes enclose 3 more lines",)
+
+
 def test_a_record_without_end_is_refused_before_it_fills_the_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
