@@ -192,13 +192,22 @@ class ReadOptions:
                 raise UnknownNameError.suggest("name in columns", name, COLUMN_TARGETS)
         self._check_window()
 
+    @property
+    def chooses(self) -> bool:
+        """Whether requests are chosen otherwise than by a limit."""
+        return self.skip > 0 or self._filters
+
+    @property
+    def _filters(self) -> bool:
+        asked = (self.since, self.until, self.drop_above)
+        return any(each is not None for each in asked)
+
     def enough(self, requests: int) -> bool:
         """Tell whether the first `requests` of a source, in order of time, hold all that is taken.
 
         For sources that draw their requests, which would otherwise draw on.
         """
-        chosen = self.until is not None or self.since is not None or self.drop_above is not None
-        return self.limit is not None and not chosen and requests >= self.skip + self.limit
+        return self.limit is not None and not self._filters and requests >= self.skip + self.limit
 
     @property
     def window(self) -> tuple[Moment | None, Moment | None]:
