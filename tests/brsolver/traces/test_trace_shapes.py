@@ -97,6 +97,16 @@ def test_a_quote_that_never_closes_hides_what_follows(
     assert pairs(load_trace(path, limit=2)) == [(20, 25), (30, 5)]
 
 
+@BLOCKS
+def test_quotes_within_cells_are_letters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
+    monkeypatch.setattr(source_module, "_BLOCK_BYTES", block)
+    rows = '5" disk,1,2\n"a\nb",3,4\nthe "end",5,6\n7" disk,7,8\n'
+    text = f"prompt,prompt_tokens,output_tokens\n{rows}"
+    assert pairs(load_trace(save(tmp_path / "t.csv", text))) == [(1, 2), (3, 4), (5, 6), (7, 8)]
+
+
 def test_a_bad_row_that_encloses_lines_says_so(tmp_path: Path) -> None:
     path = save(tmp_path / "t.csv", ROWS + '2,"30,5\n3,40,6\n4,50,7\n",5,6\n5,60,8\n')
     trace = load_trace(path, skip_bad_rows=True)
