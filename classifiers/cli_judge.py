@@ -184,12 +184,28 @@ def _of_model(request: Request, path: str, bar: LateBar) -> tuple[str, Study, He
     return name, found, header
 
 
+def _require_other_start(request: Request, header: Header) -> None:
+    """Refuse a part of the trace that trained the model: cut, its start is not recognised."""
+    whole = replace(request.source.options, skip=0, since=None, until=None, drop_above=None)
+    source = replace(request.source, options=replace(whole, limit=None), tell=None)
+    trace = source.load(request.seed)
+    if header.trained_on(trace):
+        raise ParameterError(
+            f"{trace.name}: its first {header.training_rows:,} requests trained the model, so it "
+            "must be read from its start: without skip, from and until"
+        )
+
+
 def _unseen(request: Request, header: Header) -> tuple[Trace, c.Split, str]:
     """Cut a trace so that the later part holds nothing that trained the model."""
-    rows, limit = header.training_rows, request.source.limit
+    rows, options = header.training_rows, request.source.options
+    limit = options.limit
+    if options.chooses:
+        _require_other_start(request, header)
     # A limit below the training rows would keep them from being recognised, and be judged on.
     enough = None if limit is None else max(limit, rows)
-    trace = replace(request.source, limit=enough).load(request.seed)
+    source = replace(request.source, options=replace(options, limit=enough))
+    trace = source.load(request.seed)
     header.check_unseen(trace)
     if not header.trained_on(trace):
         trace = trace.head(limit)

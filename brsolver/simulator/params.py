@@ -112,7 +112,7 @@ class SimulationParams:
     capacity: int | tuple[int, ...] | None = field(
         default=None,
         metadata=option(
-            "KV tokens per worker, or one number each.",
+            "KV tokens per worker, or one number each; 400k is 400,000.",
             label="KV capacity K per worker",
             unit="tokens",
             unset="unlimited",

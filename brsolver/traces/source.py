@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import codecs
 import csv
 import json
+import re
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from brsolver.errors import TraceError
+from brsolver.traces.fields import show
+from brsolver.traces.kinds import foreign_kind, is_utf8, not_utf8
+from brsolver.traces.quoting import Records
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,6 +26,11 @@ Container = Literal["csv", "jsonl", "json", "parquet", "folder"]
 
 _HEAD_BYTES = 1 << 16
 _BLOCK_BYTES = 1 << 23
+_LONGEST_RECORD = 1 << 26
+_DELIMITERS = (",", ";", "\t", "|")
+_PLAIN = bytes(range(32, 127))
+_NO_CONTROL = bytes((9, 10, 13, *range(32, 127), *range(128, 256)))
+_BETWEEN = re.compile(r"[\s,]*")
 _COMPRESSION = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 _BOM = b"\xef\xbb\xbf"
 
@@ -36,9 +44,12 @@ class Source:
     path : Path
         The file, plain or compressed with gzip or zstd; or a folder, which only formats that
         consist of several files accept.
+    result : int or None
+        Which of several results is meant, from 1.
     """
 
     path: Path
+    result: int | None = None
 
     @property
     def label(self) -> str:
@@ -47,13 +58,8 @@ class Source:
 
     @cached_property
     def head(self) -> bytes:
-        """The first bytes, decompressed, without a byte order mark."""
-        with self.reading(), self._open() as stream:
-            head: bytes = stream.read(_HEAD_BYTES)
-            # A first record longer than the head still has to be seen whole.
-            while b"\n" not in head and (more := stream.read(_BLOCK_BYTES)):
-                head += more
-        return head.removeprefix(_BOM)
+        """The first bytes, decompressed, without a byte order mark; whole lines if it has any."""
+        return self._lines(self._head)
 
     @cached_property
     def container(self) -> Container:
@@ -65,7 +71,16 @@ class Source:
         self._require_text()
         if self.head.lstrip()[:1] not in (b"{", b"["):
             return "csv"
-        return "jsonl" if isinstance(self._first_line_json, dict) else "json"
+        first = self._first_line_json
+        if not isinstance(first, dict):
+            return "json"
+        whole = b"\n" not in self.head.strip()
+        return "json" if whole and (_wrapped(first) or _is_columns(first)) else "jsonl"
+
+    @cached_property
+    def delimiter(self) -> str:
+        """What separates the cells of a CSV file: of what is usual, what its header has most of."""
+        return max(_DELIMITERS, key=lambda each: len(_cells(self._first_line, each) or ()))
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -83,25 +98,56 @@ class Source:
 
     @property
     def first_value(self) -> Any:
-        """The first JSON value; None if the file is not JSON."""
+        """The first JSON value; None if the file is not JSON.
+
+        Of an object that holds nothing but a list of records, and facts about it, the records.
+        """
         if self.container == "jsonl":
             return self._first_line_json
-        return self.document if self.container == "json" else None
+        if self.container != "json":
+            return None
+        first = self.values[0] if self.values else None
+        return _wrapped(first) or first
 
     @cached_property
-    def document(self) -> Any:
-        """The whole file as one JSON value."""
+    def values(self) -> list[Any]:
+        """All JSON values of the file: mostly one, but results may be appended to each other."""
         with self.reading(), self._open() as stream:
             content: bytes = stream.read()
         try:
-            return json.loads(content.removeprefix(_BOM).decode("utf-8"))
+            return json_values(content.removeprefix(_BOM).decode("utf-8"))
         except UnicodeDecodeError as error:
-            raise TraceError(f"{self.label}: not UTF-8 text at byte {error.start}") from error
+            raise TraceError(
+                f"{self.label}: byte {error.start} {not_utf8(self.path.name)}"
+            ) from error
         except json.JSONDecodeError as error:
             place = f"line {error.lineno} column {error.colno}"
             raise TraceError(f"{self.label}: not valid JSON at {place}: {error.msg}") from error
         except RecursionError as error:
             raise TraceError(f"{self.label}: JSON is nested too deeply for a trace") from error
+
+    @property
+    def records(self) -> Any:
+        """The file as one JSON value of records: what it holds, or all values one after another."""
+        if len(self.values) == 1:
+            return self.first_value
+        return [record for value in self.values for record in _as_list(value)]
+
+    @property
+    def document(self) -> Any:
+        """The JSON value that is one result: the only one, or the one that `result` names."""
+        found = [each for value in self.values for each in _as_list(value)]
+        if not found:
+            return self.values[0] if self.values else None
+        chosen = 1 if self.result is None and len(found) == 1 else self.result
+        if chosen is None:
+            raise TraceError(
+                f"{self.label}: holds {len(found)} results, choose with --result N "
+                f"(1 to {len(found)})"
+            )
+        if chosen > len(found):
+            raise TraceError(f"{self.label}: result is {chosen}, must be at most {len(found)}")
+        return found[chosen - 1]
 
     @cached_property
     def header_lines(self) -> int:
@@ -110,9 +156,12 @@ class Source:
         return blank.count(b"\n") + 1
 
     def require_file(self) -> None:
-        """Refuse folders."""
-        if self.path.is_dir():
-            raise TraceError(f"{self.label}: is a folder, must be a trace file")
+        """Refuse folders, and that one of several results is asked for: a table holds rows."""
+        self._refuse_folder()
+        if self.result is not None:
+            raise TraceError(
+                f"{self.label}: holds rows, no results, so --result {self.result} cannot be"
+            )
 
     def parquet(self) -> pq.ParquetFile:
         """Open the file as Parquet."""
@@ -123,19 +172,32 @@ class Source:
             raise TraceError(f"{self.label}: damaged Parquet file: {_one_line(error)}") from error
 
     def blocks(self) -> Iterator[tuple[int, bytes]]:
-        """Yield ``(number of the first line, bytes)``; every block ends with a line's end."""
+        """Yield ``(number of the first line, bytes)``; every block ends with a record's end."""
         line, rest = 1, b""
         with self.reading(), self._open() as stream:
             while chunk := stream.read(_BLOCK_BYTES):
                 if line == 1 and not rest:
                     chunk = chunk.removeprefix(_BOM)
-                cut = chunk.rfind(b"\n") + 1
-                block, rest = (rest + chunk[:cut], chunk[cut:]) if cut else (b"", rest + chunk)
+                block, rest = self._cut(rest, self._lines(chunk))
                 if block:
                     yield line, block
                     line += block.count(b"\n")
+                if self.container == "csv" and len(rest) > _LONGEST_RECORD:
+                    raise TraceError(
+                        f"{self.label}: row {line} (line of the file): the record is longer than "
+                        f"{_LONGEST_RECORD:,} bytes, must close its quotes before"
+                    )
         if rest:
             yield line, rest + b"\n"
+
+    def _cut(self, rest: bytes, chunk: bytes) -> tuple[bytes, bytes]:
+        """Return the records that end in `rest` and `chunk`, and what remains."""
+        if self.container == "csv" and (b'"' in chunk or b'"' in rest):
+            whole = rest + chunk
+            cut = Records(whole, self.delimiter.encode()).end
+            return whole[:cut], whole[cut:]
+        cut = chunk.rfind(b"\n") + 1
+        return (rest + chunk[:cut], chunk[cut:]) if cut else (b"", rest + chunk)
 
     @contextmanager
     def reading(self) -> Iterator[None]:
@@ -149,7 +211,7 @@ class Source:
             raise TraceError(f"{self.label}: cannot be read: {reason}") from error
 
     def _open(self) -> Any:
-        self.require_file()
+        self._refuse_folder()
         if self.path.exists() and not self.path.is_file():
             raise TraceError(f"{self.label}: is not a regular file; save the trace to a file first")
         with self.path.open("rb") as stream:
@@ -159,35 +221,116 @@ class Source:
                 return pa.CompressedInputStream(pa.OSFile(str(self.path)), codec)
         return self.path.open("rb")
 
+    @cached_property
+    def _head(self) -> bytes:
+        with self.reading(), self._open() as stream:
+            head: bytes = stream.read(_HEAD_BYTES)
+            # A first record longer than the head still has to be seen whole.
+            while b"\n" not in head and b"\r" not in head[:-1]:
+                more = stream.read(_BLOCK_BYTES)
+                if not more:
+                    break
+                head += more
+        return head.removeprefix(_BOM)
+
+    def _lines(self, content: bytes) -> bytes:
+        """Let lines end as they do elsewhere, where they end with a carriage return alone."""
+        alone = b"\r" in self._head.rstrip() and b"\n" not in self._head
+        return content.replace(b"\r", b"\n") if alone else content
+
+    def _refuse_folder(self) -> None:
+        if self.path.is_dir():
+            raise TraceError(f"{self.label}: is a folder, must be a trace file")
+
     def _require_text(self) -> None:
         if not self.head.strip():
             raise TraceError(f"{self.label}: the file is empty")
-        # final=False: the head may end within a character.
-        decoder = codecs.getincrementaldecoder("utf-8")()
-        try:
-            decoder.decode(self.head, final=False)
-            valid = b"\0" not in self.head
-        except UnicodeDecodeError:
-            valid = False
-        if not valid:
+        foreign = foreign_kind(self.head, self.path.name)
+        if foreign is not None:
+            raise TraceError(f"{self.label}: {foreign}")
+        # Letters of another encoding can stand in columns that nobody reads.
+        line = self._first_line
+        mostly_plain = len(line.translate(None, _PLAIN)) <= len(line) / 2
+        control = b"\0" in self.head or line.translate(None, _NO_CONTROL)
+        if control or not (mostly_plain or is_utf8(line)):
             raise TraceError(f"{self.label}: binary data, must be a text trace or a Parquet file")
+        if not is_utf8(line):
+            raise TraceError(f"{self.label}: the first line {not_utf8(self.path.name)}")
+
+    @property
+    def header(self) -> bytes:
+        """The first line that is not blank, as it is in the file."""
+        return self._first_line
+
+    @cached_property
+    def _first_line(self) -> bytes:
+        return self.head.lstrip().split(b"\n", 1)[0].strip()
 
     @cached_property
     def _first_line_json(self) -> Any:
-        line = self.head.lstrip().split(b"\n", 1)[0]
         try:
-            return json.loads(line)
+            return json.loads(self._first_line.removesuffix(b","))
         except (ValueError, RecursionError):
             return None
 
     @cached_property
     def _csv_names(self) -> tuple[str, ...]:
-        line = self.head.lstrip().split(b"\n", 1)[0].decode("utf-8", errors="replace")
-        try:
-            row = next(csv.reader([line.strip()]))
-        except csv.Error as error:
-            raise TraceError(f"{self.label}: the first line is no CSV header: {error}") from error
+        line = self._first_line
+        if line.startswith((b"#", b"sep=")):
+            raise TraceError(
+                f"{self.label}: the first line is {show(line.decode())}, must be the column names; "
+                f"sed 1d {self.path.name} > new-{self.path.name} takes it out"
+            )
+        row = _cells(line, self.delimiter)
+        if row is None:
+            raise TraceError(f"{self.label}: the first line is no CSV header")
         return tuple(name.strip() for name in row)
+
+
+def json_values(text: str) -> list[Any]:
+    """Read JSON values that stand one after another, with or without commas between.
+
+    Raises
+    ------
+    json.JSONDecodeError
+        At the place of the file where it is none.
+    """
+    decoder, values, at = json.JSONDecoder(), [], 0
+    while (at := _BETWEEN.match(text, at).end()) < len(text):  # type: ignore[union-attr] # it matches nothing, too
+        value, at = decoder.raw_decode(text, at)
+        values.append(value)
+    return values
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _wrapped(value: Any) -> list[Any] | None:
+    """Return the records of an object that holds nothing else but facts about them.
+
+    The files of the BF-IO simulator are such objects too, and have a reader of their own.
+    """
+    if not isinstance(value, dict):
+        return None
+    lists = [key for key, each in value.items() if isinstance(each, list) and each]
+    if len(lists) != 1 or not isinstance(value[lists[0]][0], dict):
+        return None
+    records: list[Any] = value[lists[0]]
+    return None if lists == ["data"] and "input_length" in records[0] else records
+
+
+def _is_columns(value: dict[str, Any]) -> bool:
+    """Tell whether an object holds columns: at least two lists of one length."""
+    sizes = [len(each) for each in value.values() if isinstance(each, list | dict)]
+    return len(sizes) > 1 and sizes[0] > 0 and len(set(sizes)) == 1
+
+
+def _cells(line: bytes, delimiter: str) -> list[str] | None:
+    try:
+        return next(csv.reader([line.decode("utf-8", errors="replace")], delimiter=delimiter), None)
+    except csv.Error:
+        return None
 
 
 def _one_line(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Optional
 
@@ -214,3 +215,64 @@ def test_build_params_takes_typed_values_as_they_are(
     with pytest.raises(ParameterError) as caught:
         build_params(Outer, values, "o", convert_texts=False)
     assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("400000", 400_000),
+        ("400_000", 400_000),
+        ("400k", 400_000),
+        ("4e5", 400_000),
+        ("4E5", 400_000),
+        ("0.4M", 400_000),
+        ("1.1k", 1100),
+        ("2G", 2_000_000_000),
+        ("256Ki", 262_144),
+        ("1.5Mi", 1_572_864),
+        ("1Gi", 2**30),
+        ("-2k", -2000),
+        ("12.", 12),
+    ],
+)
+def test_counts(text: str, number: int) -> None:
+    assert convert(text, int, "count") == number
+    assert convert(f"{text},7", tuple[int, ...], "count") == (number, 7)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "400K",
+        "1m",
+        "1.0001k",
+        "0.5",
+        "k",
+        "1kk",
+        "1 k",
+        "1e400k",
+        "1e999999999",
+        "1,000",
+        "0x10",
+        "",
+    ],
+)
+def test_texts_that_are_no_counts(text: str) -> None:
+    with pytest.raises(ParameterError, match=r"count is '.*', must be a whole number"):
+        convert(text, int, "count")
+
+
+def test_a_capital_k_has_two_readings() -> None:
+    with pytest.raises(ParameterError) as caught:
+        convert("400K", int | None, "capacity")
+    assert str(caught.value) == (
+        "capacity is '400K', must be none or a whole number such as 400000, 400k (400,000) or "
+        "400Ki (409,600)"
+    )
+
+
+def test_pairs() -> None:
+    assert convert("a=b, c = d e", Mapping[str, str], "columns") == {"a": "b", "c": "d e"}
+    for text in ("a", "a=", "=b", "a=b,a=c", ""):
+        with pytest.raises(ParameterError, match=r"columns is .*, must be NAME=VALUE"):
+            convert(text, Mapping[str, str], "columns")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from brsolver.cli._input import input_flags
 from brsolver.cli.main import app
 
 if TYPE_CHECKING:
@@ -115,6 +117,18 @@ def test_a_limit_does_not_hide_the_training_rows(model: Path, trace: Path) -> No
     assert "trained the model" in refused("evaluate", trace, "--model", model, "--limit", 200)
     found = facts("evaluate", trace, "--model", model, "--limit", 400, *SMALL)
     assert found["testing_rows"] == 100
+
+
+def test_a_part_of_the_trace_does_not_hide_the_training_rows(model: Path, trace: Path) -> None:
+    for part in (("--skip", 10), ("--from", 1), ("--until", 5)):
+        text = refused("evaluate", trace, "--model", model, *part)
+        assert "its first 300 requests trained the model, so it must be read from its start" in text
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "compare"])
+def test_traces_are_read_with_the_options_of_other_commands(command: str) -> None:
+    help_ = CliRunner().invoke(app, ["classifier", command, "--help"], env={"COLUMNS": "200"})
+    assert {flag.option for flag in input_flags()} <= set(re.findall(r"--[a-z-]+", help_.stdout))
 
 
 def test_a_model_meets_another_trace_after_its_earlier_part(

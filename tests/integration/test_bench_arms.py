@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +10,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from brsolver.cli._input import InputOptions, input_flags
+from brsolver.cli.main import app
 from brsolver.errors import ParameterError, UnknownNameError
 from brsolver.hardware.step_time import StepTime
 from integration.bench import switching
@@ -142,3 +146,13 @@ def test_what_is_foretold_is_what_a_session_measures():
     # The engine's interval is the arm's: prompts wait for it.
     assert found["interval 8"] != found["default"]
     assert found["br-t@pooled"]["throughput_tok_s"] > found["default"]["throughput_tok_s"]
+
+
+def test_a_trace_is_read_with_the_options_of_other_commands(tmp_path):
+    help_ = CliRunner().invoke(app, ["vllm", "bench", "--help"], env={"COLUMNS": "200"})
+    assert {flag.option for flag in input_flags()} <= set(re.findall(r"--[a-z-]+", help_.stdout))
+    path = tmp_path / "t.csv"
+    path.write_text("prompt_tokens,output_tokens\n9,1\n8,2\n7,3\n")
+    source = InputOptions.of({"skip": "1"}).source(str(path))
+    (load,) = workloads(WorkloadParams(trace=source, requests=2), 1)
+    assert load.output_tokens.tolist() == [2, 3]
