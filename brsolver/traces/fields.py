@@ -26,6 +26,7 @@ Values: TypeAlias = "pa.Array | Sequence[object]"
 Flags: TypeAlias = NDArray[np.bool_]
 
 _INT64_MAX = 2**63 - 1
+_UINT64_MAX = 2**64 - 1
 _ZONE = re.compile(r":\d.*(Z|[+-]\d\d:?(\d\d)?)\s*$")
 
 
@@ -66,11 +67,22 @@ class Parser(ABC):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Whole(Parser):
-    """Whole numbers from `minimum` to `maximum`, as int64."""
+    """Whole numbers from `minimum` to `maximum`, as int64.
+
+    Attributes
+    ----------
+    minimum, maximum : int
+        The range.
+    unit : str
+        What follows "a whole number" in messages.
+    missing : int or None
+        What a missing value means; None if it is not acceptable.
+    """
 
     minimum: int = 1
     maximum: int = _INT64_MAX
     unit: str = " of tokens"
+    missing: int | None = None
     arrow_type = pa.int64()
 
     @property
@@ -89,12 +101,14 @@ class Whole(Parser):
         return (numbers >= self.minimum) & (numbers <= self.maximum)
 
     def _at_once(self, values: pa.Array) -> tuple[Any, Flags]:
+        if self.missing is not None:
+            values = values.fill_null(self.missing)
         present = _valid(values)
         numbers = _to_numpy(values.cast(pa.int64()), 0)
         return numbers, present & self._in_range(numbers)
 
     def _one_by_one(self, values: Sequence[object]) -> tuple[Any, Flags]:
-        parsed = [_whole(value) for value in values]
+        parsed = [self.missing if value in (None, "") else _whole(value) for value in values]
         numbers = np.array([self.minimum - 1 if p is None else p for p in parsed], dtype=np.int64)
         present = np.array([p is not None for p in parsed], dtype=np.bool_)
         return numbers, present & self._in_range(numbers)
@@ -179,20 +193,27 @@ class Label(Parser):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IntList(Parser):
-    """Lists of 64-bit integers, as an Arrow list array."""
+    """Lists of 64-bit integers, signed or not, as an Arrow list array.
 
-    must_be = "a list of whole numbers below 2^63"
+    Numbers from 2^63 on come as the negative numbers with the same bits: they are names, which
+    stay different from each other.
+    """
+
+    must_be = "a list of whole numbers of 64 bits"
     arrow_type = pa.list_(pa.int64())
 
     def _at_once(self, values: pa.Array) -> tuple[Any, Flags]:
-        lists = values.cast(pa.list_(pa.int64()))
+        lists = _signed_lists(values)
         if lists.flatten().null_count:
             return self._one_by_one(values.to_pylist())
         return lists, _valid(values)
 
     def _one_by_one(self, values: Sequence[object]) -> tuple[Any, Flags]:
         good = np.array([_is_int_list(value) for value in values], dtype=np.bool_)
-        kept = [value if fine else [] for value, fine in zip(values, good, strict=True)]
+        kept = [
+            [_signed(item) for item in value] if fine and isinstance(value, list) else []
+            for value, fine in zip(values, good, strict=True)
+        ]
         return pa.array(kept, type=pa.list_(pa.int64())), good
 
 
@@ -273,5 +294,19 @@ def _number(value: object) -> float:
 
 def _is_int_list(value: object) -> bool:
     return isinstance(value, list) and all(
-        type(item) is int and abs(item) <= _INT64_MAX for item in value
+        type(item) is int and -_INT64_MAX - 1 <= item <= _UINT64_MAX for item in value
+    )
+
+
+def _signed(number: int) -> int:
+    return number if number <= _INT64_MAX else number - _UINT64_MAX - 1
+
+
+def _signed_lists(values: pa.Array) -> pa.Array:
+    kind = values.type
+    if not pa.types.is_nested(kind) or not pa.types.is_uint64(kind.value_type):
+        return values.cast(pa.list_(pa.int64()))
+    lists = values.cast(pa.list_(pa.uint64()))
+    return pa.ListArray.from_arrays(
+        lists.offsets, lists.values.view(pa.int64()), mask=lists.is_null()
     )
