@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from brsolver.errors import BrsolverError, ParameterError, UnknownNameError
 from brsolver.results.comparison import Comparison, Estimate, Run
+from brsolver.traces.read_options import ReadOptions
 
 if TYPE_CHECKING:
     from brsolver.registry import PolicySpec, PredictorSpec
@@ -49,27 +50,26 @@ class TraceSource:
         Path or ``preset:NAME``.
     reader : str or None
         Name of the file format; None finds it out.
-    limit : int or None
-        Requests to take from the start.
-    skip_bad_rows : bool
+    options : ReadOptions
+        How it is read, and what is taken of it; its seed is not used.
+    tell : callable or None
+        Called with each line that the user should know of the reading (`Trace.notes`).
     """
 
     source: str
     reader: str | None = None
-    limit: int | None = None
-    skip_bad_rows: bool = False
+    options: ReadOptions = field(default_factory=ReadOptions)
+    tell: Callable[[str], None] | None = None
 
     def load(self, seed: int) -> Trace:
         """Load the trace for `seed`."""
-        from brsolver.traces import load_trace
+        from brsolver.traces.load import read_trace
 
-        return load_trace(
-            self.source,
-            format=self.reader,
-            limit=self.limit,
-            skip_bad_rows=self.skip_bad_rows,
-            seed=seed,
-        )
+        trace = read_trace(self.source, self.reader, replace(self.options, seed=seed))
+        if self.tell is not None:
+            for note in trace.notes:
+                self.tell(note)
+        return trace
 
     def load_all(self, seeds: Sequence[int]) -> dict[int, Trace]:
         """Load the trace of every seed: a file once, a preset or ServeGen client anew for each."""

@@ -30,6 +30,7 @@ ARRIVALS = "Arrivals"
 POLICY = "Policy parameters (key=value in the policy's own specification goes first)"
 FORECASTS = "Forecasts and stale information"
 RUN = "Run"
+INPUT = "Trace"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,10 +7,13 @@ validated dataclass.
 
 from __future__ import annotations
 
+import collections.abc
 import dataclasses
 import math
+import re
 import types
 import typing
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from brsolver.errors import BrsolverError, ParameterError, UnknownNameError
@@ -27,6 +30,12 @@ else:
 
 _TRUE = frozenset({"true", "yes", "on", "1"})
 _FALSE = frozenset({"false", "no", "off", "0"})
+# K is left out: vLLM reads it as 1,024 and others as 1,000.
+_UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
+_COUNT = re.compile(
+    rf"(?P<number>[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?)(?P<unit>{'|'.join(_UNITS)})"
+)
+_MAX_DIGITS = 400
 
 
 def parse_spec(spec: str) -> tuple[str, dict[str, str]]:
@@ -192,6 +201,8 @@ class _Converter:
             return _member(value, typing.get_args(kind))
         if origin is tuple:
             return self._items(value, typing.get_args(kind)[0], name)
+        if origin is collections.abc.Mapping and isinstance(value, str):
+            return _pairs(value)
         if dataclasses.is_dataclass(kind) and isinstance(value, dict):
             nested = typing.cast("type[DataclassInstance]", kind)
             return build_params(nested, value, name, convert_texts=self.convert_texts)
@@ -208,6 +219,17 @@ class _Converter:
                 self._convert_one(item, kind, f"{name}[{at}]") for at, item in enumerate(value)
             )
         raise ValueError
+
+
+def _pairs(value: str) -> dict[str, str]:
+    """Read ``"A=B,C=D"``."""
+    pairs: dict[str, str] = {}
+    for item in value.split(","):
+        key, equals, name = (part.strip() for part in item.partition("="))
+        if not (key and equals and name) or key in pairs:
+            raise ValueError
+        pairs[key] = name
+    return pairs
 
 
 def _ready(value: object, kind: Any) -> object:
@@ -247,11 +269,22 @@ def _int_from(text: str) -> int:
     try:
         return int(text)
     except ValueError:
-        # 1e4 is how people write counts.
-        number = float(text)
-        if not number.is_integer():
-            raise
-        return int(number)
+        return _count_from(text)
+
+
+def _count_from(text: str) -> int:
+    """Read ``4e5``, ``400k``, ``1.5M`` or ``256Ki``, as people write counts."""
+    match = _COUNT.fullmatch(text)
+    if match is None:
+        raise ValueError
+    # Floating point would make 1.1k something else than 1,100.
+    number = Decimal(match["number"])
+    if number.adjusted() > _MAX_DIGITS:
+        raise ValueError
+    number *= _UNITS[match["unit"]]
+    if number != number.to_integral_value():
+        raise ValueError
+    return int(number)
 
 
 def _float_from(text: str) -> float:
@@ -284,6 +317,8 @@ def _describe(kind: Any, *, texts: bool) -> str:
     if typing.get_origin(kind) is tuple:
         entry = _describe(typing.get_args(kind)[0], texts=texts)
         return f"several, each {entry}: A,B,..." if texts else f"a list, each entry {entry}"
+    if typing.get_origin(kind) is collections.abc.Mapping:
+        return "NAME=VALUE,..., each name once"
     if dataclasses.is_dataclass(kind):
         return f"a table of {', '.join(field.name for field in dataclasses.fields(kind))}"
     names = {

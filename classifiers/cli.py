@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from brsolver.cli import _options as o
+from brsolver.cli._input import InputOptions  # noqa: TC001 # typer evaluates annotations
+from brsolver.cli._offered import takes_input_options
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from brsolver.compare import TraceSource
     from classifiers.cli_judge import Request
 
 JUDGING = "How forecasts are judged"
@@ -66,6 +67,7 @@ JsonOption = Annotated[
 
 
 @app.command()
+@takes_input_options
 def train(
     trace: o.TraceArgument,
     *,
@@ -78,18 +80,16 @@ def train(
     ] = 80,
     share: ShareOption = 0.5,
     seed: o.SeedOption = None,
-    limit: o.LimitOption = None,
-    format: o.FormatOption = None,  # noqa: A002 # the option's name
-    skip_bad_rows: o.SkipOption = False,
+    options: InputOptions,
 ) -> None:
     """Train a classifier on the earlier part of a trace, and write it to a file."""
     from classifiers.cli_train import train_to_file
 
-    source = _source(trace, format, limit, skip_bad_rows=skip_bad_rows)
-    train_to_file(source, kind, out, horizon=horizon, share=share, seed=seed or 0)
+    train_to_file(options.source(trace), kind, out, horizon=horizon, share=share, seed=seed or 0)
 
 
 @app.command()
+@takes_input_options
 def evaluate(
     trace: o.TraceArgument,
     *,
@@ -109,9 +109,7 @@ def evaluate(
     samples: SamplesOption = 20_000,
     bootstrap: BootstrapOption = 200,
     seed: o.SeedOption = None,
-    limit: o.LimitOption = None,
-    format: o.FormatOption = None,  # noqa: A002 # the option's name
-    skip_bad_rows: o.SkipOption = False,
+    options: InputOptions,
     json: JsonOption = False,
     html: Annotated[
         str | None,
@@ -127,6 +125,7 @@ def evaluate(
 
 
 @app.command()
+@takes_input_options
 def compare(
     trace: o.TraceArgument,
     *,
@@ -163,9 +162,7 @@ def compare(
     samples: SamplesOption = 20_000,
     bootstrap: BootstrapOption = 200,
     seed: o.SeedOption = None,
-    limit: o.LimitOption = None,
-    format: o.FormatOption = None,  # noqa: A002 # the option's name
-    skip_bad_rows: o.SkipOption = False,
+    options: InputOptions,
     json: JsonOption = False,
 ) -> None:
     """Judge several kinds of predictors, as forecasters and by what they are worth to BR-H."""
@@ -181,18 +178,8 @@ def _request(given: Mapping[str, Any]) -> Request:
 
     shared = ("horizon", "share", "workers", "slots", "samples")
     return Request(
-        source=_source(
-            given["trace"], given["format"], given["limit"], skip_bad_rows=given["skip_bad_rows"]
-        ),
+        source=given["options"].source(given["trace"]),
         replicates=given["bootstrap"],
         seed=given["seed"] or 0,
         **{name: given[name] for name in shared},
     )
-
-
-def _source(
-    trace: str, reader: str | None, limit: int | None, *, skip_bad_rows: bool
-) -> TraceSource:
-    from brsolver.compare import TraceSource
-
-    return TraceSource(source=trace, reader=reader, limit=limit, skip_bad_rows=skip_bad_rows)

@@ -186,10 +186,12 @@ def _of_model(request: Request, path: str, bar: LateBar) -> tuple[str, Study, He
 
 def _unseen(request: Request, header: Header) -> tuple[Trace, c.Split, str]:
     """Cut a trace so that the later part holds nothing that trained the model."""
-    rows, limit = header.training_rows, request.source.limit
+    rows, options = header.training_rows, request.source.options
+    limit = options.limit
     # A limit below the training rows would keep them from being recognised, and be judged on.
     enough = None if limit is None else max(limit, rows)
-    trace = replace(request.source, limit=enough).load(request.seed)
+    source = replace(request.source, options=replace(options, limit=enough))
+    trace = source.load(request.seed)
     header.check_unseen(trace)
     if not header.trained_on(trace):
         trace = trace.head(limit)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from brsolver.cli._input import InputOptions  # noqa: TC001 # typer evaluates annotations
+from brsolver.cli._offered import takes_input_options
 from integration import server_options as s
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ TRACE = "preset:uniform:n=20000,s_low=32,s_high=1536,o_low=16,o_high=160"
 POLICIES = "default,jsq-load@immediate,br-0@pooled,br-t@pooled"
 
 
+@takes_input_options
 def bench(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Model to serve.")],
     *,
@@ -69,6 +72,7 @@ def bench(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(rich_help_panel=LOAD, help="Seed of the prompts.")] = 0,
+    options: InputOptions,
     ranks: s.RanksOption = s.RANKS,
     slots: s.SlotsOption = s.SLOTS,
     python: s.PythonOption = None,
@@ -108,7 +112,11 @@ def bench(
     arms = arms_of(policies)
     params = SessionParams(rounds=rounds, waiting=waiting, confidence=confidence)
     load = WorkloadParams(
-        trace=trace, requests=requests, scale=scale, max_tokens=max_tokens, seed=seed
+        trace=options.source(trace),
+        requests=requests,
+        scale=scale,
+        max_tokens=max_tokens,
+        seed=seed,
     )
     given = ServerParams(
         model=model,

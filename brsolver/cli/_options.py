@@ -6,10 +6,9 @@ from typing import Annotated
 
 import typer
 
-from brsolver.options import CLUSTER, FORECASTS, RUN, SEED
+from brsolver.options import CLUSTER, FORECASTS, INPUT, RUN, SEED
 
 ORACLE = "Oracle"
-INPUT = "Trace"
 OUTPUT = "Output"
 
 TraceArgument = Annotated[
@@ -33,20 +32,6 @@ ConfigOption = Annotated[
         metavar="FILE", rich_help_panel=RUN, help="TOML file of parameters; options go first."
     ),
 ]
-LimitOption = Annotated[
-    int | None,
-    typer.Option(metavar="N", rich_help_panel=INPUT, help="Use the first N requests."),
-]
-FormatOption = Annotated[
-    str | None,
-    typer.Option(
-        "--format", metavar="NAME", rich_help_panel=INPUT, help="Format, if not told by content."
-    ),
-]
-SkipOption = Annotated[
-    bool,
-    typer.Option("--skip-bad-rows", rich_help_panel=INPUT, help="Leave bad rows out, count them."),
-]
 JsonOption = Annotated[
     bool, typer.Option("--json", rich_help_panel=OUTPUT, help="Print one JSON object.")
 ]
@@ -62,12 +47,9 @@ __all__ = [
     "OUTPUT",
     "RUN",
     "ConfigOption",
-    "FormatOption",
     "JsonOption",
-    "LimitOption",
     "OutOption",
     "PredictorOption",
     "SeedOption",
-    "SkipOption",
     "TraceArgument",
 ]

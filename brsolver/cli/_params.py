@@ -7,10 +7,12 @@ heavy is imported here: ``brsolver --help`` imports this module.
 
 from __future__ import annotations
 
-from dataclasses import MISSING, dataclass, fields, replace
+from dataclasses import MISSING, dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
+from brsolver.cli._flags import Flag, given_value
+from brsolver.cli._input import InputOptions
 from brsolver.errors import ParameterError
 from brsolver.options import (
     Choices,
@@ -38,47 +40,6 @@ ROUTERS = {"br-h": BRHParams, "br-0": BR0Params, "br-ramp": BRRampParams}
 """Policies whose parameters are options."""
 
 _METAVARS = {int: "N", float: "X", str: "TEXT"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Flag:
-    """One option of the command line.
-
-    Attributes
-    ----------
-    name : str
-        The command's argument; with dashes, the option.
-    says : Option
-    kind : {"text", "switch", "choice", "repeated", "named"}
-        ``switch``: ``--NAME/--no-NAME``. ``choice``: there or not. ``named``: the text is a name
-        of the whole component. All else takes a text.
-    field, part : str
-        The parameter that it sets, and the field of it if that is a component.
-    choice : str
-        What the component's selector becomes.
-    metavar : str
-    default : str
-        What holds where it is not given.
-    """
-
-    name: str
-    says: Option
-    kind: Literal["text", "switch", "choice", "repeated", "named"] = "text"
-    field: str
-    part: str = ""
-    choice: str = ""
-    metavar: str = ""
-    default: str = ""
-
-    @property
-    def option(self) -> str:
-        """Return what is typed."""
-        return "--" + self.name.replace("_", "-")
-
-    @property
-    def help(self) -> str:
-        """Say what it does, and what holds where it is not given."""
-        return f"{self.says.help} (default: {self.default})" if self.default else self.says.help
 
 
 @cache
@@ -205,24 +166,21 @@ class RunOptions:
         Those given of `run_flags`: a text, a list of texts, or whether a switch is on.
     knobs : mapping of str to object
         Those given of `knob_flags`, by parameter.
-    predictor, config, format : str or None
-    limit : int or None
-    skip_bad_rows : bool
+    trace : InputOptions
+        How the trace is read.
+    predictor, config : str or None
     """
 
     run: Mapping[Flag, Any]
     knobs: Mapping[str, Any]
+    trace: InputOptions
     predictor: str | None = None
     config: str | None = None
-    limit: int | None = None
-    format: str | None = None
-    skip_bad_rows: bool = False
 
     @classmethod
     def of(cls, given: Mapping[str, Any], run: Iterable[Flag], knobs: Iterable[Flag]) -> RunOptions:
         """Take apart a command's arguments; what was not given is None, False or empty."""
-        own = {each.name for each in fields(cls)} - {"run", "knobs"}
-        values = {flag: _given(flag, given[flag.name]) for flag in (*run, *knobs)}
+        values = {flag: given_value(flag, given[flag.name]) for flag in (*run, *knobs)}
         known = set(run)
         return cls(
             run={f: value for f, value in values.items() if f in known and value is not None},
@@ -231,19 +189,14 @@ class RunOptions:
                 for f, value in values.items()
                 if f not in known and value is not None
             },
-            **{name: given[name] for name in own if name in given},
+            trace=InputOptions.of(given),
+            predictor=given.get("predictor"),
+            config=given.get("config"),
         )
 
-    def source(self, trace: str) -> TraceSource:
-        """Say where the trace comes from."""
-        from brsolver.compare import TraceSource
-
-        return TraceSource(
-            source=trace,
-            reader=self.format,
-            limit=self.limit,
-            skip_bad_rows=self.skip_bad_rows,
-        )
+    def source(self, trace: str, params: SimulationParams) -> TraceSource:
+        """Say where the trace comes from, and what of it the workers of `params` can hold."""
+        return self.trace.source(trace, capacities=params.capacity_each())
 
     def params(self, **more: Any) -> SimulationParams:
         """Combine the configuration file, if any, with the options, which go first."""
@@ -273,16 +226,6 @@ class RunOptions:
         from brsolver.registry import PredictorSpec
 
         return None if self.predictor is None else PredictorSpec.parse(self.predictor)
-
-
-def _given(flag: Flag, value: Any) -> Any:
-    """Return the value of a flag, or None if it was not given."""
-    if value is None or flag.kind in {"text", "named"}:
-        return value
-    if flag.kind == "switch" and flag.says.switch is not None:
-        return flag.says.switch[not value]
-    # A choice that is not there is False, a list of nothing is empty.
-    return value if value or flag.kind == "switch" else None
 
 
 def _value(each: Parameter, base: Any, given: Mapping[Flag, Any]) -> Any:

@@ -1,38 +1,22 @@
-"""The options of a run, as Typer annotations made from the parameters themselves."""
+"""The options of a run, made from the parameters themselves."""
 
 from __future__ import annotations
 
-import inspect
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any, get_args
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from brsolver.cli import _options as o
-from brsolver.cli._params import Flag, RunOptions, knob_flags, run_flags
-from brsolver.options import ARRIVALS, CLUSTER, FORECASTS, POLICY, RUN
+from brsolver.cli._input import input_flags
+from brsolver.cli._offered import argument_of, offered
+from brsolver.cli._params import RunOptions, knob_flags, run_flags
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
 
-PANELS = (CLUSTER, o.ORACLE, ARRIVALS, POLICY, FORECASTS, RUN, o.INPUT, o.OUTPUT)
 _OTHERS = (
     ("predictor", o.PredictorOption, None),
     ("config", o.ConfigOption, None),
-    ("limit", o.LimitOption, None),
-    ("format", o.FormatOption, None),
-    ("skip_bad_rows", o.SkipOption, False),
 )
 """What `RunOptions` has besides parameters of run and policies."""
-_KINDS: Mapping[str, Any] = MappingProxyType(
-    {
-        "text": str | None,
-        "named": str | None,
-        "switch": bool | None,
-        "choice": bool,
-        "repeated": list[str] | None,
-    }
-)
 
 
 def takes_run_options(
@@ -49,47 +33,12 @@ def takes_run_options(
     """
     run = [flag for flag in run_flags(bounded=bounded) if flag.name not in own]
     knobs = [flag for flag in knob_flags() if flag.name not in own]
-    added = [
-        *((f.name, _annotation(f), False if f.kind == "choice" else None) for f in (*run, *knobs)),
-        *(each for each in _OTHERS if not (bounded and each[0] == "config")),
-    ]
+    reading = input_flags(capacity=not bounded)
+    others = [each for each in _OTHERS if not (bounded and each[0] == "config")]
+    added = [*map(argument_of, (*run, *knobs, *reading)), *others]
+    names = {flag.argument: flag.name for flag in (*run, *knobs, *reading)}
 
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        signature = inspect.signature(command, eval_str=True)
-        kept = (each for each in signature.parameters.values() if each.name != "options")
-        more = (
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=kind, default=unset)
-            for name, kind, unset in added
-        )
-        parameters = sorted((*kept, *more), key=_place)
+    def gather(given: Mapping[str, Any]) -> RunOptions:
+        return RunOptions.of({names.get(k, k): v for k, v in given.items()}, run, knobs)
 
-        def started(**given: Any) -> None:
-            mine = {name: given.pop(name) for name, _, _ in added}
-            command(**given, options=RunOptions.of(mine, run, knobs))
-
-        started.__name__, started.__doc__ = command.__name__, command.__doc__
-        started.__module__ = command.__module__
-        started.__annotations__ = {each.name: each.annotation for each in parameters}
-        started.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined] # read by inspect
-        return started
-
-    return decorate
-
-
-def _place(parameter: inspect.Parameter) -> tuple[int, int]:
-    """Order the command's arguments first, then its options by panel."""
-    panel = getattr(get_args(parameter.annotation)[1], "rich_help_panel", None)
-    return parameter.kind, PANELS.index(panel) if panel in PANELS else -1
-
-
-def _annotation(flag: Flag) -> Any:
-    """Return the Typer annotation of an option."""
-    off = f"/--no-{flag.option.removeprefix('--')}" if flag.kind == "switch" else ""
-    info = typer.Option(
-        f"{flag.option}{off}",
-        metavar=flag.metavar if flag.kind in {"text", "repeated", "named"} else None,
-        rich_help_panel=flag.says.panel or None,
-        help=flag.help,
-        show_default=False,
-    )
-    return Annotated[_KINDS[flag.kind], info]
+    return offered(added, gather)

@@ -86,7 +86,7 @@ def _compare(
     # Knobs change specifications; the baseline is named as it was asked for.
     renamed = {old.text: new.text for old, new in zip(asked, specs, strict=True)}
     return run(
-        options.source(trace),
+        options.source(trace, params),
         specs,
         workers=workers or (params.workers,),
         params=params,

@@ -54,7 +54,7 @@ def _explain(trace: str, policy: str, options: RunOptions, bar: LateBar) -> Expl
     params = options.params()
     (spec,) = options.policies([PolicySpec.parse(policy)])
     predictor = options.predictor_spec()
-    loaded = options.source(trace).load(params.seed)
+    loaded = options.source(trace, params).load(params.seed)
     bar.rename("switching off, runs")
     return run(loaded, spec, params, predictor=predictor, progress=bar.update)
 

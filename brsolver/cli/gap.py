@@ -112,7 +112,7 @@ def _report(
     params = options.params()
     specs = options.policies(read_policies(policies))
     predictor = options.predictor_spec()
-    loaded = options.source(trace).load(params.seed)
+    loaded = options.source(trace, params).load(params.seed)
     bar.rename("simulating and bounding, parts")
     found: GapReport | TimeGapReport = run(
         loaded,

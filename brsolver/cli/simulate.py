@@ -55,7 +55,7 @@ def _simulate(
     predictor = options.predictor_spec()
     if out is not None:
         check_out_dir(out)
-    loaded = options.source(trace).load(params.seed)
+    loaded = options.source(trace, params).load(params.seed)
     bar.rename("simulating, requests")
     return loaded, run(loaded, spec, params, predictor=predictor, progress=bar.update)
 

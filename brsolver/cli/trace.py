@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from brsolver.cli import _options as o  # noqa: TC001 # typer evaluates annotations
+from brsolver.cli._input import InputOptions  # noqa: TC001 # typer evaluates annotations
+from brsolver.cli._offered import takes_input_options
 
 if TYPE_CHECKING:
     from brsolver.traces import Trace, TraceStats
@@ -27,12 +29,11 @@ DropOption = Annotated[
 
 
 @app.command()
+@takes_input_options
 def info(
     trace: o.TraceArgument,
     *,
-    format: o.FormatOption = None,  # noqa: A002 # the option's name
-    skip_bad_rows: o.SkipOption = False,
-    limit: o.LimitOption = None,
+    options: InputOptions,
     seed: o.SeedOption = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     png: Annotated[
@@ -43,7 +44,7 @@ def info(
     """Print length and arrival statistics of a trace."""
     from brsolver.traces import trace_stats
 
-    loaded = _load(trace, format, skip_bad_rows=skip_bad_rows, limit=limit, seed=seed)
+    loaded = _load(trace, options, seed)
     stats = trace_stats(loaded)
     if png is not None:
         from brsolver.traces.plots import plot_trace
@@ -57,22 +58,22 @@ def info(
 
 
 @app.command()
+@takes_input_options
 def convert(
     source: Annotated[str, typer.Argument(metavar="SRC", help="Trace file or preset:NAME.")],
     target: TargetArgument,
     *,
-    format: o.FormatOption = None,  # noqa: A002 # the option's name
-    skip_bad_rows: o.SkipOption = False,
-    limit: o.LimitOption = None,
+    options: InputOptions,
     seed: o.SeedOption = None,
     drop_hashes: DropOption = False,
 ) -> None:
     """Write a trace in brsolver's own columns."""
-    loaded = _load(source, format, skip_bad_rows=skip_bad_rows, limit=limit, seed=seed)
+    loaded = _load(source, options, seed)
     _write(loaded, target, drop_hashes=drop_hashes)
 
 
 @app.command()
+@takes_input_options
 def sample(
     source: Annotated[str, typer.Argument(metavar="SRC", help="Trace file or preset:NAME.")],
     target: TargetArgument,
@@ -86,14 +87,13 @@ def sample(
             help="Consecutive requests, which keeps the arrival rate, or any.",
         ),
     ] = False,
-    format: o.FormatOption = None,  # noqa: A002 # the option's name
-    skip_bad_rows: o.SkipOption = False,
+    options: InputOptions,
     drop_hashes: DropOption = False,
 ) -> None:
     """Write N requests of a trace, in order of arrival."""
     from brsolver.traces import sample_trace
 
-    loaded = _load(source, format, skip_bad_rows=skip_bad_rows, limit=None, seed=seed)
+    loaded = _load(source, options, seed)
     _write(
         sample_trace(loaded, n, seed=seed or 0, contiguous=contiguous),
         target,
@@ -101,14 +101,8 @@ def sample(
     )
 
 
-def _load(
-    source: str, form: str | None, *, skip_bad_rows: bool, limit: int | None, seed: int | None
-) -> Trace:
-    from brsolver.traces import load_trace
-
-    trace = load_trace(
-        source, format=form, limit=limit, skip_bad_rows=skip_bad_rows, seed=seed or 0
-    )
+def _load(source: str, options: InputOptions, seed: int | None) -> Trace:
+    trace = options.source(source).load(seed or 0)
     if trace.skipped_rows:
         typer.echo(f"{trace.name}: left out {trace.skipped_rows:,} bad rows", err=True)
     return trace

@@ -22,9 +22,10 @@ def check_capacity(trace: Trace, params: SimulationParams) -> None:
     if bad.size:
         row = int(bad[0])
         raise CapacityError(
-            f"{trace.name}: request {row} grows to {needed[row]} KV tokens "
-            f"({trace.prompt_tokens[row]} prompt + {trace.output_tokens[row]} output), "
-            f"more than the KV capacity {largest} of any worker"
+            f"{trace.name}: {trace.place(row)}: the request grows to {needed[row]:,} KV tokens "
+            f"({trace.prompt_tokens[row]:,} prompt + {trace.output_tokens[row]:,} output), must be "
+            f"at most {largest:,}, the largest worker's capacity; --drop-oversized, or "
+            "drop_above in load_trace, leaves such requests out"
         )
 
 

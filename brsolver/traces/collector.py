@@ -2,51 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from brsolver.errors import ParameterError, TraceError
+from brsolver.errors import TraceError
 from brsolver.traces.fields import Field, show
+from brsolver.traces.selection import Selection
 from brsolver.traces.trace import Trace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from brsolver.traces.batches import Batch
+    from brsolver.traces.read_options import ReadOptions
     from brsolver.traces.source import Source
 
+_NO_ROW = np.iinfo(np.int64).max
+_IN_ORDER = "must be no earlier than in the rows before it; --sort sorts the rows by time"
 _COUNTED = {"line": "line of the file", "index": "index from 0"}
 
 Columns = dict[str, NDArray[Any]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReadOptions:
-    """How a file is read.
-
-    Attributes
-    ----------
-    limit : int or None
-        Requests to read at most; the rest of the file is not looked at.
-    skip_bad_rows : bool
-        Leave bad rows out and count them, instead of refusing the file.
-    seed : int
-        For formats that hold distributions from which requests are drawn.
-    """
-
-    limit: int | None = None
-    skip_bad_rows: bool = False
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.limit is not None and self.limit < 1:
-            raise ParameterError(f"limit is {self.limit}, must be at least 1 request")
-        if self.seed < 0:
-            raise ParameterError(f"seed is {self.seed}, must be at least 0")
 
 
 class Collector:
@@ -59,7 +37,7 @@ class Collector:
     fields : sequence of Field
         Columns that the batches hold.
     options : ReadOptions
-        Limit and treatment of bad rows.
+        What is taken of the rows, and the treatment of bad ones.
     ticks_per_s : float
         Units of the arrival column in one second.
     """
@@ -77,37 +55,59 @@ class Collector:
         self._options = options
         self._ticks_per_s = ticks_per_s
         self._chunks: dict[str, list[Any]] = {field.target: [] for field in fields}
+        self._rows: list[NDArray[np.int64]] = []
+        self._counted = "line"
+        self._selection = Selection(options, ticks_per_s=ticks_per_s, label=source.path.name)
         self._size = 0
         self._skipped = 0
         self._latest: float | None = None
 
     def add(self, batch: Batch) -> bool:
-        """Take a batch in; return True once `limit` requests are there.
+        """Take a batch in; return True once no later row can be taken.
 
         Raises
         ------
         TraceError
-            For the first bad row that precedes the limit, unless bad rows are skipped.
+            For the first bad row that precedes the last one taken, unless bad rows are skipped;
+            and for a row that is late, unless the rows are to be sorted.
         """
         parsed = {f.target: f.parser.parse(batch.columns[f.source]) for f in self._fields}
         sound = np.ones(batch.rows.size, dtype=np.bool_)
         for _, good in parsed.values():
             sound &= good
         late = np.zeros(sound.size, dtype=np.bool_)
-        if "arrival" in parsed:
+        if "arrival" in parsed and not self._options.sort:
             late = self._out_of_order(parsed["arrival"][0], sound)
-        keep = np.flatnonzero(sound & ~late)[: self._room()]
-        full = self._options.limit is not None and keep.size == self._room()
-        end = int(batch.rows[keep[-1]]) if full else np.iinfo(np.int64).max
+        keep, end = self._select(batch, parsed, np.flatnonzero(sound & ~late))
         self._account(batch, parsed, sound, late, end)
-        self._keep(parsed, keep)
-        return full
+        self._keep(batch, parsed, keep)
+        return self._selection.full
+
+    def _select(
+        self,
+        batch: Batch,
+        parsed: Mapping[str, tuple[Any, NDArray[np.bool_]]],
+        good: NDArray[np.intp],
+    ) -> tuple[NDArray[np.intp], int]:
+        """Return which of the good rows are taken, and the number of the row that ends it."""
+        if self._options.sort or not good.size:
+            # What comes first is known only when all rows are there.
+            return good, _NO_ROW
+        arrival = parsed["arrival"][0] if "arrival" in parsed else None
+        if arrival is not None:
+            self._latest = arrival[good[-1]]
+            arrival = arrival[good]
+        prompt, output = (parsed[name][0][good] for name in ("prompt_tokens", "output_tokens"))
+        taken, looked = self._selection.choose(arrival, prompt, output)
+        end = int(batch.rows[good[looked - 1]]) if looked else -1
+        return good[taken], end if self._selection.full else _NO_ROW
 
     def trace(
         self,
         *,
         source_format: str,
         derive: Callable[[Columns], Columns] | None = None,
+        notes: Sequence[str] = (),
     ) -> Trace:
         """Return what was collected.
 
@@ -117,9 +117,13 @@ class Collector:
             Name of the reader.
         derive : callable, optional
             Turns the optional columns as read into those of the trace.
+        notes : sequence of str
+            What the user is to be told of how the file was read.
         """
         if not self._size:
             raise TraceError(f"{self._source.label}: {self._why_empty()}")
+        if self._options.sort:
+            self._sort()
         timed = "arrival" in self._chunks
         origin = float(self._chunks["arrival"][0][0]) / self._ticks_per_s if timed else 0.0
         arrival = self._seconds() if timed else None
@@ -138,10 +142,28 @@ class Collector:
             columns=derive(columns) if derive else columns,
             skipped_rows=self._skipped,
             origin_s=origin,
+            rows=np.concatenate(self._rows),
+            counted=_COUNTED[self._counted],
+            notes=(*notes, *self._selection.notes()),
         )
 
-    def _room(self) -> int | None:
-        return None if self._options.limit is None else self._options.limit - self._size
+    def _sort(self) -> None:
+        """Order all rows by time, rows of the same time as they stood, and choose among them."""
+        prompt, output = (
+            np.concatenate(self._chunks[n]) for n in ("prompt_tokens", "output_tokens")
+        )
+        order, ticks = np.arange(prompt.size), None
+        if "arrival" in self._chunks:
+            ticks = np.concatenate(self._chunks["arrival"])
+            order = np.argsort(ticks, kind="stable")
+            ticks = ticks[order]
+        keep, _ = self._selection.choose(ticks, prompt[order], output[order])
+        order = order[keep]
+        if not order.size:
+            raise TraceError(f"{self._source.label}: {self._selection.why_empty()}")
+        for target, chunks in self._chunks.items():
+            self._chunks[target] = [_at(chunks, order)]
+        self._rows = [np.concatenate(self._rows)[order]]
 
     def _out_of_order(self, ticks: NDArray[Any], sound: NDArray[np.bool_]) -> NDArray[np.bool_]:
         late = np.zeros(sound.size, dtype=np.bool_)
@@ -161,17 +183,22 @@ class Collector:
         late: NDArray[np.bool_],
         end: int,
     ) -> None:
-        """Count or report the bad rows that come before row number `end`."""
-        bad = np.flatnonzero((~sound | late) & (batch.rows < end))
+        """Count or report the bad rows that come before row number `end`; late ones never count.
+
+        A file that runs backwards would otherwise lose nearly all of its rows in silence.
+        """
+        refused = late if self._options.skip_bad_rows else ~sound | late
+        bad = np.flatnonzero(refused & (batch.rows < end))
         broken = [item for item in batch.broken if item.row < end]
-        if not self._options.skip_bad_rows and (bad.size or broken):
-            found = [(item.row, item.problem) for item in broken]
+        if bad.size or (broken and not self._options.skip_bad_rows):
+            skipped = self._options.skip_bad_rows
+            found = [] if skipped else [(item.row, item.problem) for item in broken]
             if bad.size:
                 found.append((int(batch.rows[bad[0]]), self._problem(batch, parsed, int(bad[0]))))
             row, problem = min(found)
             counted = _COUNTED[batch.counted]
             raise TraceError(f"{self._source.label}: row {row} ({counted}): {problem}")
-        self._skipped += int(bad.size) + len(broken)
+        self._skipped += int((~sound & (batch.rows < end)).sum()) + len(broken)
 
     def _problem(
         self, batch: Batch, parsed: Mapping[str, tuple[Any, NDArray[np.bool_]]], place: int
@@ -181,18 +208,20 @@ class Collector:
                 return _value_problem(batch, field, place)
         field = next(field for field in self._fields if field.target == "arrival")
         value = _value(batch, field, place)
-        return f"{field.source} is {show(value)}, must be no earlier than in the rows before it"
+        return f"{field.source} is {show(value)}, {_IN_ORDER}"
 
-    def _keep(self, parsed: Mapping[str, tuple[Any, Any]], keep: NDArray[np.intp]) -> None:
+    def _keep(
+        self, batch: Batch, parsed: Mapping[str, tuple[Any, Any]], keep: NDArray[np.intp]
+    ) -> None:
         if not keep.size:
             return
+        self._rows.append(batch.rows[keep])
+        self._counted = batch.counted
         for target, (values, _) in parsed.items():
             whole = keep.size == len(values)
             self._chunks[target].append(
                 values if whole else values.take(pa.array(keep) if _is_list(values) else keep)
             )
-        if "arrival" in parsed:
-            self._latest = self._chunks["arrival"][-1][-1]
         self._size += keep.size
 
     def _take(self, target: str) -> NDArray[Any]:
@@ -215,6 +244,8 @@ class Collector:
         return {target: _as_numbers(column) if self._source.container == "csv" else column}
 
     def _why_empty(self) -> str:
+        if self._selection.seen:
+            return self._selection.why_empty()
         if self._skipped:
             return f"no good rows: all {self._skipped} rows are bad"
         return "the file holds no requests, only a header or nothing"
@@ -222,6 +253,13 @@ class Collector:
 
 def _is_list(values: object) -> bool:
     return isinstance(values, pa.Array)
+
+
+def _at(chunks: Sequence[Any], places: NDArray[np.intp]) -> Any:
+    """Return the entries at `places` of a column in chunks."""
+    if _is_list(chunks[0]):
+        return pa.concat_arrays(chunks).take(pa.array(places))
+    return np.concatenate(chunks)[places]
 
 
 def _value(batch: Batch, field: Field, place: int) -> object:

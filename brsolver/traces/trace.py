@@ -47,6 +47,13 @@ class Trace:
         Bad rows that were left out on request.
     origin_s : float
         Where time 0 lies on the source's own clock, in seconds: since 1970 for dates.
+    rows : ndarray of int64, shape (n,), or None
+        Where each request stands in its file, for messages; None if it comes from none.
+    counted : str
+        How rows are counted: ``"line of the file"`` or ``"index from 0"``.
+    notes : tuple of str
+        What whoever reads the file must know: which column was taken for what, what was left
+        out. Commands print each once.
     """
 
     prompt_tokens: NDArray[np.int64]
@@ -58,6 +65,9 @@ class Trace:
     columns: Mapping[str, NDArray[np.generic]] = field(default_factory=dict)
     skipped_rows: int = 0
     origin_s: float = 0.0
+    rows: NDArray[np.int64] | None = None
+    counted: str = ""
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         prompt = _length_column(self.name, "prompt_tokens", self.prompt_tokens)
@@ -106,7 +116,14 @@ class Trace:
             arrival_s=arrival,
             columns=columns,
             origin_s=origin,
+            rows=None if self.rows is None else self.rows[rows],
         )
+
+    def place(self, request: int) -> str:
+        """Say where a request stands: in its file, or in the trace."""
+        if self.rows is None:
+            return f"request {request}"
+        return f"row {self.rows[request]} ({self.counted})"
 
     def after(self, rows: int) -> Trace:
         """Return the requests from row `rows` on, arrival times re-based to the first of them."""

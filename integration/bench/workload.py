@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from brsolver.compare import TraceSource
 from brsolver.errors import ParameterError
-from brsolver.traces import load_trace
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,7 +25,7 @@ class WorkloadParams:
 
     Attributes
     ----------
-    trace : str
+    trace : str or TraceSource
         Trace file or preset that lengths are taken from.
     requests : int
         Requests per round; the rounds take consecutive parts of the trace.
@@ -37,7 +37,7 @@ class WorkloadParams:
         Seed of the prompts.
     """
 
-    trace: str = "preset:uniform:n=20000,s_low=32,s_high=1536,o_low=16,o_high=160"
+    trace: str | TraceSource = "preset:uniform:n=20000,s_low=32,s_high=1536,o_low=16,o_high=160"
     requests: int = 120
     scale: float = 1.0
     max_tokens: int = 4096
@@ -87,7 +87,10 @@ def workloads(params: WorkloadParams, rounds: int) -> list[Workload]:
     BrsolverError
         If the trace cannot be read or holds too few requests.
     """
-    trace = load_trace(params.trace)
+    source = params.trace
+    if not isinstance(source, TraceSource):
+        source = TraceSource(source=source)
+    trace = source.load(0)
     needed = params.requests * rounds
     if len(trace) < needed:
         raise ParameterError(
@@ -107,7 +110,9 @@ def _workload(params: WorkloadParams, trace: Trace, round_: int) -> Workload:
     prompt, output = _scaled(trace.prompt_tokens[part], trace.output_tokens[part], params)
     rng = np.random.default_rng((params.seed, round_))
     prompts = random_prompts(rng, prompt)
-    lengths = replace(trace, prompt_tokens=prompt, output_tokens=output, arrival_s=None, columns={})
+    lengths = replace(
+        trace, prompt_tokens=prompt, output_tokens=output, arrival_s=None, columns={}, rows=None
+    )
     return Workload(prompts=prompts, output_tokens=output, trace=lengths)
 
 

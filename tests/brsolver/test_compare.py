@@ -14,6 +14,7 @@ from brsolver.errors import BrsolverError, CapacityError, ParameterError, Unknow
 from brsolver.report.labels import METRICS
 from brsolver.simulator.components import Arrivals
 from brsolver.simulator.params import SimulationParams
+from brsolver.traces.read_options import ReadOptions
 from brsolver.traces.trace import Trace
 
 if TYPE_CHECKING:
@@ -62,7 +63,9 @@ def test_a_file_is_the_same_for_every_seed() -> None:
 
 
 def test_a_preset_is_drawn_anew_for_every_seed() -> None:
-    source = TraceSource(source="preset:uniform:s_high=500,o_high=40", limit=40)
+    source = TraceSource(
+        source="preset:uniform:s_high=500,o_high=40", options=ReadOptions(limit=40)
+    )
     comparison = compare(source, "fcfs,br-0", seeds=2, workers=(2,), params=PARAMS, jobs=1)
     prints = {run.seed: run.trace_fingerprint for run in comparison.runs}
     assert prints[0] != prints[1]
@@ -147,7 +150,7 @@ def test_servegen_is_drawn_anew_for_every_seed(tmp_path: Path, reader: str | Non
     (tmp_path / "chunk-1-trace.csv").write_text("0,1.0,1.1,Gamma,0.5,0.1\n")
     lengths = {"input_tokens": "{10: 0.5, 20: 0.5}", "output_tokens": "{5: 1}"}
     (tmp_path / "chunk-1-dataset.json").write_text(json.dumps({"0": lengths}))
-    source = TraceSource(source=str(tmp_path), reader=reader, limit=30)
+    source = TraceSource(source=str(tmp_path), reader=reader, options=ReadOptions(limit=30))
     comparison = compare(source, "fcfs", seeds=2, workers=(2,), params=PARAMS, jobs=1)
     first, second = (run.trace_fingerprint for run in comparison.runs)
     assert first != second

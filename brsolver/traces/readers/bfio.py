@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 from brsolver.errors import TraceError
 from brsolver.traces.batches import json_batch
-from brsolver.traces.collector import Collector, ReadOptions
+from brsolver.traces.collector import Collector
 from brsolver.traces.fields import LENGTH, Field
 
 if TYPE_CHECKING:
+    from brsolver.traces.read_options import ReadOptions
     from brsolver.traces.source import Source
     from brsolver.traces.trace import Trace
 

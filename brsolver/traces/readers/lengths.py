@@ -14,7 +14,7 @@ from brsolver.traces.fields import LENGTH, Field, IntList
 from brsolver.traces.readers.seam import TableReader
 
 if TYPE_CHECKING:
-    from brsolver.traces.collector import ReadOptions
+    from brsolver.traces.read_options import ReadOptions
     from brsolver.traces.source import Source
     from brsolver.traces.trace import Trace
 

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Protocol
 
 from brsolver.errors import TraceError
 from brsolver.traces.batches import batches
-from brsolver.traces.collector import Collector, Columns, ReadOptions
+from brsolver.traces.collector import Collector, Columns
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from brsolver.traces.fields import Field
+    from brsolver.traces.read_options import ReadOptions
     from brsolver.traces.source import Source
     from brsolver.traces.trace import Trace
 

@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from brsolver.errors import TraceError
+from brsolver.traces.selection import select
 from brsolver.traces.source import Source
 from brsolver.traces.trace import MAX_LENGTH, Trace
 
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from brsolver.traces.collector import ReadOptions
+    from brsolver.traces.read_options import ReadOptions
 
 _TRACE_NAME = re.compile(r"(.*?)(\d+)-trace\.csv")
 _LENGTHS = ("input_tokens", "output_tokens")
@@ -115,7 +116,7 @@ class ServeGenReader:
         for part in _draw_windows(clients, rng):
             parts.append(part)
             size += part.shape[1]
-            if options.limit is not None and size >= options.limit:
+            if options.enough(size):
                 break
         if not size:
             raise TraceError(f"{source.label}: no window has a rate above 0 and length data")
@@ -129,7 +130,7 @@ class ServeGenReader:
             columns={"tenant": drawn[3].astype(np.int64)},
             origin_s=float(drawn[0, 0]),
         )
-        return trace.head(options.limit)
+        return select(trace, options)
 
 
 def _draw_windows(

@@ -14,10 +14,11 @@ import numpy as np
 
 from brsolver.errors import TraceError
 from brsolver.traces.batches import Batch
-from brsolver.traces.collector import Collector, ReadOptions
+from brsolver.traces.collector import Collector
 from brsolver.traces.fields import LENGTH, Field, Number
 
 if TYPE_CHECKING:
+    from brsolver.traces.read_options import ReadOptions
     from brsolver.traces.source import Source
     from brsolver.traces.trace import Trace
 

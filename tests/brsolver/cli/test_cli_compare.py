@@ -64,7 +64,10 @@ def test_knobs_and_baseline_by_the_name_asked_for(
         (["--policies", "jsq", "--jobs", 0], "jobs is 0"),
         (["--policies", "jsq", "--slots", 0], "slots is 0"),
         (["--policies", "jsq", "--baseline", "br-0"], "unknown baseline 'br-0'"),
-        (["--policies", "jsq", "--capacity", 50, "--jobs", 1], "more than the KV capacity 50"),
+        (
+            ["--policies", "jsq", "--capacity", 50, "--jobs", 1],
+            "must be at most 50, the largest",
+        ),
     ],
 )
 def test_bad_input_leaves_nothing(

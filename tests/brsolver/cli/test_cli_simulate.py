@@ -186,7 +186,10 @@ def test_bad_traces_are_refused(refused: Callable[..., str], tmp_path: Path, tex
             ["--policy", "jsq", "--slots", "4,x"],
             "slots is '4,x', must be a whole number or several",
         ),
-        (["--policy", "jsq", "--capacity", 50], "more than the KV capacity 50"),
+        (
+            ["--policy", "jsq", "--capacity", 50],
+            "must be at most 50, the largest",
+        ),
         (["--policy", "jsq", "--rate", "nan"], "rate is 'nan'"),
         (["--policy", "jsq", "--rate", 1, "--pool", 2], "exclude each other"),
         (["--policy", "jsq", "--prefill", "delay:delay_s=1"], "needs arrivals by time"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 from typer.testing import CliRunner, Result
 
+from brsolver.cli._input import DROP_OVERSIZED, input_flags
+from brsolver.cli.main import app as main_app
 from brsolver.cli.trace import app
 from brsolver.errors import BrsolverError
 from brsolver.traces import load_trace, preset_trace, sample_trace
@@ -119,16 +122,21 @@ def test_errors_pass_through_as_one_family(trace_file: Path, tmp_path: Path) -> 
 def test_importing_the_commands_is_light() -> None:
     code = (
         "import sys, brsolver.cli.trace;"
-        "print([m for m in ('numpy', 'pyarrow', 'matplotlib', 'brsolver.traces')"
+        "print([m for m in ('numpy', 'pyarrow', 'matplotlib', 'brsolver.traces.load')"
         " if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
-def test_options_are_those_of_the_other_commands() -> None:
-    from brsolver.cli import _options, trace
-
-    shared = ("TraceArgument", "FormatOption", "SkipOption", "LimitOption", "SeedOption")
-    assert not [name for name in shared if hasattr(trace, name)]
-    assert all(hasattr(_options, name) for name in shared)
+@pytest.mark.parametrize(
+    "command",
+    ["simulate", "compare", "gap", "explain", "trace info", "trace convert", "trace sample"],
+)
+def test_every_command_reads_traces_with_the_same_options(command: str) -> None:
+    options = {flag.option for flag in input_flags()}
+    assert options > {"--limit", "--skip", "--from", "--until", "--sort", "--format", "--result"}
+    shown = CliRunner().invoke(main_app, [*command.split(), "--help"], env={"COLUMNS": "200"})
+    listed = set(re.findall(r"--[a-z-]+", shown.stdout))
+    assert options <= listed
+    assert (DROP_OVERSIZED.option in listed) == ("--capacity" in listed)

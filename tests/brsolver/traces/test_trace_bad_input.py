@@ -70,7 +70,10 @@ def test_strict_names_file_row_column_value(tmp_path: Path, row: str, problem: s
     assert problem in text
 
 
-@pytest.mark.parametrize("row", [row for row, _ in BAD_ROWS.values()], ids=BAD_ROWS)
+SKIPPED = {name: row for name, (row, _) in BAD_ROWS.items() if name != "early"}
+
+
+@pytest.mark.parametrize("row", SKIPPED.values(), ids=SKIPPED)
 def test_skipping_leaves_out_and_counts(tmp_path: Path, row: str) -> None:
     last = "2023-11-16 18:15:50.6805900,7,2"
     trace = load_trace(write(tmp_path / "a.csv", AZURE, FIRST, row, last), skip_bad_rows=True)
@@ -98,12 +101,25 @@ def test_the_first_bad_row_is_reported(tmp_path: Path) -> None:
     assert "row 3 " in message(write(tmp_path / "b.csv", "prompt_tokens,output_tokens", *rows))
 
 
-def test_a_late_row_that_is_skipped_does_not_hide_later_ones(tmp_path: Path) -> None:
-    rows = ("1,1,10", "1,2,5", "1,3,7", "1,4,10", "1,5,9", "1,6,11")
-    path = write(tmp_path / "a.csv", "prompt_tokens,output_tokens,arrival_s", *rows)
-    trace = load_trace(path, skip_bad_rows=True)
-    assert trace.output_tokens.tolist() == [1, 4, 6]
-    assert trace.skipped_rows == 3
+def test_late_rows_are_not_bad(tmp_path: Path) -> None:
+    rows = [f"1,{i},{50 - i}" for i in range(1, 51)]
+    path = write(tmp_path / "newest.csv", "prompt_tokens,output_tokens,arrival_s", "1,0,9", *rows)
+    for options in ({}, {"skip_bad_rows": True}):
+        where, problem = ("row 2", "output_tokens is '0'") if not options else ("row 4", "'48'")
+        text = message(path, **options)
+        assert f"{where} (line of the file): " in text
+        assert problem in text
+    assert text.endswith(
+        "must be no earlier than in the rows before it; --sort sorts the rows by time"
+    )
+    trace = load_trace(path, sort=True, skip_bad_rows=True)
+    assert (len(trace), trace.skipped_rows) == (50, 1)
+    assert trace.output_tokens.tolist() == list(range(50, 0, -1))
+    assert trace.arrival_s is not None
+    assert trace.arrival_s.tolist() == [float(i) for i in range(50)]
+    assert [trace.place(i) for i in (0, 49)] == [
+        "row 52 (line of the file)", "row 3 (line of the file)",
+    ]  # fmt: skip
 
 
 def test_skipped_rows_behind_the_limit_are_not_counted(tmp_path: Path) -> None:
@@ -155,8 +171,9 @@ def test_json_lines(tmp_path: Path, record: Any, problem: str) -> None:
     good = {"timestamp": 0, "input_length": 1, "output_length": 2, "hash_ids": [1]}
     path = write(tmp_path / "m", *(json.dumps(r) for r in (good, record, {**good, "timestamp": 9})))
     assert f"{path}: row 2 (line of the file): {problem}" in message(path)
-    trace = load_trace(path, skip_bad_rows=True)
-    assert (len(trace), trace.skipped_rows) == (2, 1)
+    late = problem.startswith("timestamp is '-1.0'")
+    trace = load_trace(path, skip_bad_rows=True, sort=late)
+    assert (len(trace), trace.skipped_rows) == ((3, 0) if late else (2, 1))
     assert trace.columns["hash_values"].tolist() == [1, 1]
 
 
@@ -343,7 +360,7 @@ def test_times_are_compared_across_blocks(
     rows = ("1,1,5", "1,2,7", "1,3,6", "1,4,7", "1,5,6")
     path = write(tmp_path / "a.csv", "prompt_tokens,output_tokens,arrival_s", *rows)
     assert "row 4 (line of the file): arrival_s is '6'" in message(path)
-    assert load_trace(path, skip_bad_rows=True).output_tokens.tolist() == [1, 2, 4]
+    assert load_trace(path, sort=True).output_tokens.tolist() == [1, 3, 5, 2, 4]
 
 
 @pytest.mark.parametrize(
