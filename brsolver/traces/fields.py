@@ -92,7 +92,7 @@ class Whole(Parser):
 
     def wanted(self, value: object) -> str:
         """Say what the refused `value` must be."""
-        whole = _whole(value)
+        whole = whole_number(value)
         if whole is None or whole <= self.maximum:
             return self.must_be
         return f"at most {self.maximum:,}{self.unit.replace(' of', '')}"
@@ -108,7 +108,7 @@ class Whole(Parser):
         return numbers, present & self._in_range(numbers)
 
     def _one_by_one(self, values: Sequence[object]) -> tuple[Any, Flags]:
-        parsed = [self.missing if value in (None, "") else _whole(value) for value in values]
+        parsed = [self.missing if value in (None, "") else whole_number(value) for value in values]
         numbers = np.array([self.minimum - 1 if p is None else p for p in parsed], dtype=np.int64)
         present = np.array([p is not None for p in parsed], dtype=np.bool_)
         return numbers, present & self._in_range(numbers)
@@ -135,10 +135,32 @@ class Number(Parser):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Ticks(Number):
+    """Finite numbers of which nanoseconds since 1970 lose nothing: as int64 where all are whole."""
+
+    arrow_type = pa.int64()
+
+    def _at_once(self, values: pa.Array) -> tuple[Any, Flags]:
+        try:
+            return _to_numpy(values.cast(pa.int64()), 0), _valid(values)
+        except pa.ArrowInvalid:
+            numbers = _to_numpy(values.cast(pa.float64()), math.nan)
+            return numbers, np.isfinite(numbers)
+
+    def _one_by_one(self, values: Sequence[object]) -> tuple[Any, Flags]:
+        whole = [whole_number(value) for value in values]
+        if all(number is not None for number in whole):
+            return np.array(whole, dtype=np.int64), np.ones(len(whole), dtype=np.bool_)
+        numbers = np.array([_number(value) for value in values], dtype=np.float64)
+        return numbers, np.isfinite(numbers)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Clock(Parser):
     """Dates with times of day, with or without a zone, as int64 nanoseconds since 1970."""
 
     must_be = "a time such as 2023-11-16 18:15:46.6805900 or 2024-05-10 00:00:00.009930+00:00"
+    arrow_type = pa.string()
 
     def _at_once(self, values: pa.Array) -> tuple[Any, Flags]:
         if pa.types.is_timestamp(values.type):
@@ -150,8 +172,9 @@ class Clock(Parser):
     @staticmethod
     def _from_text(values: pa.Array) -> pa.Array:
         # Arrow wants to know about zones beforehand; a file that mixes both is read one by one.
-        first = values[0].as_py() if len(values) else None
-        zoned = first is not None and _ZONE.search(first) is not None
+        present = values.drop_null()
+        first = present[0].as_py() if len(present) else None
+        zoned = isinstance(first, str) and _ZONE.search(first) is not None
         return values.cast(pa.timestamp("ns", "UTC" if zoned else None))
 
     def _one_by_one(self, values: Sequence[object]) -> tuple[Any, Flags]:
@@ -159,7 +182,7 @@ class Clock(Parser):
         good = np.zeros(len(values), dtype=np.bool_)
         for row, value in enumerate(values):
             try:
-                single = self._from_text(pa.array([value], type=pa.string()))
+                single = self._from_text(pa.array([_plain_date(value)], type=pa.string()))
             except (pa.ArrowInvalid, pa.ArrowTypeError):
                 continue
             good[row] = value is not None
@@ -175,6 +198,7 @@ class Label(Parser):
     """
 
     must_be = "a text or a whole number"
+    arrow_type: pa.DataType | None = None
 
     def _at_once(self, values: pa.Array) -> tuple[Any, Flags]:
         if pa.types.is_dictionary(values.type):
@@ -232,12 +256,19 @@ class Field:
         What it holds.
     required : bool
         Whether the format always has it.
+    path : tuple of str
+        The keys that lead to it in nested records; by default `source` alone.
     """
 
     source: str
     target: str
     parser: Parser
     required: bool = True
+    path: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.path:
+            object.__setattr__(self, "path", (self.source,))
 
 
 def show(value: object) -> str:
@@ -245,6 +276,15 @@ def show(value: object) -> str:
     text = value if isinstance(value, str) else _plain(value)
     text = " ".join(text.split())
     return repr(text if len(text) <= 60 else text[:57] + "...")
+
+
+def _plain_date(value: object) -> object:
+    """Write the date as Arrow reads it: without the word UTC, and with a point for fractions."""
+    if not isinstance(value, str):
+        return value
+    text = re.sub(r"(?i)\s*(utc|gmt)$", "Z", value.strip())
+    text = re.sub(r"^(\d{4})/(\d\d)/(\d\d)\b", r"\1-\2-\3", text)
+    return re.sub(r"(:\d\d),(\d+)", r"\1.\2", text)
 
 
 def _plain(value: object) -> str:
@@ -265,7 +305,8 @@ def _to_numpy(values: pa.Array, missing: float) -> NDArray[Any]:
     return array
 
 
-def _whole(value: object) -> int | None:
+def whole_number(value: object) -> int | None:
+    """Return a value as a whole number; None if it is none."""
     if type(value) is int:
         return value if abs(value) <= _INT64_MAX else None
     number = _number(value)

@@ -135,7 +135,7 @@ def read_trace(source: str | os.PathLike[str], reader: str | None, options: Read
     if isinstance(text, str) and text.startswith(_PRESET):
         return _preset(text, reader, options)
     file = Source(path=Path(text))
-    return find_reader(file, reader).read(file, options)
+    return find_reader(file, reader, options).read(file, options)
 
 
 def _preset(text: str, reader: str | None, options: ReadOptions) -> Trace:

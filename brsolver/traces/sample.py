@@ -1,0 +1,111 @@
+"""The first records of a trace file, by which its fields are recognised."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from brsolver.errors import TraceError
+from brsolver.traces.paths import Path, dotted, leaves, pick, type_leaves
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from brsolver.traces.source import Source
+
+_ROWS = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """Some values of each field at the start of a file.
+
+    Attributes
+    ----------
+    label : str
+        What messages call the file.
+    columns : dict of path to list
+        The fields in the order in which they appear, each with its values that are not missing.
+    """
+
+    label: str
+    columns: dict[Path, list[Any]]
+
+    def find(self, name: str) -> Path | None:
+        """Return the path that messages write as `name`."""
+        return next((path for path in self.columns if dotted(path) == name), None)
+
+
+def sample_of(source: Source) -> Sample:
+    """Look at the first rows of a CSV, JSON lines or Parquet file, or at a JSON array."""
+    if source.container == "parquet":
+        return _parquet(source)
+    if source.container == "csv":
+        return sample_records(source.label, _csv_records(source))
+    if source.container == "jsonl":
+        return sample_records(source.label, _json_lines(source))
+    document = source.document if source.container == "json" else None
+    return sample_records(source.label, document if isinstance(document, list) else [])
+
+
+def sample_records(label: str, records: Iterable[Any]) -> Sample:
+    """Look at the first of these records; what is no object is passed over."""
+    columns: dict[Path, list[Any]] = {}
+    for _, record in zip(range(_ROWS), records, strict=False):
+        for path, value in leaves(record) if isinstance(record, dict) else ():
+            seen = columns.setdefault(path, [])
+            if value is not None and value != "":
+                seen.append(value)
+    return Sample(label=label, columns=columns)
+
+
+def _lines(source: Source) -> list[bytes]:
+    """Return the lines of the head; the last may be cut off, and is left out unless it is alone."""
+    lines = source.head.split(b"\n")
+    return lines[:-1] if len(lines) > 2 and lines[-1] else lines
+
+
+def _json_lines(source: Source) -> Iterator[Any]:
+    for line in _lines(source):
+        try:
+            yield json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+
+
+def _csv_records(source: Source) -> Iterator[dict[str, Any]]:
+    lines = _lines(source)[source.header_lines :]
+    texts = [line.decode("utf-8", errors="replace") for line in lines]
+    yield dict.fromkeys(source.names)
+    try:
+        for cells in csv.reader(texts):
+            if len(cells) == len(source.names):
+                yield dict(zip(source.names, cells, strict=True))
+    except csv.Error:
+        return
+
+
+def _parquet(source: Source) -> Sample:
+    with source.parquet() as file:
+        paths = dict(type_leaves(file.schema_arrow))
+        try:
+            batch = next(file.iter_batches(_ROWS), None)
+        except (pa.ArrowException, OSError) as error:
+            reason = " ".join(str(error).split())
+            raise TraceError(f"{source.label}: damaged Parquet file: {reason}") from error
+    found = {path: _values(batch, path, kind) for path, kind in paths.items()}
+    return Sample(label=source.label, columns=found)
+
+
+def _values(batch: pa.RecordBatch | None, path: Path, kind: pa.DataType) -> list[Any]:
+    if batch is None:
+        return []
+    values = pick(batch, path)
+    if pa.types.is_temporal(kind):
+        # As text: Python has no moments of a nanosecond.
+        values = values.cast(pa.string())
+    return [value for value in values.to_pylist() if value is not None]
