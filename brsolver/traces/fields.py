@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from brsolver.traces.trace import MAX_LENGTH
@@ -27,7 +27,6 @@ Flags: TypeAlias = NDArray[np.bool_]
 
 _INT64_MAX = 2**63 - 1
 _UINT64_MAX = 2**64 - 1
-_ZONE = re.compile(r":\d.*(Z|[+-]\d\d:?(\d\d)?)\s*$")
 
 
 class Parser(ABC):
@@ -101,10 +100,12 @@ class Whole(Parser):
         return (numbers >= self.minimum) & (numbers <= self.maximum)
 
     def _at_once(self, values: pa.Array) -> tuple[Any, Flags]:
+        if pa.types.is_string(values.type):
+            values = no_blanks(values)
         if self.missing is not None:
-            values = values.fill_null(self.missing)
-        present = _valid(values)
-        numbers = _to_numpy(values.cast(pa.int64()), 0)
+            values = values.fill_null(_fitting(self.missing, values.type))
+        present = valid(values)
+        numbers = to_numpy(_integers(values), 0)
         return numbers, present & self._in_range(numbers)
 
     def _one_by_one(self, values: Sequence[object]) -> tuple[Any, Flags]:
@@ -126,7 +127,7 @@ class Number(Parser):
     arrow_type = pa.float64()
 
     def _at_once(self, values: pa.Array) -> tuple[Any, Flags]:
-        numbers = _to_numpy(values.cast(pa.float64()), math.nan)
+        numbers = to_numpy(values.cast(pa.float64()), math.nan)
         return numbers, np.isfinite(numbers)
 
     def _one_by_one(self, values: Sequence[object]) -> tuple[Any, Flags]:
@@ -142,9 +143,9 @@ class Ticks(Number):
 
     def _at_once(self, values: pa.Array) -> tuple[Any, Flags]:
         try:
-            return _to_numpy(values.cast(pa.int64()), 0), _valid(values)
+            return to_numpy(values.cast(pa.int64()), 0), valid(values)
         except pa.ArrowInvalid:
-            numbers = _to_numpy(values.cast(pa.float64()), math.nan)
+            numbers = to_numpy(values.cast(pa.float64()), math.nan)
             return numbers, np.isfinite(numbers)
 
     def _one_by_one(self, values: Sequence[object]) -> tuple[Any, Flags]:
@@ -153,41 +154,6 @@ class Ticks(Number):
             return np.array(whole, dtype=np.int64), np.ones(len(whole), dtype=np.bool_)
         numbers = np.array([_number(value) for value in values], dtype=np.float64)
         return numbers, np.isfinite(numbers)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Clock(Parser):
-    """Dates with times of day, with or without a zone, as int64 nanoseconds since 1970."""
-
-    must_be = "a time such as 2023-11-16 18:15:46.6805900 or 2024-05-10 00:00:00.009930+00:00"
-    arrow_type = pa.string()
-
-    def _at_once(self, values: pa.Array) -> tuple[Any, Flags]:
-        if pa.types.is_timestamp(values.type):
-            stamps = values.cast(pa.timestamp("ns", values.type.tz))
-        else:
-            stamps = self._from_text(values)
-        return _to_numpy(stamps.cast(pa.int64()), 0), _valid(values)
-
-    @staticmethod
-    def _from_text(values: pa.Array) -> pa.Array:
-        # Arrow wants to know about zones beforehand; a file that mixes both is read one by one.
-        present = values.drop_null()
-        first = present[0].as_py() if len(present) else None
-        zoned = isinstance(first, str) and _ZONE.search(first) is not None
-        return values.cast(pa.timestamp("ns", "UTC" if zoned else None))
-
-    def _one_by_one(self, values: Sequence[object]) -> tuple[Any, Flags]:
-        stamps = np.zeros(len(values), dtype=np.int64)
-        good = np.zeros(len(values), dtype=np.bool_)
-        for row, value in enumerate(values):
-            try:
-                single = self._from_text(pa.array([_plain_date(value)], type=pa.string()))
-            except (pa.ArrowInvalid, pa.ArrowTypeError):
-                continue
-            good[row] = value is not None
-            stamps[row] = single.cast(pa.int64())[0].as_py() or 0
-        return stamps, good
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,7 +170,7 @@ class Label(Parser):
         if pa.types.is_dictionary(values.type):
             values = values.dictionary_decode()
         if pa.types.is_integer(values.type) and not values.null_count:
-            return _to_numpy(values.cast(pa.int64()), 0), _valid(values)
+            return to_numpy(values.cast(pa.int64()), 0), valid(values)
         return self._one_by_one(values.to_pylist())
 
     def _one_by_one(self, values: Sequence[object]) -> tuple[Any, Flags]:
@@ -230,7 +196,7 @@ class IntList(Parser):
         lists = _signed_lists(values)
         if lists.flatten().null_count:
             return self._one_by_one(values.to_pylist())
-        return lists, _valid(values)
+        return lists, valid(values)
 
     def _one_by_one(self, values: Sequence[object]) -> tuple[Any, Flags]:
         good = np.array([_is_int_list(value) for value in values], dtype=np.bool_)
@@ -278,13 +244,31 @@ def show(value: object) -> str:
     return repr(text if len(text) <= 60 else text[:57] + "...")
 
 
-def _plain_date(value: object) -> object:
-    """Write the date as Arrow reads it: without the word UTC, and with a point for fractions."""
-    if not isinstance(value, str):
-        return value
-    text = re.sub(r"(?i)\s*(utc|gmt)$", "Z", value.strip())
-    text = re.sub(r"^(\d{4})/(\d\d)/(\d\d)\b", r"\1-\2-\3", text)
-    return re.sub(r"(:\d\d),(\d+)", r"\1.\2", text)
+def _fitting(number: int, kind: pa.DataType) -> object:
+    return str(number) if pa.types.is_string(kind) else number
+
+
+def no_blanks(values: pa.Array) -> pa.Array:
+    """Trim texts; what is left empty is missing."""
+    texts = pc.utf8_trim_whitespace(values)
+    return pc.if_else(pc.equal(texts, ""), pa.scalar(None, pa.string()), texts)
+
+
+def _integers(values: pa.Array) -> pa.Array:
+    """Return whole numbers, which may be written with a point.
+
+    Raises
+    ------
+    pa.ArrowInvalid
+        If some are no whole numbers, or too large to be told from their neighbours.
+    """
+    try:
+        return values.cast(pa.int64())
+    except pa.ArrowInvalid:
+        numbers = values.cast(pa.float64())
+        if pc.any(pc.greater_equal(pc.abs(numbers), 2.0**53)).as_py():
+            raise
+        return numbers.cast(pa.int64())
 
 
 def _plain(value: object) -> str:
@@ -294,12 +278,14 @@ def _plain(value: object) -> str:
         return str(value)
 
 
-def _valid(values: pa.Array) -> Flags:
+def valid(values: pa.Array) -> Flags:
+    """Tell which values are there."""
     flags: Flags = values.is_valid().to_numpy(zero_copy_only=False)
     return flags
 
 
-def _to_numpy(values: pa.Array, missing: float) -> NDArray[Any]:
+def to_numpy(values: pa.Array, missing: float) -> NDArray[Any]:
+    """Return numbers as an array, with `missing` in the place of those that are not there."""
     filled = values.fill_null(missing) if values.null_count else values
     array: NDArray[Any] = filled.to_numpy(zero_copy_only=False)
     return array

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -132,6 +133,9 @@ def arrow_type(values: Sequence[Any]) -> pa.DataType | None:
         return pa.bool_()
     if kinds == {int}:
         return pa.int64()
+    if kinds == {dict}:
+        with suppress(pa.ArrowException):
+            return pa.infer_type(values)
     return pa.float64() if kinds <= {int, float} else None
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from brsolver.traces.fields import show
+from brsolver.traces.fields import show, valid
 from brsolver.traces.layout import raw_field
 from brsolver.traces.paths import Path, parts, simple
 from brsolver.traces.vocabulary import (
@@ -207,14 +207,18 @@ def _is_nothing(value: object) -> bool:
 
 
 def _refused(values: Values, refuses: Callable[[Any], bool]) -> NDArray[np.bool_]:
-    if not isinstance(values, pa.Array) or pa.types.is_nested(values.type):
-        items = values.to_pylist() if isinstance(values, pa.Array) else values
-        return np.fromiter(map(refuses, items), dtype=np.bool_, count=len(items))
+    if not isinstance(values, pa.Array):
+        return np.fromiter(map(refuses, values), dtype=np.bool_, count=len(values))
+    if pa.types.is_nested(values.type):
+        refused = np.full(len(values), refuses(None))
+        for place in np.flatnonzero(valid(values)).tolist():
+            refused[place] = refuses(values[place].as_py())
+        return refused
     # Few values are different from each other: each is judged once.
     coded = values.dictionary_encode(null_encoding="encode")
     verdicts = np.array([refuses(item) for item in coded.dictionary.to_pylist()], dtype=np.bool_)
-    refused: NDArray[np.bool_] = verdicts[coded.indices.to_numpy(zero_copy_only=False)]
-    return refused
+    by_row: NDArray[np.bool_] = verdicts[coded.indices.to_numpy(zero_copy_only=False)]
+    return by_row
 
 
 def _at(values: Values, place: int) -> object:

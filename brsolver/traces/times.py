@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from brsolver.errors import TraceError
-from brsolver.traces.fields import Clock, Field, Number, Parser, Ticks, show
+from brsolver.traces.clock import Clock
+from brsolver.traces.fields import Field, Number, Parser, Ticks, show
 from brsolver.traces.paths import Path, dotted
 from brsolver.traces.vocabulary import arrival_rank, looks_like_time, unit_of
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 TICKS_PER_S = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}
 _WORDS = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
 _EPOCHS = (("s", 1e8, 1e11), ("ms", 1e11, 1e14), ("us", 1e14, 1e17), ("ns", 1e17, 1e20))
+_DATE = re.compile(r"\s*\d{4}[-/]\d")
 _ABSURD_RATE = 1000.0
 _ABSURD_RATE_ASSUMED = 100.0
 """Requests per second beyond which a unit is doubted: one that is told, and the format's."""
@@ -201,7 +204,7 @@ def _number_or_date(text: str) -> float | str | None:
     try:
         number = float(text)
     except ValueError:
-        return text if Clock().parse([text])[1][0] else None
+        return text if _DATE.match(text) and Clock().parse([text])[1][0] else None
     return number if math.isfinite(number) else None
 
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from brsolver.errors import TraceError
 from brsolver.traces.batches import batches
+from brsolver.traces.clock import Clock
 from brsolver.traces.collector import Collector, Columns
-from brsolver.traces.fields import Clock, Field
 from brsolver.traces.layout import given_field
 from brsolver.traces.outcomes import find_checks
 from brsolver.traces.sample import Sample, sample_of
@@ -27,6 +27,7 @@ from brsolver.traces.times import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from brsolver.traces.fields import Field
     from brsolver.traces.read_options import ReadOptions
     from brsolver.traces.source import Source
     from brsolver.traces.trace import Trace
