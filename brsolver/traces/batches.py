@@ -14,8 +14,8 @@ import pyarrow.csv as arrow_csv
 import pyarrow.json as arrow_json
 
 from brsolver.errors import TraceError
+from brsolver.traces import paths
 from brsolver.traces.fields import Field, Values, show
-from brsolver.traces.paths import Path, dotted, lookup, nested_schema, pick
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -111,16 +111,20 @@ def _csv_at_once(source: Source, wanted: list[str], start: int, block: bytes) ->
         )
     except pa.ArrowInvalid:
         return None
-    return _aligned(table, {name: (name,) for name in wanted}, start, block)
+    return _aligned(table, wanted, start, block)
 
 
-def _aligned(table: pa.Table, paths: Mapping[str, Path], start: int, block: bytes) -> Batch | None:
+def _aligned(table: pa.Table, names: Sequence[str], start: int, block: bytes) -> Batch | None:
     """Count the rows of a table by line, if every line of the block is a row."""
     if table.num_rows != block.count(b"\n"):
         return None
-    columns = {name: pick(table, path) for name, path in paths.items()}
+    columns = {name: _single(table.column(name)) for name in names}
     rows = np.arange(start, start + table.num_rows, dtype=np.int64)
     return Batch(rows=rows, counted="line", columns=columns)
+
+
+def _single(column: pa.ChunkedArray) -> pa.Array:
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 
 def _csv_line_by_line(source: Source, wanted: list[str], start: int, block: bytes) -> Batch:
@@ -173,12 +177,13 @@ def _jsonl_at_once(fields: Sequence[Field], start: int, block: bytes) -> Batch |
             io.BytesIO(block),
             read_options=arrow_json.ReadOptions(block_size=len(block) + 1, use_threads=False),
             parse_options=arrow_json.ParseOptions(
-                explicit_schema=nested_schema(schema), unexpected_field_behavior="ignore"
+                explicit_schema=paths.nested_schema(schema), unexpected_field_behavior="ignore"
             ),
         )
     except pa.ArrowInvalid:
         return None
-    return _aligned(table, {field.source: field.path for field in fields}, start, block)
+    flat = pa.table({field.source: paths.pick(table, field.path) for field in fields})
+    return _aligned(flat, flat.column_names, start, block)
 
 
 def _jsonl_line_by_line(fields: Sequence[Field], start: int, block: bytes) -> Batch:
@@ -208,20 +213,20 @@ def _from_records(
     return Batch(
         rows=np.array([row for row, _ in kept], dtype=np.int64),
         counted=counted,
-        columns={f.source: [lookup(record, f.path) for _, record in kept] for f in fields},
+        columns={f.source: [paths.lookup(record, f.path) for _, record in kept] for f in fields},
         broken=[*broken, *others],
     )
 
 
 def _parquet_batches(source: Source, fields: Sequence[Field]) -> Iterator[Batch]:
     # What Arrow calls a field within a struct, whether or not its keys hold dots themselves.
-    names = [dotted(field.path) for field in fields]
+    names = [paths.dotted(field.path) for field in fields]
     start = 0
     with source.parquet() as file:
         try:
             for part in file.iter_batches(_PARQUET_ROWS, columns=names):
                 rows = np.arange(start, start + part.num_rows, dtype=np.int64)
-                columns = {field.source: pick(part, field.path) for field in fields}
+                columns = {field.source: paths.pick(part, field.path) for field in fields}
                 yield Batch(rows=rows, counted="index", columns=columns)
                 start += part.num_rows
         except (pa.ArrowException, OSError) as error:

@@ -92,7 +92,7 @@ class TableReader:
         """Tell whether the file has the columns."""
         if self.missing(source) or self.distinct_from.intersection(source.names):
             return False
-        if not self.times_by_name or any(f.target == "arrival" for f in self._own(source)):
+        if not self.times_by_name or any(f.target == "arrival" for f in self._present(source)):
             return True
         # A log that says how requests ended is read by a reader that heeds it.
         return not find_checks(sample_of(source))
@@ -101,13 +101,13 @@ class TableReader:
         """Read the rows."""
         source.require_file()
         sample = sample_of(source)
-        fields = self._present(source, sample, options)
+        fields = self._chosen(source, sample, options)
         times = self._times(fields, sample, options)
         if times is not None:
             fields = [field for field in fields if field.target != "arrival"]
             fields.insert(0, times.field)
         ticks = self.ticks_per_s if times is None else times.ticks_per_s
-        collector = Collector(source, fields, options, ticks_per_s=ticks)
+        collector = self._collector(source, fields, options, ticks)
         for batch in batches(source, fields):
             if collector.add(batch):
                 break
@@ -117,14 +117,29 @@ class TableReader:
 
     def missing(self, source: Source, renamed: Mapping[str, str] = _NONE) -> list[str]:
         """Return the columns that the format needs and the file lacks."""
+        given = {field.source for field in self.fields if field.target in renamed}
         return [
-            field.source
-            for field in self.fields
-            if field.required and field.target not in renamed and field.source not in source.names
+            name
+            for name in self._required(source)
+            if name not in source.names and name not in given
         ]
 
-    def _present(self, source: Source, sample: Sample, options: ReadOptions) -> list[Field]:
-        """Return the format's columns that the file has, under the names that the user gives."""
+    def _required(self, source: Source) -> list[str]:
+        """Return the columns that the file has to have."""
+        del source
+        return [field.source for field in self.fields if field.required]
+
+    def _present(self, source: Source) -> list[Field]:
+        """Return the format's columns that are read."""
+        return [field for field in self.fields if field.source in source.names]
+
+    def _collector(
+        self, source: Source, fields: Sequence[Field], options: ReadOptions, ticks_per_s: float
+    ) -> Collector:
+        return Collector(source, fields, options, ticks_per_s=ticks_per_s)
+
+    def _chosen(self, source: Source, sample: Sample, options: ReadOptions) -> list[Field]:
+        """Return the columns that are read, those that the user names among them."""
         missing = self.missing(source, options.columns)
         if missing:
             has = ", ".join(source.names) or "none"
@@ -135,10 +150,7 @@ class TableReader:
         given = [
             given_field(sample, what, name, own.get(what)) for what, name in options.columns.items()
         ]
-        return given + [f for f in self._own(source) if f.target not in options.columns]
-
-    def _own(self, source: Source) -> list[Field]:
-        return [field for field in self.fields if field.source in source.names]
+        return given + [f for f in self._present(source) if f.target not in options.columns]
 
     def _times(self, fields: Sequence[Field], sample: Sample, options: ReadOptions) -> Times | None:
         """Return how the arrival column is read; None if there is none."""
@@ -148,10 +160,12 @@ class TableReader:
             return found if self.times_by_name else None
         default = None if isinstance(declared.parser, Clock) else self._unit
         times = times_at(sample, declared.path, time_unit=options.time_unit, default=default)
-        if isinstance(declared.parser, Clock) and not has_times(sample, declared.path):
+        as_dates = isinstance(declared.parser, Clock)
+        if as_dates and not has_times(sample, declared.path):
             # Nothing at the start of the file says otherwise.
             return replace(times, unit=None, parser=declared.parser)
-        return times
+        same = as_dates == (times.unit is None)
+        return replace(times, parser=declared.parser) if same else times
 
     @property
     def _unit(self) -> str:
