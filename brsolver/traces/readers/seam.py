@@ -178,7 +178,7 @@ class TableReader:
         as_declared = declared is not None and (
             declared.source == times.field.source
             and isinstance(declared.parser, Clock) == (times.unit is None)
-            and (times.unit is None or times.unit == "s")
+            and (times.unit is None or times.unit == self._unit == "s")
         )
         taken = [] if as_declared else [f"{trace.name}: {times.words}"]
         return [*taken, *warnings(trace, times)]
