@@ -11,6 +11,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from brsolver.errors import TraceError
+from brsolver.traces.sample import json_value
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -30,7 +31,8 @@ def is_otlp(value: object) -> bool:
     """Tell whether a JSON value is an export of spans, or a span with a list of attributes."""
     if not isinstance(value, dict):
         return False
-    return any(key in value for key in _RESOURCES) or _has_listed_attributes(value)
+    nested = any(key in value for key in (*_RESOURCES, *_SCOPES))
+    return nested or _has_listed_attributes(value)
 
 
 def spans(source: Source) -> Iterator[dict[str, Any]]:
@@ -42,7 +44,7 @@ def spans(source: Source) -> Iterator[dict[str, Any]]:
         For a line that is no JSON.
     """
     if source.container != "jsonl":
-        yield from _spans(source.document)
+        yield from _spans(json_value(source))
         return
     for start, block in source.blocks():
         for row, line in enumerate(block.split(b"\n"), start):
@@ -62,10 +64,9 @@ def _spans(value: Any) -> Iterator[dict[str, Any]]:
     for item in value if isinstance(value, list) else [value]:
         if not isinstance(item, dict):
             continue
-        resources = _lists(item, _RESOURCES)
-        if not resources:
+        if not any(key in item for key in (*_RESOURCES, *_SCOPES)):
             yield _plain(item)
-        for resource in resources:
+        for resource in _lists(item, _RESOURCES) or [item]:
             for scope in _lists(resource, _SCOPES):
                 yield from map(_plain, _lists(scope, ("spans",)))
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from brsolver.traces.source import Source
 
 _ROWS = 200
+_DECIMAL_COMMA = re.compile(r"^\s*(-?\d+),(\d+)\s*$")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,8 +51,16 @@ def sample_of(source: Source) -> Sample:
         return sample_records(source.label, _csv_records(source))
     if source.container == "jsonl":
         return sample_records(source.label, _json_lines(source))
-    document = source.document if source.container == "json" else None
-    return sample_records(source.label, document if isinstance(document, list) else [])
+    value = json_value(source) if source.container == "json" else None
+    if isinstance(value, dict):
+        return Sample(label=source.label, columns=_listed_columns(value))
+    return sample_records(source.label, value if isinstance(value, list) else [])
+
+
+def json_value(source: Source) -> Any:
+    """Return the records of a JSON file: a list of them, or an object of columns."""
+    # Files may hold several values, one after another, where the source can read them.
+    return source.records if hasattr(source, "records") else source.document
 
 
 def sample_records(label: str, records: Iterable[Any]) -> Sample:
@@ -79,14 +90,31 @@ def _json_lines(source: Source) -> Iterator[Any]:
 
 def _csv_records(source: Source) -> Iterator[dict[str, Any]]:
     lines = _lines(source)[source.header_lines :]
-    texts = [line.decode("utf-8", errors="replace") for line in lines]
+    text = b"\n".join(lines).decode("utf-8", errors="replace")
+    delimiter = getattr(source, "delimiter", ",")
     yield dict.fromkeys(source.names)
     try:
-        for cells in csv.reader(texts):
+        for cells in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter):
             if len(cells) == len(source.names):
-                yield dict(zip(source.names, cells, strict=True))
+                values = cells if delimiter == "," else map(_with_point, cells)
+                yield dict(zip(source.names, values, strict=True))
     except csv.Error:
         return
+
+
+def _with_point(cell: str) -> str:
+    """Write a number with a decimal point where a comma may stand for it."""
+    return _DECIMAL_COMMA.sub(r"\1.\2", cell)
+
+
+def _listed_columns(document: dict[str, Any]) -> dict[Path, list[Any]]:
+    """Return the columns of an object that holds a list, or an object by row, for each."""
+    columns: dict[Path, list[Any]] = {}
+    for key, values in document.items():
+        items = list(values.values()) if isinstance(values, dict) else values
+        if isinstance(items, list):
+            columns[str(key),] = [item for item in items[:_ROWS] if item not in (None, "")]
+    return columns
 
 
 def _parquet(source: Source) -> Sample:
