@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from brsolver.traces.source import Source
 
 _ROWS = 200
+_LARGEST_COLUMN = 1 << 26
+"""Bytes of a column chunk of a Parquet file, all of which would be read."""
 _DECIMAL_COMMA = re.compile(r"^\s*(-?\d+),(\d+)\s*$")
 
 
@@ -120,13 +122,32 @@ def _listed_columns(document: dict[str, Any]) -> dict[Path, list[Any]]:
 def _parquet(source: Source) -> Sample:
     with source.parquet() as file:
         paths = dict(type_leaves(file.schema_arrow))
+        looked = [path for path, kind in paths.items() if _is_small(file.metadata, path, kind)]
         try:
-            batch = next(file.iter_batches(_ROWS), None)
+            batch = next(file.iter_batches(_ROWS, columns=list(map(dotted, looked))), None)
         except (pa.ArrowException, OSError) as error:
             reason = " ".join(str(error).split())
             raise TraceError(f"{source.label}: damaged Parquet file: {reason}") from error
-    found = {path: _values(batch, path, kind) for path, kind in paths.items()}
+    found = {
+        path: _values(batch, path, kind) if path in looked else [] for path, kind in paths.items()
+    }
     return Sample(label=source.label, columns=found)
+
+
+def _is_small(metadata: Any, path: Path, kind: pa.DataType) -> bool:
+    """Tell whether a column can be looked at without reading much: prompts may stand beside it."""
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return False
+    if not metadata.num_row_groups:
+        return True
+    group, name = metadata.row_group(0), dotted(path)
+    columns = (group.column(place) for place in range(group.num_columns))
+    size = sum(
+        column.total_compressed_size
+        for column in columns
+        if column.path_in_schema == name or column.path_in_schema.startswith(f"{name}.")
+    )
+    return bool(size <= _LARGEST_COLUMN)
 
 
 def _values(batch: pa.RecordBatch | None, path: Path, kind: pa.DataType) -> list[Any]:

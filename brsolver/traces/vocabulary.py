@@ -55,6 +55,7 @@ ARRIVAL_NAMES: tuple[str, ...] = (
     "request_timestamp",
     "request_created_at",
     "requested_at",
+    "request_at",
     "received_at",
     "submitted_at",
     "created_at",
@@ -118,6 +119,9 @@ ERROR_NAMES = ("error", "error_code", "error_type", "error.type", "error_message
 OPERATION_NAMES = ("gen_ai.operation.name",)
 CACHED_NAMES = ("cache_read_input_tokens", "cache_creation_input_tokens")
 """Parts of the prompt that Anthropic's ``input_tokens`` leaves out; they stand beside it."""
+
+COUNT_NAMES = ("requests", "request_count", "num_requests", "n_requests", "calls")
+"""How many requests a row sums up; such rows are no requests."""
 
 GOOD_STATUS = frozenset(
     {"ok", "success", "succeeded", "successful", "complete", "completed", "finished", "done"}

@@ -16,14 +16,15 @@ import pyarrow as pa
 from brsolver.errors import TraceError
 from brsolver.traces.batches import batches, json_batch
 from brsolver.traces.collector import Collector
-from brsolver.traces.fields import Whole
+from brsolver.traces.fields import Whole, whole_number
 from brsolver.traces.layout import Layout, find_layout
 from brsolver.traces.otlp import is_otlp, spans
 from brsolver.traces.outcomes import Tally, find_checks
 from brsolver.traces.paths import dotted
 from brsolver.traces.read_options import ReadOptions
-from brsolver.traces.sample import sample_of, sample_records
+from brsolver.traces.sample import Sample, sample_of, sample_records
 from brsolver.traces.times import unused_times, unused_warning, warnings
+from brsolver.traces.vocabulary import COUNT_NAMES, ends_with
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from brsolver.traces.source import Source
     from brsolver.traces.trace import Trace
 
-_LOOK_AT = 200
+_FEW = 200
 _BASE = Whole(minimum=0)
 
 
@@ -122,18 +123,17 @@ def _inner_records(source: Source) -> Iterator[list[Any]]:
     if is_otlp(first[0] if isinstance(first, list) and first else first):
         yield list(spans(source))
         return
-    lists = [key for key, value in first.items() if _is_table(value)] if _is_object(first) else []
-    if lists and (document := _one_document(source)) is not None:
-        for key in lists:
-            yield document[key]
+    if any(_tables(first)) and (document := _one_document(source)) is not None:
+        yield from _tables(document)
 
 
-def _is_object(value: object) -> bool:
-    return isinstance(value, dict)
-
-
-def _is_table(value: object) -> bool:
-    return isinstance(value, list) and bool(value) and all(map(_is_object, value[:_LOOK_AT]))
+def _tables(value: object, depth: int = 3) -> Iterator[list[Any]]:
+    """Yield the lists of objects in an object, also in objects in it."""
+    for item in value.values() if isinstance(value, dict) else ():
+        if isinstance(item, list) and item and all(isinstance(row, dict) for row in item[:_FEW]):
+            yield item
+        elif depth:
+            yield from _tables(item, depth - 1)
 
 
 def _one_document(source: Source) -> Any:
@@ -172,9 +172,23 @@ def _notes(trace: Trace, layout: Layout, left_out: str | None) -> list[str]:
     notes = [f"{trace.name}: {', '.join(taken)}"]
     if left_out is not None:
         notes.append(f"{trace.name}: {left_out}")
+    notes += _sums(trace.name, layout.sample)
     if times is not None:
         return [*notes, *warnings(trace, times)]
     return [*notes, *unused_warning(trace.name, unused)]
+
+
+def _sums(name: str, sample: Sample) -> list[str]:
+    """Say if rows seem to sum up several requests, as reports by day do."""
+    for path, values in sample.columns.items():
+        if any(ends_with(path, count) for count in COUNT_NAMES):
+            counts = [whole_number(value) or 0 for value in values]
+            if max(counts, default=0) > 1:
+                return [
+                    f"{name}: warning: a row seems to sum up several requests, {dotted(path)} is "
+                    f"up to {max(counts):,}; a trace has a row for each request"
+                ]
+    return []
 
 
 READER = GatewayReader()

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from brsolver.errors import BrsolverError
 from brsolver.traces import Trace, load_trace
+from brsolver.traces import sample as sample_module
 from brsolver.traces import source as source_module
 
 if TYPE_CHECKING:
@@ -179,6 +180,27 @@ KINDS: dict[str, bytes] = {
     "cloudflare's interface": json.dumps(
         {"result": rows(cloudflare), "result_info": {"count": 3}, "success": True}
     ).encode(),
+    "new-api's interface": json.dumps(
+        {
+            "success": True,
+            "data": {
+                "page": 1,
+                "items": rows(
+                    lambda i: {"created_at": EPOCH_MS[i] / 1e3, "use_time": 3, **usage(i)}
+                ),
+            },
+        },
+        indent=1,
+    ).encode(),
+    "a relay": jsonl(
+        rows(
+            lambda i: {
+                "created_at": DATES[2],
+                "request_at": DATES[i],
+                "usage": {"input_tokens": PROMPTS[i], "output_tokens": OUTPUTS[i]},
+            }
+        )
+    ),
     "bedrock": jsonl(rows(bedrock)),
     "gemini": jsonl(
         rows(
@@ -455,6 +477,32 @@ def test_lengths_without_times_are_read_and_said(tmp_path: Path) -> None:
         "log: warning: read without arrival times; when looks like a time: --columns arrival=when "
         "takes it"
     )
+
+
+def test_rows_that_sum_up_are_doubted(tmp_path: Path) -> None:
+    day = {"time": "2026-01-01 00:00:00", "input_tokens": 900, "output_tokens": 70}
+    trace = load(tmp_path, table([{**day, "requests": 3}, {**day, "requests": 12}]))
+    assert trace.notes[1] == (
+        "log: warning: a row seems to sum up several requests, requests is up to 12; a trace has a "
+        "row for each request"
+    )
+    assert len(load(tmp_path, table([{**day, "requests": 1}])).notes) == 1
+
+
+def test_large_columns_beside_are_not_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sample_module, "_LARGEST_COLUMN", 3000)
+    records = [
+        {**ok(i), "messages": [str(i)] * 9, "text": "".join(map(str, range(i, i + 999)))}
+        for i in range(50)
+    ]
+    pq.write_table(pa.Table.from_pylist(records), tmp_path / "p")
+    sample = sample_module.sample_of(source_module.Source(path=tmp_path / "p"))
+    assert sample.columns["text",] == []
+    assert sample.columns["messages",] == []
+    assert len(sample.columns["usage", "prompt_tokens"]) == 50
+    assert len(load_trace(tmp_path / "p")) == 50
 
 
 def test_a_record_among_others_that_is_no_object_is_a_bad_row(tmp_path: Path) -> None:
