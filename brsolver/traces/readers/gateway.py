@@ -98,13 +98,17 @@ def find(source: Source, options: ReadOptions) -> Found | None:
     """
     if source.container == "folder":
         return None
-    layout = find_layout(sample_of(source), options)
-    if layout is not None:
-        return Found(layout=layout)
-    for records in _inner_records(source):
-        layout = find_layout(sample_records(source.label, records), options)
+    problem: TraceError | None = None
+    for sample, records in _places(source):
+        try:
+            layout = find_layout(sample, options)
+        except TraceError as error:
+            problem = problem or error
+            continue
         if layout is not None:
             return Found(layout=layout, records=records)
+    if problem is not None:
+        raise problem
     return None
 
 
@@ -115,6 +119,13 @@ def lacks_lengths(source: Source) -> str:
         "format gateway needs the lengths of prompt and output under known names, or given by "
         f"--columns prompt_tokens=NAME,output_tokens=NAME; has: {has}"
     )
+
+
+def _places(source: Source) -> Iterator[tuple[Sample, list[Any] | None]]:
+    """Yield where requests may stand: the rows of the file, then lists within its records."""
+    yield sample_of(source), None
+    for records in _inner_records(source):
+        yield sample_records(source.label, records), records
 
 
 def _inner_records(source: Source) -> Iterator[list[Any]]:

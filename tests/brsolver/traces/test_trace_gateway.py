@@ -479,6 +479,14 @@ def test_lengths_without_times_are_read_and_said(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("kind", ["otlp, a line each", "otlp, one object", "new-api's interface"])
+def test_columns_can_be_named_within_documents(tmp_path: Path, kind: str) -> None:
+    arrival = "created_at" if kind.startswith("new") else "startTimeUnixNano"
+    check(load(tmp_path, KINDS[kind], columns={"arrival": arrival}))
+    with pytest.raises(BrsolverError, match="columns gives 'x' for arrival, must be one of: "):
+        load(tmp_path, KINDS[kind], columns={"arrival": "x"})
+
+
 def test_rows_that_sum_up_are_doubted(tmp_path: Path) -> None:
     day = {"time": "2026-01-01 00:00:00", "input_tokens": 900, "output_tokens": 70}
     trace = load(tmp_path, table([{**day, "requests": 3}, {**day, "requests": 12}]))
