@@ -101,7 +101,15 @@ TIME_WORDS = ("time", "arriv", "created", "date", "epoch", "start")
 SPAN_WORDS = ("latency", "duration", "elapsed", "timeout", "pertoken", "firsttoken", "response")
 """Words in the names of columns that look like times; of those, of what lasts rather than is."""
 
-SESSION_NAMES = ("session_id", "session", "conversation_id", "conversation.id", "chat_id")
+SESSION_NAMES = (
+    "session_id",
+    "session.id",
+    "session",
+    "conversation_id",
+    "conversation.id",
+    "chat_id",
+)
+"""Names of what the turns of a conversation have in common, the better ones first."""
 STATUS_NAMES = (
     "status",
     "status_code",

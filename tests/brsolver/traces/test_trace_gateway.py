@@ -240,10 +240,10 @@ KINDS: dict[str, bytes] = {
             }
         )
     ),
-    "databricks": table(
+    "counts of tokens": table(
         rows(
             lambda i: {
-                "databricks_request_id": i,
+                "request_id": i,
                 "status_code": 200,
                 "request_time": DATES[i],
                 "input_token_count": PROMPTS[i],
@@ -278,6 +278,7 @@ KINDS: dict[str, bytes] = {
                 "name": "ChatCompletion",
                 "start_time": DATES[i],
                 "status_code": "OK",
+                "attributes.session.id": "s",
                 "attributes.llm.token_count.prompt": float(PROMPTS[i]),
                 "attributes.llm.token_count.completion": float(OUTPUTS[i]),
             }

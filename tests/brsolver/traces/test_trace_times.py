@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,9 +13,7 @@ import pytest
 
 from brsolver.errors import BrsolverError, ParameterError
 from brsolver.traces import Trace, load_trace
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from brsolver.traces.vocabulary import ARRIVAL_NAMES, LENGTH_PAIRS, SESSION_NAMES, UNIT_ENDINGS
 
 START = 1767225600
 """2026-01-01T00:00:00Z in seconds since 1970."""
@@ -313,3 +312,12 @@ def test_an_unrecognised_file_is_told_what_is_nearest(
     assert said in text
     assert "prompt_tokens=NAME,output_tokens=NAME,arrival=NAME" in text
     assert "\n" not in text
+
+
+def test_the_documentation_has_every_name() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "traces.md").read_text()
+    pairs = [name for pair in LENGTH_PAIRS for name in pair]
+    for name in (*ARRIVAL_NAMES, *pairs, *SESSION_NAMES):
+        assert f"`{name}`" in text
+    for ending, unit in UNIT_ENDINGS.items():
+        assert unit is None or f"`_{ending}`" in text
