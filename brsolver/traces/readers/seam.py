@@ -104,8 +104,7 @@ class TableReader:
         fields = self._chosen(source, sample, options)
         times = self._times(fields, sample, options)
         if times is not None:
-            fields = [field for field in fields if field.target != "arrival"]
-            fields.insert(0, times.field)
+            fields = _with_times(fields, times.field)
         ticks = self.ticks_per_s if times is None else times.ticks_per_s
         collector = self._collector(source, fields, options, ticks)
         for batch in batches(source, fields):
@@ -182,3 +181,10 @@ class TableReader:
         )
         taken = [] if as_declared else [f"{trace.name}: {times.words}"]
         return [*taken, *warnings(trace, times)]
+
+
+def _with_times(fields: Sequence[Field], times: Field) -> list[Field]:
+    """Put the arrival column in the place of the format's own, or last: bad rows name the first."""
+    if all(field.target != "arrival" for field in fields):
+        return [*fields, times]
+    return [times if field.target == "arrival" else field for field in fields]
