@@ -358,6 +358,17 @@ def test_parquet_with_structs(tmp_path: Path, make: Callable[[int], dict[str, An
     assert trace.arrival_s is not None
 
 
+def test_a_log_of_openai_with_whole_seconds(tmp_path: Path) -> None:
+    records = [
+        {"created": 1767225600, "prompt_tokens": 100, "completion_tokens": 20},
+        {"created": 1767225605, "prompt_tokens": 200, "completion_tokens": 30},
+    ]
+    trace = load(tmp_path, jsonl(records))
+    assert trace.arrival_s is not None
+    assert (trace.source_format, trace.arrival_s.tolist()) == ("gateway", [0.0, 5.0])
+    assert trace.notes[0].endswith("times taken as seconds since 1970 from created")
+
+
 def test_what_was_taken_is_said(tmp_path: Path) -> None:
     assert load(tmp_path, KINDS["litellm"]).notes == (
         "log: prompt tokens from prompt_tokens, output tokens from completion_tokens, times taken "

@@ -11,8 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from brsolver.compare import TraceSource
 from brsolver.errors import BrsolverError, ParameterError
 from brsolver.traces import Trace, load_trace
+from brsolver.traces.read_options import ReadOptions
 from brsolver.traces.vocabulary import ARRIVAL_NAMES, LENGTH_PAIRS, SESSION_NAMES, UNIT_ENDINGS
 
 START = 1767225600
@@ -254,6 +256,13 @@ def test_columns_that_the_user_names(tmp_path: Path, kind: str) -> None:
         "x: prompt tokens from a, output tokens from b.c, times taken as milliseconds from t"
         ", not used: ts"
     )
+
+
+def test_columns_are_heeded_for_every_seed(tmp_path: Path) -> None:
+    path = csv(tmp_path / "t", "at,in,out", "0,5,6", "4,7,8")
+    columns = {"prompt_tokens": "in", "output_tokens": "out", "arrival": "at"}
+    source = TraceSource(source=str(path), options=ReadOptions(columns=columns))
+    assert [arrivals(trace) for trace in source.load_all([1, 2]).values()] == [[0.0, 4.0]] * 2
 
 
 def test_columns_of_a_format_that_is_named(tmp_path: Path) -> None:
