@@ -181,9 +181,16 @@ def _doubt(trace: Trace, times: Times) -> str | None:
 
 def _is_time(path: Path, values: Sequence[Any]) -> bool:
     first = _first_time(values)
-    if first is None:
-        return False
-    return isinstance(first, str) or looks_like_time(path)
+    if first is None or isinstance(first, str):
+        return first is not None
+    return looks_like_time(path) and _in_order(values)
+
+
+def _in_order(values: Sequence[Any]) -> bool:
+    """Tell whether numbers rise or fall throughout: times of rows do, what lasts does not."""
+    found = (_first_time([value]) for value in values)
+    numbers = [number for number in found if isinstance(number, float)]
+    return numbers == sorted(numbers) or numbers == sorted(numbers, reverse=True)
 
 
 def _first_time(values: Sequence[Any]) -> float | str | None:

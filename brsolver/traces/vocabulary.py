@@ -97,7 +97,7 @@ UNIT_ENDINGS = MappingProxyType(
 )
 """What may follow a name of `ARRIVAL_NAMES`, and the unit it means."""
 
-TIME_WORDS = ("time", "arriv", "created", "date", "epoch", "start")
+TIME_WORDS = ("time", "arriv", "created", "epoch", "started")
 SPAN_WORDS = ("latency", "duration", "elapsed", "timeout", "pertoken", "firsttoken", "response")
 """Words in the names of columns that look like times; of those, of what lasts rather than is."""
 

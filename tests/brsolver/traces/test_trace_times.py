@@ -228,8 +228,9 @@ def test_a_time_like_column_that_is_not_used_is_a_warning(tmp_path: Path) -> Non
     assert arrivals(load_trace(path, columns={"arrival": "when"})) == [0.0, 2.0]
 
 
-def test_lasting_is_no_time(tmp_path: Path) -> None:
-    trace = load_trace(own(tmp_path / "t", "response_time_ms", 800, 900))
+@pytest.mark.parametrize("name", ["response_time_ms", "queue_time", "candidates", "latency"])
+def test_lasting_is_no_time(tmp_path: Path, name: str) -> None:
+    trace = load_trace(own(tmp_path / "t", name, 800, 700, 900))
     assert trace.arrival_s is None
     assert trace.notes == ()
 
