@@ -73,7 +73,11 @@ def sample_records(label: str, records: Iterable[Any]) -> Sample:
             seen = columns.setdefault(path, [])
             if value is not None and value != "":
                 seen.append(value)
-    return Sample(label=label, columns=columns)
+    # What is an object in some records and missing or a text in others is looked into.
+    objects = {path[:depth] for path in columns for depth in range(1, len(path))}
+    return Sample(
+        label=label, columns={path: seen for path, seen in columns.items() if path not in objects}
+    )
 
 
 def _lines(source: Source) -> list[bytes]:

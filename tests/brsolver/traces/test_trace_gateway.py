@@ -436,6 +436,18 @@ def test_requests_that_were_not_answered_are_left_out(
     assert said in trace.notes[1]
 
 
+def test_fields_that_are_objects_in_some_records_only(tmp_path: Path) -> None:
+    records = [
+        {**ok(0), "status": None, "model": {"name": "m"}, "session": None},
+        {**ok(1), "status": {"code": 1}, "model": None, "session": {"id": "s"}},
+        {**ok(2), "status": {"code": 2}, "model": {"name": "n"}, "session": {"id": "s"}},
+        {**ok(3), "status": "ok", "model": None, "session": {"id": "t"}},
+    ]
+    trace = load(tmp_path, jsonl(records))
+    assert trace.columns["session"].tolist() == ["", "s", "t"]
+    assert trace.notes[1] == "log: left out 1 rows: 1 failed (status.code is '2')"
+
+
 def test_reasons_are_counted(tmp_path: Path) -> None:
     records = [{**ok(i), "status": 200} for i in range(4)]
     records += [{"ts": 14, "status": 500, "usage": None}] * 3
@@ -560,3 +572,57 @@ def test_what_is_kept_and_what_is_left_out_add_up(
     assert trace.prompt_tokens.tolist() == right
     assert len(trace.notes) == (2 if left_out else 1)
     assert not left_out or f"left out {left_out} rows" in trace.notes[1]
+
+
+ANY = st.recursive(
+    st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(-3, 2**66),
+        st.floats(),
+        st.sampled_from(["", "5", "ok", "2026-01-01T00:00:00Z", "x", "1,5"]),
+    ),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.dictionaries(
+            st.sampled_from(["prompt_tokens", "completion_tokens", "code", "id", "spans", "a.b"]),
+            inner,
+            max_size=3,
+        ),
+    ),
+    max_leaves=6,
+)
+FIELDS = (
+    *("ts", "created_at", "status", "error", "success", "session_id", "model", "usage", "requests"),
+    *("attributes", "resourceSpans", "prompt_tokens", "completion_tokens", "input_tokens"),
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    records=st.lists(
+        st.dictionaries(st.sampled_from(FIELDS), ANY, max_size=6).map(
+            lambda some: {"ts": 1, "usage": {"prompt_tokens": 5, "completion_tokens": 6}, **some}
+        ),
+        min_size=1,
+        max_size=4,
+    ),
+    whole=st.booleans(),
+    skip=st.booleans(),
+)
+def test_no_log_raises_anything_else(
+    tmp_path_factory: pytest.TempPathFactory,
+    records: list[dict[str, Any]],
+    whole: bool,
+    skip: bool,
+) -> None:
+    path = tmp_path_factory.mktemp("any") / "log"
+    path.write_bytes(json.dumps(records).encode() if whole else jsonl(records))
+    try:
+        trace = load_trace(path, skip_bad_rows=skip)
+    except BrsolverError as error:
+        text = str(error)
+    else:
+        assert trace.prompt_tokens.min() >= 1
+        text = " ".join(trace.notes)
+    assert "\n" not in text
