@@ -77,7 +77,7 @@ class TraceSource:
         """Load the trace of every seed: a file once, a preset or ServeGen client anew for each."""
         from brsolver.traces.load import is_random
 
-        if is_random(self.source, self.reader):
+        if is_random(self.source, self.reader, self.options):
             return {seed: self.load(seed) for seed in seeds}
         return dict.fromkeys(seeds, self.load(seeds[0]))
 

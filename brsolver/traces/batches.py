@@ -15,6 +15,7 @@ import pyarrow.csv as arrow_csv
 import pyarrow.json as arrow_json
 
 from brsolver.errors import TraceError
+from brsolver.traces import paths
 from brsolver.traces.fields import Field, Values, show
 from brsolver.traces.kinds import is_utf8, not_utf8
 from brsolver.traces.quoting import Records
@@ -301,7 +302,7 @@ def _jsonl_batches(source: Source, fields: Sequence[Field]) -> Iterator[Batch]:
 
 
 def _jsonl_at_once(fields: Sequence[Field], start: int, block: bytes) -> Batch | None:
-    schema = [(f.source, f.parser.arrow_type) for f in fields if f.parser.arrow_type is not None]
+    schema = [(f.path, f.parser.arrow_type) for f in fields if f.parser.arrow_type is not None]
     if len(schema) < len(fields):
         # A column whose type the file decides; Arrow would guess it anew in each block.
         return None
@@ -310,12 +311,13 @@ def _jsonl_at_once(fields: Sequence[Field], start: int, block: bytes) -> Batch |
             io.BytesIO(block),
             read_options=arrow_json.ReadOptions(block_size=len(block) + 1, use_threads=False),
             parse_options=arrow_json.ParseOptions(
-                explicit_schema=pa.schema(schema), unexpected_field_behavior="ignore"
+                explicit_schema=paths.nested_schema(schema), unexpected_field_behavior="ignore"
             ),
         )
     except pa.ArrowInvalid:
         return None
-    return _aligned(table, [field.source for field in fields], start, block)
+    flat = pa.table({field.source: paths.pick(table, field.path) for field in fields})
+    return _aligned(flat, flat.column_names, start, block)
 
 
 def _jsonl_line_by_line(source: Source, fields: Sequence[Field], start: int, block: bytes) -> Batch:
@@ -353,19 +355,20 @@ def _from_records(
     return Batch(
         rows=np.array([row for row, _ in kept], dtype=np.int64),
         counted=counted,
-        columns={f.source: [record.get(f.source) for _, record in kept] for f in fields},
+        columns={f.source: [paths.lookup(record, f.path) for _, record in kept] for f in fields},
         broken=[*broken, *others],
     )
 
 
 def _parquet_batches(source: Source, fields: Sequence[Field]) -> Iterator[Batch]:
-    names = [field.source for field in fields]
+    # What Arrow calls a field within a struct, whether or not its keys hold dots themselves.
+    names = [paths.dotted(field.path) for field in fields]
     start = 0
     with source.parquet() as file:
         try:
             for part in file.iter_batches(_PARQUET_ROWS, columns=names):
                 rows = np.arange(start, start + part.num_rows, dtype=np.int64)
-                columns = {name: part.column(name) for name in names}
+                columns = {field.source: paths.pick(part, field.path) for field in fields}
                 yield Batch(rows=rows, counted="index", columns=columns)
                 start += part.num_rows
         except (pa.ArrowException, OSError) as error:

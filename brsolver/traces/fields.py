@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from brsolver.traces.trace import MAX_LENGTH
@@ -26,7 +26,7 @@ Values: TypeAlias = "pa.Array | Sequence[object]"
 Flags: TypeAlias = NDArray[np.bool_]
 
 _INT64_MAX = 2**63 - 1
-_ZONE = re.compile(r":\d.*(Z|[+-]\d\d:?(\d\d)?)\s*$")
+_UINT64_MAX = 2**64 - 1
 
 
 class Parser(ABC):
@@ -66,11 +66,22 @@ class Parser(ABC):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Whole(Parser):
-    """Whole numbers from `minimum` to `maximum`, as int64."""
+    """Whole numbers from `minimum` to `maximum`, as int64.
+
+    Attributes
+    ----------
+    minimum, maximum : int
+        The range.
+    unit : str
+        What follows "a whole number" in messages.
+    missing : int or None
+        What a missing value means; None if it is not acceptable.
+    """
 
     minimum: int = 1
     maximum: int = _INT64_MAX
     unit: str = " of tokens"
+    missing: int | None = None
     arrow_type = pa.int64()
 
     @property
@@ -80,7 +91,7 @@ class Whole(Parser):
 
     def wanted(self, value: object) -> str:
         """Say what the refused `value` must be."""
-        whole = _whole(value)
+        whole = whole_number(value)
         if whole is None or whole <= self.maximum:
             return self.must_be
         return f"at most {self.maximum:,}{self.unit.replace(' of', '')}"
@@ -89,12 +100,16 @@ class Whole(Parser):
         return (numbers >= self.minimum) & (numbers <= self.maximum)
 
     def _at_once(self, values: pa.Array) -> tuple[Any, Flags]:
-        present = _valid(values)
-        numbers = _to_numpy(values.cast(pa.int64()), 0)
+        if pa.types.is_string(values.type):
+            values = no_blanks(values)
+        if self.missing is not None:
+            values = values.fill_null(_fitting(self.missing, values.type))
+        present = valid(values)
+        numbers = to_numpy(_integers(values), 0)
         return numbers, present & self._in_range(numbers)
 
     def _one_by_one(self, values: Sequence[object]) -> tuple[Any, Flags]:
-        parsed = [_whole(value) for value in values]
+        parsed = [self.missing if value in (None, "") else whole_number(value) for value in values]
         numbers = np.array([self.minimum - 1 if p is None else p for p in parsed], dtype=np.int64)
         present = np.array([p is not None for p in parsed], dtype=np.bool_)
         return numbers, present & self._in_range(numbers)
@@ -112,7 +127,7 @@ class Number(Parser):
     arrow_type = pa.float64()
 
     def _at_once(self, values: pa.Array) -> tuple[Any, Flags]:
-        numbers = _to_numpy(values.cast(pa.float64()), math.nan)
+        numbers = to_numpy(values.cast(pa.float64()), math.nan)
         return numbers, np.isfinite(numbers)
 
     def _one_by_one(self, values: Sequence[object]) -> tuple[Any, Flags]:
@@ -121,36 +136,24 @@ class Number(Parser):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Clock(Parser):
-    """Dates with times of day, with or without a zone, as int64 nanoseconds since 1970."""
+class Ticks(Number):
+    """Finite numbers of which nanoseconds since 1970 lose nothing: as int64 where all are whole."""
 
-    must_be = "a time such as 2023-11-16 18:15:46.6805900 or 2024-05-10 00:00:00.009930+00:00"
+    arrow_type = pa.int64()
 
     def _at_once(self, values: pa.Array) -> tuple[Any, Flags]:
-        if pa.types.is_timestamp(values.type):
-            stamps = values.cast(pa.timestamp("ns", values.type.tz))
-        else:
-            stamps = self._from_text(values)
-        return _to_numpy(stamps.cast(pa.int64()), 0), _valid(values)
-
-    @staticmethod
-    def _from_text(values: pa.Array) -> pa.Array:
-        # Arrow wants to know about zones beforehand; a file that mixes both is read one by one.
-        first = values[0].as_py() if len(values) else None
-        zoned = first is not None and _ZONE.search(first) is not None
-        return values.cast(pa.timestamp("ns", "UTC" if zoned else None))
+        try:
+            return to_numpy(values.cast(pa.int64()), 0), valid(values)
+        except pa.ArrowInvalid:
+            numbers = to_numpy(values.cast(pa.float64()), math.nan)
+            return numbers, np.isfinite(numbers)
 
     def _one_by_one(self, values: Sequence[object]) -> tuple[Any, Flags]:
-        stamps = np.zeros(len(values), dtype=np.int64)
-        good = np.zeros(len(values), dtype=np.bool_)
-        for row, value in enumerate(values):
-            try:
-                single = self._from_text(pa.array([value], type=pa.string()))
-            except (pa.ArrowInvalid, pa.ArrowTypeError):
-                continue
-            good[row] = value is not None
-            stamps[row] = single.cast(pa.int64())[0].as_py() or 0
-        return stamps, good
+        whole = [whole_number(value) for value in values]
+        if all(number is not None for number in whole):
+            return np.array(whole, dtype=np.int64), np.ones(len(whole), dtype=np.bool_)
+        numbers = np.array([_number(value) for value in values], dtype=np.float64)
+        return numbers, np.isfinite(numbers)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,12 +164,13 @@ class Label(Parser):
     """
 
     must_be = "a text or a whole number"
+    arrow_type: pa.DataType | None = None
 
     def _at_once(self, values: pa.Array) -> tuple[Any, Flags]:
         if pa.types.is_dictionary(values.type):
             values = values.dictionary_decode()
         if pa.types.is_integer(values.type) and not values.null_count:
-            return _to_numpy(values.cast(pa.int64()), 0), _valid(values)
+            return to_numpy(values.cast(pa.int64()), 0), valid(values)
         return self._one_by_one(values.to_pylist())
 
     def _one_by_one(self, values: Sequence[object]) -> tuple[Any, Flags]:
@@ -179,20 +183,27 @@ class Label(Parser):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IntList(Parser):
-    """Lists of 64-bit integers, as an Arrow list array."""
+    """Lists of 64-bit integers, signed or not, as an Arrow list array.
 
-    must_be = "a list of whole numbers below 2^63"
+    Numbers from 2^63 on come as the negative numbers with the same bits: they are names, which
+    stay different from each other.
+    """
+
+    must_be = "a list of whole numbers of 64 bits"
     arrow_type = pa.list_(pa.int64())
 
     def _at_once(self, values: pa.Array) -> tuple[Any, Flags]:
-        lists = values.cast(pa.list_(pa.int64()))
+        lists = _signed_lists(values)
         if lists.flatten().null_count:
             return self._one_by_one(values.to_pylist())
-        return lists, _valid(values)
+        return lists, valid(values)
 
     def _one_by_one(self, values: Sequence[object]) -> tuple[Any, Flags]:
         good = np.array([_is_int_list(value) for value in values], dtype=np.bool_)
-        kept = [value if fine else [] for value, fine in zip(values, good, strict=True)]
+        kept = [
+            [_signed(item) for item in value] if fine and isinstance(value, list) else []
+            for value, fine in zip(values, good, strict=True)
+        ]
         return pa.array(kept, type=pa.list_(pa.int64())), good
 
 
@@ -211,12 +222,19 @@ class Field:
         What it holds.
     required : bool
         Whether the format always has it.
+    path : tuple of str
+        The keys that lead to it in nested records; by default `source` alone.
     """
 
     source: str
     target: str
     parser: Parser
     required: bool = True
+    path: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.path:
+            object.__setattr__(self, "path", (self.source,))
 
 
 def show(value: object) -> str:
@@ -226,6 +244,33 @@ def show(value: object) -> str:
     return repr(text if len(text) <= 60 else text[:57] + "...")
 
 
+def _fitting(number: int, kind: pa.DataType) -> object:
+    return str(number) if pa.types.is_string(kind) else number
+
+
+def no_blanks(values: pa.Array) -> pa.Array:
+    """Trim texts; what is left empty is missing."""
+    texts = pc.utf8_trim_whitespace(values)
+    return pc.if_else(pc.equal(texts, ""), pa.scalar(None, pa.string()), texts)
+
+
+def _integers(values: pa.Array) -> pa.Array:
+    """Return whole numbers, which may be written with a point.
+
+    Raises
+    ------
+    pa.ArrowInvalid
+        If some are no whole numbers, or too large to be told from their neighbours.
+    """
+    try:
+        return values.cast(pa.int64())
+    except pa.ArrowInvalid:
+        numbers = values.cast(pa.float64())
+        if pc.any(pc.greater_equal(pc.abs(numbers), 2.0**53)).as_py():
+            raise
+        return numbers.cast(pa.int64())
+
+
 def _plain(value: object) -> str:
     try:
         return json.dumps(value)
@@ -233,18 +278,21 @@ def _plain(value: object) -> str:
         return str(value)
 
 
-def _valid(values: pa.Array) -> Flags:
+def valid(values: pa.Array) -> Flags:
+    """Tell which values are there."""
     flags: Flags = values.is_valid().to_numpy(zero_copy_only=False)
     return flags
 
 
-def _to_numpy(values: pa.Array, missing: float) -> NDArray[Any]:
+def to_numpy(values: pa.Array, missing: float) -> NDArray[Any]:
+    """Return numbers as an array, with `missing` in the place of those that are not there."""
     filled = values.fill_null(missing) if values.null_count else values
     array: NDArray[Any] = filled.to_numpy(zero_copy_only=False)
     return array
 
 
-def _whole(value: object) -> int | None:
+def whole_number(value: object) -> int | None:
+    """Return a value as a whole number; None if it is none."""
     if type(value) is int:
         return value if abs(value) <= _INT64_MAX else None
     number = _number(value)
@@ -273,5 +321,19 @@ def _number(value: object) -> float:
 
 def _is_int_list(value: object) -> bool:
     return isinstance(value, list) and all(
-        type(item) is int and abs(item) <= _INT64_MAX for item in value
+        type(item) is int and -_INT64_MAX - 1 <= item <= _UINT64_MAX for item in value
+    )
+
+
+def _signed(number: int) -> int:
+    return number if number <= _INT64_MAX else number - _UINT64_MAX - 1
+
+
+def _signed_lists(values: pa.Array) -> pa.Array:
+    kind = values.type
+    if not pa.types.is_nested(kind) or not pa.types.is_uint64(kind.value_type):
+        return values.cast(pa.list_(pa.int64()))
+    lists = values.cast(pa.list_(pa.uint64()))
+    return pa.ListArray.from_arrays(
+        lists.offsets, lists.values.view(pa.int64()), mask=lists.is_null()
     )

@@ -22,7 +22,11 @@ if TYPE_CHECKING:
 _PRESET = "preset:"
 
 
-def is_random(source: str | os.PathLike[str], reader: str | None = None) -> bool:
+def is_random(
+    source: str | os.PathLike[str],
+    reader: str | None = None,
+    options: ReadOptions | None = None,
+) -> bool:
     """Tell whether requests are drawn, so that another seed gives another trace.
 
     Parameters
@@ -31,11 +35,13 @@ def is_random(source: str | os.PathLike[str], reader: str | None = None) -> bool
         As for `load_trace`.
     reader : str, optional
         Name of the format; without it the content decides.
+    options : ReadOptions, optional
+        How it is read: files whose columns are named need not be recognised.
     """
     text = os.fspath(source)
     if isinstance(text, str) and text.startswith(_PRESET):
         return True
-    return find_reader(Source(path=Path(text)), reader).random
+    return find_reader(Source(path=Path(text)), reader, options).random
 
 
 def load_trace(
@@ -135,7 +141,7 @@ def read_trace(source: str | os.PathLike[str], reader: str | None, options: Read
     if isinstance(text, str) and text.startswith(_PRESET):
         return _preset(text, reader, options)
     file = Source(path=Path(text), result=options.result)
-    return find_reader(file, reader).read(file, options)
+    return find_reader(file, reader, options).read(file, options)
 
 
 def _preset(text: str, reader: str | None, options: ReadOptions) -> Trace:

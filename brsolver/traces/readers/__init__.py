@@ -5,12 +5,14 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from brsolver.errors import TraceError, UnknownNameError
+from brsolver.errors import ParameterError, TraceError, UnknownNameError
+from brsolver.traces.read_options import ReadOptions
 from brsolver.traces.readers import (
     azure,
     bailian,
     bfio,
     burstgpt,
+    gateway,
     lengths,
     mooncake,
     native,
@@ -19,6 +21,7 @@ from brsolver.traces.readers import (
     vidur,
     vllm_bench,
 )
+from brsolver.traces.readers.nearest import unrecognised
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,6 +39,7 @@ _READERS: tuple[TraceReader, ...] = (
     vidur.READER,
     splitwise.READER,
     servegen.READER,
+    gateway.READER,
     bfio.READER,
     vllm_bench.READER,
     lengths.READER,
@@ -45,8 +49,23 @@ FORMATS: Mapping[str, TraceReader] = MappingProxyType({r.name: r for r in _READE
 """Every format that can be read, by name, in the order in which they are tried."""
 
 
-def find_reader(source: Source, format: str | None = None) -> TraceReader:  # noqa: A002 # as in load_trace
+_FIXED = ("servegen", "bfio", "vllm-bench")
+"""Formats that are no rows with named columns."""
+
+
+def find_reader(
+    source: Source,
+    format: str | None = None,  # noqa: A002 # as in load_trace
+    options: ReadOptions | None = None,
+) -> TraceReader:
     """Return the reader called `format`, or the first one that recognises the content.
+
+    Parameters
+    ----------
+    source : Source
+    format : str, optional
+    options : ReadOptions, optional
+        With columns named and no format, the file is read by the names of its fields.
 
     Raises
     ------
@@ -54,20 +73,28 @@ def find_reader(source: Source, format: str | None = None) -> TraceReader:  # no
         If no format has that name.
     TraceError
         If no format recognises the file.
+    ParameterError
+        If columns or a unit are given for a format that has no such thing.
     """
     if format is not None:
         if format not in FORMATS:
             raise UnknownNameError.suggest("trace format", format, FORMATS)
-        return FORMATS[format]
+        return _allowed(FORMATS[format], options)
+    if options is not None and options.columns:
+        source.require_file()
+        return gateway.READER
     for reader in _READERS:
         if reader.sniff(source):
-            return reader
-    raise TraceError(f"{source.label}: {_seen(source)}; known formats: {', '.join(FORMATS)}")
+            return _allowed(reader, options)
+    if gateway.find(source, ReadOptions()) is not None:
+        return gateway.READER
+    raise TraceError(f"{source.label}: {unrecognised(source, _READERS)}")
 
 
-def _seen(source: Source) -> str:
-    if source.container == "folder":
-        return "is a folder without ServeGen client files, must be a trace file"
-    names = ", ".join(source.names)
-    shown = names if len(names) <= 100 else names[:97] + "..."
-    return f"no known trace format has these columns: {shown or 'none'}"
+def _allowed(reader: TraceReader, options: ReadOptions | None) -> TraceReader:
+    if options is None or reader.name not in _FIXED:
+        return reader
+    for name, value in (("columns", options.columns), ("time_unit", options.time_unit)):
+        if value:
+            raise ParameterError(f"{name} is given, must be left out for format {reader.name}")
+    return reader

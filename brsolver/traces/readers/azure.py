@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from brsolver.traces.fields import LENGTH, Clock, Field
+from brsolver.traces.clock import Clock
+from brsolver.traces.fields import LENGTH, Field
 from brsolver.traces.readers.seam import TableReader
 
 READER = TableReader(

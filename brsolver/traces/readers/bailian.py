@@ -38,7 +38,12 @@ READER = TableReader(
         Field(source="input_length", target="prompt_tokens", parser=LENGTH),
         Field(source="output_length", target="output_tokens", parser=LENGTH),
         Field(source="chat_id", target="chat_id", parser=Whole(minimum=0, unit="")),
-        Field(source="parent_chat_id", target="parent_chat_id", parser=Whole(minimum=-1, unit="")),
+        Field(
+            source="parent_chat_id",
+            target="parent_chat_id",
+            # First turns have -1, or null where a data frame wrote the file.
+            parser=Whole(minimum=-1, unit="", missing=-1),
+        ),
         Field(source="hash_ids", target="hash_ids", parser=IntList(), required=False),
     ),
     derive=_with_sessions,

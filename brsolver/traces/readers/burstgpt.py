@@ -6,7 +6,7 @@ first, ``skip_bad_rows`` leaves them out and counts them.
 
 from __future__ import annotations
 
-from brsolver.traces.fields import LENGTH, Field, Number
+from brsolver.traces.fields import LENGTH, Field, Label, Number
 from brsolver.traces.readers.seam import TableReader
 
 READER = TableReader(
@@ -16,5 +16,6 @@ READER = TableReader(
         Field(source="Timestamp", target="arrival", parser=Number()),
         Field(source="Request tokens", target="prompt_tokens", parser=LENGTH),
         Field(source="Response tokens", target="output_tokens", parser=LENGTH),
+        Field(source="Session ID", target="session", parser=Label(), required=False),
     ),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from brsolver.traces.fields import LENGTH, Field, IntList, Number
+from brsolver.traces.fields import LENGTH, Field, IntList, Label, Number
 from brsolver.traces.readers.seam import TableReader
 
 READER = TableReader(
@@ -13,6 +13,7 @@ READER = TableReader(
         Field(source="input_length", target="prompt_tokens", parser=LENGTH),
         Field(source="output_length", target="output_tokens", parser=LENGTH),
         Field(source="hash_ids", target="hash_ids", parser=IntList(), required=False),
+        Field(source="session_id", target="session", parser=Label(), required=False),
     ),
     ticks_per_s=1e3,
     distinct_from=frozenset({"chat_id"}),

@@ -47,4 +47,5 @@ READER = TableReader(
             required=False,
         ),
     ),
+    times_by_name=True,
 )

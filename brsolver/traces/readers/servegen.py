@@ -7,10 +7,12 @@ the start of a (longer) window, in seconds, to the probabilities of ``input_toke
 ``output_tokens``, each the text ``"{length: probability, ...}"``. The source is either file of a
 pair, or a folder with many pairs.
 
-Requests are drawn window by window with one generator. A client sends ``rate * width`` requests
-in a window, which is the number that was observed; the gaps between them have the window's
-pattern and shape, scaled to fill the window, so that the rate holds whatever the fitted scale
-is. Their lengths come from the latest dataset window that has begun, prompt and output
+A window lasts until the client's next line, be that an idle one; the last window of a client
+lasts as long as the one before it. Requests are drawn window by window with one generator. A
+client sends ``rate * width`` requests in a window, which is the number that was observed; the
+gaps between them have the window's pattern and shape, scaled to fill the window, so that the rate
+holds whatever the fitted scale is. Where the windows of several clients do not line up, they are
+drawn in pieces. Their lengths come from the latest dataset window that has begun, prompt and output
 independently, as the files hold no joint distribution. Probability on zero tokens is left out.
 ``tenant`` is the client's number.
 """
@@ -18,8 +20,12 @@ independently, as the files hold no joint distribution. Probability on zero toke
 from __future__ import annotations
 
 import json
+import math
 import re
+from bisect import bisect_right
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -62,11 +68,23 @@ class _Pdf:
         return rng.choice(self.lengths, size=size, p=self.weights)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class _Client:
     number: int
     windows: dict[float, _Window]
     datasets: dict[float, tuple[_Pdf, _Pdf]]
+
+    @cached_property
+    def edges(self) -> list[float]:
+        """Where windows begin, in ascending order, and where the last one ends."""
+        starts = sorted(self.windows)
+        width = starts[-1] - starts[-2] if len(starts) > 1 else _DEFAULT_WINDOW_S
+        return [*starts, starts[-1] + width] if starts else []
+
+    def window_at(self, time_s: float) -> _Window | None:
+        """Return the window that has begun and not ended."""
+        place = bisect_right(self.edges, time_s)
+        return self.windows[self.edges[place - 1]] if 0 < place < len(self.edges) else None
 
     def dataset_at(self, start_s: float) -> tuple[_Pdf, _Pdf] | None:
         begun = [begin for begin in self.datasets if begin <= start_s]
@@ -110,6 +128,7 @@ class ServeGenReader:
             name=source.path.name,
             source_format=self.name,
             columns={"tenant": drawn[3].astype(np.int64)},
+            origin_s=float(drawn[0, 0]),
         )
         return select(trace, options)
 
@@ -118,20 +137,19 @@ def _draw_windows(
     clients: list[_Client], rng: np.random.Generator
 ) -> Iterator[NDArray[np.float64]]:
     """Yield, window by window, rows of time, prompt, output and client, sorted by time."""
-    starts = sorted({start for client in clients for start in client.windows})
-    widths = np.diff(starts, append=starts[-1] + _DEFAULT_WINDOW_S) if starts else ()
-    for start, width in zip(starts, widths, strict=True):
-        drawn = [_draw_client(client, start, float(width), rng) for client in clients]
-        window = np.concatenate(drawn, axis=1) if drawn else np.empty((4, 0))
+    edges = sorted({edge for client in clients for edge in client.edges})
+    for start, end in pairwise(edges):
+        drawn = [_draw_client(client, start, end - start, rng) for client in clients]
+        window = np.concatenate(drawn, axis=1)
         yield window[:, np.argsort(window[0], kind="stable")]
 
 
 def _draw_client(
     client: _Client, start: float, width: float, rng: np.random.Generator
 ) -> NDArray[np.float64]:
-    window = client.windows.get(start)
+    window = client.window_at(start)
     dataset = client.dataset_at(start)
-    if window is None or dataset is None:
+    if window is None or window.rate <= 0 or dataset is None:
         return np.empty((4, 0))
     times = start + _arrivals(window, width, rng)
     prompt, output = (pdf.draw(rng, times.size) for pdf in dataset)
@@ -197,9 +215,19 @@ def _read_windows(source: Source, options: ReadOptions) -> dict[float, _Window]:
                     f"must be start_s,rate,cv,pattern,shape,scale with pattern empty or one of "
                     f"{', '.join(_PATTERNS)}"
                 )
-            if window is not None and window.rate > 0:
+            window = window or _unknown(text)
+            if window is not None:
                 windows[window.start_s] = window
     return windows
+
+
+def _unknown(text: str) -> _Window | None:
+    """Return an idle window for a line that is left out: the one before it still ends there."""
+    try:
+        start = float(text.split(",", 1)[0])
+    except ValueError:
+        return None
+    return _Window(start_s=start, rate=0.0, pattern="", shape=1.0) if math.isfinite(start) else None
 
 
 def _window(cells: list[str]) -> _Window | None:

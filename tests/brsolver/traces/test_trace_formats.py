@@ -116,6 +116,13 @@ NATIVE_JSON = records(
     )
 )
 
+GATEWAY = records(
+    *(
+        {"ts": 1767225600.0 + t, "usage": {"prompt_tokens": p, "completion_tokens": o}}
+        for p, o, t in zip(PROMPTS, OUTPUTS, TIMES, strict=True)
+    )
+)
+
 CASES = {
     "azure-2023": ("azure", AZURE_2023, True),
     "azure-2024": ("azure", AZURE_2024, True),
@@ -135,6 +142,7 @@ CASES = {
     "bfio": ("bfio", BFIO, False),
     "vllm": ("vllm-bench", json.dumps(VLLM, indent=1).encode(), False),
     "vllm-timed": ("vllm-bench", VLLM_TIMED, True),
+    "gateway": ("gateway", GATEWAY, True),
     "native-csv": ("brsolver", NATIVE, True),
     "native-jsonl": ("brsolver", NATIVE_JSON, True),
     "native-array": ("brsolver", b"[" + b",\n".join(NATIVE_JSON.splitlines()) + b"]", True),
@@ -237,11 +245,16 @@ def test_parquet(tmp_path: Path) -> None:
     assert trace.columns["hash_offsets"].tolist() == [0, 2, 5, 5]
 
 
-def test_lengths_do_not_drop_times_of_unknown_name(tmp_path: Path) -> None:
+def test_lengths_do_not_drop_times_of_other_names(tmp_path: Path) -> None:
     path = tmp_path / "trace"
-    path.write_bytes(lines("input_len,output_len,arrival_time", "1,2,3"))
-    with pytest.raises(ValueError, match="no known trace format has these columns"):
-        load_trace(path)
+    path.write_bytes(lines("input_len,output_len,arrival_time", "1,2,3", "1,2,4.5"))
+    trace = load_trace(path)
+    assert trace.arrival_s is not None
+    assert trace.arrival_s.tolist() == [0.0, 1.5]
+    path.write_bytes(lines("input_len,output_len,run_time", "1,2,3"))
+    trace = load_trace(path)
+    assert trace.arrival_s is None
+    assert "run_time looks like a time" in trace.notes[-1]
     assert load_trace(path, format="sharegpt-lengths").prompt_tokens.tolist() == [1]
 
 

@@ -51,6 +51,62 @@ def test_one_client(tmp_path: Path, pattern: str, suffix: str) -> None:
     assert 0.7 < share < 0.8
 
 
+def write_windows(folder: Path, number: int, *windows: str) -> Path:
+    """Write a client whose requests are all of 100 and 50 tokens."""
+    path = folder / f"chunk-{number}-trace.csv"
+    path.write_text("\n".join(windows) + "\n")
+    data = {"0": {"input_tokens": "{100: 1.0}", "output_tokens": "{50: 1.0}"}}
+    (folder / f"chunk-{number}-dataset.json").write_text(json.dumps(data))
+    return path
+
+
+def times(source: Path, **options: int) -> np.ndarray:
+    trace = load_trace(source, **options)
+    assert trace.arrival_s is not None
+    return trace.arrival_s + trace.origin_s
+
+
+def idle(*starts: int) -> list[str]:
+    return [f"{start},0,0,,0,0" for start in starts]
+
+
+def test_a_window_ends_where_an_idle_one_begins(tmp_path: Path) -> None:
+    busy = ["0,1.0,1.0,Exponential,1.0,1.0", "2400,1.0,1.0,Exponential,1.0,1.0"]
+    path = write_windows(tmp_path, 7, busy[0], *idle(600, 1200, 1800), busy[1])
+    arrival = times(path)
+    assert arrival.size == 1200
+    assert np.histogram(arrival, [0, 600, 2400, 3000])[0].tolist() == [600, 0, 600]
+
+
+def test_a_line_that_is_left_out_still_ends_the_window_before_it(tmp_path: Path) -> None:
+    bad = "600,1.0,1.0,Pareto,1.0,1.0"
+    path = write_windows(tmp_path, 7, "0,1.0,1.0,Exponential,1.0,1.0", bad, *idle(1200))
+    trace = load_trace(path, skip_bad_rows=True)
+    assert len(trace) == 600
+
+
+def test_the_last_window_is_as_long_as_the_one_before(tmp_path: Path) -> None:
+    rates = "Exponential,1.0,1.0"
+    path = write_windows(tmp_path, 7, f"0,1.0,1.0,{rates}", f"60,2.0,1.0,{rates}")
+    assert np.histogram(times(path), [0, 60, 120, 3000])[0].tolist() == [60, 120, 0]
+
+
+def test_clients_with_windows_of_their_own_keep_their_rates(tmp_path: Path) -> None:
+    rates = "Exponential,1.0,1.0"
+    write_windows(tmp_path, 1, f"0,2.0,1.0,{rates}", f"600,4.0,1.0,{rates}", *idle(1200))
+    write_windows(tmp_path, 2, f"300,1.0,1.0,{rates}", *idle(400))
+    trace = load_trace(tmp_path, seed=3)
+    assert np.count_nonzero(trace.columns["tenant"] == 1) == 3600
+    assert np.count_nonzero(trace.columns["tenant"] == 2) == 100
+    assert np.histogram(times(tmp_path, seed=3), [0, 300, 400, 600, 1200])[0].tolist() == [
+        600,
+        300,
+        400,
+        2400,
+    ]
+    assert load_trace(tmp_path, seed=3, limit=700).fingerprint() == trace.head(700).fingerprint()
+
+
 def test_gaps_have_the_shape(tmp_path: Path) -> None:
     write_client(tmp_path, 1, 20.0, "{10: 1}", "Weibull")
     arrival = load_trace(tmp_path / "chunk-1-trace.csv").arrival_s
