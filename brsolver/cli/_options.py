@@ -54,6 +54,14 @@ OutOption = Annotated[
     str | None,
     typer.Option(metavar="DIR", rich_help_panel=OUTPUT, help="Also write a report there."),
 ]
+RequestsOutOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE",
+        rich_help_panel=OUTPUT,
+        help="Also write the times of every request there: .csv, .jsonl or .parquet.",
+    ),
+]
 
 __all__ = [
     "CLUSTER",
@@ -67,6 +75,7 @@ __all__ = [
     "LimitOption",
     "OutOption",
     "PredictorOption",
+    "RequestsOutOption",
     "SeedOption",
     "SkipOption",
     "TraceArgument",
