@@ -163,8 +163,10 @@ def _print_comparison(comparison: Comparison, *, whole: bool) -> None:
     width = None if sys.stdout.isatty() else PIPE_WIDTH
     console = Console(highlight=False, width=width)
     for summary in summaries(comparison):
-        start = f"G = {summary.workers}: " if len(comparison.workers) > 1 else ""
-        console.print(Text(start + " ".join(summary.sentences)), soft_wrap=not sys.stdout.isatty())
+        if len(comparison.workers) > 1:
+            console.print(Text(f"G = {summary.workers}", style="bold"))
+        for sentence in summary.sentences:
+            console.print(Text(sentence), soft_wrap=width is not None)
     for line in failures_told(comparison):
         console.print(Text(line, style="red"), soft_wrap=True)
     console.print()

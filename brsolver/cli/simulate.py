@@ -130,7 +130,8 @@ def _print_result(result: SimulationResult, summary: Sequence[Summary]) -> None:
         f"G = {metrics.workers}, seed {metrics.seed}"
     )
     for each in summary:
-        console.print(Text(" ".join(each.sentences)), soft_wrap=not sys.stdout.isatty())
+        for sentence in each.sentences:
+            console.print(Text(sentence), soft_wrap=not sys.stdout.isatty())
     console.print()
     console.print(metrics_table(metrics, title=title))
     for note in result.notes:

@@ -7,9 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from brsolver.report.labels import METRICS, MetricInfo
-from brsolver.results.deciding import DECIDING, Figure, level_with_best
+from brsolver.results.deciding import DECIDING, NOTICEABLE, Figure, level_with_best
 from brsolver.results.regime import regime_of, without_direction
-from brsolver.results.verdict import identical
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,17 +66,16 @@ def directed(comparison: Comparison, workers: int, info: MetricInfo) -> MetricIn
 
 
 def best(comparison: Comparison, workers: int, info: MetricInfo) -> tuple[str, ...]:
-    """Return the policies with the best value, or one not different from it beyond noise.
+    """Return the policy with the best value, and those that have as good as the same.
 
-    None where the figure has no direction, or where no policy is worse than the best.
+    None where the figure has no direction, or where no policy is worse than the best beyond noise.
     """
     figure = Figure(name=info.name, words=info.label, unit=info.unit, better=info.better)
     if not info.better or len(comparison.policies) < 2:
         return ()
     level = level_with_best(comparison, workers, figure, comparison.policies)
-    return () if len(level) == len(comparison.policies) else level
-
-
-def same_runs(comparison: Comparison) -> dict[str, str]:
-    """Return the policies whose runs equal an earlier policy's, and that policy."""
-    return identical(comparison, (info.name for info in METRICS if not info.measured))
+    if len(level) == len(comparison.policies):
+        return ()
+    means = {p: comparison.estimate(p, workers, info.name).mean for p in level}
+    first = (max if info.better == "higher" else min)(means.values())
+    return tuple(p for p, mean in means.items() if abs(mean - first) <= NOTICEABLE * abs(first))

@@ -10,13 +10,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from brsolver.report import figures, throughput, time_figures, wave_figures
-from brsolver.report.groups import same_runs
 from brsolver.report.metric_tables import metric_tables, rank_tables
 from brsolver.report.parameters import label_of, parameter_rows
 from brsolver.report.style import styled
 from brsolver.report.tables import interval_note
 from brsolver.report.templating import fill
-from brsolver.results.verdict import failures_told, summaries
+from brsolver.results.verdict import failures_told, identical, summaries
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -231,7 +230,7 @@ def save(drawn: Figure, kind: str, dpi: int) -> bytes:
 
 def render_html(comparison: Comparison, pictures: Sequence[Picture]) -> str:
     """Fill the page template; pictures are embedded, nothing is fetched when it is opened."""
-    same = same_runs(comparison)
+    same = identical(comparison)
     return fill(
         "report.html.jinja",
         comparison=comparison,
@@ -272,11 +271,13 @@ def embed(picture: Picture) -> dict[str, Any]:
 
 
 def _facts(comparison: Comparison) -> list[tuple[str, str]]:
-    fingerprints = dict.fromkeys(run.trace_fingerprint for run in comparison.runs)
+    # Runs that start later have fewer requests and fingerprints of their own, of the same trace.
+    runs = [run for run in comparison.runs if run.start == 0] or comparison.runs
+    fingerprints = dict.fromkeys(run.trace_fingerprint for run in runs)
     return [
         ("trace", comparison.trace_name),
         ("trace fingerprint", ", ".join(fingerprints)),
-        ("requests", ", ".join(dict.fromkeys(f"{r.metrics.requests:,}" for r in comparison.runs))),
+        ("requests", ", ".join(dict.fromkeys(f"{r.metrics.requests:,}" for r in runs))),
         (label_of(type(comparison.params), "workers"), ", ".join(map(str, comparison.workers))),
         ("seeds", ", ".join(map(str, comparison.seeds))),
         ("predictor asked for", comparison.predictor or "each policy's default"),

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
-from brsolver.report.groups import best, deciding, directed, groups, measured, same_runs
+from brsolver.report.groups import best, deciding, directed, groups, measured
 from brsolver.report.labels import METRICS, MetricInfo, format_half_width, format_number
 from brsolver.results.deciding import change
+from brsolver.results.verdict import identical
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -70,7 +71,7 @@ def _comparison_table(
         pad_edge=False,
     )
     table.add_column("metric", no_wrap=True)
-    same = same_runs(comparison)
+    same = identical(comparison)
     for policy in policies:
         table.add_column(_heading(comparison, policy, same), justify="right")
     for heading, infos in (("", deciding()), *(groups() if whole else ())):
@@ -107,7 +108,7 @@ def _heading(comparison: Comparison, policy: str, same: Mapping[str, str]) -> Te
 def policy_remarks(comparison: Comparison, policy: str, same: Mapping[str, str]) -> str:
     """Say whether a policy is the baseline, gave what another did, or the same with every seed.
 
-    `same` is what `same_runs` says of the comparison.
+    `same` is what `identical` says of the comparison.
     """
     remarks = ["baseline"] if policy == comparison.baseline else []
     if policy in same:
@@ -170,7 +171,7 @@ def legend(comparison: Comparison) -> str:
     parts = [interval_note(comparison)]
     if len(comparison.policies) > 1:
         parts.append(f"×: ratio to {comparison.baseline}.")
-        parts.append(f"{BEST} best of a row, or not different from it beyond noise.")
+        parts.append(f"{BEST} best of a row, where a policy is worse beyond noise.")
     parts.append("All figures: --all, or the report.")
     return " ".join(parts)
 

@@ -63,8 +63,8 @@ def short(value: float) -> str:
         return "–" if math.isnan(value) else str(value)
     if value == 0:
         return "0"
-    digits = max(0, min(6, 2 - math.floor(math.log10(abs(value)))))
-    return f"{value:,.{digits}f}"
+    digits = max(0, 2 - math.floor(math.log10(abs(value))))
+    return f"{value:.2e}" if digits > 8 else f"{value:,.{digits}f}"
 
 
 def times(ratio: float) -> str:

@@ -35,6 +35,8 @@ HEAVY = 1.5
 """How many times a latency of the baseline a policy's is, from which on it is no mere cost."""
 HEAVY_S = 0.1
 """And how many seconds more, at least."""
+_OWN = frozenset({"policy", "wall_s", "dispatch_us_p50", "dispatch_us_p99", "dispatch_us_max"})
+"""Figures that differ between equal runs."""
 _LATENCIES = (TPOT, TTFT, END_TO_END, LONGEST_WAIT)
 
 
@@ -90,24 +92,19 @@ def failures_told(comparison: Comparison) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def identical(comparison: Comparison, names: Iterable[str]) -> dict[str, str]:
+def identical(comparison: Comparison) -> dict[str, str]:
     """Return the policies whose runs equal an earlier policy's, and that policy.
 
-    Parameters
-    ----------
-    comparison : Comparison
-    names : iterable of str
-        Metrics that must be equal in every run; all that the simulation determines.
+    Runs are equal whose figures are, those of this machine's clock aside.
     """
-    fixed = tuple(names)
     seen: dict[tuple[object, ...], str] = {}
     same = {}
     for policy in comparison.policies:
         key = tuple(
-            repr(getattr(run.metrics, name))
+            # As text, in which NaN equals itself.
+            repr([value for name, value in run.metrics.to_dict().items() if name not in _OWN])
             for workers in comparison.workers
             for run in comparison.cell(policy, workers)
-            for name in fixed
         )
         if key in seen:
             same[policy] = seen[key]
@@ -124,7 +121,7 @@ def _summary(comparison: Comparison, workers: int) -> Summary:
         workers=workers,
         regime=told.regime,
         policy=chosen,
-        sentences=tuple(filter(None, (*choice, sure, told.bound(chosen)))),
+        sentences=tuple(filter(None, (*choice, sure, told.bound(chosen), *told.same()))),
     )
 
 
@@ -172,7 +169,7 @@ class _Told:
         if not heavy:
             return best, (self.recommended(best),)
         light = self.pick([p for p in self.policies if not self.heavy(p)]) or self.base
-        return light, (self.recommended(light), self.trade(best, heavy, light))
+        return light, (self.recommended(light, best), self.trade(best, heavy))
 
     def pick(self, policies: Sequence[str]) -> str | None:
         """Return the best policy: by what decides first, among equals by latencies.
@@ -208,24 +205,41 @@ class _Told:
             return ""
         return "better" if (estimate.ratio > 1) == (figure.better == "higher") else "worse"
 
-    def recommended(self, policy: str) -> str:
+    def recommended(self, policy: str, dearer: str | None = None) -> str:
+        """Say what a policy buys and costs; `dearer` is one that is told of afterwards."""
         if policy == self.base:
             return (
                 f"For this traffic {policy}, the baseline: no other policy is better in "
-                f"{self.primary.words} beyond noise without costing more elsewhere."
+                f"{self.primary.words} beyond noise without costing more elsewhere"
+                f"{'' if dearer else self.beside()}."
             )
         bought = (*self.gains, LONGEST_WAIT, LOST)
         buys = self.compared(policy, self.changed(policy, bought, "better"))
         costs = self.changed(policy, (*self.gains, LONGEST_WAIT), "worse")
-        paid = f"it costs {self.compared(policy, costs)}" if costs else "none of these figures is worse"
+        paid = (
+            f"it costs {self.compared(policy, costs)}"
+            if costs
+            else "none of these figures is worse"
+        )
         return f"For this traffic {policy}: against {self.base} {buys}; {paid}."
 
-    def trade(self, policy: str, heavy: list[Figure], light: str) -> str:
+    def beside(self) -> str:
+        """Say which policies do as well as the baseline, and what the costliest costs."""
+        shown = (*self.gains, LONGEST_WAIT)
+        others = [p for p in self.policies if p != self.base]
+        worse = {p: self.changed(p, shown, "worse") for p in others}
+        level = [p for p in others if not worse[p] and not self.changed(p, shown, "better")]
+        parts = [f"{_listed(level)} {_does(level)} as well"] if level else []
+        if heavy := {p: self.heavy(p) for p in others if self.heavy(p)}:
+            most = max(heavy, key=lambda p: len(heavy[p]))
+            parts.append(f"{most} costs {self.compared(most, heavy[most])}")
+        return f"; {', and '.join(parts)}" if parts else ""
+
+    def trade(self, policy: str, heavy: list[Figure]) -> str:
         worse = self.compared(policy, heavy)
         buys = self.changed(policy, self.gains, "better")
         gain = f" buys {self.compared(policy, buys)}, but" if buys else ""
-        reference = self.base if policy != self.base else light
-        return f"{policy}{gain} costs {worse} (against {reference})."
+        return f"Against {self.base} {policy}{gain} costs {worse}."
 
     def compared(self, policy: str, figures: Iterable[Figure]) -> str:
         return _listed([self._against(policy, figure) for figure in figures])
@@ -255,7 +269,7 @@ class _Told:
             return f"Means of {seeds} runs{self._varied()}."
         if chosen is None or chosen == self.base:
             return (
-                f"Beyond noise is beyond the 95 % interval over {seeds} runs each{self._varied()}."
+                f"Beyond noise is outside the 95 % interval of {seeds} runs each{self._varied()}."
             )
         figure = self._told_of(chosen)
         estimate = self.all.estimate(chosen, self.workers, figure.name)
@@ -321,6 +335,11 @@ class _Told:
             f"{short(late)} s in the last"
         )
 
+    def same(self) -> Iterator[str]:
+        """Name the policies that gave the same runs as another."""
+        for policy, other in identical(self.all).items():
+            yield f"{policy} gave the same runs as {other}."
+
     def _left_out(self) -> Iterator[str]:
         if prefill_is_free(self.all.params):
             yield "Prefill is not modelled: TTFT leaves it out."
@@ -332,6 +351,10 @@ def _listed(parts: Sequence[str]) -> str:
     if len(parts) < 2:
         return "".join(parts)
     return f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def _does(policies: Sequence[str]) -> str:
+    return "does" if len(policies) == 1 else "do"
 
 
 def _workers(count: int) -> str:
