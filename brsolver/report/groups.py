@@ -19,11 +19,11 @@ FIRST = tuple(figure.name for figure in DECIDING)
 """The figures that decide, in the order in which tables begin."""
 
 _GROUPS = (
-    ("Objectives", ("slo_met_share", "goodput_req_s")),
+    ("Throughput and objectives", ("throughput_", "goodput_", "slo_met_share")),
     ("Time to first token", ("ttft_",)),
     ("Time per output token", ("tpot_",)),
     ("End-to-end latency", ("e2e_",)),
-    ("Waiting and queues", ("queue_", "rank_queue_", "held_mean", "preemptions")),
+    ("Waiting and queues", ("queue_", "max_wait_s", "rank_queue_", "held_mean", "preemptions")),
     ("Steps and the barrier", ("step_", "time_lost_", "barrier_time", "steps", "makespan_s")),
     ("Load and balance", ("avg_", "idle_rate", "jain_workers", "slot_utilization")),
     ("Energy", ("energy_",)),
@@ -42,8 +42,11 @@ def deciding() -> tuple[MetricInfo, ...]:
 
 
 def groups() -> Iterator[Group]:
-    """Yield all other figures under their headings; what no heading names comes last."""
-    left = [info for info in METRICS if info.name not in FIRST]
+    """Yield all figures under their headings; what no heading names comes last.
+
+    Those that decide are among them: percentiles are read side by side.
+    """
+    left = list(METRICS)
     for heading, prefixes in _GROUPS:
         members = tuple(info for info in left if info.name.startswith(prefixes))
         left = [info for info in left if info not in members]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
-from brsolver.report.groups import best, deciding, directed, groups, measured
+from brsolver.report.groups import FIRST, best, deciding, directed, groups, measured
 from brsolver.report.labels import METRICS, MetricInfo, format_half_width, format_number
 from brsolver.results.deciding import change
 from brsolver.results.verdict import identical
@@ -37,13 +37,19 @@ def metrics_table(metrics: Metrics, *, title: str) -> Table:
     table.add_column("value", justify="right")
     table.add_column("unit", style="dim")
     for heading, infos in (("", deciding()), *groups()):
-        shown = [each for each in infos if not math.isnan(float(getattr(metrics, each.name)))]
+        # One column: a figure that stands above needs no second place.
+        told = FIRST if heading else ()
+        shown = [each for each in infos if each.name not in told and _known(metrics, each)]
         if heading and shown:
             table.add_row(Text(heading, style="bold"), "", "")
         for info in shown:
             value = float(getattr(metrics, info.name)) * info.scale
             table.add_row(info.label, format_number(value), info.unit)
     return table
+
+
+def _known(metrics: Metrics, info: MetricInfo) -> bool:
+    return not math.isnan(float(getattr(metrics, info.name)))
 
 
 def comparison_tables(
@@ -139,8 +145,8 @@ def spread_text(estimate: Estimate, info: MetricInfo) -> str:
 
 
 def ratio_text(estimate: Estimate) -> str:
-    """Write the ratio to the baseline as ``×0.931``; – where the baseline is 0."""
-    if math.isnan(estimate.ratio):
+    """Write the ratio to the baseline as ``×0.931``; – where either is negative, or it is 0."""
+    if not estimate.ratio >= 0:
         return "–"
     digits = 3 if estimate.ratio < 10 else 1
     return f"×{estimate.ratio:,.{digits}f}"

@@ -219,7 +219,7 @@ class _Told:
         paid = (
             f"it costs {self.compared(policy, costs)}"
             if costs
-            else "none of these figures is worse"
+            else "none of the figures that decide is worse"
         )
         return f"For this traffic {policy}: against {self.base} {buys}; {paid}."
 
@@ -248,9 +248,14 @@ class _Told:
         estimate = self.all.estimate(policy, self.workers, figure.name)
         base = self.mean(self.base, figure)
         values = f"{short(estimate.mean * figure.scale)} instead of {figure.write(base)}"
+        if figure is GOODPUT:
+            values += f", {self._share(policy)} instead of {self._share(self.base)} % of requests"
         if figure is LOST or math.isnan(estimate.ratio):
             return f"{figure.words} {values}"
         return f"{figure.words} {times(estimate.ratio)} ({values})"
+
+    def _share(self, policy: str) -> str:
+        return short(100 * self.all.estimate(policy, self.workers, "slo_met_share").mean)
 
     def no_difference(self) -> str:
         return (

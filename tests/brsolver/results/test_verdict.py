@@ -181,12 +181,13 @@ def test_closed_loop(made: Callable[..., Comparison]) -> None:
 
 def test_goodput_decides_where_something_is_promised(made: Callable[..., Comparison]) -> None:
     figures = {
-        "vllm": {"goodput_tok_s": 500.0},
-        "jsq": {"goodput_tok_s": 900.0, "throughput_tok_s": 900.0},
+        "vllm": {"goodput_tok_s": 500.0, "slo_met_share": 0.25},
+        "jsq": {"goodput_tok_s": 900.0, "slo_met_share": 0.5, "throughput_tok_s": 900.0},
     }
     summary = told(jittered(made(figures), "jsq"))
     assert summary.policy == "jsq"
-    assert "against vllm goodput ×1.80 (900 instead of 500 tok/s)" in summary.sentences[0]
+    goodput = "goodput ×1.80 (900 instead of 500 tok/s, 50.0 instead of 25.0 % of requests)"
+    assert f"against vllm {goodput}" in summary.sentences[0]
     assert "it costs throughput ×0.90" in summary.sentences[0]
 
 
