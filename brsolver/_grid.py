@@ -156,7 +156,7 @@ def _attempt(task: Task) -> Run | Failed:
             policy=task.policy.text,
             workers=task.params.workers,
             seed=task.params.seed,
-            reason=" ".join(str(error).split()),
+            reason=" ".join(str(error).split()).removeprefix(f"{task}: "),
         )
         return Failed(failure=failure, error=error)
 

@@ -158,14 +158,14 @@ def _print_comparison(comparison: Comparison, *, whole: bool) -> None:
     from rich.text import Text
 
     from brsolver.report.tables import comparison_tables, legend
-    from brsolver.results.verdict import failures_told, summaries
+    from brsolver.results.verdict import failures_told, paragraphs, summaries
 
     width = None if sys.stdout.isatty() else PIPE_WIDTH
     console = Console(highlight=False, width=width)
-    for summary in summaries(comparison):
-        if len(comparison.workers) > 1:
-            console.print(Text(f"G = {summary.workers}", style="bold"))
-        for sentence in summary.sentences:
+    for heading, sentences in paragraphs(summaries(comparison)):
+        if heading:
+            console.print(Text(heading, style="bold"))
+        for sentence in sentences:
             console.print(Text(sentence), soft_wrap=width is not None)
     for line in failures_told(comparison):
         console.print(Text(line, style="red"), soft_wrap=True)

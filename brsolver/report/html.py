@@ -15,7 +15,7 @@ from brsolver.report.parameters import label_of, parameter_rows
 from brsolver.report.style import styled
 from brsolver.report.tables import interval_note
 from brsolver.report.templating import fill
-from brsolver.results.verdict import failures_told, identical, summaries
+from brsolver.results.verdict import failures_told, identical, paragraphs, summaries
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -234,7 +234,7 @@ def render_html(comparison: Comparison, pictures: Sequence[Picture]) -> str:
     return fill(
         "report.html.jinja",
         comparison=comparison,
-        summaries=summaries(comparison),
+        summary=paragraphs(summaries(comparison)),
         failures=failures_told(comparison),
         same=same,
         interval_note=interval_note(comparison),

@@ -77,6 +77,19 @@ def summaries(comparison: Comparison) -> tuple[Summary, ...]:
     return tuple(_summary(comparison, workers) for workers in comparison.workers)
 
 
+def paragraphs(found: Sequence[Summary]) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """Return headings and sentences to show: what holds for every number of workers comes once."""
+    if len(found) < 2:
+        return tuple(("", each.sentences) for each in found)
+    common = tuple(s for s in found[0].sentences if all(s in each.sentences for each in found))
+    own = [
+        (f"G = {each.workers}", tuple(s for s in each.sentences if s not in common))
+        for each in found
+    ]
+    last = [("Everywhere", common)] if common else []
+    return tuple((heading, sentences) for heading, sentences in (*own, *last) if sentences)
+
+
 def failures_told(comparison: Comparison) -> tuple[str, ...]:
     """Say in one line per policy that failed where it did, and why."""
     first = {failure.policy: failure for failure in reversed(comparison.failures)}

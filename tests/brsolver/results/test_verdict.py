@@ -11,7 +11,7 @@ import pytest
 from brsolver.results.comparison import Failure
 from brsolver.results.deciding import change, short, times
 from brsolver.results.regime import Regime, regime_of, without_direction
-from brsolver.results.verdict import Summary, failures_told, identical, summaries
+from brsolver.results.verdict import Summary, failures_told, identical, paragraphs, summaries
 from brsolver.simulator.components import Arrivals
 from brsolver.simulator.params import SimulationParams
 from brsolver.simulator.prefill import Prefill
@@ -229,6 +229,19 @@ def test_one_policy_by_itself(made: Callable[..., Comparison]) -> None:
     assert summary.policy is None
     assert summary.sentences[0].startswith("vllm by itself: throughput 990 tok/s, TPOT P95 50.0 ms")
     assert "goodput" not in summary.sentences[0]
+
+
+def test_what_holds_for_all_numbers_of_workers_is_said_once() -> None:
+    def summary(workers: int, *sentences: str) -> Summary:
+        return Summary(workers=workers, regime=Regime.POOLED, policy=None, sentences=sentences)
+
+    assert paragraphs([summary(2, "a", "b")]) == (("", ("a", "b")),)
+    assert paragraphs([summary(2, "a", "b"), summary(4, "c", "b")]) == (
+        ("G = 2", ("a",)),
+        ("G = 4", ("c",)),
+        ("Everywhere", ("b",)),
+    )
+    assert paragraphs([summary(2, "a"), summary(4, "a")]) == (("Everywhere", ("a",)),)
 
 
 def test_failures_are_one_line_each(comparison: Comparison) -> None:
