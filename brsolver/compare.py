@@ -2,44 +2,29 @@
 
 from __future__ import annotations
 
-import copy
-import multiprocessing
-import os
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from brsolver.errors import BrsolverError, ParameterError, UnknownNameError
-from brsolver.results.comparison import Comparison, Estimate, Run
+from brsolver._grid import Failed, Progress, Task, run_all, silent
+from brsolver.errors import ParameterError, UnknownNameError
+from brsolver.results.comparison import Comparison, Estimate, Failure, Run
 from brsolver.traces.read_options import ReadOptions
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
     from brsolver.registry import PolicySpec, PredictorSpec
     from brsolver.simulator.held_out import HeldOut
     from brsolver.simulator.params import SimulationParams
     from brsolver.traces.trace import Trace
 
-__all__ = ["Comparison", "Estimate", "Run", "TraceSource", "compare"]
-
-Progress = Callable[[int, int], None]
+__all__ = ["Comparison", "Estimate", "Failure", "Run", "TraceSource", "compare"]
 
 _MAX_SEEDS = 100_000
-_MAX_JOBS = 1024
-
-_THREAD_VARIABLES = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "NUMBA_NUM_THREADS",
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,17 +67,6 @@ class TraceSource:
         return dict.fromkeys(seeds, self.load(seeds[0]))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Task:
-    held: HeldOut
-    policy: PolicySpec
-    params: SimulationParams
-    keep_curves: bool
-
-    def __str__(self) -> str:
-        return f"{self.policy.text} on {self.params.workers} workers, seed {self.params.seed}"
-
-
 def compare(
     trace: str | Path | TraceSource | Trace,
     policies: str | Sequence[str | PolicySpec],
@@ -104,6 +78,8 @@ def compare(
     baseline: str | None = None,
     jobs: int | None = None,
     progress: Progress | None = None,
+    vary_start: bool = True,
+    keep_times: bool = False,
 ) -> Comparison:
     """Simulate every policy on every number of workers with every seed.
 
@@ -119,7 +95,7 @@ def compare(
     ----------
     trace : str, Path, TraceSource or Trace
         Presets and ServeGen clients draw a trace for every seed; otherwise the seed drives the
-        random streams and Poisson arrivals only.
+        random streams and Poisson arrivals, and says where the run starts, see `vary_start`.
     policies : str or sequence of str or PolicySpec
         Policy specifications; a string is taken apart by `brsolver.specs.split_policies`.
     workers : sequence of int
@@ -138,11 +114,22 @@ def compare(
         everything in this process.
     progress : callable, optional
         Called with (finished runs, all runs).
+    vary_start : bool
+        Whether, of a trace that is the same for all seeds, the second run leaves out the first
+        request, the third the first two, and so on. Without it a policy that is not random gives
+        the same with every seed, and nothing is known of noise.
+    keep_times : bool
+        Whether to keep the times of every request (`Run.times`).
+
+    Returns
+    -------
+    Comparison
+        Without the policies of which a run failed; see its `failures`.
 
     Raises
     ------
     BrsolverError
-        Any input is bad, or a run failed.
+        Any input is bad, or a run of every policy failed.
     """
     from brsolver._version import __version__
     from brsolver.simulator.params import SimulationParams
@@ -154,21 +141,63 @@ def compare(
     chosen = _find_baseline(baseline, specs)
     seeds_used = _check_seeds(seeds, params.seed)
     workers = _check_workers(workers)
-    held = _hold_out(_load(trace, seeds_used), predictor, specs)
-    tasks = list(_grid(held, specs, workers, params))
-    runs = _run_all(tasks, jobs, progress or _silent)
+    traces = _load(trace, seeds_used)
+    held = _hold_out(traces, predictor, specs)
+    tasks = [
+        replace(
+            task,
+            keep_times=keep_times,
+            start=_start(traces, task, vary=vary_start),
+            first_row=len(traces[task.params.seed]) - len(task.held.trace),
+        )
+        for task in _grid(held, specs, workers, params)
+    ]
+    runs, failures = _apart(run_all(tasks, jobs, progress or silent), specs)
+    policies = _whole(specs, failures)
     return Comparison(
         runs=runs,
-        policies=tuple(spec.text for spec in specs),
+        policies=policies,
         workers=tuple(workers),
         seeds=seeds_used,
-        baseline=chosen.text,
+        baseline=chosen.text if chosen.text in policies else policies[0],
+        failures=failures,
         params=params,
         trace_name=runs[0].trace_name,
         predictor=None if predictor is None else held[seeds_used[0]].predictor_name,
         version=__version__,
         wall_s=time.perf_counter() - started,
     )
+
+
+def _start(traces: dict[int, Trace], task: Task, *, vary: bool) -> int:
+    """Return how many requests a run leaves out at its start."""
+    fixed = all(trace is next(iter(traces.values())) for trace in traces.values())
+    later = list(traces).index(task.params.seed) if vary and fixed else 0
+    return min(later, len(task.held.trace) - 1)
+
+
+def _apart(
+    outcomes: Sequence[Run | Failed], specs: Sequence[PolicySpec]
+) -> tuple[tuple[Run, ...], tuple[Failure, ...]]:
+    """Tell runs from failures; where every policy has one, raise the first.
+
+    Raises
+    ------
+    BrsolverError
+        No policy is left.
+    """
+    runs = tuple(each for each in outcomes if isinstance(each, Run))
+    failed = [each for each in outcomes if isinstance(each, Failed)]
+    failures = tuple(each.failure for each in failed)
+    if failed and not _whole(specs, failures):
+        raise failed[0].error
+    return runs, failures
+
+
+def _whole(specs: Sequence[PolicySpec], failures: Sequence[Failure]) -> tuple[str, ...]:
+    """Return the policies of which no run failed."""
+    failed = {failure.policy for failure in failures}
+    return tuple(spec.text for spec in specs if spec.text not in failed)
 
 
 def _find_baseline(baseline: str | None, specs: Sequence[PolicySpec]) -> PolicySpec:
@@ -220,11 +249,11 @@ def _grid(
     specs: Sequence[PolicySpec],
     workers: Sequence[int],
     params: SimulationParams,
-) -> Iterator[_Task]:
+) -> Iterator[Task]:
     for count in workers:
         for policy in specs:
             for index, seed in enumerate(held):
-                yield _Task(
+                yield Task(
                     held=held[seed],
                     policy=policy,
                     params=replace(params, workers=count, seed=seed),
@@ -253,93 +282,6 @@ def _hold_out(
         else:
             made[seed] = made[same]
     return made
-
-
-def _run_all(tasks: Sequence[_Task], jobs: int | None, progress: Progress) -> tuple[Run, ...]:
-    jobs = (os.cpu_count() or 1) if jobs is None else jobs
-    if not 1 <= jobs <= _MAX_JOBS:
-        raise ParameterError(f"jobs is {jobs}, must be at least 1 and at most {_MAX_JOBS:,}")
-    jobs = min(len(tasks), jobs)
-    progress(0, len(tasks))
-    if jobs > 1:
-        return _run_in_processes(tasks, jobs, progress)
-    return tuple(_counted(map(_execute, tasks), len(tasks), progress))
-
-
-def _counted(runs: Iterable[Run], total: int, progress: Progress) -> Iterator[Run]:
-    for done, run in enumerate(runs, start=1):
-        progress(done, total)
-        yield run
-
-
-def _run_in_processes(tasks: Sequence[_Task], jobs: int, progress: Progress) -> tuple[Run, ...]:
-    with _pool(jobs) as pool:
-        futures = [pool.submit(_execute, task) for task in tasks]
-        for done, future in enumerate(as_completed(futures), start=1):
-            _result(future)
-            progress(done, len(tasks))
-        return tuple(_result(future) for future in futures)
-
-
-def _result(future: Future[Run]) -> Run:
-    try:
-        return future.result()
-    except BrokenProcessPool as error:
-        raise BrsolverError(
-            "a worker process ended abruptly: either for lack of memory (try fewer jobs), or "
-            'because the calling script has no if __name__ == "__main__": guard around its top '
-            "level (add one, or use jobs=1)"
-        ) from error
-
-
-@contextmanager
-def _pool(jobs: int) -> Iterator[ProcessPoolExecutor]:
-    before = set(multiprocessing.active_children())
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_start_worker)
-    try:
-        yield pool
-    except BaseException:
-        # Without this, an interrupted or failed grid would go on computing for minutes.
-        pool.shutdown(wait=False, cancel_futures=True)
-        for child in set(multiprocessing.active_children()) - before:
-            child.terminate()
-        raise
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _start_worker() -> None:
-    # The terminal sends Ctrl-C to the whole group; the parent alone is to speak about it.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    # Runs before numpy is imported: this module and its imports leave it to the functions.
-    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, "1"))
-
-
-def _execute(task: _Task) -> Run:
-    from brsolver.simulator import simulate
-
-    held = task.held
-    try:
-        result = simulate(
-            held.trace,
-            task.policy,
-            task.params,
-            # Predictors learn: every run starts from the same state.
-            predictor=copy.deepcopy(held.predictor),
-            predictor_name=held.predictor_name,
-        )
-    except BrsolverError:
-        raise
-    except Exception as error:
-        cause = str(error).partition("\n")[0]
-        raise BrsolverError(f"{task}: {type(error).__name__}: {cause}") from error
-    run = Run.of(result, held.trace, policy=task.policy.text, keep_curves=task.keep_curves)
-    return run if held.note is None else replace(run, notes=(held.note, *run.notes))
-
-
-def _silent(done: int, total: int) -> None:
-    del done, total
 
 
 class _CallableModule(ModuleType):

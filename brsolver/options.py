@@ -76,6 +76,8 @@ class Option:
         Heading that it stands under in the help.
     flag : str
         Name on the command line, without dashes; empty is the field's.
+    alias : str
+        Another name on the command line, without dashes.
     switch : tuple of str or None
         Values that ``--FLAG`` and ``--no-FLAG`` stand for, of a field that has two.
     named : Named or None
@@ -94,6 +96,7 @@ class Option:
     metavar: str = ""
     panel: str = ""
     flag: str = ""
+    alias: str = ""
     switch: tuple[str, str] | None = None
     named: Named | None = None
     instead_of: str = ""

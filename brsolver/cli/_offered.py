@@ -83,6 +83,7 @@ def _annotation(flag: Flag) -> Any:
     off = f"/--no-{flag.option.removeprefix('--')}" if flag.kind == "switch" else ""
     info = typer.Option(
         f"{flag.option}{off}",
+        *((f"--{flag.says.alias}",) if flag.says.alias else ()),
         metavar=flag.metavar if flag.kind in {"text", "repeated", "named"} else None,
         rich_help_panel=flag.says.panel or None,
         help=flag.help,

@@ -42,6 +42,14 @@ OutOption = Annotated[
     str | None,
     typer.Option(metavar="DIR", rich_help_panel=OUTPUT, help="Also write a report there."),
 ]
+RequestsOutOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE",
+        rich_help_panel=OUTPUT,
+        help="Also write the times of every request there: .csv, .jsonl or .parquet.",
+    ),
+]
 
 __all__ = [
     "CLUSTER",
@@ -53,6 +61,7 @@ __all__ = [
     "JsonOption",
     "OutOption",
     "PredictorOption",
+    "RequestsOutOption",
     "SeedOption",
     "TraceArgument",
 ]

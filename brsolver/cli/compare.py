@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from brsolver.results.comparison import Comparison
 
 PIPE_WIDTH = 160
+SOME_FAILED = 1
+"""Exit status where some policies failed, and the others are shown."""
 
 
 @takes_run_options(own=["workers"])
@@ -51,22 +53,53 @@ def compare(
             metavar="N", rich_help_panel=o.RUN, help="Processes. (default: all processors)"
         ),
     ] = None,
+    same_start: Annotated[
+        bool,
+        typer.Option(
+            "--same-start",
+            rich_help_panel=o.RUN,
+            help="Start at the file's first request with every seed, not one later with each.",
+        ),
+    ] = False,
+    whole: Annotated[
+        bool,
+        typer.Option(
+            "--all", rich_help_panel=o.OUTPUT, help="Print all figures, as in the report."
+        ),
+    ] = False,
+    json: o.JsonOption = False,
+    requests_out: o.RequestsOutOption = None,
 ) -> None:
-    """Compare policies over numbers of workers and seeds, and write a report."""
+    """Compare policies over numbers of workers and seeds, and write a report.
+
+    The exit status is 1 where a policy failed and others did not.
+    """
     from brsolver.cli._params import parse_workers
     from brsolver.cli._progress import late_bar
     from brsolver.report.write import check_out_dir, write_report
+    from brsolver.results.request_times import check_times_file, write_times
 
     counts = () if workers is None else parse_workers(workers)
     with late_bar("simulating, runs") as bar:
         check_out_dir(out)
+        if requests_out is not None:
+            check_times_file(requests_out)
         comparison = _compare(
-            trace, policies, options, bar, workers=counts, seeds=seeds, baseline=baseline, jobs=jobs
-        )
+            trace, policies, options, bar, workers=counts, seeds=seeds, baseline=baseline,
+            jobs=jobs, vary_start=not same_start, keep_times=requests_out is not None,
+        )  # fmt: skip
         bar.rename("drawing, figures")
         write_report(comparison, out, progress=bar.update)
-    _print_comparison(comparison)
-    typer.echo(f"wrote {out}", err=True)
+        if requests_out is not None:
+            write_times(comparison.runs, requests_out)
+    if json:
+        sys.stdout.write(json_text(comparison) + "\n")
+    else:
+        _print_comparison(comparison, whole=whole)
+    for path in filter(None, (out, requests_out)):
+        typer.echo(f"wrote {path}", err=True)
+    if comparison.failures:
+        raise typer.Exit(SOME_FAILED)
 
 
 def _compare(
@@ -99,16 +132,48 @@ def _compare(
     )
 
 
-def _print_comparison(comparison: Comparison) -> None:
+def json_text(comparison: Comparison) -> str:
+    """Write summary, failures and one object per run as one strict JSON object."""
+    import json
+
+    from brsolver.report.tables import flat_rows
+    from brsolver.results.plain import finite_only
+    from brsolver.results.verdict import summaries
+
+    facts = {
+        "summary": [each.to_dict() for each in summaries(comparison)],
+        "trace": comparison.trace_name,
+        "policies": list(comparison.policies),
+        "workers": list(comparison.workers),
+        "seeds": list(comparison.seeds),
+        "baseline": comparison.baseline,
+        "failures": [each.to_dict() for each in comparison.failures],
+        "notes": list(comparison.notes()),
+        "runs": flat_rows(comparison),
+        "params": comparison.params.to_dict(),
+    }
+    return json.dumps(finite_only(facts), indent=2, allow_nan=False, default=str)
+
+
+def _print_comparison(comparison: Comparison, *, whole: bool) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    from brsolver.report.tables import comparison_tables, interval_note
+    from brsolver.report.tables import comparison_tables, legend
+    from brsolver.results.verdict import failures_told, paragraphs, summaries
 
     width = None if sys.stdout.isatty() else PIPE_WIDTH
     console = Console(highlight=False, width=width)
-    for table in comparison_tables(comparison, width=console.width):
+    for heading, sentences in paragraphs(summaries(comparison)):
+        if heading:
+            console.print(Text(heading, style="bold"))
+        for sentence in sentences:
+            console.print(Text(sentence), soft_wrap=width is not None)
+    for line in failures_told(comparison):
+        console.print(Text(line, style="red"), soft_wrap=True)
+    console.print()
+    for table in comparison_tables(comparison, width=console.width, whole=whole):
         console.print(table)
-    console.print(f"{interval_note(comparison)} ×: ratio to {comparison.baseline}.", markup=False)
+    console.print(Text(legend(comparison)), soft_wrap=True)
     for note in comparison.notes():
         console.print(Text(f"note: {note}", style="yellow"), soft_wrap=True)

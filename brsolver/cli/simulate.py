@@ -12,8 +12,12 @@ from brsolver.cli._params import RunOptions  # noqa: TC001 # typer evaluates ann
 from brsolver.cli._run_options import takes_run_options
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from brsolver.cli._progress import LateBar
+    from brsolver.results.comparison import Comparison
     from brsolver.results.result import SimulationResult
+    from brsolver.results.verdict import Summary
     from brsolver.traces.trace import Trace
 
 
@@ -27,59 +31,80 @@ def simulate(
     options: RunOptions,
     json: o.JsonOption = False,
     out: o.OutOption = None,
+    requests_out: o.RequestsOutOption = None,
 ) -> None:
     """Replay a trace through a cluster under one routing policy."""
     from brsolver.cli._progress import late_bar
+    from brsolver.results.request_times import write_times
+    from brsolver.results.verdict import summaries
 
     with late_bar("loading") as bar:
-        loaded, result = _simulate(trace, policy, options, out, bar)
+        _check_places(out, requests_out)
+        loaded, result = _simulate(trace, policy, options, bar)
+        comparison = _alone(loaded, result, options.predictor, keep_times=bool(requests_out))
         if out is not None:
-            _write(loaded, result, options.predictor, out, bar)
+            _write(comparison, out, bar)
+        if requests_out is not None:
+            write_times(comparison.runs, requests_out)
+    summary = summaries(comparison)
     if json:
-        sys.stdout.write(json_text(result) + "\n")
+        sys.stdout.write(json_text(result, summary) + "\n")
     else:
-        _print_result(result)
+        _print_result(result, summary)
+    for path in filter(None, (out, requests_out)):
+        typer.echo(f"wrote {path}", err=True)
+
+
+def _check_places(out: str | None, requests_out: str | None) -> None:
+    from brsolver.report.write import check_out_dir
+    from brsolver.results.request_times import check_times_file
+
     if out is not None:
-        typer.echo(f"wrote {out}", err=True)
+        check_out_dir(out)
+    if requests_out is not None:
+        check_times_file(requests_out)
 
 
 def _simulate(
-    trace: str, policy: str, options: RunOptions, out: str | None, bar: LateBar
+    trace: str, policy: str, options: RunOptions, bar: LateBar
 ) -> tuple[Trace, SimulationResult]:
     from brsolver.registry import PolicySpec
-    from brsolver.report.write import check_out_dir
     from brsolver.simulator import simulate as run
 
     params = options.params()
     (spec,) = options.policies([PolicySpec.parse(policy)])
     predictor = options.predictor_spec()
-    if out is not None:
-        check_out_dir(out)
     loaded = options.source(trace, params).load(params.seed)
     bar.rename("simulating, requests")
     return loaded, run(loaded, spec, params, predictor=predictor, progress=bar.update)
 
 
-def _write(
-    loaded: Trace, result: SimulationResult, predictor: str | None, out: str, bar: LateBar
-) -> None:
-    from brsolver.report.write import write_report
+def _alone(
+    loaded: Trace, result: SimulationResult, predictor: str | None, *, keep_times: bool
+) -> Comparison:
     from brsolver.results.comparison import Comparison, Run
 
+    ran = loaded.after(result.training_rows)
+    run = Run.of(result, ran, policy=result.policy, keep_times=keep_times)
+    return Comparison.single(run, result.params, predictor=predictor)
+
+
+def _write(comparison: Comparison, out: str, bar: LateBar) -> None:
+    from brsolver.report.write import write_report
+
     bar.rename("drawing, figures")
-    run = Run.of(result, loaded.after(result.training_rows), policy=result.policy)
-    comparison = Comparison.single(run, result.params, predictor=predictor)
     write_report(comparison, out, progress=bar.update)
 
 
-def json_text(result: SimulationResult) -> str:
-    """Write metrics and what was run as one strict JSON object; NaN becomes null."""
+def json_text(result: SimulationResult, summary: Sequence[Summary]) -> str:
+    """Write summary, metrics and what was run as one strict JSON object; NaN becomes null."""
     import json
 
     from brsolver.results.plain import finite_only
 
     facts = {
         **result.metrics.to_dict(),
+        "summary": [each.to_dict() for each in summary],
         "trace": result.trace_name,
         "trace_fingerprint": result.trace_fingerprint,
         "predictor": result.predictor,
@@ -92,7 +117,7 @@ def json_text(result: SimulationResult) -> str:
     return json.dumps(finite_only(facts), indent=2, allow_nan=False, default=str)
 
 
-def _print_result(result: SimulationResult) -> None:
+def _print_result(result: SimulationResult, summary: Sequence[Summary]) -> None:
     from rich.console import Console
     from rich.text import Text
 
@@ -104,6 +129,10 @@ def _print_result(result: SimulationResult) -> None:
         f"{result.policy} on {result.trace_name}: {metrics.requests:,} requests, "
         f"G = {metrics.workers}, seed {metrics.seed}"
     )
+    for each in summary:
+        for sentence in each.sentences:
+            console.print(Text(sentence), soft_wrap=not sys.stdout.isatty())
+    console.print()
     console.print(metrics_table(metrics, title=title))
     for note in result.notes:
         console.print(Text(f"note: {note}", style="yellow"), soft_wrap=True)

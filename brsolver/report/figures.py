@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from brsolver.report.style import (
     FAINT,
     INK,
-    MARKERS,
     SEQUENTIAL,
     figure,
     legend_beside,
@@ -30,8 +29,6 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-    from brsolver.results.comparison import Comparison
 
 FloatArray = NDArray[np.float64]
 
@@ -151,53 +148,6 @@ def gantt_chart(policy: str, chart: Gantt) -> Figure:
     token_axis(bar.ax)
     bar.outline.set_visible(False)
     return drawn
-
-
-def throughput_against_workers(comparison: Comparison) -> Figure:
-    """Draw the throughput against the number of workers, and its ratio to the baseline's."""
-    drawn = figure(3.4)
-    left, right = drawn.subplots(1, 2)
-    order = sorted(comparison.workers)
-    for index, policy in enumerate(comparison.policies):
-        estimates = [comparison.estimate(policy, g, "throughput_tok_s") for g in order]
-        # Beside each other, or equal policies' markers would hide one another.
-        shift = 1 + 0.016 * (index - (len(comparison.policies) - 1) / 2)
-        beside = [g * shift for g in order]
-        _whiskers(left, beside, [(e.mean, e.half_width) for e in estimates], index, policy)
-        _whiskers(right, beside, [(e.ratio, e.ratio_half_width) for e in estimates], index, policy)
-    for axes in (left, right):
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(order, [str(g) for g in order])
-        axes.minorticks_off()
-        axes.set_xlim(order[0] / 1.35, order[-1] * 1.35)
-        axes.set_xlabel("workers G")
-    left.set(ylabel="throughput (tokens/s)", ylim=(0, None))
-    token_axis(left)
-    right.set_ylabel(f"throughput / that of {comparison.baseline}")
-    legend_beside(right, comparison.policies)
-    return drawn
-
-
-def _whiskers(
-    axes: Axes,
-    workers: Sequence[float],
-    estimates: Sequence[tuple[float, float]],
-    index: int,
-    policy: str,
-) -> None:
-    colour, dash = line_style(index)
-    axes.errorbar(
-        workers,
-        [mean for mean, _ in estimates],
-        yerr=np.nan_to_num([half_width for _, half_width in estimates]),
-        color=colour,
-        linestyle=dash,
-        marker=MARKERS[index % len(MARKERS)],
-        markersize=4.0,
-        capsize=2.5,
-        lw=1.1,
-        label=policy,
-    )
 
 
 def _distribution(quantiles: Mapping[str, FloatArray], label: str, what: str) -> Figure:

@@ -7,20 +7,15 @@ import io
 import re
 from dataclasses import dataclass
 from functools import partial
-from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from brsolver.report import figures, time_figures, wave_figures
-from brsolver.report.labels import METRICS, MetricInfo, format_half_width, format_number
+from brsolver.report import figures, throughput, time_figures, wave_figures
+from brsolver.report.metric_tables import metric_tables, rank_tables
 from brsolver.report.parameters import label_of, parameter_rows
 from brsolver.report.style import styled
-from brsolver.report.tables import (
-    interval_note,
-    policy_remarks,
-    ratio_text,
-    spread_text,
-    verdict,
-)
+from brsolver.report.tables import interval_note
+from brsolver.report.templating import fill
+from brsolver.results.verdict import failures_told, identical, paragraphs, summaries
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -103,6 +98,7 @@ _THROUGHPUT_HELP = (
     "Left, tokens per second over all workers; right, the same divided by the baseline's, paired "
     "by seed, where above 1 is faster. Whiskers are 95 % confidence intervals over the seeds."
 )
+_ONE_NUMBER, _SEVERAL = "Throughput by policy", "Throughput against the number of workers"
 _WAVES_HELP = (
     "A stretch from the middle of the run, one row per worker, brighter where it has more "
     "prompt tokens to prefill: in such a step all workers wait for the brightest. Marks one above "
@@ -175,12 +171,13 @@ def draw_pictures(comparison: Comparison, *, dpi: int) -> Iterator[tuple[int, in
 
 
 def _plans(comparison: Comparison) -> Iterator[_Plan]:
+    several = len(comparison.workers) > 1
     yield _Plan(
         name="throughput",
-        title="Throughput against the number of workers",
+        title=_SEVERAL if several else _ONE_NUMBER,
         reading=_THROUGHPUT_HELP,
         workers=None,
-        draw=partial(figures.throughput_against_workers, comparison),
+        draw=partial(throughput.against_workers if several else throughput.by_policy, comparison),
     )
     for workers in comparison.workers:
         curves = comparison.pictured(workers)
@@ -233,45 +230,31 @@ def save(drawn: Figure, kind: str, dpi: int) -> bytes:
 
 def render_html(comparison: Comparison, pictures: Sequence[Picture]) -> str:
     """Fill the page template; pictures are embedded, nothing is fetched when it is opened."""
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    text = files("brsolver.report").joinpath("templates/report.html.jinja").read_text("utf-8")
-    return environment.from_string(text).render(
+    same = identical(comparison)
+    return fill(
+        "report.html.jinja",
         comparison=comparison,
+        summary=paragraphs(summaries(comparison)),
+        failures=failures_told(comparison),
+        same=same,
         interval_note=interval_note(comparison),
         general=[embed(picture) for picture in pictures if picture.workers is None],
-        sections=[_section(comparison, workers, pictures) for workers in comparison.workers],
+        sections=[_section(comparison, g, pictures, same) for g in comparison.workers],
         facts=_facts(comparison),
         parameters=list(parameter_rows(comparison.params, leave_out=_IN_FACTS)),
-        headings=[(policy, policy_remarks(comparison, policy)) for policy in comparison.policies],
         policies=[_policy_row(comparison, policy) for policy in comparison.policies],
     )
 
 
-def _section(comparison: Comparison, workers: int, pictures: Sequence[Picture]) -> dict[str, Any]:
+def _section(
+    comparison: Comparison, workers: int, pictures: Sequence[Picture], same: Mapping[str, str]
+) -> dict[str, Any]:
     return {
         "workers": workers,
-        "rows": [_table_row(comparison, workers, info) for info in METRICS],
+        "tables": metric_tables(comparison, workers, same),
+        "ranks": rank_tables(comparison, workers),
         "pictures": [embed(picture) for picture in pictures if picture.workers == workers],
     }
-
-
-def _table_row(comparison: Comparison, workers: int, info: MetricInfo) -> dict[str, Any]:
-    estimates = {p: comparison.estimate(p, workers, info.name) for p in comparison.policies}
-    cells = [
-        {
-            "mean": format_number(estimate.mean * info.scale),
-            "spread": spread_text(estimate, info),
-            "ratio": "" if policy == comparison.baseline else ratio_text(estimate),
-            "doubt": format_half_width(estimate.ratio_half_width, estimate.ratio),
-            "verdict": verdict(estimate, info),
-        }
-        for policy, estimate in estimates.items()
-    ]
-    return {"info": info, "cells": cells}
 
 
 def embed(picture: Picture) -> dict[str, Any]:
@@ -288,11 +271,13 @@ def embed(picture: Picture) -> dict[str, Any]:
 
 
 def _facts(comparison: Comparison) -> list[tuple[str, str]]:
-    fingerprints = dict.fromkeys(run.trace_fingerprint for run in comparison.runs)
+    # Runs that start later have fewer requests and fingerprints of their own, of the same trace.
+    runs = [run for run in comparison.runs if run.start == 0] or comparison.runs
+    fingerprints = dict.fromkeys(run.trace_fingerprint for run in runs)
     return [
         ("trace", comparison.trace_name),
         ("trace fingerprint", ", ".join(fingerprints)),
-        ("requests", ", ".join(dict.fromkeys(f"{r.metrics.requests:,}" for r in comparison.runs))),
+        ("requests", ", ".join(dict.fromkeys(f"{r.metrics.requests:,}" for r in runs))),
         (label_of(type(comparison.params), "workers"), ", ".join(map(str, comparison.workers))),
         ("seeds", ", ".join(map(str, comparison.seeds))),
         ("predictor asked for", comparison.predictor or "each policy's default"),

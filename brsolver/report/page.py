@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from brsolver.report.html import Picture, save
 from brsolver.report.parameters import parameter_rows
 from brsolver.report.style import styled
+from brsolver.report.templating import fill
 from brsolver.report.write import (
     check_out_dir,
     move_into_place,
@@ -102,16 +102,9 @@ def render_page(
     template: str, filters: Mapping[str, Callable[..., Any]] | None = None, **values: Any
 ) -> str:
     """Fill a page's template; pictures are embedded, nothing is fetched when it is opened."""
-    from jinja2 import Environment, StrictUndefined
-
     from brsolver._version import __version__
 
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= filters or {}
-    text = files("brsolver.report").joinpath(f"templates/{template}").read_text("utf-8")
-    return environment.from_string(text).render(version=__version__, **values)
+    return fill(template, filters, version=__version__, **values)
 
 
 def gap_parameters(report: GapReport | TimeGapReport, vouched: str) -> Iterator[tuple[str, str]]:

@@ -39,6 +39,8 @@ _SETTINGS: Any = {
     "axes.spines.right": False,
     "axes.grid": True,
     "axes.axisbelow": True,
+    # Ticks as 1.001 and 1.002, never 0.001 and 0.002 with a +1 at the axis' end.
+    "axes.formatter.useoffset": False,
     "grid.color": "#e4e7eb",
     "grid.linewidth": 0.6,
     "text.color": INK,

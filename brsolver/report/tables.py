@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
+from brsolver.report.groups import FIRST, best, deciding, directed, groups, measured
 from brsolver.report.labels import METRICS, MetricInfo, format_half_width, format_number
+from brsolver.results.deciding import change
+from brsolver.results.verdict import identical
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -18,8 +21,10 @@ if TYPE_CHECKING:
     from brsolver.results.metrics import Metrics
 
 LABEL_WIDTH = 40
-CELL_WIDTH = 32
-NOTICEABLE = 0.0005
+CELL_WIDTH = 28
+WIDE_CELL_WIDTH = 32
+"""Where counts of tokens and calls are among the figures."""
+BEST = "*"
 
 
 def metrics_table(metrics: Metrics, *, title: str) -> Table:
@@ -31,51 +36,100 @@ def metrics_table(metrics: Metrics, *, title: str) -> Table:
     table.add_column("metric")
     table.add_column("value", justify="right")
     table.add_column("unit", style="dim")
-    for info in METRICS:
-        value = float(getattr(metrics, info.name)) * info.scale
-        table.add_row(info.label, format_number(value), info.unit)
+    for heading, infos in (("", deciding()), *groups()):
+        # One column: a figure that stands above needs no second place.
+        told = FIRST if heading else ()
+        shown = [each for each in infos if each.name not in told and _known(metrics, each)]
+        if heading and shown:
+            table.add_row(Text(heading, style="bold"), "", "")
+        for info in shown:
+            value = float(getattr(metrics, info.name)) * info.scale
+            table.add_row(info.label, format_number(value), info.unit)
     return table
 
 
-def comparison_tables(comparison: Comparison, *, width: int) -> Iterator[Table]:
-    """Make one table per number of workers, split by policies where they exceed `width`."""
-    per_table = max(1, (width - LABEL_WIDTH) // CELL_WIDTH)
+def _known(metrics: Metrics, info: MetricInfo) -> bool:
+    return not math.isnan(float(getattr(metrics, info.name)))
+
+
+def comparison_tables(
+    comparison: Comparison, *, width: int, whole: bool = False
+) -> Iterator[Table]:
+    """Make one table per number of workers, split by policies where they exceed `width`.
+
+    With the figures that decide, or, if `whole`, with all.
+    """
+    cell = WIDE_CELL_WIDTH if whole else CELL_WIDTH
+    per_table = max(1, (width - LABEL_WIDTH) // cell)
     for workers in comparison.workers:
         for first in range(0, len(comparison.policies), per_table):
             policies = comparison.policies[first : first + per_table]
-            yield _comparison_table(comparison, workers, policies)
+            yield _comparison_table(comparison, workers, policies, whole=whole)
 
 
-def _comparison_table(comparison: Comparison, workers: int, policies: Sequence[str]) -> Table:
+def _comparison_table(
+    comparison: Comparison, workers: int, policies: Sequence[str], *, whole: bool
+) -> Table:
     table = Table(
-        title=f"G = {workers} workers", title_justify="left", header_style="bold", pad_edge=False
+        title=f"G = {workers} {'worker' if workers == 1 else 'workers'}",
+        title_justify="left",
+        header_style="bold",
+        pad_edge=False,
     )
     table.add_column("metric", no_wrap=True)
+    same = identical(comparison)
     for policy in policies:
-        table.add_column(_heading(comparison, policy), justify="right")
-    for info in METRICS:
-        estimates = (comparison.estimate(policy, workers, info.name) for policy in policies)
-        label = f"{info.label} ({info.unit})" if info.unit else info.label
-        table.add_row(label, *(_cell(estimate, info) for estimate in estimates))
+        table.add_column(_heading(comparison, policy, same), justify="right")
+    for heading, infos in (("", deciding()), *(groups() if whole else ())):
+        shown = [each for each in infos if measured(comparison, workers, each)]
+        if heading and shown:
+            table.add_section()
+            table.add_row(Text(heading, style="bold"))
+        for info in shown:
+            _add_row(table, comparison, workers, policies, info)
     return table
 
 
-def _heading(comparison: Comparison, policy: str) -> Text:
-    remarks = policy_remarks(comparison, policy)
+def _add_row(
+    table: Table,
+    comparison: Comparison,
+    workers: int,
+    policies: Sequence[str],
+    info: MetricInfo,
+) -> None:
+    shown = directed(comparison, workers, info)
+    marked = best(comparison, workers, shown)
+    cells = [
+        _cell(comparison.estimate(policy, workers, info.name), shown, best=policy in marked)
+        for policy in policies
+    ]
+    table.add_row(f"{info.label} ({info.unit})" if info.unit else info.label, *cells)
+
+
+def _heading(comparison: Comparison, policy: str, same: Mapping[str, str]) -> Text:
+    remarks = policy_remarks(comparison, policy, same)
     return Text(f"{policy}\n({remarks})" if remarks else policy, overflow="fold")
 
 
-def policy_remarks(comparison: Comparison, policy: str) -> str:
-    """Say whether a policy is the baseline, and whether it gave the same with every seed."""
+def policy_remarks(comparison: Comparison, policy: str, same: Mapping[str, str]) -> str:
+    """Say whether a policy is the baseline, gave what another did, or the same with every seed.
+
+    `same` is what `identical` says of the comparison.
+    """
     remarks = ["baseline"] if policy == comparison.baseline else []
+    if policy in same:
+        remarks.append(f"same runs as {same[policy]}")
     if len(comparison.seeds) > 1 and is_deterministic(comparison, policy):
         remarks.append("deterministic")
     return ", ".join(remarks)
 
 
-def _cell(estimate: Estimate, info: MetricInfo) -> Text:
+def _cell(estimate: Estimate, info: MetricInfo, *, best: bool) -> Text:
     text = Text(no_wrap=True)
-    text.append(f"{format_number(estimate.mean * info.scale)} ")
+    text.append(
+        f"{BEST if best else ''}{format_number(estimate.mean * info.scale)} ",
+        style="bold" if best else "",
+    )
     text.append(f"{spread_text(estimate, info):<8}", style="dim")
     text.append(f"{ratio_text(estimate):>8}", style=_verdict_style(estimate, info))
     return text
@@ -91,27 +145,15 @@ def spread_text(estimate: Estimate, info: MetricInfo) -> str:
 
 
 def ratio_text(estimate: Estimate) -> str:
-    """Write the ratio to the baseline as ``×0.931``; – where the baseline is 0."""
-    if math.isnan(estimate.ratio):
+    """Write the ratio to the baseline as ``×0.931``; – where either is negative, or it is 0."""
+    if not estimate.ratio >= 0:
         return "–"
     digits = 3 if estimate.ratio < 10 else 1
     return f"×{estimate.ratio:,.{digits}f}"
 
 
-def verdict(estimate: Estimate, info: MetricInfo) -> str:
-    """Tell whether a policy is ``"better"`` or ``"worse"`` than the baseline.
-
-    It is neither where the interval of the ratio holds 1.
-    """
-    change = estimate.ratio - 1
-    doubt = estimate.ratio_half_width
-    if not info.better or not abs(change) >= max(NOTICEABLE, 0.0 if math.isnan(doubt) else doubt):
-        return ""
-    return "better" if (change > 0) == (info.better == "higher") else "worse"
-
-
 def _verdict_style(estimate: Estimate, info: MetricInfo) -> str:
-    return {"better": "green", "worse": "red"}.get(verdict(estimate, info), "")
+    return {"better": "green", "worse": "red"}.get(change(estimate, info.better), "")
 
 
 def interval_note(comparison: Comparison) -> str:
@@ -121,11 +163,23 @@ def interval_note(comparison: Comparison) -> str:
         return "One seed: no intervals. Give more seeds for 95 % confidence intervals."
     fixed = [policy for policy in comparison.policies if is_deterministic(comparison, policy)]
     note = f"Mean ± half of the 95 % confidence interval (Student t) over {seeds} seeds."
+    if any(run.start for run in comparison.runs):
+        note += " The trace is the same for all; each run starts a request later than the last."
     if len(fixed) == len(comparison.policies):
         return f"{note} Nothing in these runs is random (deterministic): every seed gave the same."
     if fixed:
         return f"{note} Policies marked deterministic gave the same with every seed."
     return note
+
+
+def legend(comparison: Comparison) -> str:
+    """Say below terminal tables what their marks mean, and where the other figures are."""
+    parts = [interval_note(comparison)]
+    if len(comparison.policies) > 1:
+        parts.append(f"×: ratio to {comparison.baseline}.")
+        parts.append(f"{BEST} best of a row, where a policy is worse beyond noise.")
+    parts.append("All figures: --all, or the report.")
+    return " ".join(parts)
 
 
 def is_deterministic(comparison: Comparison, policy: str) -> bool:

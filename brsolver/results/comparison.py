@@ -7,12 +7,16 @@ import statistics
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from brsolver.results.notes import folded
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from brsolver.results.curves import Curves
     from brsolver.results.metrics import Metrics
+    from brsolver.results.request_times import RequestTimes
     from brsolver.results.result import SimulationResult
+    from brsolver.results.waiting import RankFigures
     from brsolver.simulator.params import SimulationParams
     from brsolver.traces.trace import Trace
 
@@ -67,6 +71,12 @@ class Run:
     notes : tuple of str
     curves : Curves or None
         Kept for the first seed only.
+    ranks : RankFigures or None
+        What each worker did.
+    times : RequestTimes or None
+        Of every request, where they were asked for.
+    start : int
+        Leading requests of the trace that were left out, so that seeds differ.
     """
 
     policy: str
@@ -80,13 +90,30 @@ class Run:
     trace_fingerprint: str
     notes: tuple[str, ...] = ()
     curves: Curves | None = None
+    ranks: RankFigures | None = None
+    times: RequestTimes | None = None
+    start: int = 0
 
     @classmethod
     def of(
-        cls, result: SimulationResult, trace: Trace, *, policy: str, keep_curves: bool = True
+        cls,
+        result: SimulationResult,
+        trace: Trace,
+        *,
+        policy: str,
+        keep_curves: bool = True,
+        keep_times: bool = False,
+        start: int = 0,
+        first_row: int = 0,
     ) -> Run:
-        """Reduce a finished simulation to what a report shows of it."""
+        """Reduce a finished simulation of `trace` to what a report shows of it.
+
+        `keep_times` keeps the times of every request; `start` is how many requests were left out
+        at the start, `first_row` the row of the trace's first in what was given.
+        """
         from brsolver.results.curves import curves_of
+        from brsolver.results.request_times import request_times
+        from brsolver.results.waiting import rank_figures
 
         lengths = trace.prompt_tokens, trace.output_tokens
         return cls(
@@ -101,7 +128,38 @@ class Run:
             trace_fingerprint=result.trace_fingerprint,
             notes=result.notes,
             curves=curves_of(result, *lengths) if keep_curves else None,
+            ranks=rank_figures(result.requests, result.samples.load, result.steps.end_s()),
+            times=request_times(result, trace, first_row=first_row) if keep_times else None,
+            start=start,
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """A run of the grid that failed.
+
+    Attributes
+    ----------
+    policy : str
+        Specification it was asked for by.
+    workers, seed : int
+    reason : str
+        One line.
+    """
+
+    policy: str
+    workers: int
+    seed: int
+    reason: str
+
+    def to_dict(self) -> dict[str, str | int]:
+        """Return plain values."""
+        return {
+            "policy": self.policy,
+            "workers": self.workers,
+            "seed": self.seed,
+            "reason": self.reason,
+        }
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -113,6 +171,7 @@ class Comparison:
     runs : tuple of Run
         By workers, then policy, then seed, each in the order asked for.
     policies : tuple of str
+        Those of which no run failed.
     workers : tuple of int
     seeds : tuple of int
     baseline : str
@@ -125,6 +184,8 @@ class Comparison:
     version : str
     wall_s : float
         Duration of the whole grid in seconds.
+    failures : tuple of Failure
+        Runs that failed, of policies that are left out of `policies` for it.
     """
 
     runs: tuple[Run, ...]
@@ -137,6 +198,7 @@ class Comparison:
     predictor: str | None
     version: str
     wall_s: float
+    failures: tuple[Failure, ...] = ()
 
     @classmethod
     def single(cls, run: Run, params: SimulationParams, *, predictor: str | None) -> Comparison:
@@ -163,11 +225,16 @@ class Comparison:
         kept = ((p, run.curves) for p in self.policies for run in self.cell(p, workers))
         return {policy: curves for policy, curves in kept if curves is not None}
 
-    def estimate(self, policy: str, workers: int, metric: str) -> Estimate:
-        """Estimate one metric of one policy, with its ratio to the baseline paired per seed."""
+    def estimate(
+        self, policy: str, workers: int, metric: str, *, base: str | None = None
+    ) -> Estimate:
+        """Estimate one metric of one policy, with its ratio to another's paired per seed.
+
+        The ratio is to policy `base`, by default the baseline.
+        """
         values = [_value(run, metric) for run in self.cell(policy, workers)]
-        base = [_value(run, metric) for run in self.cell(self.baseline, workers)]
-        ratios = [v / b if b > 0 else math.nan for v, b in zip(values, base, strict=True)]
+        others = [_value(run, metric) for run in self.cell(base or self.baseline, workers)]
+        ratios = [v / b if b > 0 else math.nan for v, b in zip(values, others, strict=True)]
         mean, half_width, seeds = mean_and_half_width(values)
         ratio, ratio_half_width, _ = mean_and_half_width(ratios)
         return Estimate(
@@ -179,15 +246,20 @@ class Comparison:
         )
 
     def notes(self) -> tuple[str, ...]:
-        """Return every run's notes once, marked with the runs they hold for if not all."""
+        """Return every run's notes once, marked with the runs they hold for if not all.
+
+        Notes of one policy's runs with several seeds that differ in numbers are one, with ranges.
+        """
+        shown = [run for run in self.runs if run.policy in self.policies]
         holders: dict[str, list[Run]] = {}
-        for run in self.runs:
+        for run in shown:
             for note in run.notes:
                 holders.setdefault(note, []).append(run)
-        return tuple(self._marked(note, runs) for note, runs in holders.items())
+        places = {run: (run.policy, run.workers) for run in shown}
+        return tuple(self._marked(note, runs) for note, runs in folded(holders, places))
 
     def _marked(self, note: str, runs: list[Run]) -> str:
-        if len(runs) == len(self.runs):
+        if len(runs) == sum(run.policy in self.policies for run in self.runs):
             return note
         policies = [p for p in self.policies if any(run.policy == p for run in runs)]
         everywhere = len(policies) == len(self.policies)

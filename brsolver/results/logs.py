@@ -93,6 +93,14 @@ class RequestLog:
         """Return ``first_token - arrival`` per request in seconds, NaN if none came, shape (n,)."""
         return self.first_token_s - self.arrival_s
 
+    def e2e_s(self) -> FloatArray:
+        """Return ``finish - arrival`` per request in seconds, NaN if unfinished, shape (n,)."""
+        return self.finish_s - self.arrival_s
+
+    def queue_s(self) -> FloatArray:
+        """Return ``start - ready`` per request in seconds, NaN if never admitted, shape (n,)."""
+        return self.start_s - self.ready_s
+
     def unfinished(self) -> dict[str, int]:
         """Count the requests that did not finish, by reason."""
         counts = np.bincount(self.status, minlength=len(RequestStatus))

@@ -12,6 +12,7 @@ from brsolver._version import __version__
 from brsolver.results.barrier import time_lost
 from brsolver.results.logs import LoadSamples, RequestLog, RequestStatus, StepLog
 from brsolver.results.objectives import goodput
+from brsolver.results.waiting import growth, rank_figures
 
 if TYPE_CHECKING:
     from brsolver.simulator.params import SimulationParams
@@ -27,8 +28,11 @@ class Metrics:
     `_s` is seconds, `_us` microseconds, `_j` joules. Loads are KV tokens, with `request_tokens` of
     the parameters that for every request besides: `barrier_time` is ``Σ_k max_g (L_g + κ·n_g)``,
     and imbalances, idle rates and energies go by the same. TPOT is per request
-    as of `RequestLog.tpot_s`; TTFT is from arrival to the end of the step of the first token;
-    `queue_*` is from routable to admitted; `jain_workers` is Jain's index over the workers'
+    as of `RequestLog.tpot_s`; TTFT is from arrival to the end of the step of the first token,
+    `ttft_early_s`, `ttft_late_s` and `ttft_growth` how it grows along the run, see `Growth`;
+    `e2e_*` is from arrival to the last token, of those that finished; `queue_*` is from routable
+    to admitted, `rank_queue_*` how many waited for a worker, in the mean over the run: of the mean
+    worker and of the worst, see `RankFigures`; `jain_workers` is Jain's index over the workers'
     mean loads in the window. `time_lost_*` are shares of the time of the window's steps, see
     `TimeLost`; `goodput_*` and `slo_met_share` are of requests that met the run's objectives, see
     `Goodput`; `prefill_tokens` were computed in all of the run, `cached_tokens` of the prompts
@@ -82,8 +86,19 @@ class Metrics:
     queue_p99_s: float
     ttft_mean_s: float
     ttft_p50_s: float
+    ttft_p90_s: float
     ttft_p95_s: float
     ttft_p99_s: float
+    ttft_early_s: float
+    ttft_late_s: float
+    ttft_growth: float
+    e2e_mean_s: float
+    e2e_p50_s: float
+    e2e_p90_s: float
+    e2e_p95_s: float
+    e2e_p99_s: float
+    rank_queue_mean: float
+    rank_queue_max: float
     max_wait_s: float
     jain_workers: float
     slot_utilization: float
@@ -138,6 +153,9 @@ def compute_metrics(
     tpot = tpot[~np.isnan(tpot)]
     wait = (requests.start_s - requests.ready_s)[~np.isnan(requests.start_s)]
     ttft = requests.ttft_s()[~np.isnan(requests.first_token_s)]
+    e2e = requests.e2e_s()[done]
+    grown = growth(requests, steps.end_s())
+    queues = rank_figures(requests, samples.load, steps.end_s()).queue
     duration = steps.duration_s[window]
     seconds, lost = float(duration.sum()), time_lost(steps, window)
     met = goodput(
@@ -191,8 +209,19 @@ def compute_metrics(
         queue_p99_s=_percentile(wait, 99),
         ttft_mean_s=_mean(ttft),
         ttft_p50_s=_percentile(ttft, 50),
+        ttft_p90_s=_percentile(ttft, 90),
         ttft_p95_s=_percentile(ttft, 95),
         ttft_p99_s=_percentile(ttft, 99),
+        ttft_early_s=grown.early_s,
+        ttft_late_s=grown.late_s,
+        ttft_growth=grown.rate,
+        e2e_mean_s=_mean(e2e),
+        e2e_p50_s=_percentile(e2e, 50),
+        e2e_p90_s=_percentile(e2e, 90),
+        e2e_p95_s=_percentile(e2e, 95),
+        e2e_p99_s=_percentile(e2e, 99),
+        rank_queue_mean=_mean(queues),
+        rank_queue_max=float(queues.max()),
         max_wait_s=float(wait.max()) if wait.size else np.nan,
         jain_workers=_jain(samples, first, end, params.request_weight),
         slot_utilization=_mean(steps.active[window] / steps.slots[window]),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from brsolver import registry
 from brsolver.results.comparison import Comparison, Run
 from brsolver.results.logs import LoadSamples, RequestLog, RequestStatus, StepLog
 from brsolver.results.metrics import Metrics
@@ -16,7 +17,8 @@ from brsolver.simulator.params import SimulationParams
 from brsolver.traces.trace import Trace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 
 def make_trace(requests: int = 60, seed: int = 0) -> Trace:
@@ -228,6 +230,28 @@ def make_comparison(
         version="0.0.test",
         wall_s=1.0,
     )
+
+
+@pytest.fixture
+def quitting_policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Install a policy of another package that raises as soon as it is asked."""
+    place = tmp_path / "installed"
+    info = place / "quitting-1.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: quitting\nVersion: 1\n")
+    (info / "entry_points.txt").write_text(
+        "[brsolver.policies]\nquits = quitting_policy_module:Quits\n"
+    )
+    (place / "quitting_policy_module.py").write_text(
+        "class Quits:\n"
+        "    def route(self, cluster, waiting):\n"
+        "        raise RuntimeError('had enough')\n"
+    )
+    monkeypatch.syspath_prepend(place)
+    registry._entries.cache_clear()
+    yield "quits"
+    monkeypatch.undo()
+    registry._entries.cache_clear()
 
 
 @pytest.fixture(scope="session")

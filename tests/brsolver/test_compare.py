@@ -56,10 +56,50 @@ def test_processes_give_the_same_as_one() -> None:
 
 
 def test_a_file_is_the_same_for_every_seed() -> None:
-    comparison = small("fcfs,random", seeds=3)
+    comparison = small("fcfs,random", seeds=3, vary_start=False)
     assert len({run.trace_fingerprint for run in comparison.runs}) == 1
     assert comparison.estimate("fcfs", 2, "makespan_s").deterministic
     assert not comparison.estimate("random", 2, "avg_imbalance_sum").deterministic
+
+
+def test_each_seed_starts_a_request_later_of_a_trace_that_is_the_same_for_all() -> None:
+    comparison = small("fcfs", seeds=3)
+    assert [run.start for run in comparison.runs] == [0, 1, 2]
+    assert [run.metrics.requests for run in comparison.runs] == [60, 59, 58]
+    assert not comparison.estimate("fcfs", 2, "makespan_s").deterministic
+    alone = brsolver.simulator.simulate(
+        make_trace().after(2), "fcfs", SimulationParams(slots=4, workers=2, seed=2)
+    )
+    assert comparison.runs[2].metrics.makespan_s == alone.metrics.makespan_s
+
+
+def test_a_trace_of_one_request_is_run_whole_with_every_seed() -> None:
+    comparison = compare(make_trace(1), "fcfs", seeds=3, workers=(2,), params=PARAMS, jobs=1)
+    assert [run.start for run in comparison.runs] == [0, 0, 0]
+
+
+def test_a_policy_that_fails_leaves_the_others(quitting_policy: str) -> None:
+    comparison = small(f"{quitting_policy},fcfs,br-0", seeds=2)
+    assert comparison.policies == ("fcfs", "br-0")
+    assert comparison.baseline == "fcfs"
+    assert [run.policy for run in comparison.runs] == ["fcfs", "fcfs", "br-0", "br-0"]
+    assert [(f.policy, f.workers, f.seed) for f in comparison.failures] == [
+        (quitting_policy, 2, 0),
+        (quitting_policy, 2, 1),
+    ]
+    assert "had enough" in comparison.failures[0].reason
+
+
+def test_a_policy_that_fails_alone_is_an_error(quitting_policy: str) -> None:
+    with pytest.raises(BrsolverError, match="had enough"):
+        small(quitting_policy, seeds=2)
+
+
+def test_times_are_kept_where_asked_for(tmp_path: Path) -> None:
+    kept, bare = small("fcfs", seeds=2, keep_times=True), small("fcfs", seeds=2)
+    assert all(run.times is None for run in bare.runs)
+    rows = [run.times.columns["row"].tolist() for run in kept.runs if run.times is not None]
+    assert rows == [list(range(60)), list(range(1, 60))]
 
 
 def test_a_preset_is_drawn_anew_for_every_seed() -> None:

@@ -51,6 +51,34 @@ def test_json_holds_what_was_promised(facts: Callable[..., dict[str, Any]]) -> N
     assert (found["requests"], found["finished"], found["seed"]) == (50, 50, 3)
 
 
+def test_json_says_in_words_what_was_found(facts: Callable[..., dict[str, Any]]) -> None:
+    found = facts("--slo-ttft", 5000, "--slo-tpot", 500)
+    assert (found["params"]["slo_ttft_ms"], found["params"]["slo_tpot_ms"]) == (5000.0, 500.0)
+    (summary,) = found["summary"]
+    assert (summary["workers"], summary["regime"], summary["policy"]) == (2, "pooled", None)
+    first, *others = summary["sentences"]
+    assert first.startswith("br-0 by itself: throughput ")
+    assert "goodput" in first
+    assert any("Prefill is not modelled: TTFT leaves it out." in line for line in others)
+    for name in ("ttft_p90_s", "e2e_mean_s", "e2e_p50_s", "e2e_p99_s", "rank_queue_max"):
+        assert found[name] > 0
+
+
+def test_times_of_requests_go_to_a_file(
+    brsolver: Callable[..., Any], trace_file: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "times.jsonl"
+    outcome = brsolver(
+        "simulate", trace_file, "--policy", "br-0", "--slots", 4, "--workers", 2, "--json",
+        "--requests-out", file,
+    )  # fmt: skip
+    assert (outcome.code, outcome.err) == (0, f"wrote {file}\n")
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    assert [row["row"] for row in rows] == list(range(80))
+    longest = max(row["queue_s"] for row in rows)
+    assert longest == json.loads(outcome.out)["max_wait_s"]
+
+
 def test_what_is_not_a_number_is_null(facts: Callable[..., dict[str, Any]]) -> None:
     assert facts()["params"]["prefill"]["tokens_per_s"] is None
     assert finite_only({"a": [math.nan, (1.5, -math.inf)], "b": "nan"}) == {

@@ -15,7 +15,6 @@ from brsolver.report.tables import (
     metrics_table,
     ratio_text,
     spread_text,
-    verdict,
 )
 from brsolver.results.comparison import Estimate
 from brsolver.results.metrics import Metrics
@@ -80,19 +79,6 @@ def test_numbers_have_four_digits(value: float, text: str) -> None:
 )  # fmt: skip
 def test_half_widths_have_two_digits(half: float, mean: float, text: str) -> None:
     assert format_half_width(half, mean) == text
-
-
-def test_verdict_knows_which_way_is_better() -> None:
-    assert verdict(estimate(1.2), BY_NAME["throughput_tok_s"]) == "better"
-    assert verdict(estimate(1.2), BY_NAME["makespan_s"]) == "worse"
-    assert verdict(estimate(0.8), BY_NAME["makespan_s"]) == "better"
-    assert verdict(estimate(1.2), BY_NAME["decisions"]) == ""
-    assert verdict(estimate(math.nan), BY_NAME["makespan_s"]) == ""
-
-
-def test_no_verdict_within_the_interval() -> None:
-    assert verdict(estimate(0.8, doubt=0.3), BY_NAME["makespan_s"]) == ""
-    assert verdict(estimate(0.8, doubt=0.1), BY_NAME["makespan_s"]) == "better"
 
 
 def test_spread_and_ratio_are_written() -> None:
