@@ -36,7 +36,6 @@ from brsolver.hardware._step_kernels import (
 from brsolver.simulator._decision_kernels import apply
 from brsolver.simulator._layout import (
     AGAIN,
-    B_ORDER,
     BUSY_WATTS,
     DONE,
     EVENT,
@@ -83,6 +82,7 @@ from brsolver.simulator._request_kernels import (
     preempt_over_capacity,
     reveal,
 )
+from brsolver.simulator._turn_kernels import follow, next_to_come
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
@@ -223,8 +223,8 @@ def boundary(
 ) -> int:
     """Do what comes before a step; return why not to step, or STEP."""
     c = cursor[0]
-    total = book.shape[1]
-    if c.arrived < total and (c.immediate or not c.routed):
+    follow(book, times, cursor)
+    if c.arrived < c.known and (c.immediate or not c.routed):
         reveal(workers, waiting, book, times, cursor)
     held = c.wait_tail - c.wait_head
     if c.immediate and held > 0 and fill_view(workers, c.immediate, table) > 0:
@@ -237,11 +237,14 @@ def boundary(
             return offer_waiting(waiting, cursor, offer)
     if counters[0].active_total > 0 or (c.queued > 0 and c.scheduler != NOBODY):
         return STEP
-    if c.arrived < total and c.pool == 0 and c.concurrency == 0:
-        c.clock_s = min(times[T_READY, book[B_ORDER, c.arrived]], c.stop_s)
+    if follow(book, times, cursor) > 0:
         c.routed = False
         return AGAIN
-    if held > 0 or c.queued > 0 or c.arrived < total:
+    if c.arrived < c.known and c.pool == 0 and c.concurrency == 0:
+        c.clock_s = min(times[T_READY, next_to_come(book, times, cursor)], c.stop_s)
+        c.routed = False
+        return AGAIN
+    if held > 0 or c.queued > 0 or c.arrived < c.known:
         return STALLED
     return DONE
 
@@ -367,6 +370,7 @@ def advance(
         log_routed(cursor, seen, active, cost, log_f, log_i)
         log_prefill(cursor, loads, prefill, log_i)
         log_held(cursor, seen.slots, counters[0].active_total, log_i)
+        follow(book, times, cursor)
         c.clock_s += lasts
         finished = c.finished
         generate(workers, requests, counters, ring, book, times, cursor, heads, queues, buffers)

@@ -28,6 +28,7 @@ from brsolver.cluster.view import (
     IntArray,
     Waiting,
 )
+from brsolver.simulator.reference_turns import Coming
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,6 +61,11 @@ class Request:
     first_s: float | None = None
     cached: int = 0
     computed: int = 0
+    follows: Request | None = None
+    delay_s: float = 0.0
+    prefill_s: float = 0.0
+    arrival_s: float | None = None
+    ended_s: float | None = None
 
     @property
     def kv_tokens(self) -> int:
@@ -107,7 +113,8 @@ class ReferenceSimulator:
     Parameters
     ----------
     requests : sequence of Request
-        In order of readiness; `ready_s` None throughout means a pool.
+        In order of readiness; `ready_s` None throughout means a pool. One that `follows` another
+        comes `delay_s` after the end of that, by which it has to be among them; from a pool at once.
     workers : sequence of Worker
     policy : Policy
     pool : int
@@ -141,7 +148,7 @@ class ReferenceSimulator:
         request_tokens: int = 0,
         events: Sequence[WorkerEvent] = (),
     ) -> None:
-        self.coming = list(requests)
+        self.coming = Coming(requests, timed=not pool and not concurrency)
         self.workers = list(workers)
         self.policy = policy
         self.pool = pool
@@ -165,13 +172,14 @@ class ReferenceSimulator:
             self._reveal()
             if self.immediate:
                 self._route_arrivals()
-                self._reveal()
             self._admit_queued()
             if not self.immediate and self.waiting and sum(self._room()) > 0:
                 self._route_pool()
                 self._admit_queued()
             if any(w.running for w in self.workers):
                 self._step()
+            elif self.coming.follow():
+                continue
             elif self.coming and not self.pool and not self.concurrency:
                 self._jump()
             elif self.events:
@@ -214,13 +222,14 @@ class ReferenceSimulator:
         self.waiting = lost + self.waiting
 
     def _reveal(self) -> None:
+        self.coming.follow()
         while self.coming and self._comes():
             request = self.coming.pop(0)
             request.since = len(self.steps)
+            if not self.coming.timed:
+                request.arrival_s = self.clock
             self.arrived.append(request)
             self.waiting.append(request)
-            if self.immediate and (self.pool or self.concurrency):
-                self._route_arrivals()
 
     def _comes(self) -> bool:
         if self.concurrency:
@@ -243,10 +252,14 @@ class ReferenceSimulator:
             ((_, g),) = self._ask(self.waiting[:1])
             request = self.waiting.pop(0)
             if request.kv_tokens > self.workers[g].capacity:
-                request.rejected = True
+                self._reject(request)
             else:
                 request.worker, request.due = g, len(self.steps) + self.transit_steps
                 self.workers[g].queue.append(request)
+            self._reveal()
+
+    def _reject(self, request: Request) -> None:
+        request.rejected, request.ended_s = True, self.clock
 
     def _route_pool(self) -> None:
         pairs = self._ask(self.waiting)
@@ -288,7 +301,7 @@ class ReferenceSimulator:
                 elif worker.running:
                     break
                 else:
-                    worker.queue.pop(0).rejected = True
+                    self._reject(worker.queue.pop(0))
 
     def _step(self) -> None:
         loads = [self._weighed(w) for w in self.workers]
@@ -311,6 +324,7 @@ class ReferenceSimulator:
             request.first_s = self.clock
         if request.generated == request.output:
             request.finish_step, request.finish_s = len(self.steps), self.clock
+            request.ended_s = self.clock
 
     def _weighed(self, worker: Worker) -> int:
         return worker.load + self.request_tokens * len(worker.running)
@@ -319,7 +333,7 @@ class ReferenceSimulator:
         while worker.load > worker.capacity:
             request = worker.running.pop()
             if not worker.running:
-                request.rejected = True
+                self._reject(request)
                 return
             request.preemptions += 1
             worker.queue.insert(0, request)

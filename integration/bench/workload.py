@@ -88,6 +88,11 @@ def workloads(params: WorkloadParams, rounds: int) -> list[Workload]:
         If the trace cannot be read or holds too few requests.
     """
     trace = load_trace(params.trace)
+    if trace.delay_s is not None:
+        raise ParameterError(
+            f"turns of {trace.name} follow others, must follow none: clients send requests that "
+            "know nothing of each other"
+        )
     needed = params.requests * rounds
     if len(trace) < needed:
         raise ParameterError(

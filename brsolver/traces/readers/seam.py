@@ -10,7 +10,7 @@ from brsolver.traces.batches import batches
 from brsolver.traces.collector import Collector, Columns, ReadOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from brsolver.traces.fields import Field
     from brsolver.traces.source import Source
@@ -80,13 +80,26 @@ class TableReader:
             raise TraceError(
                 f"{source.label}: format {self.name} needs column {missing[0]!r}, has: {has}"
             )
-        fields = [field for field in self.fields if field.source in source.names]
-        collector = Collector(source, fields, options, ticks_per_s=self.ticks_per_s)
+        fields = self._present(source)
+        collector = self._collector(source, fields, options)
         for batch in batches(source, fields):
             if collector.add(batch):
                 break
         return collector.trace(source_format=self.name, derive=self.derive)
 
     def _missing(self, source: Source) -> list[str]:
-        required = (field.source for field in self.fields if field.required)
-        return [name for name in required if name not in source.names]
+        return [name for name in self._required(source) if name not in source.names]
+
+    def _required(self, source: Source) -> list[str]:
+        """Return the columns that the file has to have."""
+        del source
+        return [field.source for field in self.fields if field.required]
+
+    def _present(self, source: Source) -> list[Field]:
+        """Return the columns that are read."""
+        return [field for field in self.fields if field.source in source.names]
+
+    def _collector(
+        self, source: Source, fields: Sequence[Field], options: ReadOptions
+    ) -> Collector:
+        return Collector(source, fields, options, ticks_per_s=self.ticks_per_s)
