@@ -54,10 +54,10 @@ def build(
     """Return the features of samples of a trace, in causal order.
 
     A request counts as finished from ``arrival + output · token_s`` on, and a sample of age a
-    is asked about at ``arrival + a · token_s``. A turn that
-    follows another arrives its delay after that has finished so. A trace without arrival times has a clock of
-    rows instead, on which a request of mean length takes `lag_rows`. The hour is left missing
-    in traces shorter than a day, where it is just another name for the row.
+    is asked about at ``arrival + a · token_s``. A turn that follows another arrives its delay after
+    that has finished so. A trace without arrival times has a clock of rows instead, on which a
+    request of mean length takes `lag_rows`. The hour is left missing in traces shorter than a day,
+    where it is just another name for the row.
 
     Parameters
     ----------
@@ -138,7 +138,7 @@ def _clock(trace: Trace, token_s: float, lag_rows: float) -> tuple[FloatArray, f
         if not 0 < value < np.inf:
             raise ParameterError(f"{name} is {value}, must be above 0 and finite")
     if trace.arrival_s is not None:
-        lasts = token_s * trace.output_tokens
+        lasts = token_s * trace.output_tokens.astype(np.float64)
         return nominal_arrivals(trace.columns, trace.arrival_s, lasts), token_s
     mean = float(trace.output_tokens.mean())
     return np.arange(len(trace), dtype=np.float64), lag_rows / mean

@@ -158,7 +158,7 @@ def require_known_order(trace: Trace) -> None:
 
 
 def in_any_order(trace: Trace) -> Trace:
-    """Return the same requests with neither times nor turns: every run of theirs is one of these."""
+    """Return the same requests with neither times nor turns: any run of theirs is one of these."""
     columns = {key: column for key, column in trace.columns.items() if key != DELAY}
     return replace(trace, arrival_s=None, columns=columns)
 

@@ -37,7 +37,6 @@ from brsolver.simulator._decision_kernels import apply
 from brsolver.simulator._layout import (
     AGAIN,
     BUSY_WATTS,
-    DONE,
     EVENT,
     F_DURATION,
     F_ENERGY,
@@ -63,9 +62,7 @@ from brsolver.simulator._layout import (
     POWER_EXPONENT,
     REFUSED,
     ROUTE,
-    STALLED,
     STEP,
-    T_READY,
     Cursor,
 )
 from brsolver.simulator._log_kernels import first_tokens, log_held, log_prefill, sample
@@ -82,7 +79,7 @@ from brsolver.simulator._request_kernels import (
     preempt_over_capacity,
     reveal,
 )
-from brsolver.simulator._turn_kernels import follow, next_to_come
+from brsolver.simulator._turn_kernels import follow, pass_time
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
@@ -237,16 +234,7 @@ def boundary(
             return offer_waiting(waiting, cursor, offer)
     if counters[0].active_total > 0 or (c.queued > 0 and c.scheduler != NOBODY):
         return STEP
-    if follow(book, times, cursor) > 0:
-        c.routed = False
-        return AGAIN
-    if c.arrived < c.known and c.pool == 0 and c.concurrency == 0:
-        c.clock_s = min(times[T_READY, next_to_come(book, times, cursor)], c.stop_s)
-        c.routed = False
-        return AGAIN
-    if held > 0 or c.queued > 0 or c.arrived < c.known:
-        return STALLED
-    return DONE
+    return pass_time(book, times, cursor, held)
 
 
 @kernel

@@ -39,8 +39,8 @@ from brsolver._limits import MAX_ATTEMPTS
 ) = range(21)
 BOOK_ROWS = 21
 
-# Rows that the book has besides, where turns follow others: which turn follows each request (NONE if
-# none does), and lists of requests: those that are known to come, as a heap, and those rejected.
+# Rows that the book has besides, where turns follow others: which turn follows each request (NONE
+# if none does), and lists of requests: those that are known to come, as a heap, and those rejected.
 B_NEXT_TURN, B_COMING, B_REJECTED = range(BOOK_ROWS, BOOK_ROWS + 3)
 BOOK_ROWS_WITH_TURNS = BOOK_ROWS + 3
 

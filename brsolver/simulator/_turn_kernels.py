@@ -13,11 +13,14 @@ from numpy.typing import NDArray
 from brsolver._jit import kernel
 from brsolver.cluster._state_kernels import NONE
 from brsolver.simulator._layout import (
+    AGAIN,
     B_COMING,
     B_FINISHED,
     B_NEXT_TURN,
     B_ORDER,
     B_REJECTED,
+    DONE,
+    STALLED,
     T_ARRIVAL,
     T_DELAY,
     T_FINISH,
@@ -118,14 +121,11 @@ def follow(book: IntArray, times: FloatArray, cursor: Cursor) -> int:
 def next_to_come(book: IntArray, times: FloatArray, cursor: Cursor) -> int:
     """Return which request comes next, of those that are known to and have not."""
     c = cursor[0]
-    if not c.turns:
-        return book[B_ORDER, c.arrived]
+    first: int = book[B_ORDER, c.first if c.turns else c.arrived]
     if c.coming == 0:
-        return book[B_ORDER, c.first]
-    turn = book[B_COMING, 0]
-    if c.first == c.firsts or before(times, cursor, turn, book[B_ORDER, c.first]):
-        return turn
-    return book[B_ORDER, c.first]
+        return first
+    turn: int = book[B_COMING, 0]
+    return turn if c.first == c.firsts or before(times, cursor, turn, first) else first
 
 
 @kernel
@@ -137,3 +137,20 @@ def has_come(book: IntArray, times: FloatArray, cursor: Cursor, i: int) -> None:
         drop_soonest(book, times, cursor)
     elif c.turns:
         c.first += 1
+
+
+@kernel
+def pass_time(book: IntArray, times: FloatArray, cursor: Cursor, held: int) -> int:
+    """Let the clock jump to what comes next, since nothing runs; return AGAIN, or why it cannot.
+
+    `held` requests wait.
+    """
+    c = cursor[0]
+    if follow(book, times, cursor) > 0:
+        c.routed = False
+        return AGAIN
+    if c.arrived < c.known and not by_rows(cursor):
+        c.clock_s = min(times[T_READY, next_to_come(book, times, cursor)], c.stop_s)
+        c.routed = False
+        return AGAIN
+    return STALLED if held > 0 or c.queued > 0 or c.arrived < c.known else DONE

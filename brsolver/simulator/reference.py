@@ -114,7 +114,7 @@ class ReferenceSimulator:
     ----------
     requests : sequence of Request
         In order of readiness; `ready_s` None throughout means a pool. One that `follows` another
-        comes `delay_s` after the end of that, by which it has to be among them; from a pool at once.
+        of these comes `delay_s` after the end of that, to a pool at once.
     workers : sequence of Worker
     policy : Policy
     pool : int

@@ -49,10 +49,10 @@ class Trace:
         True for synthetic traces that imitate a published one; printed wherever results are.
     columns : mapping of str to ndarray
         Optional columns, each of length n: ``max_tokens``, ``cached_tokens`` (of the prompt, in a
-        prefix cache), ``session``, ``model``, ``tenant``, ``prompt_hash``, ``delay_s`` (seconds from
-        the end of the session's previous turn, which this one follows, to its arrival; NaN for
-        requests that follow none), ``detached`` (true for turns that followed one that was cut
-        away), and for prefix-hash chains the ragged pair ``hash_offsets`` (length n + 1) and
+        prefix cache), ``session``, ``model``, ``tenant``, ``prompt_hash``, ``delay_s`` (seconds
+        from the end of the session's previous turn, which this one follows, to its arrival; NaN
+        for requests that follow none), ``detached`` (true for turns that followed one that was
+        cut away), and for prefix-hash chains the ragged pair ``hash_offsets`` (length n + 1) and
         ``hash_values``.
     skipped_rows : int
         Bad rows that were left out on request.
@@ -164,7 +164,8 @@ class Trace:
         if self.arrival_s is None:
             return detach(taken, None, None)
         if DELAY not in taken:
-            return self.arrival_s[rows]
+            given: NDArray[np.float64] = self.arrival_s[rows]
+            return given
         nominal = nominal_arrivals(self.columns, self.arrival_s, np.zeros(len(self)))
         return detach(taken, self.arrival_s[rows], nominal[rows])
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     Columns = Mapping[str, NDArray[np.generic]]
 
 DELAY = "delay_s"
-"""Column of `Trace`: seconds from the end of the previous turn, NaN where a request follows none."""
+"""Column of `Trace`: seconds from the end of the turn before, NaN where a request follows none."""
 
 DETACHED = "detached"
 """Column of `Trace`: which turns follow nobody any more, since all before them were cut away."""
@@ -81,9 +81,7 @@ def check_turns(name: str, columns: Columns, arrival_s: NDArray[np.float64] | No
         _refuse(name, delay, follows & ~np.isnan(arrival_s), wanted)
 
 
-def _refuse(
-    name: str, delay: NDArray[np.float64], bad: NDArray[np.bool_], must_be: str
-) -> None:
+def _refuse(name: str, delay: NDArray[np.float64], bad: NDArray[np.bool_], must_be: str) -> None:
     rows = np.flatnonzero(bad)
     if rows.size:
         row = int(rows[0])

@@ -34,9 +34,7 @@ READER = TurnReader(
         Field(source="output_length", target="output_tokens", parser=LENGTH),
         Field(source="hash_ids", target="hash_ids", parser=IntList(), required=False),
         Field(source="session_id", target="session", parser=Label(), required=False),
-        Field(
-            source="delay", target="delay_s", parser=NumberOrNothing(minimum=0), required=False
-        ),
+        Field(source="delay", target="delay_s", parser=NumberOrNothing(minimum=0), required=False),
     ),
     ticks_per_s=_MS_PER_S,
     distinct_from=frozenset({"chat_id"}),

@@ -20,7 +20,7 @@ TURNS = frozenset({"session", DELAY, "arrival"})
 """Targets of the columns that not every row of a file with turns has."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class TurnReader(TableReader):
     """A `TableReader` of files some rows of which may have a delay in place of an arrival time.
 
@@ -29,13 +29,15 @@ class TurnReader(TableReader):
     """
 
     def _required(self, source: Source) -> list[str]:
-        required = TableReader._required(self, source)
+        required = super()._required(source)
         if not self._has_turns(source):
             return required
-        return [field.source for field in self.fields if field.required and field.target not in TURNS]
+        return [
+            field.source for field in self.fields if field.required and field.target not in TURNS
+        ]
 
     def _present(self, source: Source) -> list[Field]:
-        present = TableReader._present(self, source)
+        present = super()._present(source)
         if not self._has_turns(source):
             return [field for field in present if field.target != DELAY]
         return [
@@ -48,7 +50,7 @@ class TurnReader(TableReader):
         self, source: Source, fields: Sequence[Field], options: ReadOptions
     ) -> Collector:
         if not self._has_turns(source):
-            return TableReader._collector(self, source, fields, options)
+            return super()._collector(source, fields, options)
         return TurnCollector(source, fields, options, ticks_per_s=self.ticks_per_s)
 
     def _has_turns(self, source: Source) -> bool:

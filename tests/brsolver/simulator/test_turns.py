@@ -48,6 +48,18 @@ def with_turns(draw, trace):
 
 
 @st.composite
+def with_small_workers(draw, params):
+    """Let some workers but the first be too small for some requests, which these then reject."""
+    small = st.lists(st.integers(1, 60), min_size=params.workers, max_size=params.workers)
+    capacity = (params.capacity[0], *draw(small)[1:])
+    events = [
+        replace(event, capacity=capacity[event.worker]) if event.kind == "join" else event
+        for event in params.events
+    ]
+    return replace(params, capacity=capacity, events=tuple(events))
+
+
+@st.composite
 def prefilled_elsewhere(draw):
     trace, params, policy = draw(elsewhere.scenarios())
     mode = draw(st.sampled_from(["timestamps", "timestamps", "pool", "closed"]))
@@ -58,12 +70,7 @@ def prefilled_elsewhere(draw):
         prefill = Prefill(mode="delay", delay_s=0.01, tokens_per_s=1000.0)
     params = replace(params, arrivals=Arrivals(mode=mode, **arrivals), prefill=prefill)
     if params.capacity is not None and draw(st.booleans()):
-        # Some workers are too small for some requests, which these then reject.
-        small = draw(st.lists(st.integers(1, 60), min_size=1, max_size=params.workers))
-        params = replace(params, capacity=(*params.capacity[: -len(small)], *small))
-        params = replace(params, capacity=(max(params.capacity), *params.capacity[1:]))
-        largest = int((trace.prompt_tokens + trace.output_tokens).max())
-        params = replace(params, capacity=(max(largest, params.capacity[0]), *params.capacity[1:]))
+        params = draw(with_small_workers(params))
     return draw(with_turns(trace)), params, policy
 
 
