@@ -8,11 +8,10 @@ import test_colocated as colocated
 import test_engine as elsewhere
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_prefix import ragged
+from test_prefix import Checked, cached_scenarios, made, ragged
 
 from brsolver.cluster.view import NO_LIMIT
 from brsolver.errors import ParameterError
-from brsolver.registry import make_policy
 from brsolver.simulator import (
     Arrivals,
     Prefill,
@@ -26,7 +25,6 @@ from brsolver.simulator import (
 from brsolver.simulator.arrivals import arrival_times
 from brsolver.simulator.reference import ReferenceSimulator, Request, Worker
 from brsolver.simulator.reference_colocated import ColocatedReference, Rank
-from brsolver.specs import parse_spec
 from brsolver.traces.trace import Trace
 
 UNIT = StepTime(model="loads", base=1.0, per_token=0.0)
@@ -84,6 +82,8 @@ def requests_of(trace, params):
     """Return the requests as the plain references take them."""
     timed = not params.arrivals.by_events
     cached = trace.columns.get("cached_tokens", np.zeros(len(trace), np.int64))
+    if params.prefill.cache:
+        cached = np.zeros(len(trace), np.int64)
     previous = trace.previous
     requests = []
     for i, (s, o) in enumerate(zip(trace.prompt_tokens, trace.output_tokens, strict=True)):
@@ -102,7 +102,7 @@ def requests_of(trace, params):
     return requests
 
 
-def reference_run(trace, params, policy):
+def reference_run(trace, params, policy, chains=None):
     requests = requests_of(trace, params)
     here = params.prefill.colocated
     workers = [
@@ -113,10 +113,13 @@ def reference_run(trace, params, policy):
     if here:
         kind = ColocatedReference
         regime = {"prefill": params.prefill, "step_time": params.step_time}
+    if chains is not None:
+        kind = Checked
+        regime["chains"] = chains
     simulator = kind(
         sorted(requests, key=lambda r: (r.ready_s or 0.0, r.index)),
         workers,
-        make_policy(*parse_spec(policy)),
+        made(policy),
         pool=params.arrivals.pool if params.arrivals.mode == "pool" else 0,
         concurrency=params.arrivals.concurrency or 0,
         immediate=params.routing == "immediate",
@@ -151,6 +154,19 @@ def test_the_kernels_equal_the_reference(scenario):
 def test_the_kernels_equal_the_reference_with_prefill_on_the_ranks(scenario):
     trace, params, policy = scenario
     assert_equal_runs(simulate(trace, policy, params), *reference_run(trace, params, policy))
+
+
+@settings(max_examples=300, deadline=None)
+@given(cached_scenarios(), st.data())
+def test_the_kernels_equal_the_reference_with_prefix_caches(scenario, data):
+    trace, params, policy, chains = scenario
+    trace = data.draw(with_turns(trace))
+    result = simulate(trace, made(policy), params)
+    expected, requests = reference_run(trace, params, policy, chains)
+    assert_equal_runs(result, expected, requests)
+    begun = result.requests.start_step >= 0
+    found = [expected.found.get(i, 0) for i in range(len(trace))]
+    assert result.requests.cached_tokens[begun].tolist() == np.array(found)[begun].tolist()
 
 
 @settings(max_examples=200, deadline=None)
