@@ -220,7 +220,9 @@ def boundary(
 ) -> int:
     """Do what comes before a step; return why not to step, or STEP."""
     c = cursor[0]
-    follow(book, times, cursor)
+    # Asked for here, lest every step pays for a call.
+    if c.turns:
+        follow(book, times, cursor)
     if c.arrived < c.known and (c.immediate or not c.routed):
         reveal(workers, waiting, book, times, cursor)
     held = c.wait_tail - c.wait_head
@@ -272,7 +274,7 @@ def generate(
 
 
 @kernel
-def advance(
+def advance(  # noqa: C901 # a branch in every step in place of a call
     workers: IntArray,
     requests: IntArray,
     counters: k.Counters,
@@ -358,7 +360,8 @@ def advance(
         log_routed(cursor, seen, active, cost, log_f, log_i)
         log_prefill(cursor, loads, prefill, log_i)
         log_held(cursor, seen.slots, counters[0].active_total, log_i)
-        follow(book, times, cursor)
+        if c.turns:
+            follow(book, times, cursor)
         c.clock_s += lasts
         finished = c.finished
         generate(workers, requests, counters, ring, book, times, cursor, heads, queues, buffers)
