@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from brsolver.errors import ParameterError
+from brsolver.traces.turns import nominal_arrivals
 from classifiers.key_history import KeyHistory
 
 if TYPE_CHECKING:
@@ -53,9 +54,10 @@ def build(
     """Return the features of samples of a trace, in causal order.
 
     A request counts as finished from ``arrival + output · token_s`` on, and a sample of age a
-    is asked about at ``arrival + a · token_s``. A trace without arrival times has a clock of
-    rows instead, on which a request of mean length takes `lag_rows`. The hour is left missing
-    in traces shorter than a day, where it is just another name for the row.
+    is asked about at ``arrival + a · token_s``. A turn that follows another arrives its delay after
+    that has finished so. A trace without arrival times has a clock of rows instead, on which a
+    request of mean length takes `lag_rows`. The hour is left missing in traces shorter than a day,
+    where it is just another name for the row.
 
     Parameters
     ----------
@@ -95,7 +97,7 @@ def build(
         out[:, 2] = trace.columns["max_tokens"][periods.row]
     out[:, 3:6] = known
     if trace.arrival_s is not None and spans_a_day(trace):
-        out[:, 6] = hour_of(trace.arrival_s[periods.row] + trace.origin_s)
+        out[:, 6] = hour_of(arrival_s[periods.row] + trace.origin_s)
     return out
 
 
@@ -128,7 +130,7 @@ def hour_of(time_s: FloatArray) -> FloatArray:
 
 def spans_a_day(trace: Trace) -> bool:
     """Tell whether the trace's arrivals go once around the clock."""
-    return trace.arrival_s is not None and float(trace.arrival_s[-1]) >= _DAY_S
+    return trace.span_s is not None and trace.span_s >= _DAY_S
 
 
 def _clock(trace: Trace, token_s: float, lag_rows: float) -> tuple[FloatArray, float]:
@@ -136,6 +138,7 @@ def _clock(trace: Trace, token_s: float, lag_rows: float) -> tuple[FloatArray, f
         if not 0 < value < np.inf:
             raise ParameterError(f"{name} is {value}, must be above 0 and finite")
     if trace.arrival_s is not None:
-        return trace.arrival_s, token_s
+        lasts = token_s * trace.output_tokens.astype(np.float64)
+        return nominal_arrivals(trace.columns, trace.arrival_s, lasts), token_s
     mean = float(trace.output_tokens.mean())
     return np.arange(len(trace), dtype=np.float64), lag_rows / mean

@@ -105,14 +105,13 @@ class Header:
     ) -> Header:
         """Describe a classifier trained on the first `rows` requests of a trace."""
         past = trace.head(rows)
-        span = None if past.arrival_s is None else float(past.arrival_s[-1] - past.arrival_s[0])
         return cls(
             version=VERSION,
             kind=classifier.kind,
             features=tuple(classifier.features or ()),
             horizon=classifier.horizon,
             training_rows=len(past),
-            training_span_s=span,
+            training_span_s=past.span_s,
             trace_name=past.name,
             trace_fingerprint=past.fingerprint(),
             start_fingerprint=past.head(START_ROWS).fingerprint(),

@@ -131,7 +131,8 @@ def _print_tables(trace: Trace, stats: TraceStats) -> None:
     _print_histogram(console, "prompt length (tokens)", trace.prompt_tokens)
     _print_histogram(console, "output length (tokens)", trace.output_tokens)
     if trace.arrival_s is not None:
-        _print_histogram(console, "arrivals over time (s)", trace.arrival_s)
+        given = trace.arrival_s[trace.arrival_s == trace.arrival_s]
+        _print_histogram(console, "arrivals over time (s)", given)
 
 
 def _summary_table(stats: TraceStats) -> Any:
@@ -153,12 +154,18 @@ def _summary_rows(stats: TraceStats) -> list[tuple[str, str]]:
         ("burstiness (CV of gaps)", stats.burstiness),
         ("correlation of lengths", stats.correlation),
         ("repeated prefix blocks", stats.repeated_prefix),
+        ("mean delay after the turn before (s)", stats.delay_mean_s),
+    )
+    following = (
+        ("turns that follow others", stats.following),
+        ("sessions with such turns", stats.sessions_following),
     )
     return [
         ("format", stats.source_format),
         ("surrogate of a published trace", "yes" if stats.surrogate else "no"),
         ("requests", f"{stats.n:,}"),
         ("bad rows left out", f"{stats.skipped_rows:,}"),
+        *((label, f"{count:,}") for label, count in following if count),
         *((label, f"{value:,.3f}") for label, value in optional if value is not None),
     ]
 

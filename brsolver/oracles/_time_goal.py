@@ -89,7 +89,8 @@ class TimeBounds:
             "step_time": params.step_time,
         }
         prefill = rank_prefill_of(trace, params)
-        if prefill is not None or params.arrivals.mode != "pool":
+        ordered = params.arrivals.mode == "pool" and trace.delay_s is None
+        if prefill is not None or not ordered:
             return cls(every=(any_time_bound(trace, prefill=prefill, **where),), prefill=prefill)
         pool = params.arrivals.pool
         schedule = fcfs_schedule(trace, params.workers, where["slots"], pool)

@@ -250,6 +250,7 @@ def gap(
         Any input is bad, or no bound holds for a run.
     """
     from brsolver.oracles.hindsight.warm import warm_up
+    from brsolver.oracles.schedule import require_known_order
     from brsolver.simulator.held_out import hold_out
     from brsolver.wiring import read_policies
 
@@ -268,6 +269,7 @@ def gap(
     horizons = [*(spec.horizon for spec in specs), horizon or 0]
     held = hold_out(trace, predictor, seed, horizons=horizons)
     trace = held.trace
+    require_known_order(trace)
     runs = tuple(simulated(held, spec, used, tick) for spec in specs)
     searched = oracle.startswith("hindsight")
     warm_up(search=searched)

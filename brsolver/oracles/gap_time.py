@@ -198,6 +198,7 @@ def time_gap(
         Any input is bad, or no bound holds for a run.
     """
     from brsolver.oracles.hindsight.warm import warm_up
+    from brsolver.oracles.schedule import require_known_order
     from brsolver.simulator.held_out import hold_out
     from brsolver.wiring import read_policies
 
@@ -209,6 +210,8 @@ def time_gap(
     searched = oracle.startswith("hindsight")
     _check_oracle(oracle, used)
     held = hold_out(trace, predictor, seed, horizons=[spec.horizon for spec in specs])
+    if searched:
+        require_known_order(held.trace)
     runs = tuple(simulated(held, spec, used, tick) for spec in specs)
     warm_up(search=searched)
     bounding = time.perf_counter()

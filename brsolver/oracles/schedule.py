@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from brsolver.errors import ParameterError
 from brsolver.oracles import _schedule_kernels as sk
+from brsolver.traces.turns import DELAY
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -123,9 +124,11 @@ def fcfs_schedule(
     Raises
     ------
     ParameterError
-        If G, B or the pool are contradictory, or the run would not fit into memory.
+        If G, B or the pool are contradictory, the run would not fit into memory, or turns of the
+        trace follow others.
     """
     slots, pool = check_cluster(workers, slots, pool)
+    require_known_order(trace)
     start, position = sk.admit_in_order(trace.output_tokens, workers * slots, pool)
     steps = int((start + trace.output_tokens).max())
     if steps * workers > MAX_STEPS:
@@ -142,6 +145,22 @@ def fcfs_schedule(
         slots=slots,
         pool=pool,
     )
+
+
+def require_known_order(trace: Trace) -> None:
+    """Raise `ParameterError` if turns follow others: who waits in a pool is then not given."""
+    if trace.delay_s is not None:
+        raise ParameterError(
+            f"turns of {trace.name} follow others, must follow none for hindsight and for bounds "
+            "on what a pool admits: use objective time with oracle bounds, which hold for any "
+            "order and any times of arrival"
+        )
+
+
+def in_any_order(trace: Trace) -> Trace:
+    """Return the same requests with neither times nor turns: any run of theirs is one of these."""
+    columns = {key: column for key, column in trace.columns.items() if key != DELAY}
+    return replace(trace, arrival_s=None, columns=columns)
 
 
 def check_cluster(workers: int, slots: int | Sequence[int], pool: int | None) -> tuple[int, int]:

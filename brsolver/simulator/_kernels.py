@@ -37,7 +37,6 @@ from brsolver.simulator._decision_kernels import apply
 from brsolver.simulator._layout import (
     AGAIN,
     BUSY_WATTS,
-    DONE,
     EVENT,
     F_DURATION,
     F_ENERGY,
@@ -63,12 +62,11 @@ from brsolver.simulator._layout import (
     POWER_EXPONENT,
     REFUSED,
     ROUTE,
-    STALLED,
     STEP,
     Cursor,
 )
 from brsolver.simulator._log_kernels import first_tokens, log_held, log_prefill, sample
-from brsolver.simulator._migration_kernels import comes_by_time, land, prepare_step, wait
+from brsolver.simulator._migration_kernels import land, pass_time, prepare_step
 from brsolver.simulator._prefill_kernels import (
     NOTHING,
     decode_loads,
@@ -81,6 +79,7 @@ from brsolver.simulator._request_kernels import (
     preempt_over_capacity,
     reveal,
 )
+from brsolver.simulator._turn_kernels import follow
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
@@ -221,10 +220,12 @@ def boundary(
 ) -> int:
     """Do what comes before a step; return why not to step, or STEP."""
     c = cursor[0]
-    total = book.shape[1]
     if c.moving > 0:
         land(workers, requests, counters, book, times, cursor, heads, queues, buffers)
-    if c.arrived < total and (c.immediate or not c.routed):
+    # Asked for here, lest every step pays for a call.
+    if c.turns:
+        follow(book, times, cursor)
+    if c.arrived < c.known and (c.immediate or not c.routed):
         reveal(workers, waiting, book, times, cursor)
     held = c.wait_tail - c.wait_head
     if c.immediate and held > 0 and fill_view(workers, c.immediate, table) > 0:
@@ -237,12 +238,7 @@ def boundary(
             return offer_waiting(waiting, cursor, offer)
     if counters[0].active_total > 0 or (c.queued > 0 and c.scheduler != NOBODY):
         return STEP
-    if c.moving > 0 or comes_by_time(book, cursor):
-        wait(book, times, cursor)
-        return AGAIN
-    if held > 0 or c.queued > 0 or c.arrived < total:
-        return STALLED
-    return DONE
+    return pass_time(book, times, cursor, held)
 
 
 @kernel
@@ -280,7 +276,7 @@ def generate(
 
 
 @kernel
-def advance(
+def advance(  # noqa: C901 # a branch in every step in place of a call
     workers: IntArray,
     requests: IntArray,
     counters: k.Counters,
@@ -366,6 +362,8 @@ def advance(
         log_routed(cursor, seen, active, cost, log_f, log_i)
         log_prefill(cursor, loads, prefill, log_i)
         log_held(cursor, seen.slots, counters[0].active_total, log_i)
+        if c.turns:
+            follow(book, times, cursor)
         c.clock_s += lasts
         finished = c.finished
         generate(workers, requests, counters, ring, book, times, cursor, heads, queues, buffers)

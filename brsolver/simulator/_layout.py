@@ -41,6 +41,11 @@ from brsolver._limits import MAX_ATTEMPTS
 ) = range(22)
 BOOK_ROWS = 22
 
+# Rows that the book has besides, where turns follow others: which turn follows each request (NONE
+# if none does), and lists of requests: those that are known to come, as a heap, and those rejected.
+B_NEXT_TURN, B_COMING, B_REJECTED = range(BOOK_ROWS, BOOK_ROWS + 3)
+BOOK_ROWS_WITH_TURNS = BOOK_ROWS + 3
+
 # Rows of the workers' own queues: first and last that waits, first and last whose prompt is
 # prefilled there, how many of these and their KV tokens, and whether more waited at the last
 # release of prefill than it took; of the prefix cache the block that nobody uses for longest and
@@ -76,6 +81,11 @@ LINK_FIELDS = 3
 # Rows of the times, one column per request; T_MOVED is when a move of it is over.
 T_ARRIVAL, T_READY, T_START, T_FIRST, T_FINISH, T_MOVED = range(6)
 TIME_ROWS = 6
+
+# And the times: seconds from the end of the turn before to the arrival, and from there to being
+# routable.
+T_DELAY, T_PREFILL = range(TIME_ROWS, TIME_ROWS + 2)
+TIME_ROWS_WITH_TURNS = TIME_ROWS + 2
 
 CURSOR = np.dtype(
     [
@@ -132,6 +142,13 @@ CURSOR = np.dtype(
         ("move_head", np.int64),
         ("moving", np.int64),
         ("moved_tokens", np.int64),
+        ("turns", np.bool_),
+        ("known", np.int64),
+        ("firsts", np.int64),
+        ("first", np.int64),
+        ("coming", np.int64),
+        ("heard_finished", np.int64),
+        ("heard_rejected", np.int64),
     ]
 )
 """Where a run stands.
@@ -146,7 +163,11 @@ at the ranks, and that are `ending` in this step; whether this step prefills `ap
 that decode; for how many steps a delayer has `held` prefill back, for how many what is `pending`
 has not grown (`stalled`; by TensorRT-LLM's rule steps held although all ranks could prefill); the
 first of the requests under way from one worker to another (`move_head`, `NONE` if there is none),
-how many these are (`moving`), how many KV tokens were moved; and what the regime fixes.
+how many these are (`moving`), how many KV tokens were moved;
+whether `turns` follow others, how many requests are `known` to come or have come, the `firsts`
+among all that follow nobody and the `first` of these that has not come, how many that follow are
+`coming`, and of how many finished and rejected ones those that follow have been told; and what the
+regime fixes.
 """
 Cursor = NDArray[Any]
 """An array of one `CURSOR`."""

@@ -27,13 +27,15 @@ from brsolver.cluster._state_kernels import (
     W_SLOTS,
 )
 from brsolver.simulator._layout import (
+    AGAIN,
     B_GENERATED,
     B_MOVES,
-    B_ORDER,
     B_PROMPT,
     B_QUEUE_NEXT,
     B_WORKER,
+    DONE,
     F_DURATION,
+    STALLED,
     T_MOVED,
     T_READY,
     Cursor,
@@ -41,6 +43,7 @@ from brsolver.simulator._layout import (
 from brsolver.simulator._prefill_kernels import NOTHING, schedule
 from brsolver.simulator._queue_kernels import put_under_way, take_off_the_way
 from brsolver.simulator._request_kernels import interrupt, start
+from brsolver.simulator._turn_kernels import by_rows, follow, next_to_come
 
 if TYPE_CHECKING:
     from brsolver.simulator._prefix_kernels import Caches
@@ -200,10 +203,10 @@ def migrate(
 
 
 @kernel
-def comes_by_time(book: IntArray, cursor: Cursor) -> bool:
-    """Tell whether somebody is still to arrive, at a time of its own."""
+def comes_by_time(cursor: Cursor) -> bool:
+    """Tell whether somebody who is known to come is still to arrive, at a time of its own."""
     c = cursor[0]
-    by_time: bool = c.arrived < book.shape[1] and c.pool == 0 and c.concurrency == 0
+    by_time: bool = c.arrived < c.known and not by_rows(cursor)
     return by_time
 
 
@@ -215,10 +218,26 @@ def wait(book: IntArray, times: FloatArray, cursor: Cursor) -> None:
     while i != NONE:
         when = min(when, times[T_MOVED, i])
         i = book[B_QUEUE_NEXT, i]
-    if comes_by_time(book, cursor):
-        when = min(when, times[T_READY, book[B_ORDER, c.arrived]])
+    if comes_by_time(cursor):
+        when = min(when, times[T_READY, next_to_come(book, times, cursor)])
     c.clock_s = min(when, c.stop_s)
     c.routed = False
+
+
+@kernel
+def pass_time(book: IntArray, times: FloatArray, cursor: Cursor, held: int) -> int:
+    """Let the clock jump to what comes next, since nothing runs; return AGAIN, or why it cannot.
+
+    `held` requests wait.
+    """
+    c = cursor[0]
+    if follow(book, times, cursor) > 0:
+        c.routed = False
+        return AGAIN
+    if c.moving > 0 or comes_by_time(cursor):
+        wait(book, times, cursor)
+        return AGAIN
+    return STALLED if held > 0 or c.queued > 0 or c.arrived < c.known else DONE
 
 
 @kernel

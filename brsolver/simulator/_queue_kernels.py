@@ -15,6 +15,7 @@ from brsolver.simulator._layout import (
     B_PREEMPTIONS,
     B_PROMPT,
     B_QUEUE_NEXT,
+    B_REJECTED,
     B_STATUS,
     B_WORKER,
     IN_QUEUE,
@@ -90,6 +91,8 @@ def unqueue(workers: IntArray, book: IntArray, cursor: Cursor, queues: IntArray,
 def reject(book: IntArray, cursor: Cursor, i: int) -> None:
     """Give up on request i, which its worker can never hold."""
     book[B_STATUS, i] = REJECTED
+    if cursor[0].turns:
+        book[B_REJECTED, cursor[0].rejected] = i
     cursor[0].rejected += 1
 
 

@@ -27,7 +27,6 @@ from brsolver.simulator._layout import (
     B_FINISHED,
     B_GENERATED,
     B_HANDLE,
-    B_ORDER,
     B_OUTPUT,
     B_PREEMPTIONS,
     B_PROMPT,
@@ -61,6 +60,7 @@ from brsolver.simulator._queue_kernels import (
     take_prompt,
     unqueue,
 )
+from brsolver.simulator._turn_kernels import has_come, next_to_come
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
@@ -104,10 +104,9 @@ def reveal(
 ) -> None:
     """Let requests arrive: by the pool rule, as others end, or those whose time has come."""
     c = cursor[0]
-    total = book.shape[1]
     pool = c.pool
-    while c.arrived < total:
-        i = book[B_ORDER, c.arrived]
+    while c.arrived < c.known:
+        i = next_to_come(book, times, cursor)
         if pool > 0 or c.concurrency > 0:
             held = c.wait_tail - c.wait_head
             if c.concurrency > 0:
@@ -121,7 +120,7 @@ def reveal(
         elif times[T_READY, i] > c.clock_s:
             break
         push_waiting(waiting, book, cursor, i)
-        c.arrived += 1
+        has_come(book, times, cursor, i)
 
 
 @kernel

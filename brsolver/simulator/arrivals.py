@@ -24,6 +24,9 @@ FloatArray = NDArray[np.float64]
 def arrival_times(trace: Trace, params: SimulationParams) -> FloatArray:
     """Return the arrival time of every request in seconds, shape (n,).
 
+    NaN for turns that follow others: these come when the run lets them. A rate is that of all
+    requests; those that follow nobody come at their share of it, and bring the others along.
+
     Raises
     ------
     ParameterError
@@ -90,13 +93,32 @@ def ready_times(trace: Trace, arrival: FloatArray, prefill: Prefill) -> FloatArr
     return _tier(arrival, prefill.delay_s + work, prefill.workers)
 
 
+def prefill_times(trace: Trace, prefill: Prefill) -> FloatArray:
+    """Return how long each request is prefilled before it can be routed, in seconds, shape (n,).
+
+    Of prefill that makes nobody wait: not of a tier.
+    """
+    if prefill.mode == "delay":
+        return prefill.delay_s + trace.prompt_tokens / prefill.tokens_per_s
+    return np.zeros(len(trace))
+
+
 def _at_rate(trace: Trace, rate: float, seed: int) -> FloatArray:
-    count = len(trace)
-    if trace.arrival_s is None or trace.arrival_s[-1] <= 0:
+    if trace.delay_s is None:
+        return _scaled(trace.arrival_s, len(trace), rate, seed)
+    firsts = ~trace.follows
+    given = None if trace.arrival_s is None else trace.arrival_s[firsts]
+    arrival = np.full(len(trace), np.nan)
+    arrival[firsts] = _scaled(given, int(firsts.sum()), rate * float(firsts.mean()), seed)
+    return arrival
+
+
+def _scaled(given: FloatArray | None, count: int, rate: float, seed: int) -> FloatArray:
+    if given is None or given[-1] <= 0:
         gaps = stream(seed, "arrivals").exponential(1.0 / rate, count)
         gaps[0] = 0.0
         return _finite(np.cumsum(gaps), rate)
-    return _finite(trace.arrival_s * ((count - 1) / (rate * trace.arrival_s[-1])), rate)
+    return _finite(given * ((count - 1) / (rate * given[-1])), rate)
 
 
 def _finite(arrival: FloatArray, rate: float) -> FloatArray:

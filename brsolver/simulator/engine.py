@@ -19,9 +19,9 @@ from brsolver.hardware.step_arrays import step_time_arrays
 from brsolver.simulator import _kernels as sk
 from brsolver.simulator import _layout as lay
 from brsolver.simulator import _request_kernels as rk
-from brsolver.simulator.arrivals import arrival_times, ready_times
 from brsolver.simulator.checks import check_capacity, check_events, too_far
 from brsolver.simulator.colocated import cached_tokens, empty_queues, move_by, schedule_by
+from brsolver.simulator.coming import count_expected, empty_books, expect_requests
 from brsolver.simulator.explain import explain_stall
 from brsolver.simulator.prefix import PrefixCaches
 from brsolver.simulator.staleness import StaleInformation
@@ -65,7 +65,8 @@ class Engine:
         The very class that deployments drive. The engine writes its state's books, through
         kernels.
     book, times : ndarray, shapes (BOOK_ROWS, n) and (TIME_ROWS, n)
-        One column per request; rows as in `brsolver.simulator._layout`.
+        One column per request; rows as in `brsolver.simulator._layout`, with those for turns
+        where any follow others.
     waiting : ndarray of int64, shape (QUEUE_ROWS, n)
         The waiting requests, between the cursor's head and tail.
     offer : ndarray of int64, shape (QUEUE_ROWS, n)
@@ -76,7 +77,8 @@ class Engine:
     CapacityError
         A request fits no worker.
     ParameterError
-        The trace lacks the timestamps that the regime asks for.
+        The trace lacks the timestamps that the regime asks for, or as of
+        `brsolver.simulator.coming.expect_requests`.
     """
 
     def __init__(
@@ -163,23 +165,12 @@ class Engine:
 
     def _make_books(self) -> None:
         count = len(self.trace)
-        self.book: IntArray = np.full((lay.BOOK_ROWS, count), -1, np.int64)
-        self.book[lay.B_PROMPT] = self.trace.prompt_tokens
-        self.book[lay.B_OUTPUT] = self.trace.output_tokens
-        self.book[[lay.B_PREEMPTIONS, lay.B_STATUS, lay.B_GENERATED, lay.B_MOVES]] = 0
+        self.book, self.times = empty_books(self.trace)
         self.waiting: IntArray = np.zeros((QUEUE_ROWS, count), np.int64)
         self.offer: IntArray = np.zeros((QUEUE_ROWS, count), np.int64)
-        self.times: FloatArray = np.full((lay.TIME_ROWS, count), np.nan)
-        self.book[[lay.B_CACHED, lay.B_COMPUTED]] = 0
         if self.params.prefill.colocated and not self.params.prefill.cache:
             self.book[lay.B_CACHED] = cached_tokens(self.trace)
-        if self.params.arrivals.by_events:
-            self.book[lay.B_ORDER] = np.arange(count)
-        else:
-            arrival = arrival_times(self.trace, self.params)
-            self.times[lay.T_ARRIVAL] = arrival
-            self.times[lay.T_READY] = ready_times(self.trace, arrival, self.params.prefill)
-            self.book[lay.B_ORDER] = np.argsort(self.times[lay.T_READY], kind="stable")
+        expect_requests(self.trace, self.params, self.book, self.times)
         longest = int(self.trace.output_tokens.max())
         self.heads: IntArray = np.full(1 << longest.bit_length(), -1, np.int64)
         self.queues: IntArray = empty_queues(self.params.workers)
@@ -207,6 +198,7 @@ class Engine:
         if arrivals.mode == "pool":
             self.cursor["pool"] = arrivals.pool or 4 * params.workers
         self.cursor["concurrency"] = arrivals.concurrency or 0
+        count_expected(self.trace, self.cursor)
         schedule_by(params.prefill, self.cursor)
         move_by(params.migration, self.cursor)
         # Views of single fields: many times faster to read from here than the record.

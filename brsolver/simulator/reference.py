@@ -30,6 +30,7 @@ from brsolver.cluster.view import (
 from brsolver.simulator.migration import Migration
 from brsolver.simulator.reference_books import Move, Request, StepRecord, Worker
 from brsolver.simulator.reference_migration import Mover
+from brsolver.simulator.reference_turns import Coming
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,7 +49,8 @@ class ReferenceSimulator:
     Parameters
     ----------
     requests : sequence of Request
-        In order of readiness; `ready_s` None throughout means a pool.
+        In order of readiness; `ready_s` None throughout means a pool. One that `follows` another
+        of these comes `delay_s` after the end of that, to a pool at once.
     workers : sequence of Worker
     policy : Policy
     pool : int
@@ -85,7 +87,7 @@ class ReferenceSimulator:
         events: Sequence[WorkerEvent] = (),
         migration: Migration | None = None,
     ) -> None:
-        self.coming = list(requests)
+        self.coming = Coming(requests, timed=not pool and not concurrency)
         self.workers = list(workers)
         self.policy = policy
         self.pool = pool
@@ -111,7 +113,6 @@ class ReferenceSimulator:
             self._reveal()
             if self.immediate:
                 self._route_arrivals()
-                self._reveal()
             self._admit_queued()
             if not self.immediate and self.waiting and sum(self._room()) > 0:
                 self._route_pool()
@@ -119,6 +120,8 @@ class ReferenceSimulator:
             if any(w.running for w in self.workers):
                 self._migrate()
                 self._step()
+            elif self.coming.follow():
+                continue
             elif self._by_time() or self._moves():
                 self._jump()
             elif self.events:
@@ -188,13 +191,14 @@ class ReferenceSimulator:
         self.waiting = lost + self.waiting
 
     def _reveal(self) -> None:
+        self.coming.follow()
         while self.coming and self._comes():
             request = self.coming.pop(0)
             request.since = len(self.steps)
+            if not self.coming.timed:
+                request.arrival_s = self.clock
             self.arrived.append(request)
             self.waiting.append(request)
-            if self.immediate and (self.pool or self.concurrency):
-                self._route_arrivals()
 
     def _comes(self) -> bool:
         if self.concurrency:
@@ -217,10 +221,14 @@ class ReferenceSimulator:
             ((_, g),) = self._ask(self.waiting[:1])
             request = self.waiting.pop(0)
             if request.kv_tokens > self.workers[g].capacity:
-                request.rejected = True
+                self._reject(request)
             else:
                 request.worker, request.due = g, len(self.steps) + self.transit_steps
                 self.workers[g].queue.append(request)
+            self._reveal()
+
+    def _reject(self, request: Request) -> None:
+        request.rejected, request.ended_s = True, self.clock
 
     def _route_pool(self) -> None:
         pairs = self._ask(self.waiting)
@@ -262,7 +270,7 @@ class ReferenceSimulator:
                 elif worker.holding:
                     break
                 else:
-                    worker.queue.pop(0).rejected = True
+                    self._reject(worker.queue.pop(0))
 
     def _step(self) -> None:
         loads = [self._weighed(w) for w in self.workers]
@@ -285,6 +293,7 @@ class ReferenceSimulator:
             request.first_s = self.clock
         if request.generated == request.output:
             request.finish_step, request.finish_s = len(self.steps), self.clock
+            request.ended_s = self.clock
 
     def _weighed(self, worker: Worker) -> int:
         return worker.load + self.request_tokens * len(worker.running)
@@ -293,7 +302,7 @@ class ReferenceSimulator:
         while worker.held > worker.capacity:
             request = worker.running.pop()
             if not worker.holding:
-                request.rejected = True
+                self._reject(request)
                 return
             request.preemptions += 1
             worker.queue.insert(0, request)

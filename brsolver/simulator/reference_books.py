@@ -33,6 +33,11 @@ class Request:
     first_s: float | None = None
     cached: int = 0
     computed: int = 0
+    follows: Request | None = None
+    delay_s: float = 0.0
+    prefill_s: float = 0.0
+    arrival_s: float | None = None
+    ended_s: float | None = None
 
     @property
     def kv_tokens(self) -> int:

@@ -111,11 +111,12 @@ class ColocatedReference(ReferenceSimulator):
             self._reveal()
             if self.immediate:
                 self._route_arrivals()
-                self._reveal()
             elif self.waiting and sum(self._room()) > 0:
                 self._route_pool()
             if any(w.running or w.prompts or w.queue for w in self.workers):
                 self._plan_step()
+            elif self.coming.follow():
+                continue
             elif self._by_time() or self._moves():
                 self._jump()
             elif self.events:
@@ -215,7 +216,7 @@ class ColocatedReference(ReferenceSimulator):
                 return True
             if holding:
                 return False
-            rank.queue.pop(0).rejected = True
+            self._reject(rank.queue.pop(0))
         return False
 
     def _do(self, plans: list[Plan]) -> None:

@@ -19,6 +19,7 @@ from brsolver.simulator.cost_notes import cost_notes
 from brsolver.simulator.engine import Engine, Progress
 from brsolver.simulator.held_out import rows_that_trained, seen_in, told_of_training
 from brsolver.simulator.params import SimulationParams
+from brsolver.simulator.turn_notes import turn_notes
 from brsolver.wiring import Parts, read_policy, read_predictor, wire
 
 if TYPE_CHECKING:
@@ -235,6 +236,7 @@ def _notes(
         notes.append(f"{parts.policy_name} is given true output lengths (oracle)")
     if trace.skipped_rows:
         notes.append(f"{trace.skipped_rows} bad rows of {trace.name} were skipped")
+    notes.extend(turn_notes(trace, engine.params))
     if metrics.window_first >= metrics.window_end:
         notes.append("the warm-up leaves no step to average before the last admission")
     notes.extend(cost_notes(engine.params, steps, int(engine.cursor["outside"].item())))

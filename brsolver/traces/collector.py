@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from brsolver.traces.read_options import ReadOptions
     from brsolver.traces.source import Source
 
-_NO_ROW = np.iinfo(np.int64).max
+NO_ROW = np.iinfo(np.int64).max
 _IN_ORDER = "must be no earlier than in the rows before it; --sort sorts the rows by time"
 _COUNTED = {"line": "line of the file", "index": "index from 0"}
 
@@ -76,6 +76,7 @@ class Collector:
         sound = np.ones(batch.rows.size, dtype=np.bool_)
         for _, good in parsed.values():
             sound &= good
+        sound = self._fits(parsed, sound)
         late = np.zeros(sound.size, dtype=np.bool_)
         if "arrival" in parsed and not self._options.sort:
             late = self._out_of_order(parsed["arrival"][0], sound)
@@ -94,7 +95,7 @@ class Collector:
         """Return which of the good rows are taken, and the number of the row that ends it."""
         if self._options.sort or not good.size:
             # What comes first is known only when all rows are there.
-            return good, _NO_ROW
+            return good, NO_ROW
         arrival = parsed["arrival"][0] if "arrival" in parsed else None
         if arrival is not None:
             self._latest = arrival[good[-1]]
@@ -102,7 +103,7 @@ class Collector:
         prompt, output = (parsed[name][0][good] for name in ("prompt_tokens", "output_tokens"))
         taken, looked = self._selection.choose(arrival, prompt, output)
         end = int(batch.rows[good[looked - 1]]) if looked else -1
-        return good[taken], end if self._selection.full else _NO_ROW
+        return good[taken], end if self._selection.full else NO_ROW
 
     def trace(
         self,
@@ -149,6 +150,13 @@ class Collector:
             notes=(*notes, *self._told()),
         )
 
+    def _fits(
+        self, parsed: Mapping[str, tuple[Any, NDArray[np.bool_]]], sound: NDArray[np.bool_]
+    ) -> NDArray[np.bool_]:
+        """Tell which of the sound rows go with those before them."""
+        del parsed
+        return sound
+
     def _told(self) -> list[str]:
         told = self._selection.notes()
         return [f"{self._source.path.name}: {note}" for note in (*self._notes, *told)]
@@ -161,7 +169,7 @@ class Collector:
         order, ticks = np.arange(prompt.size), None
         if "arrival" in self._chunks:
             ticks = np.concatenate(self._chunks["arrival"])
-            order = np.argsort(ticks, kind="stable")
+            order = self._in_order(ticks)
             ticks = ticks[order]
         keep, _ = self._selection.choose(ticks, prompt[order], output[order])
         order = order[keep]
@@ -170,6 +178,10 @@ class Collector:
         for target, chunks in self._chunks.items():
             self._chunks[target] = [_at(chunks, order)]
         self._rows = [np.concatenate(self._rows)[order]]
+
+    def _in_order(self, ticks: NDArray[Any]) -> NDArray[np.intp]:
+        """Return the rows by time, rows of the same time as they stood."""
+        return np.argsort(ticks, kind="stable")
 
     def _out_of_order(self, ticks: NDArray[Any], sound: NDArray[np.bool_]) -> NDArray[np.bool_]:
         late = np.zeros(sound.size, dtype=np.bool_)

@@ -102,7 +102,9 @@ def _table(trace: Trace, *, drop_hashes: bool) -> pa.Table:
         "output_tokens": pa.array(trace.output_tokens),
     }
     if trace.arrival_s is not None:
-        columns["arrival_s"] = pa.array(trace.arrival_s)
+        columns["arrival_s"] = pa.array(trace.arrival_s, from_pandas=True)
+    if trace.delay_s is not None:
+        columns["delay_s"] = pa.array(trace.delay_s, from_pandas=True)
     for name in ("max_tokens", "cached_tokens", *LABELS):
         if name in trace.columns:
             columns[name] = pa.array(trace.columns[name].tolist())

@@ -60,7 +60,7 @@ def trace_figure(trace: Trace) -> Figure:
     _histogram(axes[0], trace.prompt_tokens, "prompt length (tokens)", "requests")
     _histogram(axes[1], trace.output_tokens, "output length (tokens)", "requests")
     if arrival is not None:
-        _histogram(axes[2], arrival, "arrival time (s)", "arrivals")
+        _histogram(axes[2], arrival[~np.isnan(arrival)], "arrival time (s)", "arrivals")
     figure.suptitle(trace.name)
     return figure
 

@@ -61,8 +61,7 @@ def sample_of(source: Source) -> Sample:
 
 def json_value(source: Source) -> Any:
     """Return the records of a JSON file: a list of them, or an object of columns."""
-    # Files may hold several values, one after another, where the source can read them.
-    return source.records if hasattr(source, "records") else source.document
+    return source.records
 
 
 def sample_records(label: str, records: Iterable[Any]) -> Sample:
@@ -97,7 +96,7 @@ def _json_lines(source: Source) -> Iterator[Any]:
 def _csv_records(source: Source) -> Iterator[dict[str, Any]]:
     lines = _lines(source)[source.header_lines :]
     text = b"\n".join(lines).decode("utf-8", errors="replace")
-    delimiter = getattr(source, "delimiter", ",")
+    delimiter = source.delimiter
     yield dict.fromkeys(source.names)
     try:
         for cells in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter):

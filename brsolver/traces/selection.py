@@ -107,7 +107,7 @@ class Selection:
             return 0
         if self._first is None:
             self._first = ticks[0]
-        seconds = (ticks - self._first) / self._ticks_per_s
+        seconds = carried((ticks - self._first) / self._ticks_per_s)
         if self._since is not None:
             keep &= seconds >= self._bound(self._since)
         if self._until is None:
@@ -152,6 +152,15 @@ class Selection:
         end = int(places[room - 1]) + 1 if room else 0
         keep[end:] = False
         return end
+
+
+def carried(times: NDArray[Any]) -> NDArray[Any]:
+    """Return times in which turns that have none have that of the last row before them that has."""
+    if times.dtype.kind != "f" or not np.isnan(times).any():
+        return times
+    rows = np.where(np.isnan(times), 0, np.arange(times.size))
+    filled: NDArray[Any] = times[np.maximum.accumulate(rows)]
+    return filled
 
 
 def select(trace: Trace, options: ReadOptions) -> Trace:

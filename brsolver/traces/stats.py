@@ -41,7 +41,8 @@ class TraceStats:
     correlation : float or None
         Pearson's, of prompt and output length; None if either is constant.
     duration_s : float or None
-        Seconds from the first to the last arrival; None without times.
+        Seconds from the first to the last arrival; None without times. Here and in the next two
+        turns that follow others do not count: when they arrive a run decides.
     rate : float or None
         Mean arrivals per second; None without times or if all arrive at once.
     burstiness : float or None
@@ -49,6 +50,12 @@ class TraceStats:
     repeated_prefix : float or None
         Share of prefix blocks that continue, from the first block on, a prefix of an earlier
         request; None without prefix hashes.
+    following : int
+        Turns that come after a delay when another has ended.
+    sessions_following : int
+        Sessions with such turns.
+    delay_mean_s : float or None
+        Mean of these delays in seconds; None if there are none.
     """
 
     name: str
@@ -63,6 +70,9 @@ class TraceStats:
     rate: float | None
     burstiness: float | None
     repeated_prefix: float | None
+    following: int = 0
+    sessions_following: int = 0
+    delay_mean_s: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the statistics as nested dictionaries of plain values."""
@@ -85,7 +95,19 @@ def trace_stats(trace: Trace) -> TraceStats:
         rate=rate,
         burstiness=burstiness,
         repeated_prefix=_repeated_prefix(trace),
+        **_turn_stats(trace),
     )
+
+
+def _turn_stats(trace: Trace) -> dict[str, Any]:
+    if trace.delay_s is None:
+        return {}
+    follows = ~np.isnan(trace.delay_s)
+    return {
+        "following": int(follows.sum()),
+        "sessions_following": int(np.unique(trace.columns["session"][follows]).size),
+        "delay_mean_s": float(trace.delay_s[follows].mean()),
+    }
 
 
 def _length_stats(lengths: NDArray[np.int64]) -> LengthStats:
@@ -112,6 +134,7 @@ def _arrival_stats(
 ) -> tuple[float | None, float | None, float | None]:
     if arrival is None:
         return None, None, None
+    arrival = arrival[~np.isnan(arrival)]
     duration = float(arrival[-1] - arrival[0])
     if duration <= 0:
         return duration, None, None

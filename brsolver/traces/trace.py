@@ -9,6 +9,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from brsolver.errors import ParameterError, TraceError
+from brsolver.traces.turns import (
+    DELAY,
+    check_turns,
+    delays_of,
+    detach,
+    nominal_arrivals,
+    previous_turns,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,7 +40,7 @@ class Trace:
         Output length ``o_i`` of each request, in tokens, 1 to `MAX_LENGTH`.
     arrival_s : ndarray of float64, shape (n,), or None
         Arrival times in seconds since the first request, non-decreasing; None if the source
-        has lengths only.
+        has lengths only. NaN for a turn that follows another: it comes `delay_s` after that ends.
     name : str
         What reports call the trace: the file's name or ``preset:NAME``.
     source_format : str
@@ -41,8 +49,11 @@ class Trace:
         True for synthetic traces that imitate a published one; printed wherever results are.
     columns : mapping of str to ndarray
         Optional columns, each of length n: ``max_tokens``, ``cached_tokens`` (of the prompt, in a
-        prefix cache), ``session``, ``model``, ``tenant``, ``prompt_hash``, and for prefix-hash
-        chains the ragged pair ``hash_offsets`` (length n + 1) and ``hash_values``.
+        prefix cache), ``session``, ``model``, ``tenant``, ``prompt_hash``, ``delay_s`` (seconds
+        from the end of the session's previous turn, which this one follows, to its arrival; NaN
+        for requests that follow none), ``detached`` (true for turns that followed one that was
+        cut away), and for prefix-hash chains the ragged pair ``hash_offsets`` (length n + 1) and
+        ``hash_values``.
     skipped_rows : int
         Bad rows that were left out on request.
     origin_s : float
@@ -80,13 +91,47 @@ class Trace:
             )
         if prompt.size == 0:
             raise TraceError(f"{self.name}: the trace holds no requests")
+        self._settle_turns(prompt.size)
         if self.arrival_s is not None:
             object.__setattr__(
-                self, "arrival_s", _arrival_column(self.name, self.arrival_s, prompt.size)
+                self,
+                "arrival_s",
+                _arrival_column(self.name, self.arrival_s, prompt.size, self.delay_s),
             )
+        check_turns(self.name, self.columns, self.arrival_s)
+
+    def _settle_turns(self, size: int) -> None:
+        """Leave out a column of delays that has none: requests then are as if it were not there."""
+        delay = delays_of(self.columns)
+        if delay is not None and delay.shape != (size,):
+            raise TraceError(f"{self.name}: {delay.size} delays for {size} requests")
+        if delay is not None and np.isnan(delay).all():
+            rest = {key: column for key, column in self.columns.items() if key != DELAY}
+            object.__setattr__(self, "columns", rest)
 
     def __len__(self) -> int:
         return int(self.prompt_tokens.size)
+
+    @property
+    def delay_s(self) -> NDArray[np.float64] | None:
+        """Every request's delay after its previous turn, in seconds; None if none follows one."""
+        return delays_of(self.columns)
+
+    @property
+    def follows(self) -> NDArray[np.bool_]:
+        """Which requests come after another of their session has ended, shape (n,)."""
+        delay = self.delay_s
+        return np.zeros(len(self), np.bool_) if delay is None else ~np.isnan(delay)
+
+    @property
+    def previous(self) -> NDArray[np.int64]:
+        """The row of the turn that each request follows, shape (n,), -1 where it follows none."""
+        return previous_turns(self.columns, len(self))
+
+    @property
+    def span_s(self) -> float | None:
+        """Seconds from the first to the last of the given arrival times; None if there are none."""
+        return None if self.arrival_s is None else float(np.nanmax(self.arrival_s))
 
     def head(self, limit: int | None) -> Trace:
         """Return the first `limit` requests (all of them if None)."""
@@ -97,16 +142,20 @@ class Trace:
         return self.take(np.arange(limit))
 
     def take(self, rows: NDArray[np.integer]) -> Trace:
-        """Return the requests at `rows`, in that order, arrival times re-based to the first."""
+        """Return the requests at `rows`, in that order, arrival times re-based to the first.
+
+        A turn whose previous one is left out follows the one before that; if none is left, it is
+        detached: it arrives at a time of its own, at which it would have come if nothing took
+        time, or as near to it as the order of rows allows.
+        """
         columns = {
             key: values[rows]
             for key, values in self.columns.items()
             if key not in ("hash_offsets", "hash_values")
         }
         columns.update(take_chains(self.columns, rows))
-        arrival, origin = None, self.origin_s
-        if self.arrival_s is not None:
-            arrival = self.arrival_s[rows]
+        arrival, origin = self._detached(columns, rows), self.origin_s
+        if arrival is not None:
             origin += float(arrival[0])
             arrival = arrival - arrival[0]
         return replace(
@@ -125,6 +174,18 @@ class Trace:
             return f"request {request}"
         return f"row {self.rows[request]} ({self.counted})"
 
+    def _detached(
+        self, taken: dict[str, NDArray[np.generic]], rows: NDArray[np.integer]
+    ) -> NDArray[np.float64] | None:
+        """Return the arrival times at `rows`, and let turns go that follow nobody of these."""
+        if self.arrival_s is None:
+            return detach(taken, None, None)
+        if DELAY not in taken:
+            given: NDArray[np.float64] = self.arrival_s[rows]
+            return given
+        nominal = nominal_arrivals(self.columns, self.arrival_s, np.zeros(len(self)))
+        return detach(taken, self.arrival_s[rows], nominal[rows])
+
     def after(self, rows: int) -> Trace:
         """Return the requests from row `rows` on, arrival times re-based to the first of them."""
         if not 0 <= rows < len(self):
@@ -134,10 +195,12 @@ class Trace:
         return self.take(np.arange(rows, len(self))) if rows else self
 
     def fingerprint(self) -> str:
-        """Return a short digest of lengths and arrival times, stable across machines."""
+        """Return a short digest of lengths, arrival times and turns, stable across machines."""
         digest = hashlib.sha256()
         for column in (self.prompt_tokens, self.output_tokens, self.arrival_s):
             digest.update(b"-" if column is None else np.ascontiguousarray(column).tobytes())
+        if self.delay_s is not None:
+            digest.update(np.ascontiguousarray(self.delay_s).tobytes() + self.previous.tobytes())
         return digest.hexdigest()[:16]
 
 
@@ -156,19 +219,26 @@ def _length_column(name: str, label: str, values: NDArray[np.int64]) -> NDArray[
     return np.ascontiguousarray(column, dtype=np.int64)
 
 
-def _arrival_column(name: str, values: NDArray[np.float64], size: int) -> NDArray[np.float64]:
+def _arrival_column(
+    name: str,
+    values: NDArray[np.float64],
+    size: int,
+    delay_s: NDArray[np.float64] | None,
+) -> NDArray[np.float64]:
     column = np.ascontiguousarray(values, dtype=np.float64)
     if column.shape != (size,):
         raise TraceError(f"{name}: {column.size} arrival times for {size} requests")
-    bad = np.flatnonzero(~np.isfinite(column))
+    follows = np.zeros(size, np.bool_) if delay_s is None else np.isnan(column) & ~np.isnan(delay_s)
+    bad = np.flatnonzero(~np.isfinite(column) & ~follows)
     if bad.size:
         raise TraceError(f"{name}: row {bad[0]}: arrival time is {column[bad[0]]}, must be finite")
-    late = np.flatnonzero(np.diff(column) < 0)
+    timed = np.flatnonzero(~follows)
+    late = np.flatnonzero(np.diff(column[timed]) < 0)
     if late.size:
-        row = int(late[0]) + 1
+        before, row = int(timed[late[0]]), int(timed[late[0] + 1])
         raise TraceError(
             f"{name}: row {row}: arrival time {column[row]:.6f} s is before the previous row's "
-            f"{column[row - 1]:.6f} s; sort the trace by time"
+            f"{column[before]:.6f} s; sort the trace by time"
         )
     return column
 

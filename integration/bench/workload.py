@@ -91,6 +91,11 @@ def workloads(params: WorkloadParams, rounds: int) -> list[Workload]:
     if not isinstance(source, TraceSource):
         source = TraceSource(source=source)
     trace = source.load(0)
+    if trace.delay_s is not None:
+        raise ParameterError(
+            f"turns of {trace.name} follow others, must follow none: clients send requests that "
+            "know nothing of each other"
+        )
     needed = params.requests * rounds
     if len(trace) < needed:
         raise ParameterError(

@@ -20,7 +20,7 @@ from brsolver.oracles.bounds.seconds import (
     rank_prefill_proofs,
 )
 from brsolver.oracles.bounds.time_case import decoding_case, prefill_case, time_bound
-from brsolver.oracles.schedule import check_cluster, fcfs_schedule
+from brsolver.oracles.schedule import check_cluster, fcfs_schedule, in_any_order
 
 if TYPE_CHECKING:
     from brsolver.hardware.step_time import StepTime
@@ -188,14 +188,14 @@ def any_time_bound(
     """
     if prefill is None:
         known = free_time_bound(
-            trace,
+            in_any_order(trace),
             workers=workers,
             slots=slots,
             step_time=step_time,
             pool=len(trace),
             work_conserving=False,
         )
-        return replace(known, kind="any", pool=0)
+        return replace(known, kind="any", pool=0, trace_fingerprint=trace.fingerprint())
     began = time.perf_counter()
     check_cluster(workers, slots, None)
     needed = prefill.least_steps(trace.output_tokens, workers, slots)

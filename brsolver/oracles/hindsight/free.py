@@ -16,7 +16,7 @@ from brsolver.oracles.hindsight.result import CurvePoint, Outcome
 from brsolver.oracles.hindsight.weights import FreeWeights
 from brsolver.oracles.linear_model import Kind, LinearModel, ModelBuilder, Sense
 from brsolver.oracles.result import Status
-from brsolver.oracles.schedule import check_cluster
+from brsolver.oracles.schedule import check_cluster, require_known_order
 
 if TYPE_CHECKING:
     from brsolver.traces.trace import Trace
@@ -97,6 +97,7 @@ def hindsight_free(
         `start` is compressed: a step at which nothing runs costs nothing and is left out.
     """
     slots, pool = check_cluster(workers, slots, pool)
+    require_known_order(trace)
     check_horizon(trace, horizon)
     _check_size(trace, workers, horizon)
     began = perf_counter()

@@ -107,6 +107,14 @@ FILES: dict[str, Callable[[Path], Path]] = {
     "servegen": servegen,
     "bfio": file(json.dumps({"data": lengths("input_length", "output_length")})),
     "vllm-bench": file(bench()),
+    "gateway": file(
+        json_lines(
+            {"ts": 1767225600 + tick / 10, "usage": usage}
+            for tick, usage in zip(
+                TICKS, lengths("prompt_tokens", "completion_tokens"), strict=True
+            )
+        )
+    ),
     "sharegpt-lengths": file(table("input_len,output_len", "{p},{o}")),
 }
 """A file of every format; a new reader needs one here."""
