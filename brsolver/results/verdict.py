@@ -78,10 +78,15 @@ def summaries(comparison: Comparison) -> tuple[Summary, ...]:
 
 
 def paragraphs(found: Sequence[Summary]) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    """Return headings and sentences to show: what holds for every number of workers comes once."""
+    """Return headings and sentences to show: what holds for every number of workers comes once.
+
+    The first sentence of each, the choice, stays where it leads.
+    """
     if len(found) < 2:
         return tuple(("", each.sentences) for each in found)
-    common = tuple(s for s in found[0].sentences if all(s in each.sentences for each in found))
+    common = tuple(
+        s for s in found[0].sentences[1:] if all(s in each.sentences[1:] for each in found)
+    )
     own = [
         (f"G = {each.workers}", tuple(s for s in each.sentences if s not in common))
         for each in found

@@ -241,7 +241,7 @@ def test_what_holds_for_all_numbers_of_workers_is_said_once() -> None:
         ("G = 4", ("c",)),
         ("Everywhere", ("b",)),
     )
-    assert paragraphs([summary(2, "a"), summary(4, "a")]) == (("Everywhere", ("a",)),)
+    assert paragraphs([summary(2, "a"), summary(4, "a")]) == (("G = 2", ("a",)), ("G = 4", ("a",)))
 
 
 def test_failures_are_one_line_each(comparison: Comparison) -> None:
