@@ -76,8 +76,8 @@ class TurnReader(TableReader):
         """Tell whether a file has a column; of JSON, whose first record may lack it, look on."""
         if field.source in source.names:
             return True
-        if source.container == "json" and isinstance(source.document, list):
-            records = (record for record in source.document if isinstance(record, dict))
+        if source.container == "json" and isinstance(source.records, list):
+            records = (record for record in source.records if isinstance(record, dict))
             return any(field.source in record for record in records)
         return source.container == "jsonl" and f'"{field.source}"'.encode() in source.head
 

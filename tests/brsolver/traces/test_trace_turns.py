@@ -117,7 +117,6 @@ FIRST = row(session_id="a", timestamp=0)
         (row(session_id="a", delay=-5), "delay is '-5', must be a finite number of at least 0"),
         (row(session_id="a", delay="x"), "delay is 'x', must be a finite number of at least 0"),
         (row(session_id="a"), "timestamp is missing, must be a finite number, or there must be a"),
-        (row(session_id="a", timestamp=-1), "timestamp is '-1', must be no earlier than in the ro"),
     ],
 )
 def test_bad_rows(tmp_path: Path, bad: dict, message: str) -> None:
@@ -131,6 +130,45 @@ def test_bad_rows(tmp_path: Path, bad: dict, message: str) -> None:
     assert trace.previous.tolist() == [-1, 0]
 
 
+@pytest.mark.parametrize("skip", [False, True])
+def test_late_rows_are_not_bad_but_to_be_sorted(tmp_path: Path, skip: bool) -> None:
+    late = [row(session_id="b", timestamp=-1, input_length=7), row(session_id="b", delay=5)]
+    path = write(tmp_path / "t", [FIRST, row(session_id="a", delay=1, input_length=3), *late])
+    with pytest.raises(TraceError, match=r"row 3 .*timestamp is '-1', must be no earlier .*--sort"):
+        load_trace(path, skip_bad_rows=skip)
+    trace = load_trace(path, skip_bad_rows=skip, sort=True)
+    assert trace.columns["session"].tolist() == ["b", "b", "a", "a"]
+    assert trace.previous.tolist() == [-1, 0, -1, 2]
+    assert trace.rows.tolist() == [3, 4, 1, 2]
+
+
+def test_a_part_of_turns_is_taken_of_whole_sessions_as_far_as_they_go(tmp_path: Path) -> None:
+    rows = [
+        FIRST,
+        row(session_id="a", delay=1000),
+        row(session_id="b", timestamp=5000),
+        row(session_id="b", delay=2000),
+        row(session_id="a", delay=3000),
+    ]
+    path = write(tmp_path / "t", rows)
+    whole = load_trace(path)
+    assert whole.delay_s[whole.follows].tolist() == [1, 2, 3]
+    later = load_trace(path, since="4")
+    assert later.rows.tolist() == [3, 4, 5]
+    assert later.previous.tolist() == [-1, 0, -1]
+    assert later.columns["detached"].tolist() == [False, False, True]
+    assert load_trace(path, until="4").previous.tolist() == [-1, 0]
+    assert load_trace(path, limit=4, skip=1).rows.tolist() == [2, 3, 4, 5]
+    assert load_trace(path, skip=2, limit=2).previous.tolist() == [-1, 0]
+
+
+def test_the_unit_of_the_times_is_that_of_the_delays(tmp_path: Path) -> None:
+    rows = [FIRST, row(session_id="a", delay=1), row(session_id="b", timestamp=5)]
+    trace = load_trace(write(tmp_path / "t", rows), time_unit="s")
+    assert trace.delay_s[1] == 1
+    assert trace.arrival_s[2] == 5
+
+
 def test_bad_rows_without_times(tmp_path: Path) -> None:
     first = row(session_id="a")
     late = write(tmp_path / "late", [first, row(session_id="a", delay=1), row(timestamp=3)])
@@ -142,7 +180,7 @@ def test_bad_rows_without_times(tmp_path: Path) -> None:
 
 
 def test_what_follows_a_bad_row_is_bad_too(tmp_path: Path) -> None:
-    rows = [row(timestamp=0), row(session_id="a", timestamp=-3), row(session_id="a", delay=5)]
+    rows = [row(timestamp=0), row(session_id="a", timestamp="x"), row(session_id="a", delay=5)]
     trace = load_trace(write(tmp_path / "t", rows), skip_bad_rows=True)
     assert len(trace) == 1
     assert trace.skipped_rows == 2
