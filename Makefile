@@ -39,6 +39,7 @@ docs: $(STAMP)
 	rm -rf site
 	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --nitpicky --fresh-env \
 	  --doctree-dir site/.doctrees docs site
+	rm -rf jupyter_execute  # MyST-NB's own copies of the notebooks, beside the site
 	@echo "Open site/index.html"
 
 bench: $(STAMP)
@@ -65,4 +66,4 @@ dist: $(STAMP)
 # Compiled kernels do not notice changes in other files they call.
 clean:
 	find brsolver baselines classifiers integration -name '*.nb[ic]' -delete
-	rm -rf dist site demo-report .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf dist site jupyter_execute demo-report .mypy_cache .ruff_cache .pytest_cache .hypothesis

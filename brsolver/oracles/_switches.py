@@ -162,8 +162,8 @@ def moved(run: SimulationResult) -> Switch:
         name="migration",
         label="requests cannot move",
         without=(
-            f"with one that runs moved every {MOVES_EVERY} steps, in "
-            f"{1e6 * migration.token_s:.3g} ms per 1,000 KV tokens"
+            f"with one that runs moved every {MOVES_EVERY} steps "
+            f"({1e6 * migration.token_s:.3g} ms per 1,000 KV tokens)"
         ),
         params=params if why_not else replace(params, migration=migration),
         why_not=why_not,

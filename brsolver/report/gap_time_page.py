@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from brsolver.report.html import Picture
     from brsolver.report.page import Drawn
 
+SHOWN_S = 0.005
+"""Seconds from which on a part is not written as 0.00 s."""
+
 _BEYOND = (
     "Each bar splits a run's seconds beyond the lower bound: steps beyond the least number, and "
     "what every load cost at the barrier, where all ranks wait for the slowest. A load that the "
@@ -88,10 +91,15 @@ def render(report: TimeGapReport, pictures: Sequence[Picture]) -> str:
         "gap_time.html.jinja",
         {"percent": percent, "seconds": _seconds, "part": getattr},
         report=report,
-        parts=gap_time_figures.PARTS,
+        # A column of zeros says nothing, and pushes others off the page.
+        parts=[part for part in gap_time_figures.PARTS if _costs(report, part[0])],
         embedded=[embed(picture) for picture in pictures],
         parameters=list(gap_parameters(report, "bound rests on")),
     )
+
+
+def _costs(report: TimeGapReport, part: str) -> bool:
+    return any(abs(getattr(row.beyond, part)) >= SHOWN_S for row in report.policies)
 
 
 def _seconds(value: float | None) -> str:

@@ -139,7 +139,7 @@ def _summary(comparison: Comparison, workers: int) -> Summary:
         workers=workers,
         regime=told.regime,
         policy=chosen,
-        sentences=tuple(filter(None, (*choice, sure, told.bound(chosen), *told.same()))),
+        sentences=tuple(filter(None, (*choice, sure, told.bound(chosen), told.same()))),
     )
 
 
@@ -166,9 +166,9 @@ class _Told:
 
     @property
     def gains(self) -> tuple[Figure, ...]:
-        """What a policy is said to buy."""
+        """What a policy is said to buy, beginning with what decides first."""
         rate = () if self.regime is Regime.ARRIVAL_BOUND else (THROUGHPUT,)
-        return (*((GOODPUT,) if self.promised else ()), *rate, TPOT, TTFT, END_TO_END)
+        return tuple(dict.fromkeys((self.primary, *rate, TPOT, TTFT, END_TO_END)))
 
     def alone(self) -> str:
         policy = self.base
@@ -183,11 +183,10 @@ class _Told:
         best = self.pick(self.policies)
         if best is None:
             return None, (self.no_difference(),)
-        heavy = self.heavy(best)
-        if not heavy:
+        if not self.heavy(best):
             return best, (self.recommended(best),)
         light = self.pick([p for p in self.policies if not self.heavy(p)]) or self.base
-        return light, (self.recommended(light, best), self.trade(best, heavy))
+        return light, (self.recommended(light, best), self.trade(best))
 
     def pick(self, policies: Sequence[str]) -> str | None:
         """Return the best policy: by what decides first, among equals by latencies.
@@ -215,6 +214,9 @@ class _Told:
         """Return the figures in which a policy differs from the baseline in that direction."""
         return [f for f in figures if self._kind(policy, f) == kind]
 
+    def costs(self, policy: str) -> list[Figure]:
+        return self.changed(policy, (*self.gains, LONGEST_WAIT), "worse")
+
     def _kind(self, policy: str, figure: Figure) -> str:
         estimate = self.all.estimate(policy, self.workers, figure.name)
         if estimate.ratio_half_width > 0:
@@ -228,12 +230,12 @@ class _Told:
         if policy == self.base:
             return (
                 f"For this traffic {policy}, the baseline: no other policy is better in "
-                f"{self.primary.words} beyond noise without costing more elsewhere"
+                f"{self.primary.words} beyond noise{self._noise()} without costing more elsewhere"
                 f"{'' if dearer else self.beside()}."
             )
         bought = (*self.gains, LONGEST_WAIT, LOST)
-        buys = self.compared(policy, self.changed(policy, bought, "better"))
-        costs = self.changed(policy, (*self.gains, LONGEST_WAIT), "worse")
+        buys = self.bought(policy, self.changed(policy, bought, "better"))
+        costs = self.costs(policy)
         paid = (
             f"it costs {self.compared(policy, costs)}"
             if costs
@@ -253,17 +255,24 @@ class _Told:
             parts.append(f"{most} costs {self.compared(most, heavy[most])}")
         return f"; {', and '.join(parts)}" if parts else ""
 
-    def trade(self, policy: str, heavy: list[Figure]) -> str:
-        worse = self.compared(policy, heavy)
+    def trade(self, policy: str) -> str:
+        worse = self.compared(policy, self.costs(policy))
         buys = self.changed(policy, self.gains, "better")
-        gain = f" buys {self.compared(policy, buys)}, but" if buys else ""
+        gain = f" buys {self.bought(policy, buys)}, but" if buys else ""
         return f"Against {self.base} {policy}{gain} costs {worse}."
+
+    def bought(self, policy: str, figures: Sequence[Figure]) -> str:
+        """Say gains: the first with its values, the others by their ratios."""
+        brief = [self._against(policy, figure, brief=True) for figure in figures[1:]]
+        return _listed([*(self._against(policy, figure) for figure in figures[:1]), *brief])
 
     def compared(self, policy: str, figures: Iterable[Figure]) -> str:
         return _listed([self._against(policy, figure) for figure in figures])
 
-    def _against(self, policy: str, figure: Figure) -> str:
+    def _against(self, policy: str, figure: Figure, *, brief: bool = False) -> str:
         estimate = self.all.estimate(policy, self.workers, figure.name)
+        if brief and figure is not LOST and not math.isnan(estimate.ratio):
+            return f"{figure.words} {times(estimate.ratio)}"
         base = self.mean(self.base, figure)
         values = f"{short(estimate.mean * figure.scale)} instead of {figure.write(base)}"
         if figure is GOODPUT:
@@ -276,9 +285,10 @@ class _Told:
         return short(100 * self.all.estimate(policy, self.workers, "slo_met_share").mean)
 
     def no_difference(self) -> str:
+        figures = _listed([f.words for f in self._decided_by()])
         return (
-            f"Nothing tells these {len(self.policies)} policies apart beyond noise in "
-            f"{_listed([f.words for f in self._decided_by()])}: any of them will do."
+            f"Nothing tells these {len(self.policies)} policies apart beyond noise{self._noise()} "
+            f"in {figures}: any of them will do."
         )
 
     def _decided_by(self) -> list[Figure]:
@@ -291,9 +301,7 @@ class _Told:
         if len(self.policies) == 1:
             return f"Means of {seeds} runs{self._varied()}."
         if chosen is None or chosen == self.base:
-            return (
-                f"Beyond noise is outside the 95 % interval of {seeds} runs each{self._varied()}."
-            )
+            return ""  # The choice has said it.
         figure = self._told_of(chosen)
         estimate = self.all.estimate(chosen, self.workers, figure.name)
         if not estimate.ratio_half_width > 0:
@@ -303,6 +311,11 @@ class _Told:
             f"The ratio of {figure.words} is between {times(low)} and {times(high)} with 95 % "
             f"confidence, by {seeds} runs each{self._varied()}."
         )
+
+    def _noise(self) -> str:
+        """Say what noise is, where there is more than one seed to tell it."""
+        seeds = len(self.all.seeds)
+        return f" (95 % intervals of {seeds} runs each{self._varied()})" if seeds > 1 else ""
 
     def _told_of(self, chosen: str) -> Figure:
         better = self.changed(chosen, (self.primary, *self.gains), "better")
@@ -358,10 +371,13 @@ class _Told:
             f"{short(late)} s in the last"
         )
 
-    def same(self) -> Iterator[str]:
+    def same(self) -> str:
         """Name the policies that gave the same runs as another."""
+        groups: dict[str, list[str]] = {}
         for policy, other in identical(self.all).items():
-            yield f"{policy} gave the same runs as {other}."
+            groups.setdefault(other, []).append(policy)
+        told = [f"{_listed(same)} gave the same runs as {other}" for other, same in groups.items()]
+        return f"{'; '.join(told)}." if told else ""
 
     def _left_out(self) -> Iterator[str]:
         if prefill_is_free(self.all.params):

@@ -160,7 +160,7 @@ class Prefill:
         default=1,
         metadata=option(
             "Steps from one with prefill to the next, of v1 (prefill_schedule_interval).",
-            label="prefill every",
+            label="computed every",
             unit="steps",
             metavar="N",
         ),
@@ -170,7 +170,7 @@ class Prefill:
     )
     delayer: Literal["none", "sglang", "atom", "trtllm"] = field(
         default="none",
-        metadata=option("By whose rule ranks hold prefill back.", label="prefill held back by"),
+        metadata=option("By whose rule ranks hold prefill back.", label="held back by"),
     )
     max_delay_passes: int = field(
         default=30,

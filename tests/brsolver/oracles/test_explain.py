@@ -130,7 +130,7 @@ def test_what_moving_requests_would_buy_stands_apart_from_the_causes() -> None:
     assert found.to_dict()["counterfactuals"] == [moved.to_dict()]
     last = found.words()[-1]
     assert last.startswith("Requests cannot move, whatever routes them. A counterfactual, which")
-    assert "moved every 4 steps, in 1 ms per 1,000 KV tokens" in last
+    assert "moved every 4 steps (1 ms per 1,000 KV tokens)" in last
     assert f"{abs(moved.seconds or 0):,.1f} s" in last
 
 

@@ -105,13 +105,26 @@ def test_the_better_policy_with_what_it_buys_and_costs(made: Callable[..., Compa
 
 
 def test_a_gain_that_costs_latency_does_not_lead(made: Callable[..., Comparison]) -> None:
-    dear = {"throughput_tok_s": 1150.0, "ttft_p99_s": 8.5, "max_wait_s": 46.0}
+    dear = {"throughput_tok_s": 1150.0, "ttft_p99_s": 8.5, "e2e_p95_s": 22.0, "max_wait_s": 46.0}
     summary = told(jittered(made({"vllm": {}, "br-0": dear}), "br-0"))
     assert summary.policy == "vllm"
     first, trade, *_ = summary.sentences
     assert first.startswith("For this traffic vllm, the baseline")
+    assert "beyond noise (95 % intervals of 3 runs each, with" in first
     assert trade.startswith("Against vllm br-0 buys throughput ×1.15 (1,150 instead of 1,000 tok/s")
-    assert "but costs TTFT P99 ×8.50 (8.50 instead of 1.00 s) and longest wait ×23" in trade
+    # All that is worse is told, not only what makes the choice another.
+    assert "but costs TTFT P99 ×8.50 (8.50 instead of 1.00 s), end-to-end P95 ×1.10 (22.0" in trade
+    assert trade.endswith("and longest wait ×23 (46.0 instead of 2.00 s).")
+
+
+def test_gains_begin_with_what_decides_and_only_that_has_its_values(
+    made: Callable[..., Comparison],
+) -> None:
+    good = {"throughput_tok_s": 1480.0, "tpot_p95_s": 0.04, "e2e_p95_s": 15.0}
+    pooled = told(jittered(made({"vllm": {}, "br-t": good}), "br-t")).sentences[0]
+    assert "throughput ×1.48 (1,480 instead of 1,000 tok/s), TPOT P95 ×0.80 and end" in pooled
+    by_time = told(jittered(made({"vllm": {}, "br-t": good}, BY_TIME), "br-t")).sentences[0]
+    assert "end-to-end P95 ×0.75 (15.0 instead of 20.0 s) and TPOT P95 ×0.80; none" in by_time
 
 
 def test_the_best_without_such_a_cost_is_taken(made: Callable[..., Comparison]) -> None:
@@ -130,7 +143,7 @@ def test_policies_within_noise_are_not_told_apart(made: Callable[..., Comparison
     summary = told(jittered(made({"vllm": {}, "jsq": {"makespan_s": 7.0}}), "jsq"))
     assert summary.policy is None
     assert "any of them will do" in summary.sentences[0]
-    assert "95 % interval of 3 runs each" in summary.sentences[1]
+    assert "beyond noise (95 % intervals of 3 runs each, with" in summary.sentences[0]
 
 
 def test_pooled(made: Callable[..., Comparison]) -> None:
@@ -216,6 +229,13 @@ def test_identical_policies_are_named(comparison_maker: Callable[..., Comparison
     comparison = comparison_maker(("fcfs", "jsq-load", "jsq"), (2,), 2)
     assert identical(comparison) == {"jsq": "jsq-load"}
     assert "jsq gave the same runs as jsq-load." in told(comparison).sentences
+
+
+def test_identical_policies_are_one_sentence(made: Callable[..., Comparison]) -> None:
+    longer = {"e2e_p95_s": 25.0}
+    figures = {"a": {}, "b": longer, "c": longer, "d": longer, "e": {}, "f": {}}
+    last = told(made(figures)).sentences[-1]
+    assert last == "c and d gave the same runs as b; f gave the same runs as e."
 
 
 def test_one_seed_says_nothing_of_noise(made: Callable[..., Comparison]) -> None:
