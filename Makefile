@@ -35,11 +35,12 @@ lint: $(STAMP)
 	$(BIN)/lint-imports
 
 # Documentation, with its notebooks executed: site/index.html. Warnings are errors.
+# MyST-NB leaves copies of the notebooks beside the site.
 docs: $(STAMP)
 	rm -rf site
 	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --nitpicky --fresh-env \
 	  --doctree-dir site/.doctrees docs site
-	rm -rf jupyter_execute  # MyST-NB's own copies of the notebooks, beside the site
+	@rm -rf jupyter_execute
 	@echo "Open site/index.html"
 
 bench: $(STAMP)

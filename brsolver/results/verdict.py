@@ -285,14 +285,12 @@ class _Told:
         return short(100 * self.all.estimate(policy, self.workers, "slo_met_share").mean)
 
     def no_difference(self) -> str:
-        figures = _listed([f.words for f in self._decided_by()])
+        decided_by = dict.fromkeys((self.primary, END_TO_END, TTFT, TPOT))
+        figures = _listed([figure.words for figure in decided_by])
         return (
             f"Nothing tells these {len(self.policies)} policies apart beyond noise{self._noise()} "
             f"in {figures}: any of them will do."
         )
-
-    def _decided_by(self) -> list[Figure]:
-        return list(dict.fromkeys((self.primary, END_TO_END, TTFT, TPOT)))
 
     def sure(self, chosen: str | None) -> str:
         seeds = len(self.all.seeds)
