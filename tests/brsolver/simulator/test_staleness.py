@@ -201,9 +201,7 @@ def test_ends_of_requests_that_were_moved_are_taken_off_where_they_were(
     seed, routing, mode, age, capacity, setup_ms
 ):
     rng = np.random.default_rng(seed)
-    trace = Trace(
-        prompt_tokens=rng.integers(1, 50, 40), output_tokens=rng.integers(1, 1 + 30, 40)
-    )
+    trace = Trace(prompt_tokens=rng.integers(1, 50, 40), output_tokens=rng.integers(1, 1 + 30, 40))
     params = SimulationParams(
         workers=3,
         slots=3,

@@ -308,3 +308,9 @@ def test_one_column_may_be_two_things(tmp_path: Path, suffix: str) -> None:
     write_trace(turns([np.nan, 0.5], arrivals=[0, np.nan]), path)
     trace = load_trace(path, columns={"prompt_tokens": "output_tokens", "tenant": "output_tokens"})
     assert trace.prompt_tokens.tolist() == trace.columns["tenant"].tolist() == [1, 2]
+
+
+def test_turns_say_nothing_of_the_unit_of_times(tmp_path: Path) -> None:
+    rows = [row for row in SESSIONS if "session_id" in row]
+    trace = load_trace(write(tmp_path / "t.jsonl", [*rows, *[rows[1]] * 5000]))
+    assert trace.notes == ("t.jsonl: times taken as milliseconds from timestamp",)
