@@ -342,10 +342,9 @@ class _Told:
                 clients = self.all.params.arrivals.concurrency
                 return f"Closed loop of {clients:,} clients: {busy}."
             case Regime.ARRIVAL_BOUND:
-                return (
-                    f"Arrival-bound: {busy}, and all that arrives is served, so routing cannot "
-                    "buy throughput, only latency."
-                )
+                if not self._unfinished(policy):
+                    busy += ", and all that arrives is served"
+                return f"Arrival-bound: {busy}, so routing cannot buy throughput, only latency."
             case Regime.OVERLOADED:
                 return (
                     f"Overloaded: more arrives than any policy serves, and waits grow without end "
@@ -377,7 +376,17 @@ class _Told:
         told = [f"{_listed(same)} gave the same runs as {other}" for other, same in groups.items()]
         return f"{'; '.join(told)}." if told else ""
 
+    def _unfinished(self, policy: str) -> float:
+        return self.all.estimate(policy, self.workers, "unfinished").mean
+
     def _left_out(self) -> Iterator[str]:
+        ended_early = [
+            f"{_count(count)} under {policy}"
+            for policy in self.policies
+            if (count := self._unfinished(policy)) > 0
+        ]
+        if ended_early:
+            yield f"Requests that did not finish are in no latency: {_listed(ended_early)}."
         if prefill_is_free(self.all.params):
             yield "Prefill is not modelled: TTFT leaves it out."
         if self.workers == 1:
@@ -396,3 +405,7 @@ def _does(policies: Sequence[str]) -> str:
 
 def _workers(count: int) -> str:
     return f"{count} worker" if count == 1 else f"{count} workers"
+
+
+def _count(mean: float) -> str:
+    return f"{mean:,.0f}" if mean >= 10 else f"{mean:.2g}"

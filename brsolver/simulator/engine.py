@@ -24,7 +24,7 @@ from brsolver.simulator.colocated import cached_tokens, empty_queues, move_by, s
 from brsolver.simulator.coming import count_expected, empty_books, expect_requests
 from brsolver.simulator.explain import explain_stall
 from brsolver.simulator.prefix import PrefixCaches
-from brsolver.simulator.staleness import StaleInformation
+from brsolver.simulator.staleness import Held, StaleInformation, after_moves
 
 if TYPE_CHECKING:
     from brsolver.cluster.view import ClusterView
@@ -109,7 +109,11 @@ class Engine:
         self.stale: StaleInformation | None = None
         if params.staleness.active:
             self.stale = StaleInformation(
-                params.staleness, self.session, immediate=self.immediate, ended=self._ended
+                params.staleness,
+                self.session,
+                immediate=self.immediate,
+                ended=self._ended,
+                moved=self._moved if params.migration.active else None,
             )
         self._events = sorted(params.events, key=_when)
         self._dispatch: list[int] = []
@@ -259,6 +263,9 @@ class Engine:
 
     def _ended(self) -> IntArray:
         return self.book[lay.B_FINISHED, : self.finished]
+
+    def _moved(self) -> dict[int, Held]:
+        return after_moves(self.book, self.cursor)
 
     def _boundary(self) -> None:
         for event in [event for event in self._events if self._due(event)]:

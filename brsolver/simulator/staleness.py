@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from brsolver.cluster._state_kernels import W_BACKLOG, W_PROMPTS, W_QUEUED, W_QUEUED_TOKENS
+from brsolver.cluster._state_kernels import NONE, W_BACKLOG, W_PROMPTS, W_QUEUED, W_QUEUED_TOKENS
 from brsolver.cluster.view import (
     BACKLOG,
     LOAD,
@@ -17,9 +17,12 @@ from brsolver.cluster.view import (
     QUEUED,
     ROOM,
     RUNNING,
+    SLOTS,
     TOKEN_ROOM,
     ClusterView,
 )
+from brsolver.simulator import _layout as lay
+from brsolver.simulator._queue_kernels import uncomputed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,12 +36,60 @@ IntArray = NDArray[np.int64]
 
 @dataclass(slots=True, kw_only=True)
 class _Snapshot:
-    """The cluster at a step, less those of the first `ended` requests to end that it still had."""
+    """The cluster at a step, less those of the first `ended` requests to end that it still had.
+
+    `moved` are those that were moved before, wherever they ran or queued.
+    """
 
     step: int
     clock_s: float
     state: ClusterState
     ended: int
+    moved: dict[int, Held]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """What a request counts for at its worker while it queues there.
+
+    Attributes
+    ----------
+    worker : int
+    tokens, prompt, backlog : int
+        KV tokens, those of its prompt, and prompt tokens yet to be computed.
+    """
+
+    worker: int
+    tokens: int
+    prompt: int
+    backlog: int
+
+
+def after_moves(book: IntArray, cursor: lay.Cursor) -> dict[int, Held]:
+    """Return where the requests are that have been moved: under way, queued again or running.
+
+    Parameters
+    ----------
+    book : ndarray of int64
+        The requests' integers, see `brsolver.simulator._layout`.
+    cursor : Cursor
+        Of the run.
+    """
+    under_way, i = set(), cursor["move_head"].item()
+    while i != NONE:
+        under_way.add(i)
+        i = book[lay.B_QUEUE_NEXT].item(i)
+    computes = cursor["scheduler"].item() != lay.NOBODY
+    there = np.isin(book[lay.B_STATUS], (lay.IN_QUEUE, lay.RUNNING_NOW))
+    return {
+        i: Held(
+            worker=book[lay.B_WORKER].item(i),
+            tokens=book[lay.B_PROMPT].item(i) + book[lay.B_GENERATED].item(i),
+            prompt=book[lay.B_PROMPT].item(i),
+            backlog=int(uncomputed(book, i)) if computes and i not in under_way else 0,
+        )
+        for i in np.flatnonzero((book[lay.B_MOVES] > 0) & there).tolist()
+    }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +113,8 @@ class StaleInformation:
         Whether placed requests queue at their worker first.
     ended : callable
         Returns all requests that have ended by now, in that order.
+    moved : callable, optional
+        Returns where those are that have been moved; None where none is.
     """
 
     def __init__(
@@ -71,11 +124,13 @@ class StaleInformation:
         *,
         immediate: bool,
         ended: Callable[[], IntArray],
+        moved: Callable[[], dict[int, Held]] | None = None,
     ) -> None:
         self._params = params
         self._session = session
         self._immediate = immediate
         self._ended = ended
+        self._moved = moved if params.local_departures else None
         self._last_placed: dict[int, _Placement] = {}
         self._snapshots: deque[_Snapshot] = deque()
         self._caught_up = -1
@@ -94,8 +149,14 @@ class StaleInformation:
         """Take a snapshot; forget what nobody can see any more."""
         if self._snapshots and self._snapshots[-1].step == step:
             self._snapshots.pop()
-        state, ended = self._session.state.copy(), int(self._ended().size)
-        self._snapshots.append(_Snapshot(step=step, clock_s=clock_s, state=state, ended=ended))
+        snapshot = _Snapshot(
+            step=step,
+            clock_s=clock_s,
+            state=self._session.state.copy(),
+            ended=int(self._ended().size),
+            moved={} if self._moved is None else self._moved(),
+        )
+        self._snapshots.append(snapshot)
         while len(self._snapshots) > 1 and self._old_enough(self._snapshots[1], step, clock_s):
             self._snapshots.popleft()
         while self._placements and self._placements[0].step < self._snapshots[0].step:
@@ -150,6 +211,8 @@ class StaleInformation:
                 seen[row, :known] = old[row]
                 if row in (LOAD, RUNNING, QUEUED, PROMPT_TOKENS, BACKLOG):
                     seen[row, known:] = 0
+        # Of a worker that has come back since: whoever routes hands out its slots.
+        np.maximum(seen[SLOTS], seen[ROOM], out=seen[SLOTS])
         extra = self._correct(seen, snapshot.step)
         view = self._session.view(step, clock_s, immediate=self._immediate)
         project = self._session.projected
@@ -173,8 +236,11 @@ class StaleInformation:
                 state.finish(handle)
         self._placements = deque(p for p in self._placements if p.request not in gone)
         for request in gone.difference(running):
+            held = snapshot.moved.get(request)
             placement = self._last_placed.get(request)
-            if placement is not None and placement.step < snapshot.step:
+            if held is not None:
+                _take_out(state, held)
+            elif placement is not None and placement.step < snapshot.step:
                 _unqueue(state, placement)
 
     def _old_enough(self, snapshot: _Snapshot, step: int, clock_s: float) -> bool:
@@ -214,5 +280,12 @@ def _unqueue(state: ClusterState, placement: _Placement) -> None:
         return
     # What was preempted came back longer than it had been placed, or shorter than it is now.
     tokens = min(placement.tokens, int(workers[W_QUEUED_TOKENS, g]))
-    state.dequeue(g, tokens, min(tokens, int(workers[W_PROMPTS, g])))
-    state.set_backlog(g, max(int(workers[W_BACKLOG, g]) - tokens, 0))
+    prompt = min(tokens, int(workers[W_PROMPTS, g]))
+    _take_out(state, Held(worker=g, tokens=tokens, prompt=prompt, backlog=tokens))
+
+
+def _take_out(state: ClusterState, held: Held) -> None:
+    """Take off a request that queued, and is counted as `held`."""
+    state.dequeue(held.worker, held.tokens, held.prompt)
+    backlog = state.workers.item(W_BACKLOG, held.worker)
+    state.set_backlog(held.worker, max(backlog - held.backlog, 0))

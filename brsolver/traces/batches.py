@@ -119,7 +119,7 @@ def _json_columns(
 
 
 def _csv_batches(source: Source, fields: Sequence[Field]) -> Iterator[Batch]:
-    wanted = [field.source for field in fields]
+    wanted = list(dict.fromkeys(field.source for field in fields))
     for name in wanted:
         if source.names.count(name) > 1:
             raise TraceError(f"{source.label}: column {name!r} appears more than once")

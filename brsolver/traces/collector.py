@@ -262,7 +262,7 @@ class Collector:
         return {target: _as_numbers(column) if self._source.container == "csv" else column}
 
     def _why_empty(self) -> str:
-        if self._selection.seen:
+        if self._selection.seen or self._selection.full:
             return self._selection.why_empty()
         if self._skipped:
             return f"no good rows: all {self._skipped} rows are bad"

@@ -93,7 +93,9 @@ class Selection:
             "drop-oversized": self._options.drop_above,
         }
         given = ", ".join(f"--{name} {value}" for name, value in asked.items() if value is not None)
-        return f"no request is left of {self.seen:,} with {given}"
+        # Who stops at a time has not seen what follows.
+        of = "" if self._until is not None else f" of {self.seen:,}"
+        return f"no request is left{of} with {given}"
 
     def _cut_by_time(self, ticks: NDArray[Any] | None, keep: NDArray[np.bool_]) -> int:
         """Leave out what is outside the window; return how many come before its end."""

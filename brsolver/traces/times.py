@@ -7,6 +7,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from brsolver.errors import TraceError
 from brsolver.traces.clock import Clock
 from brsolver.traces.fields import Field, Number, Parser, Ticks, show
@@ -158,9 +160,10 @@ def warnings(trace: Trace, times: Times) -> list[str]:
 
 
 def _doubt(trace: Trace, times: Times) -> str | None:
-    arrival, unit = trace.arrival_s, times.unit
-    if arrival is None or unit is None:
+    if trace.arrival_s is None or times.unit is None:
         return None
+    # Turns that follow others have no times.
+    arrival, unit = trace.arrival_s[~np.isnan(trace.arrival_s)], times.unit
     larger = _epoch((trace.origin_s + float(arrival[-1])) * times.ticks_per_s)
     if larger is not None and TICKS_PER_S[larger] > TICKS_PER_S[unit]:
         return (

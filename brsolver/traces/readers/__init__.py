@@ -22,6 +22,7 @@ from brsolver.traces.readers import (
     vllm_bench,
 )
 from brsolver.traces.readers.nearest import unrecognised
+from brsolver.traces.readers.turning import TurnReader
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -65,7 +66,8 @@ def find_reader(
     source : Source
     format : str, optional
     options : ReadOptions, optional
-        With columns named and no format, the file is read by the names of its fields.
+        With columns named and no format, the file is read by the names of its fields, unless its
+        rows have delays.
 
     Raises
     ------
@@ -82,13 +84,22 @@ def find_reader(
         return _allowed(FORMATS[format], options)
     if options is not None and options.columns:
         source.require_file()
-        return gateway.READER
+        return _that_knows_turns(source, options) or gateway.READER
     for reader in _READERS:
         if reader.sniff(source):
             return _allowed(reader, options)
     if gateway.find(source, ReadOptions()) is not None:
         return gateway.READER
     raise TraceError(f"{source.label}: {unrecognised(source, _READERS)}")
+
+
+def _that_knows_turns(source: Source, options: ReadOptions) -> TraceReader | None:
+    """Return the reader of a file whose rows have delays, which logs know nothing of."""
+    readers = (reader for reader in _READERS if isinstance(reader, TurnReader))
+    return next(
+        (r for r in readers if r.has_turns(source) and not r.missing(source, options.columns)),
+        None,
+    )
 
 
 def _allowed(reader: TraceReader, options: ReadOptions | None) -> TraceReader:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from brsolver.traces.collector import Collector
     from brsolver.traces.fields import Field
     from brsolver.traces.read_options import ReadOptions
+    from brsolver.traces.sample import Sample
     from brsolver.traces.source import Source
 
 DELAY = "delay_s"
@@ -36,9 +37,13 @@ class TurnReader(TableReader):
 
     delay_in_ticks: bool = False
 
+    def has_turns(self, source: Source) -> bool:
+        """Tell whether the file has the column of delays."""
+        return any(f.target == DELAY and self._may_have(source, f) for f in self.fields)
+
     def _required(self, source: Source) -> list[str]:
         required = super()._required(source)
-        if not self._has_turns(source):
+        if not self.has_turns(source):
             return required
         return [
             field.source for field in self.fields if field.required and field.target not in TURNS
@@ -46,18 +51,22 @@ class TurnReader(TableReader):
 
     def _present(self, source: Source) -> list[Field]:
         present = super()._present(source)
-        if not self._has_turns(source):
+        if not self.has_turns(source):
             return [field for field in present if field.target != DELAY]
         return [
-            _or_nothing(field)
+            field
             for field in self.fields
             if field in present or (field.target in TURNS and self._may_have(source, field))
         ]
 
+    def _chosen(self, source: Source, sample: Sample, options: ReadOptions) -> list[Field]:
+        chosen = super()._chosen(source, sample, options)
+        return list(map(_or_nothing, chosen)) if self.has_turns(source) else chosen
+
     def _collector(
         self, source: Source, fields: Sequence[Field], options: ReadOptions, ticks_per_s: float
     ) -> Collector:
-        if not self._has_turns(source):
+        if not self.has_turns(source):
             return super()._collector(source, fields, options, ticks_per_s)
         delay_ticks_per_s = ticks_per_s if self.delay_in_ticks else 1.0
         return TurnCollector(
@@ -67,9 +76,6 @@ class TurnReader(TableReader):
             ticks_per_s=ticks_per_s,
             delay_ticks_per_s=delay_ticks_per_s,
         )
-
-    def _has_turns(self, source: Source) -> bool:
-        return any(f.target == DELAY and self._may_have(source, f) for f in self.fields)
 
     @staticmethod
     def _may_have(source: Source, field: Field) -> bool:

@@ -165,6 +165,13 @@ def test_arrival_bound(made: Callable[..., Comparison]) -> None:
     )
 
 
+def test_requests_that_did_not_finish_are_told(made: Callable[..., Comparison]) -> None:
+    summary = told(made({"vllm": {"unfinished": 2000.0}, "jsq": {}}, BY_TIME))
+    words = " ".join(summary.sentences)
+    assert "all that arrives is served" not in words
+    assert "Requests that did not finish are in no latency: 2,000 under vllm." in words
+
+
 def test_overloaded(made: Callable[..., Comparison]) -> None:
     summary = told(made({"vllm": FALLS_BEHIND, "jsq": FALLS_BEHIND}, BY_TIME))
     assert summary.regime is Regime.OVERLOADED

@@ -3,11 +3,22 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from brsolver.cluster.view import PROMPT_TOKENS, QUEUED
 from brsolver.registry import make_policy
-from brsolver.simulator import Arrivals, SimulationParams, Staleness, StepTime, simulate
+from brsolver.simulator import (
+    Arrivals,
+    Migration,
+    Prefill,
+    SimulationParams,
+    Staleness,
+    StepTime,
+    WorkerEvent,
+    simulate,
+)
 from brsolver.simulator.engine import Engine
 from brsolver.traces.trace import Trace
 
@@ -160,3 +171,75 @@ def test_ends_are_seen_by_whoever_asks_for_them():
         simulate(trace, Watcher(), replace(base, staleness=stale))
         # The request of two tokens has ended before the third decision.
         assert loads == [[0, 0], [10, 0], [10 - 10 * departures, 10], last]
+
+
+class Totals:
+    """Wraps a policy; holds the requests that are seen in all against the books."""
+
+    def __init__(self, policy):
+        self.inner, self.state, self.seen = make_policy(policy), None, 0
+
+    def route(self, cluster, waiting):
+        held = self.state.active + self.state.view_table()[QUEUED]
+        assert (cluster.running + cluster.queued).sum() == held.sum()
+        assert np.all(cluster.load >= cluster.prompt_tokens)
+        assert cluster.prompt_tokens.sum() == self.state.view_table()[PROMPT_TOKENS].sum()
+        self.seen += 1
+        return self.inner.route(cluster, waiting)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.integers(0, 10**6),
+    st.sampled_from(["pooled", "immediate"]),
+    st.sampled_from(["delay", "periodic"]),
+    st.integers(1, 40),
+    st.sampled_from([None, 120]),
+    st.sampled_from([0.0, 30.0, 200.0]),
+)
+def test_ends_of_requests_that_were_moved_are_taken_off_where_they_were(
+    seed, routing, mode, age, capacity, setup_ms
+):
+    rng = np.random.default_rng(seed)
+    trace = Trace(prompt_tokens=rng.integers(1, 50, 40), output_tokens=rng.integers(1, 1 + 30, 40))
+    params = SimulationParams(
+        workers=3,
+        slots=3,
+        capacity=capacity,
+        routing=routing,
+        migration=Migration(every=1, setup_ms=setup_ms),
+        staleness=Staleness(steps=age, mode=mode, local_correction=True, local_departures=True),
+    )
+    totals = Totals("random")
+    engine = Engine(trace, totals, params)
+    totals.state = engine.state
+    engine.run()
+    assert engine.finished == 40
+    assert totals.seen > 1
+
+
+@pytest.mark.parametrize("routing", ["pooled", "immediate"])
+@pytest.mark.parametrize("policy", ["br-t", "br-ramp", "br-0"])
+def test_a_worker_that_has_come_back_has_the_slots_that_it_has_room_for(routing, policy):
+    trace = Trace(prompt_tokens=np.full(60, 10), output_tokens=np.full(60, 5))
+    params = SimulationParams(
+        workers=1,
+        slots=2,
+        routing=routing,
+        arrivals=Arrivals(mode="rate", rate=200.0),
+        prefill=Prefill(mode="colocated", budget=64),
+        staleness=Staleness(steps=8, mode="periodic"),
+        events=(
+            WorkerEvent(worker=0, at_step=40, kind="fail"),
+            WorkerEvent(worker=0, at_step=41, kind="join"),
+        ),
+    )
+
+    class Watcher:
+        inner = make_policy(policy)
+
+        def route(self, cluster, waiting):
+            assert cluster.slots[0] >= cluster.room[0] > 0
+            return self.inner.route(cluster, waiting)
+
+    assert simulate(trace, Watcher(), params).metrics.finished == 60

@@ -98,7 +98,7 @@ def test_the_same_as_step_by_step(
 
 def check(path: Path, wanted: Sequence[Row], asked: dict[str, Any], *, sort: bool) -> None:
     if not wanted:
-        with pytest.raises(BrsolverError, match="no request is left of"):
+        with pytest.raises(BrsolverError, match="no request is left"):
             load_trace(path, sort=sort, **asked)
         return
     trace = load_trace(path, sort=sort, **asked)
@@ -216,3 +216,10 @@ def test_parts_keep_their_places(tmp_path: Path) -> None:
     assert Trace(prompt_tokens=trace.prompt_tokens, output_tokens=trace.output_tokens).place(3) == (
         "request 3"
     )
+
+
+def test_a_time_before_all_requests_is_what_leaves_none(tmp_path: Path) -> None:
+    path = dated(tmp_path / "azure.csv")
+    for until in (0, "2020-01-01"):
+        with pytest.raises(BrsolverError, match=f"no request is left with --until {until}"):
+            load_trace(path, until=until)

@@ -286,3 +286,31 @@ def test_statistics_count_turns_apart(tmp_path: Path) -> None:
     assert shown.exit_code == 0
     assert "turns that follow others" in shown.output
     assert "nan" not in shown.output
+
+
+@pytest.mark.parametrize("times", [True, False])
+def test_turns_stay_turns_where_columns_are_named(tmp_path: Path, times: bool) -> None:
+    keys = {"session_id", "delay", "input_length", "output_length", *(["timestamp"] * times)}
+    rows = [{k: v for k, v in row.items() if k in keys} for row in SESSIONS]
+    path = write(tmp_path / "t.jsonl", rows)
+    columns = {"session": "session_id", "prompt_tokens": "output_length"}
+    trace = load_trace(path, columns=columns | ({"arrival": "timestamp"} if times else {}))
+    plain = load_trace(path)
+    assert trace.previous.tolist() == plain.previous.tolist() == [-1, 0, -1, 1, -1]
+    np.testing.assert_equal(trace.arrival_s, plain.arrival_s)
+    np.testing.assert_equal(trace.delay_s, plain.delay_s)
+    assert trace.prompt_tokens.tolist() == trace.output_tokens.tolist()
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_one_column_may_be_two_things(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"t{suffix}"
+    write_trace(turns([np.nan, 0.5], arrivals=[0, np.nan]), path)
+    trace = load_trace(path, columns={"prompt_tokens": "output_tokens", "tenant": "output_tokens"})
+    assert trace.prompt_tokens.tolist() == trace.columns["tenant"].tolist() == [1, 2]
+
+
+def test_turns_say_nothing_of_the_unit_of_times(tmp_path: Path) -> None:
+    rows = [row for row in SESSIONS if "session_id" in row]
+    trace = load_trace(write(tmp_path / "t.jsonl", [*rows, *[rows[1]] * 5000]))
+    assert trace.notes == ("t.jsonl: times taken as milliseconds from timestamp",)
