@@ -160,7 +160,8 @@ def _print_comparison(comparison: Comparison, *, whole: bool) -> None:
     from rich.text import Text
 
     from brsolver.report.tables import comparison_tables, legend
-    from brsolver.results.verdict import failures_told, paragraphs, summaries
+    from brsolver.results.notes import failures_told
+    from brsolver.results.verdict import paragraphs, summaries
 
     width = None if sys.stdout.isatty() else PIPE_WIDTH
     console = Console(highlight=False, width=width)

@@ -15,7 +15,8 @@ from brsolver.report.parameters import label_of, parameter_rows
 from brsolver.report.style import styled
 from brsolver.report.tables import interval_note
 from brsolver.report.templating import fill
-from brsolver.results.verdict import failures_told, identical, paragraphs, summaries
+from brsolver.results.notes import failures_told
+from brsolver.results.verdict import identical, paragraphs, summaries
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

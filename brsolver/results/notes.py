@@ -1,4 +1,7 @@
-"""Notes of many runs as few lines: equal ones once, those that differ in numbers as one range."""
+"""Notes of many runs as few lines: equal ones once, those that differ in numbers as one range.
+
+And what became of runs that failed.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import TypeVar
+
+    from brsolver.results.comparison import Comparison
 
     Holder = TypeVar("Holder")
 
@@ -52,3 +57,22 @@ def _span(values: Sequence[str]) -> str:
     ordered = sorted(values, key=lambda text: float(text.replace(",", "")))
     low, high = ordered[0], ordered[-1]
     return low if low == high else f"{low} to {high}"
+
+
+def failures_told(comparison: Comparison) -> tuple[str, ...]:
+    """Say in one line per policy that failed where it did, and why."""
+    first = {failure.policy: failure for failure in reversed(comparison.failures)}
+    lines = []
+    for policy in dict.fromkeys(failure.policy for failure in comparison.failures):
+        failed, count = first[policy], sum(f.policy == policy for f in comparison.failures)
+        runs = "1 run" if count == 1 else f"{count} runs"
+        reason = failed.reason.removeprefix(f"{policy}: ")
+        lines.append(
+            f"{policy} failed in {runs} and is left out; the first, on "
+            f"{_workers(failed.workers)} with seed {failed.seed}: {reason}"
+        )
+    return tuple(lines)
+
+
+def _workers(count: int) -> str:
+    return f"{count} worker" if count == 1 else f"{count} workers"

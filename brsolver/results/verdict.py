@@ -95,21 +95,6 @@ def paragraphs(found: Sequence[Summary]) -> tuple[tuple[str, tuple[str, ...]], .
     return tuple((heading, sentences) for heading, sentences in (*own, *last) if sentences)
 
 
-def failures_told(comparison: Comparison) -> tuple[str, ...]:
-    """Say in one line per policy that failed where it did, and why."""
-    first = {failure.policy: failure for failure in reversed(comparison.failures)}
-    lines = []
-    for policy in dict.fromkeys(failure.policy for failure in comparison.failures):
-        failed, count = first[policy], sum(f.policy == policy for f in comparison.failures)
-        runs = "1 run" if count == 1 else f"{count} runs"
-        reason = failed.reason.removeprefix(f"{policy}: ")
-        lines.append(
-            f"{policy} failed in {runs} and is left out; the first, on "
-            f"{_workers(failed.workers)} with seed {failed.seed}: {reason}"
-        )
-    return tuple(lines)
-
-
 def identical(comparison: Comparison) -> dict[str, str]:
     """Return the policies whose runs equal an earlier policy's, and that policy.
 
@@ -401,10 +386,6 @@ def _listed(parts: Sequence[str]) -> str:
 
 def _does(policies: Sequence[str]) -> str:
     return "does" if len(policies) == 1 else "do"
-
-
-def _workers(count: int) -> str:
-    return f"{count} worker" if count == 1 else f"{count} workers"
 
 
 def _count(mean: float) -> str:

@@ -49,7 +49,7 @@ def test_help_imports_nothing_heavy() -> None:
 
 def test_overview_says_what_the_commands_say(brsolver: Callable[..., Any]) -> None:
     for name, line in main.COMMANDS.items():
-        assert main._built_in(name).help == line
+        assert main._built_in(name).help.partition("\n\n")[0] == line
         assert brsolver(name, "--help").code == 0
 
 

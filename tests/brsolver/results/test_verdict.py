@@ -10,8 +10,9 @@ import pytest
 
 from brsolver.results.comparison import Failure
 from brsolver.results.deciding import change, short, times
+from brsolver.results.notes import failures_told
 from brsolver.results.regime import Regime, regime_of, without_direction
-from brsolver.results.verdict import Summary, failures_told, identical, paragraphs, summaries
+from brsolver.results.verdict import Summary, identical, paragraphs, summaries
 from brsolver.simulator.components import Arrivals
 from brsolver.simulator.params import SimulationParams
 from brsolver.simulator.prefill import Prefill

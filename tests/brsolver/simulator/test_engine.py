@@ -355,7 +355,7 @@ def test_max_steps_reports_what_is_left():
 
 def test_requests_beyond_every_capacity_are_refused():
     trace = Trace(prompt_tokens=np.array([10, 90]), output_tokens=np.array([5, 20]))
-    with pytest.raises(CapacityError, match="request 1 grows to 109 KV tokens"):
+    with pytest.raises(CapacityError, match="request 1: the request grows to 109 KV tokens"):
         simulate(trace, "jsq", SimulationParams(workers=2, slots=2, capacity=108))
 
 
