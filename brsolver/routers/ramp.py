@@ -8,6 +8,7 @@ from brsolver.policy import BasePolicy
 from brsolver.routers._br_kernels import census
 from brsolver.routers._discounting import Turnover
 from brsolver.routers._ramp_kernels import route_ramp
+from brsolver.routers._returned import with_returned
 from brsolver.routers.balance import overdue
 from brsolver.routers.params import BRRampParams
 
@@ -58,7 +59,7 @@ class BRRamp(BasePolicy):
 
     def route(self, cluster: ClusterView, waiting: Waiting) -> IntArray:
         """Fill the free slots; see `brsolver.Policy`."""
-        table, turnover = cluster.table, self._turnover
+        table, turnover = with_returned(cluster).table, self._turnover
         live, present = census(table)
         turnover.look(cluster.step, live, present)
         known = turnover.departures >= SEEN and not cluster.immediate

@@ -22,6 +22,7 @@ from brsolver.routers._br_kernels import census
 from brsolver.routers._discounting import Turnover
 from brsolver.routers._holding import Holding, lowered, raised, slowdown
 from brsolver.routers._outlook import Outlook
+from brsolver.routers._returned import with_returned
 from brsolver.routers._wave_kernels import Plan, plan_wave
 from brsolver.routers._window_kernels import ends_at
 from brsolver.routers.balance import overdue
@@ -112,7 +113,7 @@ class BRT(BasePolicy):
 
     def route(self, cluster: ClusterView, waiting: Waiting) -> IntArray:
         """Place what delays no other request, and all if the wave is due; see `brsolver.Policy`."""
-        costs = cluster.costs
+        cluster, costs = with_returned(cluster), cluster.costs
         if costs is None or not costs.prices_prefill:
             self._free = costs is not None and costs.budget > 0
             return self._by_loads(cluster, waiting)

@@ -17,7 +17,6 @@ from brsolver.cluster.view import (
     QUEUED,
     ROOM,
     RUNNING,
-    SLOTS,
     TOKEN_ROOM,
     ClusterView,
 )
@@ -211,8 +210,6 @@ class StaleInformation:
                 seen[row, :known] = old[row]
                 if row in (LOAD, RUNNING, QUEUED, PROMPT_TOKENS, BACKLOG):
                     seen[row, known:] = 0
-        # Of a worker that has come back since: whoever routes hands out its slots.
-        np.maximum(seen[SLOTS], seen[ROOM], out=seen[SLOTS])
         extra = self._correct(seen, snapshot.step)
         view = self._session.view(step, clock_s, immediate=self._immediate)
         project = self._session.projected
