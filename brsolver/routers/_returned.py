@@ -1,4 +1,4 @@
-"""Workers that have come back since the last report, as routers see them that go by live workers."""
+"""Workers that came back since the last report, for routers that go by who is there."""
 
 from __future__ import annotations
 
