@@ -171,6 +171,7 @@ class Load:
         self._model, self._workload, self._ranks = model, workload, ranks
         self._timeout_s, self._progress, self._began = timeout_s, progress, began
         self._outcomes: dict[int, Outcome] = {}
+        self._answered: set[int] = set()
 
     async def all(self, concurrency: int) -> list[Outcome]:
         """Send all of them, so many at a time, and wait for the last; errors are as of `drive`."""
@@ -205,13 +206,25 @@ class Load:
 
     async def _one(self, client: Any, index: int) -> None:
         try:
-            outcome = await self._outcome(client, index)
+            outcome = await self._asked(client, index)
         except (self._http.HTTPError, self._http.StreamError) as error:
             what = f"{type(error).__name__}: {error}".rstrip(": ")
             raise ServerError(f"{self._url}: request {index} failed: {what}") from error
         self._outcomes[index] = outcome
         if self._progress is not None:
             self._progress(len(self._outcomes), len(self._workload))
+
+    async def _asked(self, client: Any, index: int) -> Outcome:
+        """Send a request, twice if the connection was closed before anything was answered.
+
+        A server may close an idle connection in the moment in which it is taken up.
+        """
+        try:
+            return await self._outcome(client, index)
+        except (self._http.NetworkError, self._http.RemoteProtocolError):
+            if index in self._answered:
+                raise
+            return await self._outcome(client, index)
 
     async def _outcome(self, client: Any, index: int) -> Outcome:
         headers = {} if self._ranks is None else {PIN: str(self._ranks[index])}
@@ -221,6 +234,7 @@ class Load:
         async with client.stream(
             "POST", f"{self._url}/v1/completions", json=self._body(index), headers=headers
         ) as answer:
+            self._answered.add(index)
             if answer.status_code != 200:
                 await answer.aread()
                 raise ServerError(

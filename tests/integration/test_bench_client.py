@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import socketserver
 import subprocess
 import sys
@@ -34,13 +35,16 @@ def refused(body: str, status: str = "400 Bad Request") -> str:
 
 
 @contextlib.contextmanager
-def answering(answer: str | None):
-    """A server that gives every request this answer, or none at all."""
+def answering(answer: str | None, *, hangs_up: int = 0):
+    """A server that gives every request this answer, or none; it hangs up on the first few."""
     over = threading.Event()
+    asked = itertools.count()
 
     class Handler(socketserver.BaseRequestHandler):
         def handle(self) -> None:
             self.request.recv(65536)
+            if next(asked) < hangs_up:
+                return
             if answer is None:
                 over.wait(60)
             else:
@@ -91,6 +95,13 @@ def test_a_server_that_fails_is_one_line_that_names_it(name):
         drive(url, "m", load(), concurrency=6, timeout_s=timeout_s)
     assert str(error.value).startswith(f"{url}: request ")
     assert "\n" not in str(error.value)
+
+
+def test_a_connection_that_is_closed_as_it_is_taken_up_is_no_failure():
+    usage = 'data: {"choices":[],"usage":{"completion_tokens":3}}\n\ndata: [DONE]\n\n'
+    with answering(f"{HEAD}\r\n{CHUNK}{usage}", hangs_up=1) as url:
+        outcomes = drive(url, "m", load(), concurrency=1)
+    assert [outcome.tokens for outcome in outcomes] == [3] * 12
 
 
 def test_a_server_that_is_not_there_is_one_line_too():
