@@ -20,7 +20,7 @@ from brsolver.cluster.view import (
 from brsolver.policy import BasePolicy
 from brsolver.routers._br_kernels import census
 from brsolver.routers._discounting import Turnover
-from brsolver.routers._holding import Holding, lowered, raised, slowdown
+from brsolver.routers._holding import Holding, balanced, lowered, slowdown
 from brsolver.routers._outlook import Outlook
 from brsolver.routers._returned import with_returned
 from brsolver.routers._wave_kernels import Plan, plan_wave
@@ -184,23 +184,29 @@ class BRT(BasePolicy):
             holding.hold(0, plan.running)
             return plan.fills
         costs_s = max(plan.lost * self._seconds.item(0), 0.0)
-        if self._due(cluster, waiting, plan, costs_s):
+        paid = self._paid(waiting, plan, costs_s)
+        if paid or self._must(cluster, waiting, plan, costs_s):
+            missed = self._missed(cluster, waiting, plan)
             holding.release(rest, costs_s)
             holding.growth.placed(rest)
-            self._adapt(cluster)
+            # A wave that costs nobody anything goes at once, whatever κ is.
+            self._adapt(cluster, missed, decided=paid and costs_s > 0 and plan.running > 0)
             return plan.placements
         holding.hold(rest, plan.running)
         return plan.fills
 
-    def _due(self, cluster: ClusterView, waiting: Waiting, plan: Plan, costs_s: float) -> bool:
+    def _paid(self, waiting: Waiting, plan: Plan, costs_s: float) -> bool:
+        """Tell whether holding has cost what the wave would, or could only cost more each."""
         holding, rest = self._holding, plan.placements - plan.fills
         alone = plan.placements == len(waiting)
         weighs_s = self._weighs_s(plan, costs_s, alone=alone)
-        if plan.running == 0 or holding.spent >= weighs_s:
+        if holding.spent >= weighs_s:
             return True
-        if alone and holding.stalled(rest, plan.running, weighs_s):
-            return True
-        if holding.held_s(cluster.clock_s) >= self.params.hold_s:
+        return alone and holding.stalled(rest, plan.running, weighs_s)
+
+    def _must(self, cluster: ClusterView, waiting: Waiting, plan: Plan, costs_s: float) -> bool:
+        """Tell whether a wave goes that holding has not paid for."""
+        if plan.running == 0 or self._holding.held_s(cluster.clock_s) >= self.params.hold_s:
             return True
         return self._saves(cluster, waiting, plan, costs_s)
 
@@ -213,7 +219,8 @@ class BRT(BasePolicy):
         """Tell whether to go now keeps more promised first tokens than it uses up promises.
 
         Those that run are kept for `costs_s`: at the promised time per token so many steps, in
-        which so many of them would have ended, and what they were promised is used up by.
+        which so many of them would have ended, and what they were promised is used up by. Of each
+        second as much counts as the mean step takes of the promise: far below it there is slack.
         """
         promised_s = _promised(self.params.slo_ttft_ms, cluster.objectives.ttft_s)
         costs = cluster.costs
@@ -224,7 +231,8 @@ class BRT(BasePolicy):
         if not saved or token_s is None:
             return saved > 0
         length = max(self._turnover.steps_of(plan.running), 1.0)
-        return saved >= plan.running / length * costs_s / token_s
+        used = plan.running / length * costs_s / token_s
+        return saved >= self._holding.step_s / token_s * used
 
     def _saved(
         self,
@@ -252,6 +260,25 @@ class BRT(BasePolicy):
         late = first_s >= self._kept_s(cluster, promised_s)
         return int((late & (waited_s + prefill_s <= promised_s)).sum())
 
+    def _missed(self, cluster: ClusterView, waiting: Waiting, plan: Plan) -> float:
+        """Return the share of those held who miss their first token for no other reason.
+
+        By what was waited before and the prompt's own prefill alone it would have been in time.
+        """
+        costs = cluster.costs
+        promised_s = _promised(self.params.slo_ttft_ms, cluster.objectives.ttft_s)
+        if promised_s is None or costs is None:
+            return 0.0
+        held, ranks = self._pairs[plan.fills : plan.placements].T
+        fresh = waiting.prompt_tokens[held]
+        if self._cached.size:
+            fresh = fresh - self._cached[held, ranks]
+        waited_s = (cluster.step - waiting.since[held]) * self._holding.step_s
+        queued_s = np.maximum(waited_s - self._holding.held_s(cluster.clock_s), 0.0)
+        prefill_s = fresh * (costs.per_prefill_token_s + costs.per_mean_prefill_token_s)
+        late = waited_s + prefill_s > promised_s
+        return float((late & (queued_s + prefill_s <= promised_s)).mean())
+
     def _ends(self, cluster: ClusterView, waiting: Waiting, plan: Plan) -> IntArray:
         placed = self._pairs[: plan.placements]
         ends: IntArray = ends_at(cluster.table, waiting.prompt_tokens, self._cached, placed)
@@ -263,13 +290,18 @@ class BRT(BasePolicy):
         broken = token_s is not None and self._holding.step_s > _SHORT * token_s
         return promised_s if broken else _KEPT * promised_s
 
-    def _adapt(self, cluster: ClusterView) -> None:
-        params, promises = self.params, cluster.objectives
-        promised_s = _promised(params.slo_tpot_ms, promises.tpot_s)
-        if promised_s is not None:
-            first_too = _promised(params.slo_ttft_ms, promises.ttft_s) is not None
-            change = raised if first_too else lowered
-            self._kappa = change(self._kappa, params.kappa, self._holding.step_s, promised_s)
+    def _adapt(self, cluster: ClusterView, missed: float, *, decided: bool) -> None:
+        """Bring κ nearer to what the promises ask for, `missed` and `decided` as of `balanced`."""
+        params, promises, step_s = self.params, cluster.objectives, self._holding.step_s
+        token_s = _promised(params.slo_tpot_ms, promises.tpot_s)
+        if token_s is None:
+            return
+        if _promised(params.slo_ttft_ms, promises.ttft_s) is None:
+            self._kappa = lowered(self._kappa, params.kappa, step_s, token_s)
+            return
+        self._kappa = balanced(
+            self._kappa, params.kappa, step_s, token_s, missed=missed, decided=decided
+        )
 
 
 def _promised(own_ms: float | None, run_s: float | None) -> float | None:
