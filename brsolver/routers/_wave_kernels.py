@@ -19,6 +19,7 @@ from brsolver.cluster.view import (
     ROOM,
     TOKEN_ROOM,
 )
+from brsolver.routers._load_kernels import add_top, add_work, give, lift, steps_of, with_request
 from brsolver.routers._window_kernels import (
     GONE,
     NOWHERE,
@@ -73,8 +74,8 @@ class Field(NamedTuple):
     ----------
     now : ndarray of int64, shape (VIEW_ROWS, G)
         Of a view: what is placed is counted in room, token room and backlog.
-    loads : ndarray of int64, shape (G, H + 1)
-        Now and in the H steps to come, with what is placed.
+    loads : ndarray of int64, shape (G,) or (G, H + 1)
+        Now, or now and in the H steps to come; with what is placed.
     work : ndarray of float64, shape (G,)
         Seconds that backlog and loads come to.
     order : ndarray of int64, shape (G,)
@@ -103,7 +104,7 @@ OPEN, ROOMIEST = range(2)
 @kernel
 def lay_out(table: IntArray, loads: IntArray, seconds: FloatArray) -> Field:
     """Return the workers as they are."""
-    workers, steps = loads.shape
+    workers, steps = loads.shape[0], steps_of(loads)
     work = np.empty(workers)
     order = np.empty(workers, np.int64)
     tops, marks, weights = np.zeros(steps + 1, np.int64), np.zeros(2, np.int64), np.zeros(2)
@@ -111,11 +112,9 @@ def lay_out(table: IntArray, loads: IntArray, seconds: FloatArray) -> Field:
         weights[0] += seconds[h + 1]
         weights[1] += seconds[h + 1] * h
     for g in range(workers):
-        work[g] = seconds[0] * table[BACKLOG, g]
+        work[g] = add_work(seconds[0] * table[BACKLOG, g], loads, g, seconds)
         tops[0] = max(tops[0], table[BACKLOG, g])
-        for h in range(steps):
-            work[g] += seconds[h + 1] * loads[g, h]
-            tops[h + 1] = max(tops[h + 1], loads[g, h])
+        lift(tops, loads, g)
     for g in np.argsort(work, kind="mergesort"):
         if table[ROOM, g] > 0:
             order[marks[OPEN]] = g
@@ -154,9 +153,7 @@ def best_worker(
     """
     now, loads, tops, tokens = field.now, field.loads, field.tops, prompts[i] + each
     found, best, least_over, least_work = -1, -1, 0.0, 0.0
-    kv_top = 0.0
-    for h in range(loads.shape[1]):
-        kv_top += seconds[h + 1] * tops[h + 1]
+    kv_top = add_top(0.0, loads, tops, seconds)
     kv_brings = field.weights[0] * tokens + field.weights[1] * growing
     brings = seconds[0] * fresh + kv_brings
     latest = seconds[0] * most + kv_top + kv_brings
@@ -174,10 +171,7 @@ def best_worker(
         if now[TOKEN_ROOM, g] < prompts[i] or computes > most:
             continue
         over, work = seconds[0] * max(computes - tops[0], 0), seconds[0] * computes
-        for h in range(loads.shape[1]):
-            holds = loads[g, h] + tokens + growing * h
-            over += seconds[h + 1] * max(holds - tops[h + 1], 0)
-            work += seconds[h + 1] * holds
+        over, work = with_request(over, work, loads, tops, g, tokens, growing, seconds)
         if best < 0 or (over, work, g) < (least_over, least_work, best):
             found, best, least_over, least_work = at, g, over, work
     return found
@@ -201,12 +195,9 @@ def put(
     now[TOKEN_ROOM, g] -= prompts[i]
     now[BACKLOG, g] += fresh_tokens(prompts, cached, i, g)
     field.tops[0] = max(field.tops[0], now[BACKLOG, g])
-    loads, work = field.loads, seconds[0] * now[BACKLOG, g]
-    for h in range(loads.shape[1]):
-        loads[g, h] += prompts[i] + each + growing * h
-        field.tops[h + 1] = max(field.tops[h + 1], loads[g, h])
-        work += seconds[h + 1] * loads[g, h]
-    field.work[g] = work
+    give(field.loads, g, prompts[i] + each, growing)
+    lift(field.tops, field.loads, g)
+    field.work[g] = add_work(seconds[0] * now[BACKLOG, g], field.loads, g, seconds)
     full = now[ROOM, g] == 0
     while at + 1 < marks[OPEN] and (full or field.work[order[at + 1]] < field.work[g]):
         order[at] = order[at + 1]
@@ -315,8 +306,8 @@ def plan_wave(
     ----------
     table : ndarray of int64, shape (VIEW_ROWS, G)
         Of a view; only read.
-    projected : ndarray of int64, shape (G, H + 1)
-        Loads now and in the H steps to come; only read.
+    projected : ndarray of int64, shape (G,) or (G, H + 1)
+        Loads now, or now and in the H steps to come; only read.
     prompts : ndarray of int64, shape (n,)
         KV tokens of the waiting requests, first come first.
     cached : ndarray of int64, shape (n, G) or (0, 0)
