@@ -14,6 +14,7 @@ from brsolver.errors import ParameterError
 from brsolver.routers import BRT, BRRamp, BRRampParams, BRTParams
 from brsolver.routers._growth import Growth
 from brsolver.routers._holding import Holding, balanced, lowered, slowdown
+from brsolver.routers._kept import Kept
 from brsolver.routers._window_kernels import ends_at
 from brsolver.routers.wave_params import MAX_KAPPA
 
@@ -409,6 +410,26 @@ def test_kappa_falls_as_holding_costs_first_tokens_and_rises_once_it_does_not():
     # Who missed it while there was no slot is none of holding's.
     found = waves(router(**tight, hold_s=2.0), 80, queued=30)
     assert found[-1][0] == pytest.approx(2.0 / STEP_S, abs=1)
+
+
+class Blind(Kept):
+    """Takes nothing in."""
+
+    def look(self, *_, **__):
+        pass
+
+
+def test_a_first_token_is_worth_less_where_times_per_token_are_lost_anyway():
+    table, prompt = ranks((3, 0), (3, 0)), 200
+    length = router()._turnover.steps_of(6)
+    # What going uses up promises, over the one first token that it saves: one half.
+    tpot_ms = 1e3 * math.sqrt(2 * STEP_S * 6 / length * 0.1)
+    promised = {"slo_ttft_ms": 1000, "slo_tpot_ms": tpot_ms}
+    for token, goes in ((1.0, True), (0.4, False)):
+        policy = router(kappa=1e6, **promised)
+        policy._kept = Blind()
+        policy._kept.token = token
+        assert (steps_held(policy, table, [prompt], at_most=60) < 60) == goes
 
 
 def test_a_kept_time_per_token_lowers_kappa_and_a_broken_one_raises_it_again():
