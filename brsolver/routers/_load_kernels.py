@@ -1,8 +1,7 @@
 """Kernels of BR-T over workers' loads: as they are, or in the steps to come as well.
 
 Loads have shape (G,) where only the present counts, and (G, H + 1) where steps to come do. Every
-kernel is compiled for either, and for the former has no loop over steps: that cost a third of a
-decision. Sums go on from what they are given, so that they add up in the order of
+kernel is compiled for either, and for the former has no loop over steps. Sums go on from what they are given, so that they add up in the order of
 `brsolver.routers.reference_waves`.
 """
 
@@ -15,6 +14,9 @@ from brsolver._jit import kernel
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
+
+TOPS = 3
+"""Of `brsolver.routers._wave_kernels.Field.marks`: from there on the largest loads of all steps."""
 
 
 @kernel
@@ -34,23 +36,28 @@ def add_work(work: float, loads: IntArray, g: int, seconds: FloatArray) -> float
 
 
 @kernel
-def add_top(top: float, loads: IntArray, tops: IntArray, seconds: FloatArray) -> float:
-    """Return seconds, and those that the largest loads of all steps come to."""
+def tops_and_brings(
+    loads: IntArray, marks: IntArray, tokens: int, growing: int, seconds: FloatArray
+) -> tuple[float, float]:
+    """Return seconds of the largest loads of all steps, and of what a request adds to a load."""
     if loads.ndim == 1:
-        return top + seconds[1] * tops[1]
+        return seconds[1] * marks[TOPS], seconds[1] * tokens
+    top, stays, grows = 0.0, 0.0, 0.0
     for h in range(loads.shape[1]):
-        top += seconds[h + 1] * tops[h + 1]
-    return top
+        top += seconds[h + 1] * marks[TOPS + h]
+        stays += seconds[h + 1]
+        grows += seconds[h + 1] * h
+    return top, stays * tokens + grows * growing
 
 
 @kernel
-def lift(tops: IntArray, loads: IntArray, g: int) -> None:
+def lift(marks: IntArray, loads: IntArray, g: int) -> None:
     """Raise the largest loads to those of worker g where these are larger."""
     if loads.ndim == 1:
-        tops[1] = max(tops[1], loads[g])
+        marks[TOPS] = max(marks[TOPS], loads[g])
     else:
         for h in range(loads.shape[1]):
-            tops[h + 1] = max(tops[h + 1], loads[g, h])
+            marks[TOPS + h] = max(marks[TOPS + h], loads[g, h])
 
 
 @kernel
@@ -68,7 +75,7 @@ def with_request(
     over: float,
     work: float,
     loads: IntArray,
-    tops: IntArray,
+    marks: IntArray,
     g: int,
     tokens: int,
     growing: int,
@@ -77,9 +84,9 @@ def with_request(
     """Return seconds over the tops and of work, and those of worker g's loads with a request."""
     if loads.ndim == 1:
         holds = loads[g] + tokens
-        return over + seconds[1] * max(holds - tops[1], 0), work + seconds[1] * holds
+        return over + seconds[1] * max(holds - marks[TOPS], 0), work + seconds[1] * holds
     for h in range(loads.shape[1]):
         holds = loads[g, h] + tokens + growing * h
-        over += seconds[h + 1] * max(holds - tops[h + 1], 0)
+        over += seconds[h + 1] * max(holds - marks[TOPS + h], 0)
         work += seconds[h + 1] * holds
     return over, work

@@ -19,7 +19,15 @@ from brsolver.cluster.view import (
     ROOM,
     TOKEN_ROOM,
 )
-from brsolver.routers._load_kernels import add_top, add_work, give, lift, steps_of, with_request
+from brsolver.routers._load_kernels import (
+    TOPS,
+    add_work,
+    give,
+    lift,
+    steps_of,
+    tops_and_brings,
+    with_request,
+)
 from brsolver.routers._window_kernels import (
     GONE,
     NOWHERE,
@@ -80,46 +88,38 @@ class Field(NamedTuple):
         Seconds that backlog and loads come to.
     order : ndarray of int64, shape (G,)
         Workers with a slot left, least work first.
-    tops : ndarray of int64, shape (H + 2,)
-        Largest backlog, and largest load in every step, departed workers' included.
-    marks : ndarray of int64, shape (2,)
-        How many have a slot left; no token room of theirs is more.
-    weights : ndarray of float64, shape (2,)
-        Seconds of a KV token that stays for all steps, and of one that is added in each.
+    marks : ndarray of int64, shape (H + 4,)
+        How many have a slot left; no token room of theirs is more; largest backlog, and from
+        `TOPS` on largest load in every step, departed workers' included. One array, as every
+        further one that is passed on costs a placement some 15 ns.
     """
 
     now: IntArray
     loads: IntArray
     work: FloatArray
     order: IntArray
-    tops: IntArray
     marks: IntArray
-    weights: FloatArray
 
 
-OPEN, ROOMIEST = range(2)
+OPEN, ROOMIEST, LONGEST = range(TOPS)
 """Of `Field.marks`."""
 
 
 @kernel
 def lay_out(table: IntArray, loads: IntArray, seconds: FloatArray) -> Field:
     """Return the workers as they are."""
-    workers, steps = loads.shape[0], steps_of(loads)
-    work = np.empty(workers)
-    order = np.empty(workers, np.int64)
-    tops, marks, weights = np.zeros(steps + 1, np.int64), np.zeros(2, np.int64), np.zeros(2)
-    for h in range(steps):
-        weights[0] += seconds[h + 1]
-        weights[1] += seconds[h + 1] * h
+    workers = loads.shape[0]
+    work, order = np.empty(workers), np.empty(workers, np.int64)
+    marks = np.zeros(TOPS + steps_of(loads), np.int64)
     for g in range(workers):
         work[g] = add_work(seconds[0] * table[BACKLOG, g], loads, g, seconds)
-        tops[0] = max(tops[0], table[BACKLOG, g])
-        lift(tops, loads, g)
+        marks[LONGEST] = max(marks[LONGEST], table[BACKLOG, g])
+        lift(marks, loads, g)
     for g in np.argsort(work, kind="mergesort"):
         if table[ROOM, g] > 0:
             order[marks[OPEN]] = g
             marks[OPEN] += 1
-    field = Field(table.copy(), loads.copy(), work, order, tops, marks, weights)
+    field = Field(table.copy(), loads.copy(), work, order, marks)
     look_again(field)
     return field
 
@@ -151,14 +151,14 @@ def best_worker(
     be computed of it; `most` is the backlog that no worker may exceed; `seconds` are those of a
     prefill token, and of a KV token in this step and those to come.
     """
-    now, loads, tops, tokens = field.now, field.loads, field.tops, prompts[i] + each
+    now, loads, marks, tokens = field.now, field.loads, field.marks, prompts[i] + each
+    longest = marks[LONGEST]
     found, best, least_over, least_work = -1, -1, 0.0, 0.0
-    kv_top = add_top(0.0, loads, tops, seconds)
-    kv_brings = field.weights[0] * tokens + field.weights[1] * growing
+    kv_top, kv_brings = tops_and_brings(loads, marks, tokens, growing, seconds)
     brings = seconds[0] * fresh + kv_brings
     latest = seconds[0] * most + kv_top + kv_brings
-    top = (seconds[0] * tops[0] + kv_top) * (1 + ROUNDING)
-    for at in range(field.marks[OPEN]):
+    top = (seconds[0] * longest + kv_top) * (1 + ROUNDING)
+    for at in range(marks[OPEN]):
         g = field.order[at]
         # From here on nobody's work is less than this, and what it has beyond the tops is over.
         bound = (field.work[g] + brings) * (1 - ROUNDING)
@@ -170,8 +170,8 @@ def best_worker(
         computes = now[BACKLOG, g] + fresh_tokens(prompts, cached, i, g)
         if now[TOKEN_ROOM, g] < prompts[i] or computes > most:
             continue
-        over, work = seconds[0] * max(computes - tops[0], 0), seconds[0] * computes
-        over, work = with_request(over, work, loads, tops, g, tokens, growing, seconds)
+        over, work = seconds[0] * max(computes - longest, 0), seconds[0] * computes
+        over, work = with_request(over, work, loads, marks, g, tokens, growing, seconds)
         if best < 0 or (over, work, g) < (least_over, least_work, best):
             found, best, least_over, least_work = at, g, over, work
     return found
@@ -189,15 +189,15 @@ def put(
     seconds: FloatArray,
 ) -> int:
     """Give the worker there in the order request i, and return which it is."""
-    now, order, marks = field.now, field.order, field.marks
+    now, loads, order, marks = field.now, field.loads, field.order, field.marks
     g = order[at]
     now[ROOM, g] -= 1
     now[TOKEN_ROOM, g] -= prompts[i]
     now[BACKLOG, g] += fresh_tokens(prompts, cached, i, g)
-    field.tops[0] = max(field.tops[0], now[BACKLOG, g])
-    give(field.loads, g, prompts[i] + each, growing)
-    lift(field.tops, field.loads, g)
-    field.work[g] = add_work(seconds[0] * now[BACKLOG, g], field.loads, g, seconds)
+    marks[LONGEST] = max(marks[LONGEST], now[BACKLOG, g])
+    give(loads, g, prompts[i] + each, growing)
+    lift(marks, loads, g)
+    field.work[g] = add_work(seconds[0] * now[BACKLOG, g], loads, g, seconds)
     full = now[ROOM, g] == 0
     while at + 1 < marks[OPEN] and (full or field.work[order[at + 1]] < field.work[g]):
         order[at] = order[at + 1]
@@ -327,7 +327,7 @@ def plan_wave(
     """
     field = lay_out(table, projected, seconds)
     left, running = slots_and_running(table)
-    before = field.tops[0]
+    before = field.marks[LONGEST]
     goes = np.where(prompts > largest_that_fits(table), NOWHERE, WAITS)
     window = window_of(goes, min(left, prompts.shape[0]))
     blocked = place_overdue(field, prompts, cached, each, growing, since, overdue, seconds, goes)
@@ -360,5 +360,5 @@ def plan_wave(
             if g >= 0:
                 pairs[made, 0], pairs[made, 1] = i, g
                 made += 1
-    lost = (field.tops[0] - before) - mean_rise(table, field.now, filled)
-    return Plan(fills, made, lost, field.tops[0], running)
+    lost = (field.marks[LONGEST] - before) - mean_rise(table, field.now, filled)
+    return Plan(fills, made, lost, field.marks[LONGEST], running)
