@@ -6,12 +6,11 @@ import math
 from dataclasses import dataclass
 
 from brsolver.routers._growth import Growth
+from brsolver.routers.wave_params import MAX_KAPPA
 
 _MEMORY_STEPS = 64.0
 _LEAST = 0.02
 """Of κ: as far as a kept promise lowers it."""
-_MOST = 25.0
-"""Of κ: as far as a promise in danger raises it."""
 _IN_DANGER = 0.5
 """Of the promised time per token: mean steps beyond this, and short requests may well miss it."""
 
@@ -132,15 +131,37 @@ def lowered(kappa: float, ceiling: float, tpot_s: float, promised_s: float) -> f
     return _moved(kappa, tpot_s / promised_s, _LEAST * ceiling, ceiling)
 
 
-def raised(kappa: float, floor: float, tpot_s: float, promised_s: float) -> float:
-    """Return κ after a wave, where first tokens are promised too and end holding when they must.
+def balanced(
+    kappa: float,
+    floor: float,
+    tpot_s: float,
+    promised_s: float,
+    *,
+    missed: float,
+    decided: bool,
+) -> float:
+    """Return κ after a wave, where first tokens are promised as well as the time per token.
 
-    Earlier ones are worth nothing then, so that κ never falls below what it is without promises;
-    it rises where the time per token is in danger.
+    It rises while the time per token is in danger and falls as holding costs first tokens, in
+    proportion: with mean steps of s and τ promised it rests where ``2s/τ·(1 - missed) = 1``. A
+    wave that went for another reason would have gone no later with a larger κ, so that none
+    follows from it. First tokens that come earlier than they must are worth nothing, so that κ
+    never falls below what it is without promises.
+
+    Parameters
+    ----------
+    kappa, floor : float
+    tpot_s, promised_s : float
+        Mean step, and what is promised. Before any was timed κ stays as it is.
+    missed : float
+        Of those released: the share whom holding cost its first token in time.
+    decided : bool
+        Whether κ ended holding.
     """
     if math.isnan(tpot_s):
         return kappa
-    return _moved(kappa, tpot_s / (_IN_DANGER * promised_s), floor, _MOST * floor)
+    ratio = tpot_s / (_IN_DANGER * promised_s) * (1.0 - missed)
+    return _moved(kappa, ratio if decided else min(ratio, 1.0), floor, MAX_KAPPA)
 
 
 def _moved(kappa: float, ratio: float, least: float, most: float) -> float:

@@ -46,12 +46,15 @@ class Outlook:
     def seconds(
         self, cluster: ClusterView, costs: StepCosts, turnover: Turnover
     ) -> tuple[IntArray, FloatArray]:
-        """Return loads, shape (G, H + 1), and what a prefill and each KV token costs, (H + 2,)."""
+        """Return loads, and what a prefill token and a KV token in each step cost, (H + 2,).
+
+        Loads have shape (G, H + 1), without a horizon (G,).
+        """
         found = np.empty(self.horizon + 2)
         found[0] = costs.per_prefill_token_s
         found[1] = costs.per_kv_token_s * turnover.steps_between
         if not self.horizon:
-            return cluster.table[LOAD].reshape(-1, 1), found
+            return cluster.table[LOAD], found
         found[1:] = found[1] * self.weights(turnover, cluster.trust)
         return self._projected(cluster, growth=True), found
 

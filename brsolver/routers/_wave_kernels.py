@@ -19,6 +19,15 @@ from brsolver.cluster.view import (
     ROOM,
     TOKEN_ROOM,
 )
+from brsolver.routers._load_kernels import (
+    TOPS,
+    add_work,
+    give,
+    lift,
+    steps_of,
+    tops_and_brings,
+    with_request,
+)
 from brsolver.routers._window_kernels import (
     GONE,
     NOWHERE,
@@ -73,54 +82,44 @@ class Field(NamedTuple):
     ----------
     now : ndarray of int64, shape (VIEW_ROWS, G)
         Of a view: what is placed is counted in room, token room and backlog.
-    loads : ndarray of int64, shape (G, H + 1)
-        Now and in the H steps to come, with what is placed.
+    loads : ndarray of int64, shape (G,) or (G, H + 1)
+        Now, or now and in the H steps to come; with what is placed.
     work : ndarray of float64, shape (G,)
         Seconds that backlog and loads come to.
     order : ndarray of int64, shape (G,)
         Workers with a slot left, least work first.
-    tops : ndarray of int64, shape (H + 2,)
-        Largest backlog, and largest load in every step, departed workers' included.
-    marks : ndarray of int64, shape (2,)
-        How many have a slot left; no token room of theirs is more.
-    weights : ndarray of float64, shape (2,)
-        Seconds of a KV token that stays for all steps, and of one that is added in each.
+    marks : ndarray of int64, shape (H + 4,)
+        How many have a slot left; no token room of theirs is more; largest backlog, and from
+        `TOPS` on largest load in every step, departed workers' included. One array, as every
+        further one that is passed on costs a placement some 15 ns.
     """
 
     now: IntArray
     loads: IntArray
     work: FloatArray
     order: IntArray
-    tops: IntArray
     marks: IntArray
-    weights: FloatArray
 
 
-OPEN, ROOMIEST = range(2)
+OPEN, ROOMIEST, LONGEST = range(TOPS)
 """Of `Field.marks`."""
 
 
 @kernel
 def lay_out(table: IntArray, loads: IntArray, seconds: FloatArray) -> Field:
     """Return the workers as they are."""
-    workers, steps = loads.shape
-    work = np.empty(workers)
-    order = np.empty(workers, np.int64)
-    tops, marks, weights = np.zeros(steps + 1, np.int64), np.zeros(2, np.int64), np.zeros(2)
-    for h in range(steps):
-        weights[0] += seconds[h + 1]
-        weights[1] += seconds[h + 1] * h
+    workers = loads.shape[0]
+    work, order = np.empty(workers), np.empty(workers, np.int64)
+    marks = np.zeros(TOPS + steps_of(loads), np.int64)
     for g in range(workers):
-        work[g] = seconds[0] * table[BACKLOG, g]
-        tops[0] = max(tops[0], table[BACKLOG, g])
-        for h in range(steps):
-            work[g] += seconds[h + 1] * loads[g, h]
-            tops[h + 1] = max(tops[h + 1], loads[g, h])
+        work[g] = add_work(seconds[0] * table[BACKLOG, g], loads, g, seconds)
+        marks[LONGEST] = max(marks[LONGEST], table[BACKLOG, g])
+        lift(marks, loads, g)
     for g in np.argsort(work, kind="mergesort"):
         if table[ROOM, g] > 0:
             order[marks[OPEN]] = g
             marks[OPEN] += 1
-    field = Field(table.copy(), loads.copy(), work, order, tops, marks, weights)
+    field = Field(table.copy(), loads.copy(), work, order, marks)
     look_again(field)
     return field
 
@@ -152,16 +151,14 @@ def best_worker(
     be computed of it; `most` is the backlog that no worker may exceed; `seconds` are those of a
     prefill token, and of a KV token in this step and those to come.
     """
-    now, loads, tops, tokens = field.now, field.loads, field.tops, prompts[i] + each
+    now, loads, marks, tokens = field.now, field.loads, field.marks, prompts[i] + each
+    longest = marks[LONGEST]
     found, best, least_over, least_work = -1, -1, 0.0, 0.0
-    kv_top = 0.0
-    for h in range(loads.shape[1]):
-        kv_top += seconds[h + 1] * tops[h + 1]
-    kv_brings = field.weights[0] * tokens + field.weights[1] * growing
+    kv_top, kv_brings = tops_and_brings(loads, marks, tokens, growing, seconds)
     brings = seconds[0] * fresh + kv_brings
     latest = seconds[0] * most + kv_top + kv_brings
-    top = (seconds[0] * tops[0] + kv_top) * (1 + ROUNDING)
-    for at in range(field.marks[OPEN]):
+    top = (seconds[0] * longest + kv_top) * (1 + ROUNDING)
+    for at in range(marks[OPEN]):
         g = field.order[at]
         # From here on nobody's work is less than this, and what it has beyond the tops is over.
         bound = (field.work[g] + brings) * (1 - ROUNDING)
@@ -173,11 +170,8 @@ def best_worker(
         computes = now[BACKLOG, g] + fresh_tokens(prompts, cached, i, g)
         if now[TOKEN_ROOM, g] < prompts[i] or computes > most:
             continue
-        over, work = seconds[0] * max(computes - tops[0], 0), seconds[0] * computes
-        for h in range(loads.shape[1]):
-            holds = loads[g, h] + tokens + growing * h
-            over += seconds[h + 1] * max(holds - tops[h + 1], 0)
-            work += seconds[h + 1] * holds
+        over, work = seconds[0] * max(computes - longest, 0), seconds[0] * computes
+        over, work = with_request(over, work, loads, marks, g, tokens, growing, seconds)
         if best < 0 or (over, work, g) < (least_over, least_work, best):
             found, best, least_over, least_work = at, g, over, work
     return found
@@ -195,18 +189,15 @@ def put(
     seconds: FloatArray,
 ) -> int:
     """Give the worker there in the order request i, and return which it is."""
-    now, order, marks = field.now, field.order, field.marks
+    now, loads, order, marks = field.now, field.loads, field.order, field.marks
     g = order[at]
     now[ROOM, g] -= 1
     now[TOKEN_ROOM, g] -= prompts[i]
     now[BACKLOG, g] += fresh_tokens(prompts, cached, i, g)
-    field.tops[0] = max(field.tops[0], now[BACKLOG, g])
-    loads, work = field.loads, seconds[0] * now[BACKLOG, g]
-    for h in range(loads.shape[1]):
-        loads[g, h] += prompts[i] + each + growing * h
-        field.tops[h + 1] = max(field.tops[h + 1], loads[g, h])
-        work += seconds[h + 1] * loads[g, h]
-    field.work[g] = work
+    marks[LONGEST] = max(marks[LONGEST], now[BACKLOG, g])
+    give(loads, g, prompts[i] + each, growing)
+    lift(marks, loads, g)
+    field.work[g] = add_work(seconds[0] * now[BACKLOG, g], loads, g, seconds)
     full = now[ROOM, g] == 0
     while at + 1 < marks[OPEN] and (full or field.work[order[at + 1]] < field.work[g]):
         order[at] = order[at + 1]
@@ -315,8 +306,8 @@ def plan_wave(
     ----------
     table : ndarray of int64, shape (VIEW_ROWS, G)
         Of a view; only read.
-    projected : ndarray of int64, shape (G, H + 1)
-        Loads now and in the H steps to come; only read.
+    projected : ndarray of int64, shape (G,) or (G, H + 1)
+        Loads now, or now and in the H steps to come; only read.
     prompts : ndarray of int64, shape (n,)
         KV tokens of the waiting requests, first come first.
     cached : ndarray of int64, shape (n, G) or (0, 0)
@@ -336,7 +327,7 @@ def plan_wave(
     """
     field = lay_out(table, projected, seconds)
     left, running = slots_and_running(table)
-    before = field.tops[0]
+    before = field.marks[LONGEST]
     goes = np.where(prompts > largest_that_fits(table), NOWHERE, WAITS)
     window = window_of(goes, min(left, prompts.shape[0]))
     blocked = place_overdue(field, prompts, cached, each, growing, since, overdue, seconds, goes)
@@ -369,5 +360,5 @@ def plan_wave(
             if g >= 0:
                 pairs[made, 0], pairs[made, 1] = i, g
                 made += 1
-    lost = (field.tops[0] - before) - mean_rise(table, field.now, filled)
-    return Plan(fills, made, lost, field.tops[0], running)
+    lost = (field.marks[LONGEST] - before) - mean_rise(table, field.now, filled)
+    return Plan(fills, made, lost, field.marks[LONGEST], running)

@@ -77,7 +77,8 @@ class Planner:
         fit = self._largest_that_fits()
         self.able = [i for i, tokens in enumerate(prompts) if tokens <= fit]
         self.overdue = [i for i in self.able if since[i] <= overdue]
-        columns = (table[ROOM], table[TOKEN_ROOM], table[BACKLOG], projected)
+        by_step = projected.reshape(table.shape[1], -1)
+        columns = (table[ROOM], table[TOKEN_ROOM], table[BACKLOG], by_step)
         figures = zip(*(row.tolist() for row in columns), strict=True)
         self.ranks = [Rank(g, *each) for g, each in enumerate(figures)]
 

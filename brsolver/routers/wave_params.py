@@ -10,6 +10,8 @@ from brsolver.options import POLICY, option
 from brsolver.routers.params import check_patience
 
 _MAX_MS = MAX_TIME_S * 1000.0
+MAX_KAPPA = 1e6
+"""What `kappa` may be, set or adapted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +104,7 @@ class BRTParams:
     def __post_init__(self) -> None:
         require_one_of("growth", self.growth, "ramp", "survival")
         require_whole("horizon", self.horizon, 1, 100_000, " steps")
-        require_number("kappa", self.kappa, 0, 1e6)
+        require_number("kappa", self.kappa, 0, MAX_KAPPA)
         require_number("hold_s", self.hold_s, 0, MAX_TIME_S, " seconds")
         for name in ("slo_ttft_ms", "slo_tpot_ms"):
             value = getattr(self, name)

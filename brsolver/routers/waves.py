@@ -20,7 +20,8 @@ from brsolver.cluster.view import (
 from brsolver.policy import BasePolicy
 from brsolver.routers._br_kernels import census
 from brsolver.routers._discounting import Turnover
-from brsolver.routers._holding import Holding, lowered, raised, slowdown
+from brsolver.routers._holding import Holding, balanced, lowered, slowdown
+from brsolver.routers._kept import Kept
 from brsolver.routers._outlook import Outlook
 from brsolver.routers._returned import with_returned
 from brsolver.routers._wave_kernels import Plan, plan_wave
@@ -33,7 +34,11 @@ from brsolver.routers.wave_params import BRTParams
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from numpy.typing import NDArray
+
     from brsolver.cluster.costs import StepCosts
+
+    BoolArray = NDArray[np.bool_]
 
 _NOBODY: IntArray = np.zeros((0, 2), np.int64)
 _NOTHING_CACHED: IntArray = np.zeros((0, 0), np.int64)
@@ -77,6 +82,7 @@ class BRT(BasePolicy):
         "_free",
         "_holding",
         "_kappa",
+        "_kept",
         "_outlook",
         "_pairs",
         "_seconds",
@@ -95,6 +101,7 @@ class BRT(BasePolicy):
         self._free = False
         self._turnover = Turnover(opportunities=1.0)
         self._holding = Holding()
+        self._kept = Kept()
         self.holds_s = self.params.hold_s
         self._kappa = self.params.kappa
         self._pairs: IntArray = np.zeros((64, 2), np.int64)
@@ -176,6 +183,7 @@ class BRT(BasePolicy):
         """Return how many of a plan's placements are made now."""
         holding, rest = self._holding, plan.placements - plan.fills
         holding.look(cluster.step, cluster.clock_s, idle=plan.running == 0)
+        self._watch(cluster, plan)
         holding.tally.filled += plan.fills
         alone = plan.placements == len(waiting)
         holding.growth.grown(rest, alone=alone)
@@ -184,23 +192,29 @@ class BRT(BasePolicy):
             holding.hold(0, plan.running)
             return plan.fills
         costs_s = max(plan.lost * self._seconds.item(0), 0.0)
-        if self._due(cluster, waiting, plan, costs_s):
+        paid = self._paid(waiting, plan, costs_s)
+        if paid or self._must(cluster, waiting, plan, costs_s):
+            # A wave that costs nobody anything goes at once, whatever κ is.
+            decided = paid and costs_s > 0 and plan.running > 0
+            self._adapt(cluster, waiting, plan, decided=decided)
             holding.release(rest, costs_s)
             holding.growth.placed(rest)
-            self._adapt(cluster)
             return plan.placements
         holding.hold(rest, plan.running)
         return plan.fills
 
-    def _due(self, cluster: ClusterView, waiting: Waiting, plan: Plan, costs_s: float) -> bool:
+    def _paid(self, waiting: Waiting, plan: Plan, costs_s: float) -> bool:
+        """Tell whether holding has cost what the wave would, or could only cost more each."""
         holding, rest = self._holding, plan.placements - plan.fills
         alone = plan.placements == len(waiting)
         weighs_s = self._weighs_s(plan, costs_s, alone=alone)
-        if plan.running == 0 or holding.spent >= weighs_s:
+        if holding.spent >= weighs_s:
             return True
-        if alone and holding.stalled(rest, plan.running, weighs_s):
-            return True
-        if holding.held_s(cluster.clock_s) >= self.params.hold_s:
+        return alone and holding.stalled(rest, plan.running, weighs_s)
+
+    def _must(self, cluster: ClusterView, waiting: Waiting, plan: Plan, costs_s: float) -> bool:
+        """Tell whether a wave goes that holding has not paid for."""
+        if plan.running == 0 or self._holding.held_s(cluster.clock_s) >= self.params.hold_s:
             return True
         return self._saves(cluster, waiting, plan, costs_s)
 
@@ -209,22 +223,35 @@ class BRT(BasePolicy):
         typical = slowdown(self._turnover.steps_of(plan.running)) if alone else 1.0
         return self._kappa * costs_s / typical
 
+    def _watch(self, cluster: ClusterView, plan: Plan) -> None:
+        token_s = self._token_s(cluster)
+        if token_s is not None and self._first_s(cluster) is not None:
+            length, idle = self._turnover.steps_of(plan.running), plan.running == 0
+            now = (cluster.step, cluster.clock_s)
+            self._kept.look(*now, length=length, promised_s=token_s, idle=idle)
+
+    def _first_s(self, cluster: ClusterView) -> float | None:
+        return _promised(self.params.slo_ttft_ms, cluster.objectives.ttft_s)
+
+    def _token_s(self, cluster: ClusterView) -> float | None:
+        return _promised(self.params.slo_tpot_ms, cluster.objectives.tpot_s)
+
     def _saves(self, cluster: ClusterView, waiting: Waiting, plan: Plan, costs_s: float) -> bool:
         """Tell whether to go now keeps more promised first tokens than it uses up promises.
 
         Those that run are kept for `costs_s`: at the promised time per token so many steps, in
-        which so many of them would have ended, and what they were promised is used up by.
+        which so many of them would have ended, and what they were promised is used up by. Of each
+        second as much counts as the mean step takes of the promise: far below it there is slack.
         """
-        promised_s = _promised(self.params.slo_ttft_ms, cluster.objectives.ttft_s)
-        costs = cluster.costs
-        if promised_s is None or costs is None:
+        promised_s, token_s = self._first_s(cluster), self._token_s(cluster)
+        if promised_s is None or cluster.costs is None:
             return False
-        saved = self._saved(cluster, waiting, plan, costs, promised_s)
-        token_s = _promised(self.params.slo_tpot_ms, cluster.objectives.tpot_s)
+        saved = self._saved(cluster, waiting, plan, cluster.costs, promised_s)
         if not saved or token_s is None:
             return saved > 0
         length = max(self._turnover.steps_of(plan.running), 1.0)
-        return saved >= plan.running / length * costs_s / token_s
+        used = plan.running / length * costs_s / token_s
+        return saved >= self._kept.exchange * self._holding.step_s / token_s * used
 
     def _saved(
         self,
@@ -252,6 +279,28 @@ class BRT(BasePolicy):
         late = first_s >= self._kept_s(cluster, promised_s)
         return int((late & (waited_s + prefill_s <= promised_s)).sum())
 
+    def _late(
+        self,
+        cluster: ClusterView,
+        waiting: Waiting,
+        plan: Plan,
+        costs: StepCosts,
+        promised_s: float,
+    ) -> tuple[BoolArray, BoolArray]:
+        """Tell who of those held is late by what was waited and the prompt's own prefill alone.
+
+        And who of these would not be had it not been held.
+        """
+        held, ranks = self._pairs[plan.fills : plan.placements].T
+        fresh = waiting.prompt_tokens[held]
+        if self._cached.size:
+            fresh = fresh - self._cached[held, ranks]
+        waited_s = (cluster.step - waiting.since[held]) * self._holding.step_s
+        queued_s = np.maximum(waited_s - self._holding.held_s(cluster.clock_s), 0.0)
+        prefill_s = fresh * (costs.per_prefill_token_s + costs.per_mean_prefill_token_s)
+        late = waited_s + prefill_s > promised_s
+        return late, late & (queued_s + prefill_s <= promised_s)
+
     def _ends(self, cluster: ClusterView, waiting: Waiting, plan: Plan) -> IntArray:
         placed = self._pairs[: plan.placements]
         ends: IntArray = ends_at(cluster.table, waiting.prompt_tokens, self._cached, placed)
@@ -259,17 +308,23 @@ class BRT(BasePolicy):
 
     def _kept_s(self, cluster: ClusterView, promised_s: float) -> float:
         """Return when first tokens are to come, of what is promised."""
-        token_s = _promised(self.params.slo_tpot_ms, cluster.objectives.tpot_s)
+        token_s = self._token_s(cluster)
         broken = token_s is not None and self._holding.step_s > _SHORT * token_s
         return promised_s if broken else _KEPT * promised_s
 
-    def _adapt(self, cluster: ClusterView) -> None:
-        params, promises = self.params, cluster.objectives
-        promised_s = _promised(params.slo_tpot_ms, promises.tpot_s)
-        if promised_s is not None:
-            first_too = _promised(params.slo_ttft_ms, promises.ttft_s) is not None
-            change = raised if first_too else lowered
-            self._kappa = change(self._kappa, params.kappa, self._holding.step_s, promised_s)
+    def _adapt(self, cluster: ClusterView, waiting: Waiting, plan: Plan, *, decided: bool) -> None:
+        """Bring κ nearer to what the promises ask for; `decided` as of `balanced`."""
+        promised_s, token_s = self._first_s(cluster), self._token_s(cluster)
+        if token_s is None:
+            return
+        step_s, floor, costs = self._holding.step_s, self.params.kappa, cluster.costs
+        if promised_s is None or costs is None:
+            self._kappa = lowered(self._kappa, floor, step_s, token_s)
+            return
+        late, missed = self._late(cluster, waiting, plan, costs, promised_s)
+        self._kept.release(late)
+        share = float(missed.mean())
+        self._kappa = balanced(self._kappa, floor, step_s, token_s, missed=share, decided=decided)
 
 
 def _promised(own_ms: float | None, run_s: float | None) -> float | None:

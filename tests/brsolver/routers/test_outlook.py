@@ -45,7 +45,7 @@ def test_what_a_load_weighs_until_a_departure_is_spread_over_the_steps(horizon, 
     turnover, table = turnover_of(steps), ranks((1, 0), (2, 0))
     view = seen(table, np.ones((2, 201)), trust=trust)
     loads, seconds = Outlook(horizon).seconds(view, COSTS, turnover)
-    assert loads.shape == (2, horizon + 1)
+    assert loads.shape == ((2, horizon + 1) if horizon else (2,))
     assert seconds.shape == (horizon + 2,)
     assert seconds[0] == COSTS.per_prefill_token_s
     whole_s = COSTS.per_kv_token_s * turnover.steps_between

@@ -13,8 +13,10 @@ from brsolver.cluster.view import LOAD, QUEUED, ROOM, RUNNING, SLOTS, TOKEN_ROOM
 from brsolver.errors import ParameterError
 from brsolver.routers import BRT, BRRamp, BRRampParams, BRTParams
 from brsolver.routers._growth import Growth
-from brsolver.routers._holding import Holding, lowered, raised, slowdown
+from brsolver.routers._holding import Holding, balanced, lowered, slowdown
+from brsolver.routers._kept import Kept
 from brsolver.routers._window_kernels import ends_at
+from brsolver.routers.wave_params import MAX_KAPPA
 
 STEP_S = 0.02
 
@@ -101,12 +103,51 @@ def test_no_step_has_been_timed_and_kappa_stays():
     assert lowered(0.5, 1.0, math.nan, 0.05) == 0.5
 
 
-def test_a_promise_in_danger_raises_kappa_where_first_tokens_are_promised():
-    assert raised(1.0, 1.0, 0.02, 0.05) == 1.0
-    assert raised(1.0, 1.0, 0.03, 0.05) == pytest.approx(1.2)
-    assert raised(20.0, 1.0, 9.0, 0.05) == 25.0
-    assert raised(2.0, 1.0, 0.001, 0.05) == pytest.approx(1.6)
-    assert raised(0.5, 1.0, math.nan, 0.05) == 0.5
+@pytest.mark.parametrize(
+    ("kappa", "endangered", "missed", "decided", "found"),
+    [
+        (2.0, 1.2, 0.0, True, 2.4),
+        (2.0, 9.0, 0.0, True, 2.5),
+        (2.0, 9.0, 0.0, False, 2.0),
+        (2.0, 1.2, 0.25, True, 1.8),
+        (2.0, 1.2, 0.25, False, 1.8),
+        (2.0, 2.0, 0.5, True, 2.0),
+        (2.0, 1.0, 1.0, True, 1.6),
+        (2.0, 0.01, 0.0, False, 1.6),
+        (1.0, 0.01, 1.0, True, 1.0),
+        (0.5, math.nan, 1.0, True, 0.5),
+    ],
+)
+def test_kappa_rises_for_times_per_token_and_falls_for_first_tokens(
+    kappa, endangered, missed, decided, found
+):
+    # Half of the promise is where danger begins.
+    told = {"missed": missed, "decided": decided}
+    moved = balanced(kappa, min(kappa, 1.0), endangered * 0.025, 0.05, **told)
+    assert moved == pytest.approx(found)
+
+
+shares = st.one_of(st.sampled_from([0.0, 1.0]), st.floats(0.0, 1.0))
+after_waves = st.tuples(
+    st.one_of(st.just(math.nan), st.floats(0.0, 1e9)), shares, st.sampled_from([True, True, False])
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(after_waves, max_size=200), st.floats(1e-3, MAX_KAPPA))
+def test_kappa_runs_away_nowhere_and_recovers(passed, floor):
+    kappa = floor
+    for tpot_s, missed, decided in (*passed, *[(1e9, 0.0, True)] * 100):
+        kappa = balanced(kappa, floor, tpot_s, 0.05, missed=missed, decided=decided)
+        assert floor <= kappa <= MAX_KAPPA
+    # However large it became: where all first tokens are missed it is soon as without promises.
+    for _ in range(math.ceil(math.log(MAX_KAPPA / floor) / math.log(1.25)) + 1):
+        kappa = balanced(kappa, floor, 1e9, 0.05, missed=1.0, decided=True)
+    assert kappa == floor
+
+
+def test_who_never_holds_goes_on_to():
+    assert balanced(0.0, 0.0, 9.0, 0.05, missed=0.0, decided=True) == 0.0
 
 
 # When a wave is due.
@@ -313,7 +354,8 @@ def test_a_first_token_is_not_saved_where_that_costs_more_promises_per_token(tpo
     assert (found < 60) == goes
     length = policy._turnover.steps_of(6)
     if tpot_ms is not None:
-        assert (6 / length * 0.1 / (tpot_ms / 1e3) <= 1) == goes
+        used = 6 / length * 0.1 / (tpot_ms / 1e3)
+        assert (STEP_S / (tpot_ms / 1e3) * used <= 1) == goes
 
 
 def test_a_promise_asks_for_no_kernel_that_a_new_router_has_not_loaded():
@@ -326,9 +368,68 @@ def test_a_promise_asks_for_no_kernel_that_a_new_router_has_not_loaded():
 
 def test_many_first_tokens_are_worth_what_one_is_not():
     table = ranks((1, 0), (1, 0))
-    promised = {"slo_ttft_ms": 1000, "slo_tpot_ms": 6}
+    promised = {"slo_ttft_ms": 1000, "slo_tpot_ms": 10}
     assert steps_held(router(kappa=1e6, **promised), table, [60], at_most=60) == 60
     assert steps_held(router(kappa=1e6, **promised), table, [60] * 5, at_most=60) < 60
+
+
+def waves(policy, count, *, queued=0):
+    """Steps for which each of so many requests is held, one after the other, and κ after each.
+
+    They have waited for a slot for `queued` steps before, as one more always does.
+    """
+    table, found, began = with_room(1, 0), [], 0
+    for step in range(100_000):
+        waiting = waiting_of([60, 60], [began - queued] * 2)
+        if len(policy.route(view_of(table, step=step, clock_s=step * STEP_S), waiting)):
+            found.append((step - began, policy.kappa))
+            began = step + 1
+        if len(found) == count:
+            return found
+    raise AssertionError(found)
+
+
+@pytest.mark.parametrize("hold_s", [0.5, 1.0])
+def test_kappa_rises_no_further_than_it_is_what_ends_holding(hold_s):
+    policy = router(slo_ttft_ms=1e6, slo_tpot_ms=1.5 * STEP_S * 1e3, hold_s=hold_s)
+    found = waves(policy, 60)
+    held_steps, kappas = zip(*found, strict=True)
+    assert held_steps[0] < held_steps[-1] == pytest.approx(hold_s / STEP_S, abs=1)
+    assert 1.0 < kappas[0] < kappas[-1] == kappas[30]
+    # The next step of κ after the last that it decided.
+    last = max(kappa for held, kappa in found if held < held_steps[-1])
+    assert kappas[-1] <= 1.25 * last
+
+
+def test_kappa_falls_as_holding_costs_first_tokens_and_rises_once_it_does_not():
+    # A time per token so short that no first token is worth a wave.
+    tight = {"slo_ttft_ms": 400, "slo_tpot_ms": 6}
+    held_steps = [held for held, _ in waves(router(**tight), 80)][20:]
+    in_time = (0.4 - 60 * COSTS.per_prefill_token_s) / STEP_S
+    assert in_time / 1.25 < min(held_steps) < in_time < max(held_steps) < 1.25 * in_time
+    # Who missed it while there was no slot is none of holding's.
+    found = waves(router(**tight, hold_s=2.0), 80, queued=30)
+    assert found[-1][0] == pytest.approx(2.0 / STEP_S, abs=1)
+
+
+class Blind(Kept):
+    """Takes nothing in."""
+
+    def look(self, *_, **__):
+        pass
+
+
+def test_a_first_token_is_worth_less_where_times_per_token_are_lost_anyway():
+    table, prompt = ranks((3, 0), (3, 0)), 200
+    length = router()._turnover.steps_of(6)
+    # What going uses up promises, over the one first token that it saves: one half.
+    tpot_ms = 1e3 * math.sqrt(2 * STEP_S * 6 / length * 0.1)
+    promised = {"slo_ttft_ms": 1000, "slo_tpot_ms": tpot_ms}
+    for token, goes in ((1.0, True), (0.4, False)):
+        policy = router(kappa=1e6, **promised)
+        policy._kept = Blind()
+        policy._kept.token = token
+        assert (steps_held(policy, table, [prompt], at_most=60) < 60) == goes
 
 
 def test_a_kept_time_per_token_lowers_kappa_and_a_broken_one_raises_it_again():

@@ -92,9 +92,17 @@ def plannings(draw):
 
 
 def by_kernel(table, projected, prompts, *rest):
-    pairs = np.full((len(prompts), 2), -1, np.int64)
-    plan = plan_wave(table, projected, prompts, *rest, pairs)
-    return plan, [tuple(pair) for pair in pairs[: plan.placements].tolist()]
+    """By the kernels; loads of one step alone, by those for loads as they are as well."""
+
+    def found(loads):
+        pairs = np.full((len(prompts), 2), -1, np.int64)
+        plan = plan_wave(table, loads, prompts, *rest, pairs)
+        return plan, [tuple(pair) for pair in pairs[: plan.placements].tolist()]
+
+    made = found(projected)
+    if projected.shape[1] == 1:
+        assert found(projected[:, 0].copy()) == made
+    return made
 
 
 def by_reference(table, projected, prompts, cached, each, growing, since, overdue, seconds):
