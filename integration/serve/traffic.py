@@ -116,7 +116,8 @@ class TrafficParams:
     def __post_init__(self) -> None:
         if (self.concurrency is None) == (self.rate is None):
             raise ParameterError(
-                f"concurrency is {self.concurrency} and rate is {self.rate}, one of them must be set"
+                f"concurrency is {self.concurrency} and rate is {self.rate}, exactly one of them "
+                "must be set"
             )
         for name in ("concurrency", "rate", "timeout_s"):
             value = getattr(self, name)
@@ -205,7 +206,8 @@ class _Client:
         except _Leave:
             return answer.reply(Fate.LEFT)
         except TimeoutError:
-            return answer.reply(Fate.LEFT if answer.leave == 0 else Fate.BROKEN, "no answer in time")
+            left = answer.leave == 0
+            return answer.reply(Fate.LEFT if left else Fate.BROKEN, "no answer in time")
         except (self._broken, OSError) as error:
             return answer.reply(Fate.BROKEN, f"{type(error).__name__}: {error}")
         return answer.judged(wanted)

@@ -55,7 +55,8 @@ class WatchParams:
     def __post_init__(self) -> None:
         if not self.freeze_s > 2 * BEAT_S:
             raise ParameterError(
-                f"freeze_s is {self.freeze_s:g}, must be more than {2 * BEAT_S:g}, two signs of life"
+                f"freeze_s is {self.freeze_s:g}, must be more than {2 * BEAT_S:g} s, which two "
+                "signs of life take"
             )
         if not self.start_s > 0:
             raise ParameterError(f"start_s is {self.start_s:g}, must be positive")
@@ -152,8 +153,10 @@ class Watched:
             why = await self._life()
             code = await self._end()
             self._tell(f"the picker {why} (exit status {code}); starting another")
-            wait_s = 0.0 if time.monotonic() - began > _SHORT_S else min(
-                _LONGEST_WAIT_S, 2 * wait_s + 0.1
+            wait_s = (
+                0.0
+                if time.monotonic() - began > _SHORT_S
+                else min(_LONGEST_WAIT_S, 2 * wait_s + 0.1)
             )
             await self._again(wait_s)
 
