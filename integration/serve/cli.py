@@ -34,7 +34,7 @@ def serve(
         ),
     ] = False,
 ) -> None:
-    """Serve in front of inference engines: Envoy, and the router that decides beside it.
+    """Serve in front of engines: Envoy, and a router beside it.
 
     SIGTERM ends it when all streams have, a second one at once. SIGHUP reads FILE again: workers
     come and go without a stream lost.
@@ -48,7 +48,7 @@ def serve(
 
 
 def picker(*, config: ConfigOption = Path("serve.toml")) -> None:
-    """Decide for gateways of Kubernetes: an endpoint picker for the Gateway API.
+    """Pick endpoints for gateways of Kubernetes, without Envoy.
 
     It speaks the protocol of the Gateway API Inference Extension (ext_proc over gRPC) and answers
     gRPC health checks; no Envoy is started.

@@ -6,20 +6,18 @@ import contextlib
 import signal
 import subprocess
 import sys
-import time
-import urllib.error
+import threading
 import urllib.request
 from typing import TYPE_CHECKING, Self
 
 from brsolver.errors import BrsolverError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
 
-POLL_S = 0.05
 END_S = 20.0
+LAST_LINES = 12
 
 
 class ProcessError(BrsolverError, RuntimeError):
@@ -32,35 +30,49 @@ class Running:
     Parameters
     ----------
     arguments : sequence of str
-    ready : str or None
-        URL that answers with 200 once it is up; None does not wait.
-    log : Path
-        Takes what it prints.
+    ready : callable
+        Told every line of its standard output; returns True once the process is up.
+    environment : mapping of str to str, optional
+        All of it; None is this process's own.
     start_s : float
         Seconds that it may take.
 
     Attributes
     ----------
-    log : Path
+    lines : list of str
+        What it has printed so far, standard error among it.
     """
 
     def __init__(
-        self, arguments: Sequence[str], *, ready: str | None, log: Path, start_s: float = 300.0
+        self,
+        arguments: Sequence[str],
+        *,
+        ready: Callable[[str], bool],
+        environment: Mapping[str, str] | None = None,
+        start_s: float = 300.0,
     ) -> None:
         self._command = [sys.executable, "-m", "brsolver", *arguments]
-        self._ready, self.log, self._start_s = ready, log, start_s
-        self._process: subprocess.Popen[bytes] | None = None
+        self._ready, self._start_s = ready, start_s
+        self._environment = environment
+        self._process: subprocess.Popen[str] | None = None
+        self._up = threading.Event()
+        self._is_up = False
+        self.lines: list[str] = []
 
     def __enter__(self) -> Self:
-        with self.log.open("ab") as output:
-            self._process = subprocess.Popen(  # noqa: S603 # a command of the project's own
-                self._command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
-            )
-        try:
-            self.await_ready()
-        except BaseException:
+        self._process = subprocess.Popen(  # noqa: S603 # a command of the project's own
+            self._command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=self._environment,
+            text=True,
+        )
+        threading.Thread(target=self._read, args=(self._process,), daemon=True).start()
+        self._up.wait(self._start_s)
+        if not self._is_up:
             self.end()
-            raise
+            raise ProcessError(f"brsolver {self._command[3]} did not come up: {self.last_words()}")
         return self
 
     def __exit__(
@@ -72,67 +84,58 @@ class Running:
         self.end()
 
     @property
-    def process(self) -> subprocess.Popen[bytes]:
-        """The process."""
-        if self._process is None:
-            raise ProcessError(f"{self._name} was not started")
-        return self._process
-
-    def await_ready(self) -> None:
-        """Wait until it answers.
+    def pid(self) -> int:
+        """Its process identity.
 
         Raises
         ------
         ProcessError
-            If it ends before, or takes too long; the message has the end of what it printed.
+            It does not run.
         """
-        deadline = time.monotonic() + self._start_s
-        while self._ready is not None and not answers(self._ready):
-            if self.process.poll() is not None:
-                raise ProcessError(f"{self._name} ended while starting: {self.last_words()}")
-            if time.monotonic() > deadline:
-                raise ProcessError(f"{self._name} did not come up: {self.last_words()}")
-            time.sleep(POLL_S)
+        if self._process is None:
+            raise ProcessError(f"brsolver {self._command[3]} does not run")
+        return self._process.pid
 
     def signal(self, number: signal.Signals) -> None:
         """Send it a signal."""
-        self.process.send_signal(number)
+        if self._process is not None:
+            self._process.send_signal(number)
 
     def wait(self, seconds: float) -> int:
         """Wait for its end; return its exit status."""
-        return self.process.wait(seconds)
+        if self._process is None:
+            raise ProcessError(f"brsolver {self._command[3]} does not run")
+        return self._process.wait(seconds)
 
     def end(self) -> None:
         """End it: in order, at once if that takes long, and for good at last."""
         process, self._process = self._process, None
-        if process is None or process.poll() is not None:
+        if process is None:
             return
         for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGKILL):
-            process.send_signal(number)
             with contextlib.suppress(subprocess.TimeoutExpired):
+                process.send_signal(number)
                 process.wait(END_S)
                 return
 
     def last_words(self) -> str:
         """Return the last lines that it printed."""
-        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
-        return " | ".join(line for line in lines[-8:] if line.strip())
+        return " | ".join(self.lines[-LAST_LINES:])
 
-    @property
-    def _name(self) -> str:
-        return f"brsolver {self._command[3]}"
-
-
-def answers(url: str, timeout_s: float = 2.0) -> bool:
-    """Return whether a URL of this machine answers with 200."""
-    try:
-        return bool(fetch(url, timeout_s) is not None)
-    except OSError:
-        return False
+    def _read(self, process: subprocess.Popen[str]) -> None:
+        if process.stdout is None:
+            return
+        with process.stdout as output:
+            for line in output:
+                self.lines.append(line.rstrip("\n"))
+                if not self._is_up and self._ready(self.lines[-1]):
+                    self._is_up = True
+                    self._up.set()
+        self._up.set()
 
 
 def fetch(url: str, timeout_s: float = 10.0) -> str:
-    """Return what a URL of this machine answers.
+    """Return what a URL of this machine answers to a GET.
 
     Raises
     ------
