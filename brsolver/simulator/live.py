@@ -237,6 +237,15 @@ class LiveRanks:
         rank = self._rank(worker)
         return len(rank.queue) + len(rank.returned)
 
+    def running(self, worker: int) -> int:
+        """Return how many requests of a worker have a slot, those under prefill included."""
+        rank = self._rank(worker)
+        return rank.active + len(rank.prompts)
+
+    def held_tokens(self, worker: int) -> int:
+        """Return the KV tokens that a worker's requests with a slot hold."""
+        return self._rank(worker).held_tokens
+
     def step(self) -> LiveStep:
         """Do one step of all ranks.
 
