@@ -1,0 +1,23 @@
+"""Names that travel between proxy, picker and engines."""
+
+from __future__ import annotations
+
+DESTINATION = "x-gateway-destination-endpoint"
+"""Header and metadata key of the workers to try, ``ip:port`` separated by commas."""
+SERVED = "x-gateway-destination-endpoint-served"
+"""Metadata key of the worker that answered."""
+SUBSET = "x-gateway-destination-endpoint-subset"
+"""Metadata key of the workers that may be picked."""
+SUBSET_NAMESPACE = "envoy.lb.subset_hint"
+LB_NAMESPACE = "envoy.lb"
+RANK = "x-data-parallel-rank"
+"""Header that vLLM takes a request's rank from."""
+IDENTITY = "x-brsolver-id"
+"""Header of our own identity of a request: a client's ``x-request-id`` is kept, and may repeat."""
+IDENTITY_NAMESPACE = "brsolver"
+PREFILLER = "x-prefiller-host-port"
+"""Header by which llm-d's sidecar is told where a prompt is computed."""
+USAGE_NAMESPACE = "usage"
+"""Metadata that Envoy fills from a response's ``usage``: keys `PROMPT` and `COMPLETION`."""
+PROMPT = "prompt"
+COMPLETION = "completion"
