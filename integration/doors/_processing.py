@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from integration.doors.answers import error_body, retry_after
-from integration.doors.names import DESTINATION, IDENTITY, LB_NAMESPACE, RANK
 from integration.messages.ext_proc import APPEND_ACTIONS, ProcessingResponse
+from integration.messages.names import ENDPOINT, ID, LB, RANK, REFUSED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -46,7 +46,13 @@ def set_headers(mutation: Any, headers: Mapping[str, str]) -> None:
         option.header.raw_value = value.encode("latin-1")
 
 
-def routed(kind: str, destination: Destination, headers: Mapping[str, str] | None = None) -> Any:
+def routed(
+    kind: str,
+    destination: Destination,
+    headers: Mapping[str, str] | None = None,
+    *,
+    named: bool,
+) -> Any:
     """Return an answer that sends a request to its workers, by header and by metadata.
 
     Parameters
@@ -56,6 +62,8 @@ def routed(kind: str, destination: Destination, headers: Mapping[str, str] | Non
     destination : Destination
     headers : mapping of str to str, optional
         More headers to set.
+    named : bool
+        Whether our identity of the request goes into the metadata, for the access log.
 
     Returns
     -------
@@ -64,17 +72,16 @@ def routed(kind: str, destination: Destination, headers: Mapping[str, str] | Non
     answer = ProcessingResponse()
     common = getattr(answer, kind).response
     common.clear_route_cache = True
-    wanted = {DESTINATION: destination.endpoints, **(headers or {})}
-    if destination.name is not None:
-        wanted[IDENTITY] = destination.name
-    if destination.rank is not None:
+    wanted = {ENDPOINT: destination.endpoints, **(headers or {})}
+    if destination.rank is None:
+        common.header_mutation.remove_headers.append(RANK)
+    else:
         wanted[RANK] = str(destination.rank)
     set_headers(common.header_mutation, wanted)
-    common.header_mutation.remove_headers.extend(
-        name for name in (RANK, IDENTITY) if name not in wanted
-    )
-    metadata = answer.dynamic_metadata.fields[LB_NAMESPACE].struct_value
-    metadata.fields[DESTINATION].string_value = destination.endpoints
+    metadata = answer.dynamic_metadata.fields[LB].struct_value
+    metadata.fields[ENDPOINT].string_value = destination.endpoints
+    if named and destination.name is not None:
+        metadata.fields[ID].string_value = destination.name
     return answer
 
 
@@ -89,7 +96,7 @@ def refused(refusal: Refused) -> Any:
     if after is not None:
         headers["retry-after"] = after
     set_headers(immediate.headers, headers)
-    immediate.details = "brsolver_refused"
+    immediate.details = REFUSED
     return answer
 
 

@@ -2,7 +2,7 @@
 
 Envoy sends method, path, headers and body of a client's request. The answer 200 carries headers
 that Envoy puts on the request: the workers to try, the rank it is pinned to, and our identity of
-it, by which the access log tells of its end. Any other answer goes to the client as it is.
+it, by which the access log tells of its end. An answer 4xx goes to the client as it is.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from integration.doors._http import Connection, response
+from integration.doors._http import Connection, header, response
 from integration.doors.answers import error_body, retry_after
-from integration.doors.names import DESTINATION, IDENTITY, RANK
+from integration.messages.names import CLIENT, ENDPOINT, ID, RANK, REFUSAL, RETRY_AFTER
 from integration.picker import Refused
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 BODY_LIMIT = 64 * 2**20
 """Bytes of a body; Envoy is told its own limit."""
+_CLIENT = CLIENT.encode()
 GRACE_S = 2.0
 """A connection that ends this long before the start of its last request was told meant its end."""
 
@@ -102,7 +103,7 @@ class AuthzDoor:
 
     def _answer(self, connection: Connection, head: bytes, body: bytes) -> None:
         method, path = _request_line(head)
-        ask = self._reception.read(method, path, body)
+        ask = self._reception.read(method, path, body, header(head, _CLIENT))
         if ask is None:
             connection.reply(passed(self._reception.anywhere()))
         elif isinstance(ask, Refused):
@@ -137,17 +138,22 @@ def passed(destination: Destination | Refused) -> bytes:
     if isinstance(destination, Refused):
         return refusal(destination)
     rank = "" if destination.rank is None else f"{RANK}: {destination.rank}\r\n"
-    name = "" if destination.name is None else f"{IDENTITY}: {destination.name}\r\n"
+    name = "" if destination.name is None else f"{ID}: {destination.name}\r\n"
     return (
-        f"HTTP/1.1 200 OK\r\n{DESTINATION}: {destination.endpoints}\r\n{rank}{name}"
+        f"HTTP/1.1 200 OK\r\n{ENDPOINT}: {destination.endpoints}\r\n{rank}{name}"
         "content-length: 0\r\n\r\n"
     ).encode("latin-1")
 
 
 def refusal(refused: Refused) -> bytes:
-    """Return the HTTP response that a refused request's client gets."""
+    """Return the HTTP response that a refused request's client gets.
+
+    Envoy takes 5xx for a dead door, which would let the request pass; these it answers itself.
+    """
     after = retry_after(refused)
-    headers = "" if after is None else f"retry-after: {after}\r\n"
+    headers = "" if after is None else f"{RETRY_AFTER}: {after}\r\n"
+    if refused.status >= 500:
+        return response(200, headers=f"{headers}{REFUSAL}: {refused.status}\r\n")
     return response(refused.status, error_body(refused.status, refused.message), headers)
 
 

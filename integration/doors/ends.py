@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from integration.doors.names import (
-    COMPLETION,
-    IDENTITY,
-    IDENTITY_NAMESPACE,
-    PROMPT,
-    USAGE_NAMESPACE,
+from integration.messages.names import (
+    AUTHZ,
+    COMPLETION_TOKENS,
+    ID,
+    LB,
+    PROMPT_TOKENS,
+    USAGE,
 )
 from integration.picker import End, Usage
 
@@ -63,11 +64,12 @@ def reason(entry: Any) -> End:
 def usage(entry: Any) -> Usage | None:
     """Return the tokens that the engine said a request had; None if Envoy saw no ``usage``."""
     found = entry.common_properties.metadata.filter_metadata
-    if USAGE_NAMESPACE not in found:
+    if USAGE not in found:
         return None
-    fields = found[USAGE_NAMESPACE].fields
+    fields = found[USAGE].fields
     return Usage(
-        prompt_tokens=_number(fields, PROMPT), completion_tokens=_number(fields, COMPLETION)
+        prompt_tokens=_number(fields, PROMPT_TOKENS),
+        completion_tokens=_number(fields, COMPLETION_TOKENS),
     )
 
 
@@ -80,13 +82,12 @@ def _number(fields: Any, name: str) -> int | None:
 
 def identity(entry: Any) -> str | None:
     """Return our identity of a request; None if it passed without a reservation."""
-    headers = entry.request.request_headers
-    found = headers.get(IDENTITY)
-    if found:
-        return str(found)
     metadata = entry.common_properties.metadata.filter_metadata
-    if IDENTITY_NAMESPACE in metadata:
-        return str(metadata[IDENTITY_NAMESPACE].fields[IDENTITY].string_value) or None
+    for namespace in (AUTHZ, LB):
+        if namespace in metadata:
+            fields = metadata[namespace].fields
+            if ID in fields:
+                return str(fields[ID].string_value)
     return None
 
 

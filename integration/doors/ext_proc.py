@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from brsolver.errors import ParameterError
 from integration.doors import _processing as processing
-from integration.doors.names import LB_NAMESPACE, SERVED, SUBSET, SUBSET_NAMESPACE
 from integration.doors.reception import Routed
 from integration.messages import services
 from integration.messages.ext_proc import BODY_MODES
+from integration.messages.names import CLIENT, LB, SERVED
 from integration.picker import End, Refused, Usage
 
 if TYPE_CHECKING:
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 _DUPLEX: Final = BODY_MODES["FULL_DUPLEX_STREAMED"]
 _WHOLE: Final = (BODY_MODES["BUFFERED"], _DUPLEX)
 """In others the answer to a body cannot change headers: Envoy would not take our destination."""
+SUBSET: Final = "x-gateway-destination-endpoint-subset"
+"""Metadata key of the workers that may be picked."""
+SUBSET_NAMESPACE: Final = "envoy.lb.subset_hint"
 TAIL = 4096
 """Bytes at a response's end in which its ``usage`` is looked for."""
 _PROMPT = re.compile(rb'"prompt_tokens"\s*:\s*(\d{1,15})')
@@ -246,7 +249,8 @@ class _Stream:
         reception = self._door.reception
         path = self._headers.get(":path", "/").partition("?")[0]
         body = bytes(self._body)
-        ask = reception.read(self._headers.get(":method", "GET"), path, body)
+        method = self._headers.get(":method", "GET")
+        ask = reception.read(method, path, body, self._headers.get(CLIENT))
         if ask is None:
             return Routed(reception.anywhere(self._subset))
         if isinstance(ask, Refused):
@@ -259,15 +263,16 @@ class _Stream:
         self, kind: str, destination: Destination, routed: Routed, *, trailers: bool
     ) -> list[Any]:
         headers = dict(routed.headers)
+        named = self._door.params.ends == "log"
         if routed.body is not None:
             headers["content-length"] = str(len(routed.body))
         if self._modes[0] != _DUPLEX or kind == "request_headers":
-            answer = processing.routed(kind, destination, headers)
+            answer = processing.routed(kind, destination, headers, named=named)
             if routed.body is not None:
                 answer.request_body.response.body_mutation.body = routed.body
             return [answer]
         body = bytes(self._body) if routed.body is None else routed.body
-        first = processing.routed("request_headers", destination, headers)
+        first = processing.routed("request_headers", destination, headers, named=named)
         return [first, *processing.streamed("request_body", body, last=not trailers)]
 
     async def _refuse(self, refused: Refused) -> None:
@@ -315,7 +320,7 @@ def _addresses(value: Any) -> frozenset[str]:
 
 def _served(message: Any) -> str | None:
     """Return the worker that answered."""
-    found = processing.struct_field(message, LB_NAMESPACE, SERVED)
+    found = processing.struct_field(message, LB, SERVED)
     if found is not None and found.string_value:
         return str(found.string_value)
     for attributes in message.attributes.values():

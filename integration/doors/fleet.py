@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -80,8 +81,18 @@ class Fleet:
             self._pump.retire(worker)
         for key, spec in wanted.items():
             if key not in self._there:
-                self._there[key] = self._pump.add_worker(spec)
-                self.specs.append(spec)
+                self._there[key] = self._add(spec)
+
+    def _add(self, spec: WorkerSpec) -> int:
+        taken = {other.name for other in self.specs}
+        named, again = spec, 1
+        while named.name in taken:
+            # Its namesake may still be draining: a pod that came back at the same address.
+            again += 1
+            named = replace(spec, name=f"{spec.name}~{again}")
+        worker = self._pump.add_worker(named)
+        self.specs[worker : worker + 1] = [named]
+        return worker
 
     def down(self, worker: int) -> None:
         """Note that a worker does not answer; what it had has ended."""

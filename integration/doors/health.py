@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from integration.messages import services
@@ -75,6 +76,4 @@ class Health:
 
 
 def _not_found() -> Any:
-    import grpc
-
-    return grpc.StatusCode.NOT_FOUND
+    return import_module("grpc").StatusCode.NOT_FOUND

@@ -226,7 +226,7 @@ def _ready(item: dict[str, Any], wanted: str | int) -> Iterator[tuple[str, str]]
 
 
 def _port(item: dict[str, Any], wanted: str | int) -> int | None:
-    ports = item.get("ports") or ()
+    ports: list[dict[str, Any]] = item.get("ports") or []
     for port in ports:
         if wanted in {port.get("name"), port.get("port")}:
             return int(port["port"])

@@ -63,8 +63,8 @@ class Reception:
     fleet : Fleet
     ledger : Ledger
     read : callable
-        Makes an `Ask` of method, path and body, a `Refused` of a body that no engine would take,
-        None of a request that needs no reservation.
+        Makes an `Ask` of method, path, body and client's name, a `Refused` of a body that no
+        engine would take, None of a request that needs no reservation.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Reception:
         fleet: Fleet,
         ledger: Ledger,
         *,
-        read: Callable[[str, str, bytes], Ask | Refused | None],
+        read: Callable[[str, str, bytes, str | None], Ask | Refused | None],
     ) -> None:
         self._pump = pump
         self._fleet = fleet
