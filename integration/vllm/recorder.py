@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from integration.recording import TraceRecorder
-from integration.vllm.failsafe import logger
+from integration.vllm.log import logger
 
 if TYPE_CHECKING:
     from integration.vllm.requests import Request
