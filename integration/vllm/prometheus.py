@@ -194,7 +194,7 @@ class _Registered:
         self.active = level("brsolver_active", "API servers in which brsolver routes")
         self.routed = p.Counter(*of.ROUTED, ("mode",))
         self.routing = p.Histogram(*of.ROUTING, buckets=of.DECISION_BUCKETS)
-        self.decisions = p.Counter(*of.DECISIONS)
+        self.decisions = p.Counter("brsolver_decisions", "Routing decisions")
         self.decision_s = p.Counter(*of.DECISION_SECONDS)
         self.fallbacks = p.Counter(*of.FALLBACKS, ("reason",))
         self.reloads = p.Counter("brsolver_reloads", "Configurations taken in while running")
@@ -207,7 +207,7 @@ class _Registered:
         self.cached = p.Counter("brsolver_cached_tokens", "Prompt tokens found in the KV cache")
         self.kv_tokens = level(*of.KV_TOKENS, ("rank",))
         self.running = level(*of.RUNNING, ("rank",))
-        self.queued = level(*of.QUEUED, ("rank",))
+        self.queued = level("brsolver_queued_requests", "Requests queued at a rank", ("rank",))
         self.backlog = level(*of.BACKLOG, ("rank",))
         for name, (metric, text) in HOLDING.items():
             setattr(self, f"holding_{name}", p.Counter(f"brsolver_{metric}", text))
