@@ -34,7 +34,17 @@ _LONGEST_WAIT_S = 5.0
 
 
 class ChildError(BrsolverError, RuntimeError):
-    """A watched process ended before it was ready."""
+    """A watched process ended before it was ready.
+
+    Attributes
+    ----------
+    status : int or None
+        Its exit status.
+    """
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +115,7 @@ class Watched:
         await self._spawn()
         if not await self._ready():
             code = await self._end()
-            raise ChildError(f"the picker ended while starting, exit status {code}")
+            raise ChildError(f"the picker ended while starting, exit status {code}", code)
         self._keeper = asyncio.create_task(self._keep())
 
     async def stop(self, *, grace_s: float = 10.0) -> None:
@@ -131,7 +141,11 @@ class Watched:
 
     async def _spawn(self) -> None:
         self._process = await asyncio.create_subprocess_exec(
-            *self._command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+            *self._command,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            # What a terminal sends to all is for its owner, who ends it in order.
+            start_new_session=True,
         )
         self.starts += 1
 
