@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from brsolver._limits import require
@@ -11,6 +10,7 @@ from brsolver.errors import ParameterError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from pathlib import Path
 
     from integration.settings.tables import Auth
 
