@@ -17,9 +17,9 @@ RANK: Final = "x-data-parallel-rank"
 PREFILLER: Final = "x-prefiller-host-port"
 """Where the prompt is computed, where engines fetch it themselves; goes on to the engine."""
 OWN: Final = "x-brsolver-"
-"""What all headers of our own begin with; none of them goes on to engines."""
+"""What all headers of our own begin with; of them only `ID` goes on to engines."""
 ID: Final = "x-brsolver-id"
-"""Our identity of a request, of which clients know nothing."""
+"""Our identity of a request: a client's ``x-request-id`` is kept, and may come twice."""
 CLIENT: Final = "x-brsolver-client"
 """Name that belongs to the API key a request came with; for the doors."""
 REFUSAL: Final = "x-brsolver-refusal"
@@ -38,26 +38,26 @@ LB: Final = "envoy.lb"
 """Metadata by which the external processor chooses: `ENDPOINT` and `ID` in it."""
 AUTHZ: Final = "envoy.filters.http.ext_authz"
 """Metadata by which the HTTP door chooses: its headers `ENDPOINT` and `ID`."""
-USAGE: Final = "brsolver.usage"
-"""Metadata with what an engine said a request took: `PROMPT_TOKENS`, `COMPLETION_TOKENS`."""
-PROMPT_TOKENS: Final = "prompt_tokens"
-"""Of `USAGE`, a number."""
-COMPLETION_TOKENS: Final = "completion_tokens"
-"""Of `USAGE`, a number."""
+USAGE: Final = "usage"
+"""Metadata with what an engine said a request took: numbers `PROMPT` and `COMPLETION`."""
+PROMPT: Final = "prompt"
+"""Of `USAGE`: tokens of the prompt."""
+COMPLETION: Final = "completion"
+"""Of `USAGE`: tokens of the answer."""
 REFUSED: Final = "brsolver_refused"
 """Details of an immediate response whose body is an OpenAI error already."""
 
 __all__ = [
     "AUTHZ",
     "CLIENT",
-    "COMPLETION_TOKENS",
+    "COMPLETION",
     "ENDPOINT",
     "ID",
     "LB",
     "LOG",
     "OWN",
     "PREFILLER",
-    "PROMPT_TOKENS",
+    "PROMPT",
     "RANK",
     "REFUSAL",
     "REFUSALS",

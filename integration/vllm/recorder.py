@@ -10,7 +10,7 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from integration.vllm.failsafe import logger
+from integration.vllm.log import logger
 
 if TYPE_CHECKING:
     from integration.vllm.requests import Request

@@ -1,0 +1,134 @@
+"""The workers: which of them take requests, and what their engines say."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from brsolver.errors import ParameterError, StateError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from integration.picker.asks import Gauges
+    from integration.picker.params import PickerParams, WorkerSpec
+
+
+class Worker:
+    """A worker and how it is.
+
+    Attributes
+    ----------
+    spec : WorkerSpec
+    index : int
+    slots : int
+    capacity : int or None
+        KV tokens.
+    is_down, draining, gone : bool
+        Whether it cannot be reached, gets no more requests, has been taken away.
+    failures : int
+        In a row.
+    down_since_s, up_again_s : float or None
+        Since when it is down, and when it is tried again if nobody says so before.
+    reserved : int
+        Requests that the books have there.
+    foreign : int
+        Requests that its engine says it has beyond those.
+    gauges : Gauges or None
+        What its engine said last.
+    """
+
+    def __init__(self, spec: WorkerSpec, index: int, params: PickerParams) -> None:
+        self.spec = spec
+        self.index = index
+        self.slots = params.slots if spec.slots is None else spec.slots
+        self.capacity = params.capacity if spec.capacity is None else spec.capacity
+        self.is_down = self.draining = self.gone = False
+        self.failures = 0
+        self.down_since_s: float | None = None
+        self.up_again_s: float | None = None
+        self.reserved = 0
+        self.foreign = 0
+        self.gauges: Gauges | None = None
+
+    @property
+    def open(self) -> bool:
+        """Whether it takes requests."""
+        return not (self.is_down or self.draining or self.gone)
+
+    @property
+    def state(self) -> str:
+        """``up``, ``down``, ``draining`` or ``gone``."""
+        if self.gone:
+            return "gone"
+        if self.is_down:
+            return "down"
+        return "draining" if self.draining else "up"
+
+
+class Workers:
+    """All of them, by index.
+
+    Parameters
+    ----------
+    params : PickerParams
+    """
+
+    def __init__(self, params: PickerParams) -> None:
+        self._params = params
+        self._all: list[Worker] = []
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def __iter__(self) -> Iterator[Worker]:
+        return iter(self._all)
+
+    def __getitem__(self, index: int) -> Worker:
+        if not 0 <= index < len(self._all):
+            raise StateError(f"no worker {index}: there are {len(self._all)}")
+        return self._all[index]
+
+    def made(self, spec: WorkerSpec) -> Worker:
+        """Return a new worker, or one that is to take the place of a namesake that is gone.
+
+        Raises
+        ------
+        ParameterError
+            There is one of that name, or it has more slots than a step has tokens.
+        """
+        index = len(self._all)
+        for other in self._all:
+            if other.spec.name == spec.name:
+                if not other.gone:
+                    raise ParameterError(f"worker {spec.name!r} is there already")
+                index = other.index
+        worker = Worker(spec, index, self._params)
+        if self._params.prefill and worker.slots > self._params.budget:
+            raise ParameterError(
+                f"slots of worker {spec.name!r} is {worker.slots}, must be at most "
+                f"{self._params.budget}, the tokens of a step"
+            )
+        return worker
+
+    def put(self, worker: Worker) -> None:
+        """Enter a worker."""
+        if worker.index == len(self._all):
+            self._all.append(worker)
+        else:
+            self._all[worker.index] = worker
+
+    @property
+    def closed(self) -> list[int]:
+        """Those that take no requests."""
+        return [each.index for each in self._all if not each.open]
+
+    @property
+    def any_open(self) -> bool:
+        """Whether any takes requests."""
+        return any(each.open for each in self._all)
+
+    def most_tokens(self) -> int | None:
+        """KV tokens that the largest open worker holds; None is no limit."""
+        sizes = [each.capacity for each in self._all if each.open]
+        known = [size for size in sizes if size is not None]
+        return max(known) if known and len(known) == len(sizes) else None
