@@ -109,6 +109,8 @@ class EnvoyProcess:
                 stdout=log,
                 stderr=log,
                 preexec_fn=_ends_with_parent(),
+                # What a terminal sends to all is for its owner, who drains it first.
+                start_new_session=True,
             )
         try:
             async with asyncio.timeout(timeout_s):
