@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import tomllib
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -17,7 +16,7 @@ from brsolver.errors import BrsolverError, ParameterError
 from integration.picker import WorkerSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
     Changed = Callable[[tuple[WorkerSpec, ...]], object]
@@ -175,23 +174,31 @@ class Named(Polled):
 
 
 class Listed(Polled):
-    """A TOML file with a table ``[[worker]]`` for each server, read again when it changes.
+    """A file with ``host:port`` of a server in each line, read again when it changes.
 
-    Keys of a table are `address`, and `name`, `ranks`, `slots` and `capacity` where they are
-    needed.
+    Empty lines do not count, nor does what follows ``#``.
 
     Parameters
     ----------
     path : Path
+    shape : Shape, optional
     interval_s : float
         Seconds between two looks at the file.
     complain : callable
         Given one line when the file cannot be used.
     """
 
-    def __init__(self, path: Path, *, interval_s: float = 1.0, complain: Complain) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        shape: Shape | None = None,
+        interval_s: float = 1.0,
+        complain: Complain,
+    ) -> None:
         super().__init__(interval_s=interval_s, complain=complain)
         self._path = path
+        self._shape = Shape() if shape is None else shape
         self._seen: tuple[int, int, int] | None = None
         self._workers: list[WorkerSpec] = []
 
@@ -200,20 +207,18 @@ class Listed(Polled):
         status = self._path.stat()
         seen = (status.st_ino, status.st_mtime_ns, status.st_size)
         if seen != self._seen:
-            self._workers = read_workers(self._path)
+            self._workers = read_workers(self._path, self._shape)
             self._seen = seen
         return self._workers
 
 
-_KEYS = ("address", "capacity", "name", "ranks", "slots")
-
-
-def read_workers(path: Path) -> list[WorkerSpec]:
+def read_workers(path: Path, shape: Shape | None = None) -> list[WorkerSpec]:
     """Read a file of workers.
 
     Parameters
     ----------
     path : Path
+    shape : Shape, optional
 
     Returns
     -------
@@ -222,40 +227,22 @@ def read_workers(path: Path) -> list[WorkerSpec]:
     Raises
     ------
     ParameterError
-        If it is no such file; one line that names it.
+        If it is no such file; one line that names file and line.
     """
+    shape = Shape() if shape is None else shape
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:
-        raise ParameterError(f"{path} cannot be read as TOML: {error}") from error
-    unknown = sorted(set(tables) - {"worker"})
-    if unknown or not isinstance(tables.get("worker", []), list):
-        raise ParameterError(f"{path} holds {unknown or 'a table worker'}, must hold [[worker]]")
-    workers = [w for table in tables.get("worker", []) for w in _workers(path, table)]
-    keys = [(worker.address, worker.rank) for worker in workers]
-    if len(set(keys)) < len(keys):
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise ParameterError(f"{path} has address {twice[0]} twice, must have each once")
-    return workers
-
-
-def _workers(path: Path, table: Mapping[str, object]) -> list[WorkerSpec]:
-    unknown = sorted(set(table) - set(_KEYS)) if isinstance(table, dict) else [table]
-    if unknown:
-        raise ParameterError(
-            f"{path} has {unknown[0]!r} in a worker, must be of {', '.join(_KEYS)}"
-        )
-    address, name = table.get("address"), table.get("name")
-    numbers = {key: table.get(key) for key in ("ranks", "slots", "capacity")}
-    wrong = [f"{key} {value!r}" for key, value in numbers.items() if not _whole(value)]
-    if wrong or not isinstance(address, str) or not isinstance(name, str | None):
-        what = wrong[0] if wrong else f"address {address!r} with name {name!r}"
-        raise ParameterError(f"{path} has a worker with {what}, must be a text, a whole number")
-    try:
-        return Shape(**numbers).workers(address, name)  # type: ignore[arg-type] # looked at above
-    except ParameterError as error:
-        raise ParameterError(f"{path}: {error}") from error
-
-
-def _whole(value: object) -> bool:
-    return value is None or (isinstance(value, int) and not isinstance(value, bool))
+        raise ParameterError(f"{path} cannot be read: {error}") from error
+    found: dict[str, list[WorkerSpec]] = {}
+    for number, line in enumerate(lines, 1):
+        address = line.partition("#")[0].strip()
+        if not address:
+            continue
+        if address in found:
+            raise ParameterError(f"{path}:{number}: {address!r} is there twice, must be once")
+        try:
+            found[address] = shape.workers(address)
+        except ParameterError as error:
+            raise ParameterError(f"{path}:{number}: {error}") from error
+    return [worker for workers in found.values() for worker in workers]

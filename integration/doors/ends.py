@@ -6,10 +6,10 @@ from typing import Any, Final
 
 from integration.messages.names import (
     AUTHZ,
-    COMPLETION_TOKENS,
+    COMPLETION,
     ID,
     LB,
-    PROMPT_TOKENS,
+    PROMPT,
     USAGE,
 )
 from integration.picker import End, Usage
@@ -68,8 +68,8 @@ def usage(entry: Any) -> Usage | None:
         return None
     fields = found[USAGE].fields
     return Usage(
-        prompt_tokens=_number(fields, PROMPT_TOKENS),
-        completion_tokens=_number(fields, COMPLETION_TOKENS),
+        prompt_tokens=_number(fields, PROMPT),
+        completion_tokens=_number(fields, COMPLETION),
     )
 
 
@@ -81,7 +81,14 @@ def _number(fields: Any, name: str) -> int | None:
 
 
 def identity(entry: Any) -> str | None:
-    """Return our identity of a request; None if it passed without a reservation."""
+    """Return our identity of a request; None if it passed without a reservation.
+
+    It stands in the metadata that the door set, or in the header where an upstream's entry does
+    not have that.
+    """
+    header = entry.request.request_headers.get(ID)
+    if header:
+        return str(header)
     metadata = entry.common_properties.metadata.filter_metadata
     for namespace in (AUTHZ, LB):
         if namespace in metadata:

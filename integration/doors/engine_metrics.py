@@ -89,4 +89,4 @@ def _rank(labels: str) -> int | None:
 def _gauges(fields: dict[str, float]) -> Gauges:
     gauges = Gauges(kv_usage=fields.get(KV_USAGE))
     whole = {name: int(value) for name, value in fields.items() if name != KV_USAGE}
-    return replace(gauges, **whole)  # type: ignore[arg-type] # no name but those of whole numbers
+    return replace(gauges, **whole)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from brsolver.errors import ParameterError
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from integration.picker import Pump, WorkerSpec
 
@@ -19,6 +21,8 @@ class Fleet:
     pump : Pump
         Its core was made with `specs`, in this order.
     specs : sequence of WorkerSpec
+    is_open : callable, optional
+        Tells whether a worker takes requests; by default the pump's core does.
 
     Attributes
     ----------
@@ -26,11 +30,18 @@ class Fleet:
         Of every worker there ever was, by number.
     """
 
-    def __init__(self, pump: Pump, specs: Sequence[WorkerSpec]) -> None:
+    def __init__(
+        self,
+        pump: Pump,
+        specs: Sequence[WorkerSpec],
+        *,
+        is_open: Callable[[int], bool] | None = None,
+    ) -> None:
         self._pump = pump
+        self._is_open = self._by_core if is_open is None else is_open
+        self._again = 0
         self.specs = list(specs)
         self._there = {_key(spec): worker for worker, spec in enumerate(self.specs)}
-        self._down: set[int] = set()
         self._turn = 0
 
     def __len__(self) -> int:
@@ -43,8 +54,11 @@ class Fleet:
 
     @property
     def live(self) -> list[int]:
-        """Workers that are neither retired nor down."""
-        return [worker for worker in self._there.values() if worker not in self._down]
+        """Workers that take requests: neither retired nor down."""
+        return [worker for worker in self._there.values() if self._is_open(worker)]
+
+    def _by_core(self, worker: int) -> bool:
+        return self._pump.core.workers[worker].open
 
     def any_live(self) -> int | None:
         """Return one of the live workers, in turn; None if there is none."""
@@ -77,34 +91,21 @@ class Fleet:
         wanted = {_key(spec): spec for spec in specs}
         for key in [key for key in self._there if key not in wanted]:
             worker = self._there.pop(key)
-            self._down.discard(worker)
             self._pump.retire(worker)
         for key, spec in wanted.items():
             if key not in self._there:
                 self._there[key] = self._add(spec)
 
     def _add(self, spec: WorkerSpec) -> int:
-        taken = {other.name for other in self.specs}
-        named, again = spec, 1
-        while named.name in taken:
+        try:
+            worker = self._pump.add_worker(spec)
+        except ParameterError:
             # Its namesake may still be draining: a pod that came back at the same address.
-            again += 1
-            named = replace(spec, name=f"{spec.name}~{again}")
-        worker = self._pump.add_worker(named)
-        self.specs[worker : worker + 1] = [named]
+            self._again += 1
+            spec = replace(spec, name=f"{spec.name}~{self._again}")
+            worker = self._pump.add_worker(spec)
+        self.specs[worker : worker + 1] = [spec]
         return worker
-
-    def down(self, worker: int) -> None:
-        """Note that a worker does not answer; what it had has ended."""
-        if worker not in self._down and worker in self._there.values():
-            self._down.add(worker)
-            self._pump.down(worker)
-
-    def up(self, worker: int) -> None:
-        """Note that a worker answers again."""
-        if worker in self._down:
-            self._down.discard(worker)
-            self._pump.up(worker)
 
 
 def _key(spec: WorkerSpec) -> tuple[str, int | None]:

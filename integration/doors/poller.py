@@ -1,7 +1,8 @@
 """Engines asked how they are: their metrics become `Gauges`, their silence takes them out.
 
 Envoy's ``override_host`` sends requests to a worker whatever its health, so it is the picker that
-must know: a server that misses probes in a row is down, with all its ranks, until it answers.
+must know: a server that misses probes in a row (`PickerParams.down_after`) is down, with all its
+ranks, until it answers.
 """
 
 from __future__ import annotations
@@ -29,8 +30,6 @@ class PollerParams:
         Seconds between two polls of a server.
     timeout_s : float
         Seconds that a server has for an answer.
-    failures : int
-        Probes in a row that a server may miss before it is down.
     metrics_path, health_path : str
         Where servers are asked; empty asks nothing. A server that answers 404 for its health, as
         small ones do, is up.
@@ -40,13 +39,12 @@ class PollerParams:
 
     interval_s: float = 1.0
     timeout_s: float = 2.0
-    failures: int = 3
     metrics_path: str = "/metrics"
     health_path: str = "/health"
     scheme: str = "http"
 
     def __post_init__(self) -> None:
-        for name in ("interval_s", "timeout_s", "failures"):
+        for name in ("interval_s", "timeout_s"):
             if not getattr(self, name) > 0:
                 raise ParameterError(f"{name} is {getattr(self, name)}, must be above 0")
         if self.scheme not in {"http", "https"}:
@@ -78,7 +76,6 @@ class Poller:
         self._pump = pump
         self._fleet = fleet
         self._params = PollerParams() if params is None else params
-        self._missed: dict[str, int] = {}
         self.last: dict[int, Gauges] = {}
         self.rounds = 0
 
@@ -107,30 +104,32 @@ class Poller:
         client : httpx.AsyncClient
         """
         addresses = self._fleet.addresses()
-        self._missed = {a: n for a, n in self._missed.items() if a in addresses}
         await asyncio.gather(*(self._ask(client, address) for address in addresses))
         self.rounds += 1
 
     async def _ask(self, client: Any, address: str) -> None:
-        params = self._params
-        healthy = True
+        params, why = self._params, ""
         if params.health_path:
-            status, _ = await self._get(client, address, params.health_path)
-            healthy = status is not None and (status < 400 or status in {404, 405})
-        if healthy and params.metrics_path:
+            status, text = await self._get(client, address, params.health_path)
+            if status is None:
+                why = text
+            elif status >= 400 and status not in {404, 405}:
+                why = f"{params.health_path} answers {status}"
+        if not why and params.metrics_path:
             status, text = await self._get(client, address, params.metrics_path)
-            healthy = status is not None
             if status == 200:
                 self._told(address, text)
-        self._probed(address, healthy=healthy)
+            why = text if status is None else ""
+        for worker in self._fleet.at(address):
+            self._pump.reported(worker, ok=not why, why=why)
 
     async def _get(self, client: Any, address: str, path: str) -> tuple[int | None, str]:
-        """Return status and text; None for the status of what did not answer."""
+        """Return status and text, or None and why there was no answer."""
         url = f"{self._params.scheme}://{address}{path}"
         try:
             response = await client.get(url)
-        except (_httpx().HTTPError, ValueError, OSError):
-            return None, ""
+        except (_httpx().HTTPError, ValueError, OSError) as error:
+            return None, f"{path} does not answer: {type(error).__name__}"
         return int(response.status_code), str(response.text)
 
     def _told(self, address: str, text: str) -> None:
@@ -143,15 +142,6 @@ class Poller:
             if gauges is not None:
                 self.last[worker] = gauges
                 self._pump.told(worker, gauges)
-
-    def _probed(self, address: str, *, healthy: bool) -> None:
-        missed = 0 if healthy else self._missed.get(address, 0) + 1
-        self._missed[address] = missed
-        for worker in self._fleet.at(address):
-            if healthy:
-                self._fleet.up(worker)
-            elif missed >= self._params.failures:
-                self._fleet.down(worker)
 
 
 def _httpx() -> Any:

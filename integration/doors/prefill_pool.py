@@ -9,6 +9,10 @@ if TYPE_CHECKING:
     from integration.picker import Gauges, WorkerSpec
 
 
+MISSES = 3
+"""Probes in a row after which a worker is down."""
+
+
 class Prefiller:
     """A worker that computes prompts.
 
@@ -17,6 +21,9 @@ class Prefiller:
     spec : WorkerSpec
     live : bool
         Neither down nor retired.
+    retired : bool
+    missed : int
+        Probes in a row that it did not answer.
     kv_usage : float
         Share of its KV cache in use, as it said last: prompts that no decode worker fetched yet.
     tokens : dict of str to int
@@ -26,6 +33,8 @@ class Prefiller:
     def __init__(self, spec: WorkerSpec) -> None:
         self.spec = spec
         self.live = True
+        self.retired = False
+        self.missed = 0
         self.kv_usage = 0.0
         self.tokens: dict[str, int] = {}
 
@@ -99,17 +108,22 @@ class PrefillPool:
 
     def retire(self, worker: int) -> None:
         """Give a worker no more prompts."""
-        self.down(worker)
-
-    def down(self, worker: int) -> None:
-        """Note that a worker does not answer."""
+        self.workers[worker].retired = True
         self.workers[worker].live = False
         self.touch()
 
-    def up(self, worker: int) -> None:
-        """Note that a worker answers again."""
-        self.workers[worker].live = True
-        self.touch()
+    def is_open(self, worker: int) -> bool:
+        """Tell whether a worker takes prompts."""
+        return self.workers[worker].live
+
+    def reported(self, worker: int, *, ok: bool, why: str = "") -> None:  # noqa: ARG002 # the pump's signature
+        """Note that a worker answered a probe, or that it did not."""
+        found = self.workers[worker]
+        found.missed = 0 if ok else found.missed + 1
+        live = not found.retired and found.missed < MISSES
+        if live != found.live:
+            found.live = live
+            self.touch()
 
     def touch(self) -> None:
         """Wake whoever waits for a change."""

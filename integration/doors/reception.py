@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from integration.picker import End, Refused
+from integration.picker import Refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -102,13 +101,7 @@ class Reception:
         """
         if subset is not None and self._least(subset) is None:
             return NOBODY
-        try:
-            answer = await self._pump.pick(ask)
-        except asyncio.CancelledError:
-            # The decision may have been made already, and only not been heard here.
-            self._pump.ended(ask.name, End.DISCONNECTED)
-            raise
-        return self.settle(ask, answer, subset)
+        return self.settle(ask, await self._pump.pick(ask), subset)
 
     def settle(
         self, ask: Ask, answer: Answer, subset: Collection[str] | None = None

@@ -105,19 +105,21 @@ def workers(count: int = 3, *, ranks: bool = False) -> list[WorkerSpec]:
 
 @dataclass
 class House:
-    """A reception over a pump of the test's."""
+    """A reception over a pump of the test's, which says what workers are `shut`."""
 
     pump: HandPump
     fleet: Fleet
     ledger: Ledger
     reception: Reception
+    shut: set[int]
 
 
 def house(decide: Callable[[Ask], Any] | None = None, specs: list[WorkerSpec] | None = None):
     """A reception whose reader takes any POST for a completion of ten tokens."""
     specs = workers() if specs is None else specs
     pump = HandPump(decide, count=len(specs))
-    fleet = Fleet(pump, specs)  # type: ignore[arg-type]
+    shut: set[int] = set()
+    fleet = Fleet(pump, specs, is_open=lambda worker: worker not in shut)  # type: ignore[arg-type]
     ledger = Ledger(pump, fleet, clock=lambda: 0.0)  # type: ignore[arg-type]
     names = itertools.count()
 
@@ -129,7 +131,7 @@ def house(decide: Callable[[Ask], Any] | None = None, specs: list[WorkerSpec] | 
         return Ask(name=f"r{next(names)}", prompt_tokens=10, key=client)
 
     reception = Reception(pump, fleet, ledger, read=read)  # type: ignore[arg-type]
-    return House(pump, fleet, ledger, reception)
+    return House(pump, fleet, ledger, reception, shut)
 
 
 def to(worker: int, *fallbacks: int) -> Callable[[Ask], Placed]:

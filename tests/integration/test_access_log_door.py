@@ -121,10 +121,10 @@ def test_every_end_reaches_the_books_exactly_once(kind):
 
 
 def test_usage_that_envoy_read_goes_into_the_books():
-    made = entry("r0", usage={names.PROMPT_TOKENS: 12.0, names.COMPLETION_TOKENS: 34.0})
+    made = entry("r0", usage={names.PROMPT: 12.0, names.COMPLETION: 34.0})
     assert ends.usage(made) == Usage(12, 34)
-    assert ends.usage(entry("r0", usage={names.PROMPT_TOKENS: 12.0})) == Usage(12, None)
-    assert ends.usage(entry("r0", usage={names.PROMPT_TOKENS: -1.0})) == Usage(None, None)
+    assert ends.usage(entry("r0", usage={names.PROMPT: 12.0})) == Usage(12, None)
+    assert ends.usage(entry("r0", usage={names.PROMPT: -1.0})) == Usage(None, None)
     assert ends.usage(entry("r0")) is None
 
 

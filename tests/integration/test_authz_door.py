@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 
 import pytest
 from door_support import house, http_client, refusing, to, until, workers
@@ -84,16 +85,19 @@ def test_held_request_is_answered_when_it_is_decided():
 def test_connection_closed_while_held_withdraws():
     async def scenario():
         home = house()
-        async with door(home) as (_, port):
-            async with http_client(port) as client, http_client(port) as other:
-                client.ask()
-                await until(lambda: home.pump.held)
-                other.ask()
-                await until(lambda: len(home.pump.held) == 2)
-                await client.close()
-                await until(lambda: home.pump.withdrawn)
-                home.pump.answer(Placed(0))
-                assert (await other.reply()).status == 200
+        async with (
+            door(home) as (_, port),
+            http_client(port) as client,
+            http_client(port) as other,
+        ):
+            client.ask()
+            await until(lambda: home.pump.held)
+            other.ask()
+            await until(lambda: len(home.pump.held) == 2)
+            await client.close()
+            await until(lambda: home.pump.withdrawn)
+            home.pump.answer(Placed(0))
+            assert (await other.reply()).status == 200
         assert home.pump.withdrawn == ["r0"]
         assert list(home.ledger.places) == ["r1"]
 
@@ -153,7 +157,7 @@ def test_server_errors_are_left_to_envoy_which_would_take_them_for_a_dead_door()
 def test_other_requests_go_to_live_workers_in_turn_without_a_reservation():
     async def scenario():
         home = house()
-        home.fleet.down(0)
+        home.shut.add(0)
         async with door(home) as (_, port), http_client(port) as client:
             seen = set()
             for _ in range(4):
@@ -211,7 +215,7 @@ def test_requests_are_the_same_however_they_are_cut(bodies, cuts):
         )
         marks = sorted({0, len(whole), *(cut for cut in cuts if cut < len(whole))})
         async with door(home) as (_, port), http_client(port) as client:
-            for begin, end in zip(marks, marks[1:], strict=False):
+            for begin, end in itertools.pairwise(marks):
                 client.send(whole[begin:end])
                 await asyncio.sleep(0)
             statuses = [(await client.reply()).status for _ in bodies]
@@ -246,11 +250,14 @@ def test_what_envoy_never_sends_is_refused_and_the_connection_closed(head, statu
 def test_garbage_harms_nobody_else(garbage):
     async def scenario():
         home = house(to(1))
-        async with door(home) as (_, port):
-            async with http_client(port) as noise, http_client(port) as client:
-                noise.send(garbage + b"\r\n\r\n")
-                await asyncio.sleep(0)
-                client.ask()
-                assert (await client.reply()).status == 200
+        async with (
+            door(home) as (_, port),
+            http_client(port) as noise,
+            http_client(port) as client,
+        ):
+            noise.send(garbage + b"\r\n\r\n")
+            await asyncio.sleep(0)
+            client.ask()
+            assert (await client.reply()).status == 200
 
     asyncio.run(scenario())

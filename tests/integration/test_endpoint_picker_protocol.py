@@ -194,7 +194,7 @@ def test_subset_is_kept_to(form):
 def test_subset_without_anybody_ready():
     async def scenario():
         home = house(to(0))
-        home.fleet.down(2)
+        home.shut.add(2)
         async with picker(home) as (_, stream):
             plane = stream()
             await plane.headers(subset=["10.0.0.3:8000", "10.9.9.9:1"])
@@ -239,7 +239,7 @@ def test_no_worker_ready():
             await plane.body()
             assert _refused(await plane.answer(), 503)["retry-after"] == "1"
             for worker in range(3):
-                home.fleet.down(worker)
+                home.shut.add(worker)
             other = stream()
             await other.headers("GET", end=True)
             _refused(await other.answer(), 503)
