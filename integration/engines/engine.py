@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import time
 from typing import TYPE_CHECKING, Any, Self
 
 import aiohttp
 from aiohttp import web
 
-from brsolver.errors import OutputError
+from brsolver.errors import ParameterError
 from integration.engines import transfer
 from integration.engines.clock import Clock
 from integration.engines.cluster import Cluster
@@ -48,8 +50,8 @@ class FakeEngine:
 
     Raises
     ------
-    OutputError
-        A port is taken.
+    ParameterError
+        A port is taken, or the address is none of this machine.
     """
 
     def __init__(self, params: EngineParams) -> None:
@@ -70,9 +72,9 @@ class FakeEngine:
         self._client = aiohttp.ClientSession()
         try:
             await self._listen()
-        except OSError as error:
+        except ParameterError:
             await self.__aexit__()
-            raise OutputError(f"{error.strerror or error}") from error
+            raise
         self.identity = f"fake-{self.url.rpartition(':')[2]}"
         return self
 
@@ -138,7 +140,16 @@ class _Site:
             )
             await self._runner.setup()
         site = web.TCPSite(self._runner, self._host, self._port, backlog=BACKLOG)
-        await site.start()
+        try:
+            await site.start()
+        except socket.gaierror as error:
+            reason = f"host is {self._host!r}, must be an address of this machine: {error.strerror}"
+            raise ParameterError(reason) from error
+        except OSError as error:
+            reason = os.strerror(error.errno) if error.errno else str(error)
+            raise ParameterError(
+                f"port is {self._port}, must be free to listen on at {self._host}: {reason}"
+            ) from error
         self._site = site
         if self._port == 0:
             self._port = self._runner.addresses[0][1]
