@@ -63,12 +63,11 @@ class StepClock:
         """Tell whether the step that is to begin is the latest that is due, as far as one knows."""
         return self.next_s is not None and now - self.next_s <= self.last_s
 
-    def run(self, now: float, done: Callable[[LiveStep, float], None]) -> None:
+    def run(self, done: Callable[[LiveStep, float], None]) -> None:
         """Do the step that is due.
 
         Parameters
         ----------
-        now : float
         done : callable
             Told the step, its durations as the engines' own, and when it ends.
         """
@@ -79,7 +78,8 @@ class StepClock:
         self._steps += 1
         self.last_s = max(scale * step.duration_s, _SHORTEST_S)
         self.next_s += self.last_s
-        lost = tuple(scale * each for each in step.lost_s)
+        prefill, sequences, kv, padding = (scale * each for each in step.lost_s)
+        lost = prefill, sequences, kv, padding
         done(step._replace(duration_s=scale * step.duration_s, lost_s=lost), self.next_s)
         if not self.ranks.busy:
             self.next_s = None
@@ -94,6 +94,11 @@ class StepClock:
     def skip_to(self, now: float) -> None:
         """Let steps go that are long overdue."""
         self.next_s = now
+
+    def restart(self, now: float) -> None:
+        """Begin anew with other ranks; nothing is learned from what was before."""
+        self._idles += 1
+        self.next_s = now + self.last_s if self.ranks.busy else None
 
     def mark(self, now: float) -> Mark:
         """Return how the clock stands, to learn from it later."""

@@ -203,15 +203,7 @@ class Fault:
 
 
 Event = (
-    Requested
-    | Decided
-    | Refusal
-    | Started
-    | FirstToken
-    | Ended
-    | Stepped
-    | WorkerChanged
-    | Fault
+    Requested | Decided | Refusal | Started | FirstToken | Ended | Stepped | WorkerChanged | Fault
 )
 
 

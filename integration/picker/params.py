@@ -223,7 +223,7 @@ _WHOLE = {
     "refresh_steps": (1, MAX_REFRESH_STEPS),
     "slots": (1, MAX_SLOTS),
     "budget": (1, MAX_BUDGET),
-    "pool_max": (0, 1_000_000),
+    "pool_max": (1, 1_000_000),
     "max_failures": (1, 1_000_000),
     "fallbacks": (0, 64),
     "down_after": (1, 1_000_000),
