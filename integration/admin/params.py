@@ -4,8 +4,17 @@ from __future__ import annotations
 
 import ipaddress
 from dataclasses import dataclass, field
+from typing import Literal
 
-from brsolver._limits import MAX_COUNT, require, require_kind, require_number, require_whole
+from brsolver._limits import (
+    MAX_COUNT,
+    require,
+    require_kind,
+    require_number,
+    require_one_of,
+    require_whole,
+)
+from brsolver.wiring import read_policies
 
 MAX_PORT = 65_535
 MAX_BUCKETS = 3_600
@@ -46,6 +55,53 @@ class WindowParams:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ShadowParams:
+    """Which routers run in the shadow, and on how much of the processor.
+
+    Attributes
+    ----------
+    policies : tuple of str
+        Besides the one that routes: policies as on the command line.
+    mode : {"immediate", "pooled"}
+        How they route: each request as it comes, as routers without a pool do, or sets of what is
+        held. The one that routes does what it does in truth.
+    share : float
+        Of one processor that all shadows together may use, in slices.
+    slice_ms : float
+        Longest time that they use it at once, but for a single step or decision of one of them.
+    window_s : float
+        Span of their own clock that figures are of.
+    patience_s : float
+        Longest wait for a request's length.
+    behind_s : float
+        With more to catch up than that, a shadow begins anew with what comes.
+    """
+
+    policies: tuple[str, ...] = ("vllm", "jsq-load")
+    mode: Literal["immediate", "pooled"] = "immediate"
+    share: float = 0.05
+    slice_ms: float = 1.0
+    window_s: float = 120.0
+    patience_s: float = 60.0
+    behind_s: float = 600.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "policies", tuple(self.policies))
+        if self.policies:
+            read_policies(self.policies)
+        require_one_of("mode", self.mode, "immediate", "pooled")
+        require_number("share", self.share, 0.001, 1)
+        require_number("slice_ms", self.slice_ms, 0.05, 1_000, " ms")
+        require_number("window_s", self.window_s, 1, 3_600, " seconds")
+        require_number("patience_s", self.patience_s, 0.1, 3_600, " seconds")
+        require_number("behind_s", self.behind_s, 1, 86_400, " seconds")
+        require(
+            self.behind_s > self.patience_s,
+            f"behind_s is {self.behind_s:g}, must be above patience_s, {self.patience_s:g}",
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AdminParams:
     """Where the admin listener stands and who may use it.
 
@@ -67,6 +123,8 @@ class AdminParams:
     tick_s : float
         Seconds between updates.
     window : WindowParams
+    shadows : ShadowParams
+        Without policies none run.
     """
 
     host: str = "127.0.0.1"
@@ -77,6 +135,7 @@ class AdminParams:
     unread: int = 8
     tick_s: float = 0.5
     window: WindowParams = field(default_factory=WindowParams)
+    shadows: ShadowParams = field(default_factory=ShadowParams)
 
     def __post_init__(self) -> None:
         require_whole("port", self.port, 0, MAX_PORT)
@@ -84,6 +143,7 @@ class AdminParams:
         require_whole("unread", self.unread, 1, MAX_CLIENTS)
         require_number("tick_s", self.tick_s, 0.05, 60, " seconds")
         require_kind("window", self.window, WindowParams)
+        require_kind("shadows", self.shadows, ShadowParams)
         require(bool(self.host), "host is empty, must be an address to listen on")
         require(
             self.token is None or len(self.token) >= 16,

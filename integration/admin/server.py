@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
 from brsolver.errors import BrsolverError, ParameterError, UnknownNameError
+from integration.admin.fleet import read_worker
 from integration.admin.guard import guard, refusal
 from integration.admin.stream import Stream
 from integration.admin.view import plain
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable
 
+    from integration.admin.fleet import Fleet
     from integration.admin.metrics import Metrics
     from integration.admin.params import AdminParams
     from integration.admin.view import View
@@ -26,34 +28,7 @@ STATIC = {
     "/": ("page.html", "text/html"),
     "/page.css": ("page.css", "text/css"),
     "/page.js": ("page.js", "text/javascript"),
-    "/charts.js": ("charts.js", "text/javascript"),
-    "/tables.js": ("tables.js", "text/javascript"),
 }
-
-
-class Fleet(Protocol):
-    """Who knows the workers and can change them while serving.
-
-    What cannot be done is told by a `BrsolverError`.
-    """
-
-    def workers(self) -> Sequence[Mapping[str, object]]:
-        """Return the workers, each with at least its ``name``."""
-        ...
-
-    async def add(self, fields: Mapping[str, object]) -> None:
-        """Add a worker; `fields` are unchecked, as a client sent them."""
-        ...
-
-    async def drain(self, name: str) -> None:
-        """Send a worker nothing more, and let it go when it is empty.
-
-        Raises
-        ------
-        UnknownNameError
-            There is no worker of that name.
-        """
-        ...
 
 
 class Server:
@@ -161,7 +136,7 @@ class Server:
         return web.json_response({"workers": [plain(dict(each)) for each in self._fleet.workers()]})
 
     async def _add_worker(self, request: web.Request) -> web.Response:
-        await self._fleet.add(await _object(request))
+        await self._fleet.add(read_worker(await _object(request)))
         return web.json_response({"status": "added"}, status=201)
 
     async def _drain_worker(self, request: web.Request) -> web.Response:

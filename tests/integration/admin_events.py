@@ -74,7 +74,9 @@ class Source:
         self.clock.now += duration_s
         loads = np.zeros((LOAD_ROWS, len(kv_tokens)), np.int64)
         loads[N_TOKENS] = kv_tokens
-        loads[N_SEQUENCES] = [1 if each else 0 for each in kv_tokens] if running is None else running
+        loads[N_SEQUENCES] = (
+            [1 if each else 0 for each in kv_tokens] if running is None else running
+        )
         loads[N_PREFILL] = 0
         left = np.zeros(len(kv_tokens), np.int64) if backlog is None else np.asarray(backlog)
         step = LiveStep(duration_s, lost_s, [], [], loads)
