@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING
 from brsolver import __version__
 from brsolver.errors import ParameterError
 from integration.admin.admin import Admin
-from integration.admin.params import AdminParams
-from integration.admin.shadow import ShadowParams, Shadows
+from integration.admin.params import AdminParams, ShadowParams
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from integration.admin.server import Fleet
+    from integration.admin.fleet import Fleet
     from integration.picker import Core
     from integration.serve.places import Places
     from integration.settings import ServeConfig
@@ -29,7 +28,7 @@ def administration(
     fleet: Fleet,
     unwell: Callable[[], str | None],
 ) -> Admin:
-    """Return the admin side of a core; whoever makes it adds its listeners to the core's.
+    """Return the admin side of a core.
 
     Raises
     ------
@@ -38,26 +37,20 @@ def administration(
     """
     table = config.admin
     params = AdminParams(
-        host=table.host, port=places.admin, token=_token(table.token_env), hosts=table.hosts
+        host=table.host,
+        port=places.admin,
+        token=_token(table.token_env),
+        hosts=table.hosts,
+        shadows=ShadowParams(policies=table.shadows),
     )
-    shadows = None
-    if table.shadows:
-        shadow_params = ShadowParams(policies=table.shadows)
-        shadows = Shadows(shadow_params, core, clock=clock, folder=config.folder)
     return Admin(
+        core,
         params,
         clock=clock,
-        workers=[worker.spec.name for worker in core.workers],
-        audit=core.audit,
         fleet=fleet,
-        name_of=lambda worker: core.workers[worker].spec.name,
-        shadows=shadows,
-        about={
-            "policy": f"{config.router.policy}, {config.router.mode}",
-            "version": __version__,
-            "back_end": _back_end(config),
-        },
+        about={"version": __version__, "back_end": _back_end(config)},
         unwell=unwell,
+        folder=config.folder,
     )
 
 
@@ -76,5 +69,3 @@ def _back_end(config: ServeConfig) -> str:
     if config.tiers is not None:
         return f"tiers, {config.tiers.connector}"
     return "workers" if config.workers.ranks is None else "ranks of one server"
-
-

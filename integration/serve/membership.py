@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from brsolver.errors import ParameterError, UnknownNameError
-from brsolver.specs import build_params
+from brsolver.errors import ParameterError
+from integration.admin.fleet import CoreFleet
 from integration.doors.endpoints import Listed, Named, Shape, Source, read_workers
 from integration.doors.kubernetes import EndpointSlices, KubernetesApi
 from integration.envoy.endpoints import resolve
-from integration.picker import WorkerSpec
+from integration.picker.events import WorkerChanged
 from integration.settings import Address
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from integration.doors.fleet import Fleet
-    from integration.picker import Core
+    from integration.picker import Core, WorkerSpec
     from integration.picker.events import Event
     from integration.settings import ServeConfig
 
@@ -53,8 +53,6 @@ def specs_at(addresses: Iterable[str], *, ranks: int | None = None) -> list[Work
 
 
 def _by_number(spec: WorkerSpec) -> WorkerSpec:
-    from dataclasses import replace
-
     return replace(spec, address=resolve(spec.address)[0])
 
 
@@ -74,7 +72,7 @@ def source_of(config: ServeConfig, complain: Callable[[str], object]) -> Source 
     return None
 
 
-class Membership:
+class Membership(CoreFleet):
     """Workers come and go: by settings, by a source, by hand.
 
     Parameters
@@ -88,10 +86,11 @@ class Membership:
     def __init__(
         self, core: Core, fleet: Fleet, *, changed: Callable[[Sequence[str]], object]
     ) -> None:
-        self._core, self._fleet, self._changed = core, fleet, changed
+        super().__init__(core)
+        self._fleet, self._changed = fleet, changed
         self._by_hand: dict[str, WorkerSpec] = {}
         self._drained: set[str] = set()
-        self._named: tuple[WorkerSpec, ...] = ()
+        self._named: tuple[WorkerSpec, ...] = tuple(fleet.specs)
         self._task: asyncio.Task[None] | None = None
 
     def follow(self, source: Source | None) -> None:
@@ -115,28 +114,33 @@ class Membership:
 
     def event(self, event: Event) -> None:
         """Take in an event of the core: a worker that is gone is gone for Envoy too."""
-        if type(event).__name__ == "WorkerChanged":
+        if isinstance(event, WorkerChanged):
             asyncio.get_running_loop().call_soon(self._tell)
 
-    def workers(self) -> Sequence[Mapping[str, object]]:
-        """Return the workers as the audit has them."""
-        return [asdict(worker) for worker in self._core.audit().workers]
+    async def add(self, spec: WorkerSpec) -> None:
+        """Add a worker, for Envoy too.
 
-    async def add(self, fields: Mapping[str, object]) -> None:
-        """Add a worker; see `integration.admin.server.Fleet`."""
-        values: dict[str, Any] = {"name": fields.get("address", ""), **fields}
-        spec = _by_number(build_params(WorkerSpec, values, "a worker", convert_texts=False))
+        Raises
+        ------
+        ParameterError
+            There is one at its address already.
+        """
+        spec = _by_number(spec)
         if self._fleet.worker(spec.address, spec.rank) is not None:
-            raise ParameterError(f"address is {spec.address}, which is there already")
+            raise ParameterError(f"address is {spec.address!r}, where there is a worker already")
         self._drained.discard(spec.name)
         self._by_hand[spec.name] = spec
         self._apply()
 
     async def drain(self, name: str) -> None:
-        """Send a worker nothing more; see `integration.admin.server.Fleet`."""
-        names = [self._fleet.specs[worker].name for worker in self._fleet.there]
-        if name not in names:
-            raise UnknownNameError.suggest("worker", name, names)
+        """Send a worker nothing more; when it is empty it is gone, for Envoy too.
+
+        Raises
+        ------
+        UnknownNameError
+            There is no worker of that name.
+        """
+        self.find(name)
         self._by_hand.pop(name, None)
         self._drained.add(name)
         self._apply()

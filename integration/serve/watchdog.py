@@ -136,8 +136,10 @@ class Watched:
     def signal(self, number: signal.Signals) -> None:
         """Send the child a signal; one that has just ended gets none."""
         if self._process is not None and self._process.returncode is None:
+            # The process's own method would look whether it has ended, and so take its exit
+            # status away from whoever waits for it.
             with contextlib.suppress(ProcessLookupError):
-                self._process.send_signal(number)
+                os.kill(self._process.pid, number)
 
     async def _spawn(self) -> None:
         self._process = await asyncio.create_subprocess_exec(
@@ -214,12 +216,15 @@ class Watched:
 
     async def _end(self) -> int | None:
         """End it for good if it has not ended; return its exit status."""
-        process, self._process = self._process, None
+        process = self._process
         if process is None:
             return None
-        if process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
+        with contextlib.suppress(TimeoutError):
+            # It may be about to end by itself, with a status of its own.
+            async with asyncio.timeout(_GRACE_S):
+                await process.wait()
+        self.signal(signal.SIGKILL)
+        self._process = None
         if process.stdin is not None:
             process.stdin.close()
         if process.stdout is not None:

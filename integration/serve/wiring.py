@@ -18,6 +18,8 @@ from integration.doors.health import Health
 from integration.doors.ledger import Ledger
 from integration.doors.poller import Poller, PollerParams
 from integration.doors.reception import Reception
+from integration.doors.reconcile import Reconciler
+from integration.envoy.admin import EnvoyAdmin, EnvoyAdminError
 from integration.envoy.bootstrap import ENDPOINTS
 from integration.envoy.endpoints import Endpoints
 from integration.picker import Core, End, Pump, Refused
@@ -97,12 +99,15 @@ class Picker:
         self._health = Health()
         self._doors()
         self._tasks: list[asyncio.Task[None]] = []
-        core.listeners += [*self._admin.listeners, self._membership, EventLog(self.logger)]
+        core.listeners.extend([self._membership, EventLog(self.logger)])
 
     def _doors(self) -> None:
         """Make the doors: ext_authz, or ext_proc; the access log, where Envoy is ours."""
         places, config = self._places, self._config
-        self._log = AccessLog(self._ledger)
+        self._envoy = EnvoyAdmin(places.envoy_admin)
+        self._reconciler = Reconciler(self._ledger, self._fleet, self._at_envoy)
+        broken = self._reconciler.broken if places.envoy else None
+        self._log = AccessLog(self._ledger, broken=broken)
         handlers = [self._log.handler(), self._health.handler()]
         self._authz: AuthzDoor | None = None
         if places.envoy and config.picker.door == "ext_authz":
@@ -158,6 +163,13 @@ class Picker:
         self._membership.follow(source_of(config, self.logger.warning))
         self.logger.info("settings were read again: %d workers", len(self._fleet))
 
+    async def _at_envoy(self) -> dict[str, int] | None:
+        """Return how many requests Envoy has at each address; None if it is gone."""
+        try:
+            return {host.address: host.active for host in await self._envoy.hosts()}
+        except EnvoyAdminError:
+            return None
+
     def proxy_gone(self) -> None:
         """Take in that Envoy has ended, and with it every stream."""
         for name in list(self._ledger.places):
@@ -174,6 +186,7 @@ class Picker:
         if self._prefilling is not None:
             await self._prefilling.stop()
         await self._membership.stop()
+        await self._reconciler.stop()
         if self._authz is not None:
             await self._authz.stop()
         await self._grpc.stop()
