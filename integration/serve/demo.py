@@ -112,7 +112,10 @@ def main() -> int:
     say = _say
     say(f"{CLUSTER.ranks} fake ranks of {CLUSTER.hardware}, {CLUSTER.slots} slots each")
     rows: dict[str, dict[str, float]] = {}
-    with tempfile.TemporaryDirectory(prefix="brsolver-demo-") as folder, Engines(CLUSTER) as engines:
+    with (
+        tempfile.TemporaryDirectory(prefix="brsolver-demo-") as folder,
+        Engines(CLUSTER) as engines,
+    ):
         for arm in (VLLM, POOLED):
             rows[arm.name] = run_arm(arm, engines.addresses, workload, Path(folder), say)
     for arm in (VLLM, POOLED):
@@ -153,9 +156,7 @@ def run_arm(
 
 def _verdict(rows: dict[str, dict[str, float]]) -> str:
     real = gains_line(rows[POOLED.name], rows[VLLM.name])
-    simulated = gains_line(
-        rows[f"{POOLED.name} (simulated)"], rows[f"{VLLM.name} (simulated)"]
-    )
+    simulated = gains_line(rows[f"{POOLED.name} (simulated)"], rows[f"{VLLM.name} (simulated)"])
     return (
         f"gain of {POOLED.name} over {VLLM.name}: {real}\n"
         f"as the simulator foretold it:{'':{len(POOLED.name)}} {simulated}"

@@ -268,5 +268,3 @@ def _say(line: str) -> None:
     with contextlib.suppress(OSError):
         sys.stderr.write(f"brsolver: {' '.join(line.split())}\n")
         sys.stderr.flush()
-
-

@@ -101,6 +101,8 @@ class TrafficParams:
         Seconds that one request may take.
     headers : dict of str to str
         Sent with every request, an API key for example.
+    headers_of : callable, optional
+        Returns further headers of a request, by index.
     leave : dict of int to int
         Requests whose client goes away after so many tokens; 0 means before any answer.
     """
@@ -111,6 +113,7 @@ class TrafficParams:
     rate: float | None = None
     timeout_s: float = 300.0
     headers: dict[str, str] = field(default_factory=dict)
+    headers_of: Callable[[int], dict[str, str]] | None = None
     leave: dict[int, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -213,10 +216,12 @@ class _Client:
         return answer.judged(wanted)
 
     async def _follow(self, answer: _Answer, wanted: int) -> None:
+        more = self._params.headers_of
+        headers = self._params.headers | (more(answer.index) if more is not None else {})
         async with self._session.post(
             f"{self._params.url}/v1/completions",
             json=self._body(answer.index, wanted),
-            headers=self._params.headers,
+            headers=headers,
         ) as response:
             answer.status = response.status
             answer.worker = response.headers.get("x-brsolver-worker", "")

@@ -50,7 +50,12 @@ class Reader:
 
         told = json.loads(body)
         prompt = told.get("prompt") or ""
-        return Ask(name=name, prompt_tokens=max(1, len(prompt)), max_tokens=told.get("max_tokens"), stream=bool(told.get("stream")))
+        return Ask(
+            name=name,
+            prompt_tokens=max(1, len(prompt)),
+            max_tokens=told.get("max_tokens"),
+            stream=bool(told.get("stream")),
+        )
 
 
 class Picker:
@@ -201,7 +206,9 @@ class Picker:
         except TimeoutError:
             self.logger.warning("%d streams still ran", len(self._ledger))
 
-    def _read(self, method: str, path: str, body: bytes, client: str | None) -> Ask | Refused | None:
+    def _read(
+        self, method: str, path: str, body: bytes, client: str | None
+    ) -> Ask | Refused | None:
         """Return what a request asks for; None for what takes no slot."""
         del client
         if method != "POST" or not path.startswith("/v1/"):
