@@ -27,8 +27,9 @@ KINDS = (COMPLETIONS, CHAT, EMBEDDINGS, RESPONSES)
 PATHS = ("/v1/completions", "/v1/chat/completions", "/v1/embeddings", "/v1/responses")
 
 TEXTS = st.text(st.characters(), max_size=20)
+NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
 ODD = st.recursive(
-    st.none() | st.booleans() | st.integers(-(10**60), 10**60) | st.floats(allow_nan=False, allow_infinity=False) | TEXTS,
+    st.none() | st.booleans() | st.integers(-(10**60), 10**60) | NUMBERS | TEXTS,
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXTS, inner, max_size=4),
     max_leaves=12,
 )
@@ -199,9 +200,7 @@ def test_units_of_a_text(text):
 
 def test_a_tokenizer_counts(tmp_path):
     tokenizers = pytest.importorskip("tokenizers")
-    words = tokenizers.Tokenizer(
-        tokenizers.models.WordLevel({"a": 0, "b": 1, "?": 2}, "?")
-    )
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0, "b": 1, "?": 2}, "?"))
     words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     words.save(str(tmp_path / "tokenizer.json"))
     made = Reader(PickerParams(tokenizer="tokenizer.json"), tmp_path)
