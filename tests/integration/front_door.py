@@ -1,179 +1,267 @@
-"""The whole front door for tests: fake engines, relays that misbehave on demand, Envoy, picker."""
+"""A real Envoy between small engines and a small picker, for tests."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import json
-import subprocess
-import threading
-from pathlib import Path
+import socket
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from unruly import Relay, Seen
+import aiohttp
+import grpc.aio
+from aiohttp import web
 
-from integration.bench.workload import Workload, random_prompts
-from integration.serve.comparison import Cluster
-from integration.serve.demo import Engines, FrontDoor
-from integration.serve.processes import fetch
-from integration.serve.traffic import TrafficParams, send
+from integration.envoy import (
+    ENDPOINTS,
+    Endpoints,
+    EnvoyProcess,
+    Ports,
+    bootstrap,
+    find_envoy,
+)
+from integration.messages import accesslog, names, services
+from integration.settings import ServeConfig, Workers
 
-DEADLINE_S = 120
-ROUTER = {"policy": "br-t", "wait_max_s": 60.0, "start_max_s": 20.0}
-LIMITS = {"idle_s": 5.0, "drain_s": 20.0, "backoff_ms": 5.0, "max_backoff_ms": 20.0}
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+    from pathlib import Path
+
+PATIENCE_S = 30.0
+USAGE = {"prompt_tokens": 7, "completion_tokens": 3}
 
 
-def toml(**tables):
-    """Write tables as TOML; values are texts, numbers, booleans or lists of texts."""
-    lines = []
-    for name, values in tables.items():
-        lines.append(f"[{name}]")
-        lines += [f"{key} = {json.dumps(value)}" for key, value in values.items()]
-    return "\n".join(lines) + "\n"
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on now."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
 
 
-class Stack:
-    """A front door before relays before fake engines; leaving the context ends all of it.
+class Served:
+    """An aiohttp server at a port of its own."""
 
-    Attributes
-    ----------
-    url, page : str
-    relays : list of Relay
-    seen : Seen
-        What the relays saw.
-    door : FrontDoor
+    def __init__(self) -> None:
+        self.port = 0
+        self._runner: web.AppRunner | None = None
+
+    async def _start(self, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> None:
+        app = web.Application(client_max_size=2**30)
+        app.router.add_route("*", "/{tail:.*}", handler)
+        self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", self.port)
+        await site.start()
+        self.port = site._server.sockets[0].getsockname()[1]
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    async def stop(self) -> None:
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+
+
+class Engine(Served):
+    """Answers as an OpenAI API would; what a request's body says decides how.
+
+    ``stream``: server-sent events, with usage at the end. ``gated``: after the first chunk it waits
+    for `gate`. ``fail``: a status to answer; ``die``: the connection ends, before (``"early"``) or
+    after (``"late"``) the first chunk.
     """
 
-    def __init__(self, folder, *, ranks=2, slots=2, speed=5.0, router=None, **tables):
-        self._folder, self._ranks, self._slots, self._speed = Path(folder), ranks, slots, speed
-        self._router = {"slots": slots, **ROUTER, **(router or {})}
-        self._tables = tables
-        self._exits = contextlib.ExitStack()
-        self.seen, self.relays = Seen(), []
+    def __init__(self) -> None:
+        super().__init__()
+        self.requests: list[tuple[web.Request, bytes]] = []
+        self.gate = asyncio.Event()
+        self.reached = asyncio.Event()
+        self.well = True
+        self.breaks = False
 
-    def __enter__(self):
-        try:
-            self._start()
-        except BaseException:
-            self._exits.close()
-            raise
-        return self
+    async def start(self) -> None:
+        await self._start(self._answer)
 
-    def __exit__(self, *_):
-        self._exits.close()
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
+        if request.path == "/health":
+            return web.Response(status=200 if self.well else 503)
+        body = await request.read()
+        self.requests.append((request, body))
+        asked = json.loads(body) if body.startswith(b"{") else {}
+        if self.breaks:
+            return _break(request)
+        if "fail" in asked:
+            return web.Response(status=asked["fail"], text="the engine says no")
+        if asked.get("die") == "early":
+            return _break(request)
+        return await self._stream(request, asked) if asked.get("stream") else _whole(asked)
 
-    def _start(self):
-        cluster = Cluster(ranks=self._ranks, slots=self._slots, budget=4096, concurrency=1)
-        engines = Engines(cluster, "--speed", str(self._speed))
-        self._exits.enter_context(engines)
-        self.engines = engines
-        self._loop = asyncio.new_event_loop()
-        thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        thread.start()
-        self._exits.callback(self._end_loop, thread)
-        self.relays = [Relay(int(a.rpartition(":")[2]), self.seen) for a in engines.addresses]
-        for relay in self.relays:
-            self.call(relay.start())
-            self._exits.callback(lambda relay=relay: self.call(relay.stop()))
-        self.config = self._folder / "serve.toml"
-        self.configure(self.addresses)
-        self.door = self._exits.enter_context(FrontDoor(self.config))
-        self.url, self.page = self.door.url, self.door.page
+    async def _stream(self, request: web.Request, asked: dict[str, Any]) -> web.StreamResponse:
+        answer = web.StreamResponse(headers={"content-type": "text/event-stream"})
+        await answer.prepare(request)
+        await answer.write(b'data: {"choices": [{"text": "a"}], "usage": null}\n\n')
+        self.reached.set()
+        if asked.get("gated"):
+            await self.gate.wait()
+        if asked.get("die") == "late":
+            return _break(request)
+        last = {"choices": [{"text": "b"}], "usage": USAGE}
+        await answer.write(f"data: {json.dumps(last)}\n\ndata: [DONE]\n\n".encode())
+        await answer.write_eof()
+        return answer
+
+
+def _whole(asked: dict[str, Any]) -> web.Response:
+    return web.json_response({"choices": [{"text": asked.get("say", "ab")}], "usage": USAGE})
+
+
+def _break(request: web.Request) -> web.Response:
+    """End the connection with a reset."""
+    assert request.transport is not None
+    request.transport.abort()
+    return web.Response()
+
+
+class HttpDoor(Served):
+    """The picker's HTTP door: answers what `decide` says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[web.Request] = []
+        self.bodies: list[bytes] = []
+        self.waiting = asyncio.Event()
+        self.decide: Callable[[web.Request, bytes], Any] = lambda request, body: {}
+
+    async def start(self) -> None:
+        await self._start(self._answer)
+
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
+        body = await request.read()
+        self.asked.append(request)
+        self.bodies.append(body)
+        self.waiting.set()
+        decided = self.decide(request, body)
+        if asyncio.iscoroutine(decided):
+            decided = await decided
+        return decided if isinstance(decided, web.Response) else web.Response(headers=decided)
+
+
+class LogSink:
+    """Takes Envoy's access log, and lets tests wait for entries."""
+
+    def __init__(self) -> None:
+        self.entries: list[Any] = []
+        self._changed = asyncio.Condition()
+        self._server: grpc.aio.Server | None = None
+        self.port = 0
+
+    async def start(self, *handlers: Any) -> None:
+        self._server = grpc.aio.server()
+        handler = services.handler(services.ACCESS_LOG, StreamAccessLogs=self._take)
+        self._server.add_generic_rpc_handlers((handler, *handlers))
+        self.port = self._server.add_insecure_port(f"127.0.0.1:{self.port}")
+        await self._server.start()
+
+    async def stop(self) -> None:
+        if self._server is not None:
+            await self._server.stop(None)
+
+    async def _take(self, messages: Any, context: Any) -> Any:
+        async for message in messages:
+            self.entries.extend(message.http_logs.log_entry)
+            async with self._changed:
+                self._changed.notify_all()
+        return accesslog.StreamAccessLogsResponse()
+
+    def of(self, kind: str) -> list[Any]:
+        """Entries of a kind so far."""
+        number = accesslog.TYPES[kind]
+        return [e for e in self.entries if e.common_properties.access_log_type == number]
+
+    async def wait_for(self, kind: str, count: int = 1) -> list[Any]:
+        """Entries of a kind, once there are so many."""
+        async with asyncio.timeout(PATIENCE_S), self._changed:
+            await self._changed.wait_for(lambda: len(self.of(kind)) >= count)
+        return self.of(kind)
+
+
+@dataclass
+class FrontDoor:
+    """All of it, running."""
+
+    config: ServeConfig
+    engines: list[Engine]
+    door: HttpDoor
+    log: LogSink
+    envoy: EnvoyProcess
+    endpoints: Endpoints
+    ports: Ports
+    client: aiohttp.ClientSession
+    headers: dict[str, str] = field(default_factory=dict)
 
     @property
-    def addresses(self):
-        return [f"127.0.0.1:{relay.port}" for relay in self.relays]
+    def url(self) -> str:
+        scheme = "http" if self.config.listen.certificate is None else "https"
+        return f"{scheme}://127.0.0.1:{self.ports.listen}"
 
-    def configure(self, addresses):
-        tables = {
-            "listen": {"port": 0},
-            "admin": {"port": 0, "shadows": []},
-            "workers": {"addresses": list(addresses), "health_interval_s": 0.2},
-            "router": self._router,
-            "limits": LIMITS,
-        }
-        for name, values in self._tables.items():
-            tables[name] = {**tables.get(name, {}), **values}
-        self.config.write_text(toml(**tables))
+    async def post(
+        self, body: Any, path: str = "/v1/completions", **more: Any
+    ) -> tuple[int, Any, Any]:
+        """Status, headers and content of an answer."""
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        async with self.client.post(self.url + path, data=data, **more) as answer:
+            return answer.status, answer.headers, await answer.read()
 
-    def _end_loop(self, thread):
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        thread.join()
-        self._loop.close()
+    async def healthy(self, count: int) -> None:
+        """Wait until Envoy has so many workers, all of them well."""
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                hosts = await self.envoy.admin.hosts()
+                if len(hosts) == count and all(host.healthy for host in hosts):
+                    return
 
-    def call(self, coroutine):
-        """Run a coroutine where the relays are."""
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(DEADLINE_S)
 
-    def audit(self):
-        return json.loads(fetch(f"{self.page}/admin/audit"))
+def to(engine: Engine, name: str = "r1", **more: str) -> dict[str, str]:
+    """Headers by which the door sends a request somewhere."""
+    return {names.ENDPOINT: engine.address, names.ID: name, **more}
 
-    def process(self, words):
-        """Return the identity of a child of the supervisor whose command has these words."""
-        listed = subprocess.run(
-            ["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True
+
+@asynccontextmanager
+async def front_door(
+    folder: Path,
+    *,
+    engines: int = 2,
+    handlers: Callable[[], tuple[Any, ...]] = tuple,
+    **tables: Any,
+) -> AsyncIterator[FrontDoor]:
+    """Run Envoy with the tables given, as ``serve.toml`` has them."""
+    running = [Engine() for _ in range(engines)]
+    door, log = HttpDoor(), LogSink()
+    async with contextlib.AsyncExitStack() as stack:
+        for each in (*running, door):
+            stack.push_async_callback(each.stop)
+            await each.start()
+        stack.push_async_callback(log.stop)
+        await log.start(*handlers())
+        addresses = tuple(engine.address for engine in running)
+        listen, admin = free_ports(2)
+        ports = Ports(listen=listen, admin=admin, door=door.port, grpc=log.port)
+        config = ServeConfig(workers=Workers(addresses=addresses, health_interval_s=0.1), **tables)
+        folder.mkdir(exist_ok=True)
+        endpoints = Endpoints(folder / ENDPOINTS)
+        endpoints.write(addresses)
+        configuration = bootstrap(config, ports, endpoints=endpoints.path)
+        envoy = EnvoyProcess(
+            find_envoy(), configuration, admin_port=admin, folder=folder, threads=1
         )
-        for line in listed.stdout.splitlines():
-            pid, parent, *command = line.split()
-            if int(parent) == self.door.pid and words in " ".join(command):
-                return int(pid)
-        return None
-
-    @property
-    def picker(self):
-        return self.process("integration.serve.child")
-
-    @property
-    def envoy(self):
-        return self.process("envoy")
-
-    async def until(self, holds, *, what=""):
-        """Wait until the audit is as it should be; return it."""
-        audit = None
-        try:
-            async with asyncio.timeout(DEADLINE_S):
-                while True:
-                    # A picker that is just coming back does not answer yet.
-                    with contextlib.suppress(OSError):
-                        audit = await asyncio.to_thread(self.audit)
-                        if holds(audit):
-                            return audit
-        except TimeoutError:
-            raise AssertionError(f"not {what or 'as it should be'}: {audit}") from None
-
-    async def until_idle(self):
-        return await self.until(idle, what="idle")
-
-
-def idle(audit):
-    return (
-        audit["balanced"]
-        and audit["reserved"] == audit["held"] == 0
-        and all(each["foreign"] == 0 for each in audit["workers"])
-    )
-
-
-def workload(outputs, prompts=8, seed=0):
-    """Return requests of these many output tokens; prompts of a few tokens, or as given."""
-    rng = np.random.default_rng(seed)
-    outputs = np.asarray(outputs)
-    lengths = np.broadcast_to(prompts, outputs.shape)
-    return Workload(prompts=random_prompts(rng, lengths), output_tokens=outputs, trace=None)
-
-
-async def ask(stack, outputs, *, mischief=None, leave=None, tag="", concurrency=None, **more):
-    """Send requests all at once; `mischief` and `leave` are by index."""
-    mischief = mischief or {}
-
-    def headers(index):
-        extra = {"x-mischief": mischief[index]} if index in mischief else {}
-        return {"x-tag": f"{tag}-{index}", **extra}
-
-    params = TrafficParams(
-        url=stack.url,
-        concurrency=concurrency or len(outputs),
-        headers_of=headers,
-        leave=leave or {},
-        timeout_s=DEADLINE_S,
-    )
-    return await send(params, workload(outputs, **more))
+        stack.push_async_callback(envoy.stop)
+        await envoy.start()
+        client = await stack.enter_async_context(aiohttp.ClientSession(auto_decompress=False))
+        front = FrontDoor(config, running, door, log, envoy, endpoints, ports, client)
+        await front.healthy(engines)
+        yield front

@@ -10,7 +10,7 @@ import os
 import signal
 
 import pytest
-from front_door import Stack, ask, idle
+from serve_stack import Stack, ask, idle
 
 from integration.serve.traffic import Fate
 
