@@ -28,6 +28,8 @@ _KEYS_AT_ONCE = 10_000
 def http_filters(config: ServeConfig) -> list[Part]:
     """Return all of them."""
     return [
+        _health(),
+        *_api_keys(config),
         *_rates(config),
         _ask(config),
         *_usage(),
@@ -124,6 +126,7 @@ def _ext_authz(config: ServeConfig) -> Part:
             "allow_partial_message": False,
         },
         allowed_headers=exactly(("content-type", "x-request-id", names.CLIENT)),
+        disallowed_headers=exactly(("authorization",)),
         http_service={
             # Held requests are answered late; a dead picker breaks the connection.
             "server_uri": {"uri": f"http://{DOOR}", "cluster": DOOR, "timeout": seconds(_DAY_S)},
@@ -170,7 +173,10 @@ def _usage() -> list[Part]:
         extension(
             "filters.http.json_to_metadata",
             "filters.http.json_to_metadata.v3.JsonToMetadata",
-            response_rules={"rules": whole},
+            response_rules={
+                "rules": whole,
+                "allow_content_types_regex": {"regex": r"application/json(\s*;.*)?"},
+            },
         ),
         extension(
             "filters.http.sse_to_metadata",

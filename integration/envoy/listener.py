@@ -58,7 +58,9 @@ _STRICT: Part = {
     "path_with_escaped_slashes_action": "REJECT_REQUEST",
     "use_remote_address": True,
     # Nobody is trusted with Envoy's own headers, not even loopback.
-    "internal_address_config": {},
+    "internal_address_config": {
+        "cidr_ranges": [{"address_prefix": "255.255.255.255", "prefix_len": 32}]
+    },
     "server_header_transformation": "PASS_THROUGH",
 }
 _IDENTITY: Part = {

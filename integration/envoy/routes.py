@@ -22,18 +22,19 @@ def route_config(config: ServeConfig) -> Part:
     """Return all routes: POST goes through the picker, the rest straight to any worker."""
     refused = _refusals() if config.picker.door == "ext_authz" else []
     straight = _unasked(config)
+    nowhere = [_nowhere(match) | straight for match in ({"prefix": "/"}, {"connect_matcher": {}})]
     known = [
         route
         for path in config.listen.paths
         for route in (
             _route(path, config.limits, {"headers": [_POST]}),
-            _route(path, config.limits, {}) | straight,
+            _route(path, config.limits, {"headers": [_OTHERS]}) | straight,
         )
     ]
     return {
         "name": "all",
         "virtual_hosts": [
-            {"name": "all", "domains": ["*"], "routes": [*refused, *known, _nowhere(straight)]}
+            {"name": "all", "domains": ["*"], "routes": [*refused, *known, *nowhere]}
         ],
         # Engines do not compress, and what they say of usage is read here.
         "request_headers_to_remove": ["accept-encoding", names.CLIENT, names.ENDPOINT],
@@ -41,6 +42,7 @@ def route_config(config: ServeConfig) -> Part:
 
 
 _POST = {"name": ":method", "string_match": {"exact": "POST"}}
+_OTHERS = {"name": ":method", "string_match": {"safe_regex": {"regex": "GET|HEAD|DELETE|OPTIONS"}}}
 
 
 def _refusals() -> list[Part]:
@@ -67,10 +69,9 @@ def _unasked(config: ServeConfig) -> Part:
     return {"typed_per_filter_config": {name: off}}
 
 
-def _nowhere(straight: Part) -> Part:
-    text = "No such path here: see listen.paths of the front door."
-    reply = {"status": 404, "body": {"inline_string": text}}
-    return {"match": {"prefix": "/"}, "direct_response": reply, **straight}
+def _nowhere(match: Part) -> Part:
+    text = "No such path or method here: see listen.paths of the front door."
+    return {"match": match, "direct_response": {"status": 404, "body": {"inline_string": text}}}
 
 
 def _route(path: str, limits: Limits, condition: Part) -> Part:
