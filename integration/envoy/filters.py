@@ -20,6 +20,8 @@ AUTHZ = names.AUTHZ
 EXT_PROC = "envoy.filters.http.ext_proc"
 MESSAGE_S = 1.0
 """Seconds for which a picker may be silent before a request goes on without it."""
+MAX_HOLD_S = 3600.0
+"""Seconds for which it may ask at a time, while it holds a request; Envoy allows no more."""
 _DAY_S = 86_400.0
 _KEYS_AT_ONCE = 10_000
 """Clients whose rates are counted; the one unseen for longest makes place for the next."""
@@ -31,7 +33,7 @@ def http_filters(config: ServeConfig) -> list[Part]:
         _health(),
         *_api_keys(config),
         *_rates(config),
-        _ask(config),
+        *_ask(config),
         *_usage(),
         _router(),
     ]
@@ -111,8 +113,16 @@ def _bucket(most: int, fill: int, interval_s: float) -> Part:
     }
 
 
-def _ask(config: ServeConfig) -> Part:
-    return _ext_authz(config) if config.picker.door == "ext_authz" else _ext_proc()
+def _ask(config: ServeConfig) -> list[Part]:
+    if config.picker.door == "ext_authz":
+        return [_ext_authz(config)]
+    # A dead processor buffers nothing, and so would bound nothing.
+    bounded = extension(
+        "filters.http.buffer",
+        "filters.http.buffer.v3.Buffer",
+        max_request_bytes=config.limits.body_bytes,
+    )
+    return [bounded, _ext_proc()]
 
 
 def _ext_authz(config: ServeConfig) -> Part:
@@ -148,7 +158,7 @@ def _ext_proc() -> Part:
         grpc_service={"envoy_grpc": {"cluster_name": PICKER}, "timeout": "0s"},
         failure_mode_allow=True,
         message_timeout=seconds(MESSAGE_S),
-        max_message_timeout=seconds(_DAY_S),
+        max_message_timeout=seconds(MAX_HOLD_S),
         allow_mode_override=True,
         processing_mode={
             "request_header_mode": "SEND",

@@ -27,6 +27,7 @@ STOP_S = 5.0
 """Seconds after which it is killed, if it does not end by itself."""
 POLL_S = 0.05
 _TAIL = 20_000
+_SAID = 200
 _SIGNAL_OF_PARENT = 1
 """``PR_SET_PDEATHSIG`` of Linux."""
 
@@ -163,8 +164,10 @@ class EnvoyProcess:
 
     def _command(self, path: Path) -> list[str]:
         command = [str(self._program), "-c", str(path), "--log-level", "warning"]
-        # Says at every start that reading events is work in progress.
-        command += ["--component-log-level", "misc:error", "--use-dynamic-base-id"]
+        # They say at every start what is work in progress, and of every request that the picker
+        # is gone.
+        command += ["--component-log-level", "misc:error,ext_proc:error,ext_authz:error"]
+        command += ["--use-dynamic-base-id"]
         command += ["--drain-time-s", str(max(1, round(self._drain_s)))]
         command += ["--drain-strategy", "immediate"]
         return command if self._threads == 0 else [*command, "--concurrency", str(self._threads)]
@@ -204,8 +207,12 @@ class EnvoyProcess:
         except OSError:
             text = ""
         lines = [line for line in text.splitlines() if line.strip()]
-        bad = [line for line in lines if "[critical]" in line or "[error]" in line]
-        return " ".join((bad or lines or ["it said nothing"])[-1].split())
+        bad = [at for at, line in enumerate(lines) if "[critical]" in line or "[error]" in line]
+        # An error may quote what is wrong over many lines, and say what after that.
+        said = " ".join(" ".join(lines[bad[-1] if bad else -1 :]).split())
+        if len(said) > 2 * _SAID:
+            said = f"{said[:_SAID]} ... {said[-_SAID:]}"
+        return said or "it said nothing"
 
 
 def _ends_with_parent() -> Callable[[], None] | None:

@@ -226,7 +226,7 @@ class Driver:
             self._announcer.fault("answer", f"{held.request.name}: {named(error)}")
 
     def _stepped(self, step: LiveStep, at_s: float) -> None:
-        self._books.stepped(step.first)
+        self._books.stepped(step.first, self._clock.mark(at_s))
         self._forecasts.stepped(self._clock.step)
         self._reprice()
         backlog = self._made.session.state.workers[W_BACKLOG].copy()

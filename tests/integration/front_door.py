@@ -73,7 +73,7 @@ class Engine(Served):
 
     ``stream``: server-sent events, with usage at the end. ``gated``: after the first chunk it waits
     for `gate`. ``fail``: a status to answer; ``die``: the connection ends, before (``"early"``) or
-    after (``"late"``) the first chunk. ``times``: how often, then all is well.
+    after (``"late"``) the first chunk.
     """
 
     def __init__(self) -> None:
@@ -82,7 +82,7 @@ class Engine(Served):
         self.gate = asyncio.Event()
         self.reached = asyncio.Event()
         self.well = True
-        self._failures: dict[str, int] = {}
+        self.breaks = False
 
     async def start(self) -> None:
         await self._start(self._answer)
@@ -93,19 +93,13 @@ class Engine(Served):
         body = await request.read()
         self.requests.append((request, body))
         asked = json.loads(body) if body.startswith(b"{") else {}
-        if self._fails(asked):
-            if "fail" in asked:
-                return web.Response(status=asked["fail"], text="the engine says no")
-            if asked["die"] == "early":
-                return _break(request)
+        if self.breaks:
+            return _break(request)
+        if "fail" in asked:
+            return web.Response(status=asked["fail"], text="the engine says no")
+        if asked.get("die") == "early":
+            return _break(request)
         return await self._stream(request, asked) if asked.get("stream") else _whole(asked)
-
-    def _fails(self, asked: dict[str, Any]) -> bool:
-        if not {"fail", "die"} & set(asked):
-            return False
-        name = asked.get("name", "")
-        self._failures[name] = self._failures.get(name, 0) + 1
-        return self._failures[name] <= asked.get("times", 10**9)
 
     async def _stream(self, request: web.Request, asked: dict[str, Any]) -> web.StreamResponse:
         answer = web.StreamResponse(headers={"content-type": "text/event-stream"})
@@ -133,7 +127,7 @@ def _break(request: web.Request) -> web.Response:
     return web.Response()
 
 
-class Door(Served):
+class HttpDoor(Served):
     """The picker's HTTP door: answers what `decide` says."""
 
     def __init__(self) -> None:
@@ -202,7 +196,7 @@ class FrontDoor:
 
     config: ServeConfig
     engines: list[Engine]
-    door: Door
+    door: HttpDoor
     log: LogSink
     envoy: EnvoyProcess
     endpoints: Endpoints
@@ -247,27 +241,27 @@ async def front_door(
 ) -> AsyncIterator[FrontDoor]:
     """Run Envoy with the tables given, as ``serve.toml`` has them."""
     running = [Engine() for _ in range(engines)]
-    door, log = Door(), LogSink()
-    for each in (*running, door):
-        await each.start()
-    await log.start(*handlers())
-    addresses = tuple(engine.address for engine in running)
-    listen, admin = free_ports(2)
-    ports = Ports(listen=listen, admin=admin, door=door.port, grpc=log.port)
-    config = ServeConfig(workers=Workers(addresses=addresses, health_interval_s=0.1), **tables)
-    endpoints = Endpoints(folder / ENDPOINTS)
-    endpoints.write(addresses)
-    configuration = bootstrap(config, ports, endpoints=endpoints.path)
-    envoy = EnvoyProcess(find_envoy(), configuration, admin_port=admin, folder=folder, threads=1)
-    try:
+    door, log = HttpDoor(), LogSink()
+    async with contextlib.AsyncExitStack() as stack:
+        for each in (*running, door):
+            stack.push_async_callback(each.stop)
+            await each.start()
+        stack.push_async_callback(log.stop)
+        await log.start(*handlers())
+        addresses = tuple(engine.address for engine in running)
+        listen, admin = free_ports(2)
+        ports = Ports(listen=listen, admin=admin, door=door.port, grpc=log.port)
+        config = ServeConfig(workers=Workers(addresses=addresses, health_interval_s=0.1), **tables)
+        folder.mkdir(exist_ok=True)
+        endpoints = Endpoints(folder / ENDPOINTS)
+        endpoints.write(addresses)
+        configuration = bootstrap(config, ports, endpoints=endpoints.path)
+        envoy = EnvoyProcess(
+            find_envoy(), configuration, admin_port=admin, folder=folder, threads=1
+        )
+        stack.push_async_callback(envoy.stop)
         await envoy.start()
-        async with aiohttp.ClientSession(auto_decompress=False) as client:
-            front = FrontDoor(config, running, door, log, envoy, endpoints, ports, client)
-            await front.healthy(engines)
-            yield front
-    finally:
-        await envoy.stop()
-        for each in running:
-            each.gate.set()
-        for server in (*running, door, log):
-            await server.stop()
+        client = await stack.enter_async_context(aiohttp.ClientSession(auto_decompress=False))
+        front = FrontDoor(config, running, door, log, envoy, endpoints, ports, client)
+        await front.healthy(engines)
+        yield front
