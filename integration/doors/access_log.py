@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _READY = TYPES["UpstreamPoolReady"]
 _END = TYPES["DownstreamEnd"]
-_UNTYPED = TYPES["NotSet"]
+_KINDS = (_READY, _END)
 
 
 class AccessLog:
@@ -79,13 +79,15 @@ class AccessLog:
                 self.faults += 1
 
     def _enter(self, entry: Any) -> None:
+        kind = entry.common_properties.access_log_type
+        if kind not in _KINDS:
+            return
         name = ends.identity(entry)
         if name is None:
             return
-        kind = entry.common_properties.access_log_type
         if kind == _READY:
             address = ends.address(entry)
             if address is not None:
                 self._ledger.started(name, address)
-        elif kind in {_END, _UNTYPED}:
+        else:
             self._ledger.ended(name, ends.reason(entry), ends.usage(entry))

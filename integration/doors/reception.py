@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from integration.picker import Refused
+from integration.picker import Ask, Refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
     from integration.doors.fleet import Fleet
     from integration.doors.ledger import Ledger
-    from integration.picker import Answer, Ask, Pump
+    from integration.picker import Answer, Pump, Reader
 
 NOBODY = Refused(status=503, message="no worker is ready", retry_after_s=1.0)
 
@@ -51,6 +51,25 @@ class Routed:
     destination: Destination | Refused
     body: bytes | None = None
     headers: dict[str, str] = field(default_factory=dict)
+
+
+def by_client(reader: Reader) -> Callable[[str, str, bytes, str | None], Ask | Refused | None]:
+    """Return what reads requests for a `Reception`.
+
+    Clients that give no name of their own go by their API key's.
+
+    Parameters
+    ----------
+    reader : Reader
+    """
+
+    def read(method: str, path: str, body: bytes, client: str | None) -> Ask | Refused | None:
+        ask = reader.read(method, path, body)
+        if client is not None and isinstance(ask, Ask) and ask.key is None:
+            return replace(ask, key=client)
+        return ask
+
+    return read
 
 
 class Reception:

@@ -5,9 +5,13 @@ Those marked ``chaos`` or ``fuzz`` take minutes and run when they are asked for 
 
 from __future__ import annotations
 
+import os
 from importlib.util import find_spec
 
 import pytest
+
+# gRPC's threads would else be started anew in every child between fork and exec, and fail there.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
 
 REASON = "not run by the vLLM rig's interpreter; use: make test-vllm"
 ON_DEMAND = ("chaos", "fuzz")

@@ -84,11 +84,8 @@ class HandPump:
     def retire(self, worker: int) -> None:
         self.workers.append(("retired", worker))
 
-    def down(self, worker: int, why: str = "") -> None:
-        self.workers.append(("down", worker))
-
-    def up(self, worker: int) -> None:
-        self.workers.append(("up", worker))
+    def reported(self, worker: int, *, ok: bool, why: str = "") -> None:
+        self.workers.append(("up" if ok else "missed", worker))
 
 
 def workers(count: int = 3, *, ranks: bool = False) -> list[WorkerSpec]:

@@ -79,11 +79,18 @@ class DataPlane:
         message.response_body.end_of_stream = end
         await self.send(message)
 
-    async def answer(self) -> Any:
+    async def raw(self) -> Any:
         """The next answer; None if the picker closed the stream."""
         async with asyncio.timeout(PATIENCE_S):
             found = await self.call.read()
         return None if found is grpc.aio.EOF else found
+
+    async def answer(self) -> Any:
+        """The next answer that is not a request for more time."""
+        answer = await self.raw()
+        while answer is not None and answer.HasField("override_message_timeout"):
+            answer = await self.raw()
+        return answer
 
 
 @contextlib.asynccontextmanager

@@ -282,7 +282,7 @@ def test_held_request_asks_for_more_time_once():
             await plane.headers()
             await plane.answer()
             await plane.body()
-            more = await plane.answer()
+            more = await plane.raw()
             assert more.WhichOneof("response") is None
             assert more.override_message_timeout.seconds == 60
             home.pump.answer(Placed(1))
