@@ -43,6 +43,7 @@ PARTS = {
 tokens as fast as sockets take them. `soak`: for memory and lost streams, with --seconds 300."""
 USUAL = "idle,paced200,paced500,saturated"
 BASELINE = "vllm-router"
+NOTHING = Memory(0.0, 0.0)
 BAD = ("lost", "torn", "refused", "broken", "unended")
 
 
@@ -62,7 +63,7 @@ class Measured:
 
     reports: list[dict[str, Any]] = field(default_factory=list)
     cpu_ms: list[float] = field(default_factory=list)
-    memory: Memory = Memory(0.0, 0.0)
+    memory: Memory = NOTHING
 
     def rate(self) -> float:
         """Return tokens per second."""

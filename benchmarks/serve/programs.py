@@ -63,7 +63,7 @@ class Engines:
     def set_clock(self, seconds: float) -> None:
         """Let a step last so long; 0 is as fast as sockets take tokens."""
         url = f"http://127.0.0.1:{self.ports[0]}/clock/{round(seconds * 1e6)}"
-        with urllib.request.urlopen(url, timeout=PATIENCE_S) as answer:  # noqa: S310 # our own
+        with urllib.request.urlopen(url, timeout=PATIENCE_S) as answer:
             answer.read()
 
 
