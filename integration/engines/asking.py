@@ -300,7 +300,7 @@ def _tool(body: dict[str, Any]) -> str | None:
     tools = _typed(body, "tools", list) or []
     names = [_tool_name(tool) for tool in tools]
     choice = body.get("tool_choice")
-    if choice in {None, "auto", "none"} if not isinstance(choice, dict) else False:
+    if choice is None or (isinstance(choice, str) and choice in {"auto", "none"}):
         return None
     if choice == "required" and names:
         return names[0]

@@ -284,7 +284,7 @@ def _vector(content: object, body: dict[str, Any]) -> Any:
     if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= 4096:
         raise RequestRefused(f"dimensions is {count!r}, must be from 1 to 4096", param="dimensions")
     encoding = body.get("encoding_format") or "float"
-    if encoding not in {"float", "base64"}:
+    if not isinstance(encoding, str) or encoding not in {"float", "base64"}:
         raise RequestRefused(
             f"encoding_format is {encoding!r}, must be float or base64", param="encoding_format"
         )
