@@ -49,7 +49,7 @@ class DemoSource:
     """
 
     def __init__(
-        self, *, workers: int = 8, per_second: float = 42.0, seed: int = 0, start_s: float = 0.0
+        self, *, workers: int = 8, per_second: float = 33.0, seed: int = 0, start_s: float = 0.0
     ) -> None:
         specs = [
             WorkerSpec(name=f"rank-{g}", address=f"127.0.0.1:{8001 + g}") for g in range(workers)
