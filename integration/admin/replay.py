@@ -13,7 +13,7 @@ from integration.picker.core import Core
 from integration.picker.events import Ended, Refusal, Stepped
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from integration.picker.asks import Answer
@@ -61,6 +61,22 @@ class Changed:
     spec: WorkerSpec
 
 
+class ModelledCore(Core):
+    """A core whose engines are its own model of them."""
+
+    def names_of(self, identities: Iterable[int]) -> list[str]:
+        """Return whom the steps of the model speak of."""
+        return [self._books.by_identity(each).name for each in identities]
+
+    def tokens_of(self, name: str) -> int:
+        """Return how many tokens a request that is here has."""
+        return self._books.generated(self._books.known[name])
+
+    def follow(self, scale: float) -> None:
+        """Let steps last `scale` times what the hardware says."""
+        self._clock.pace.scale = scale
+
+
 class Replay:
     """Drives a core: requests come at their times, run by the model, and end by their lengths.
 
@@ -78,7 +94,7 @@ class Replay:
 
     Attributes
     ----------
-    core : Core
+    core : ModelledCore
     now_s : float
         Its clock.
     window : Window
@@ -99,7 +115,7 @@ class Replay:
         folder: Path,
     ) -> None:
         self.now_s = start_s
-        self.core = Core(_alone(params), workers, clock=lambda: self.now_s, folder=folder)
+        self.core = ModelledCore(_alone(params), workers, clock=lambda: self.now_s, folder=folder)
         self._kept = WindowParams(bucket_s=1.0, buckets=max(2, round(window_s)))
         self._names = [spec.name for spec in workers]
         self._timeline: deque[Replayed | Changed] = deque()

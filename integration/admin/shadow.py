@@ -299,7 +299,7 @@ class Shadows:
 
     def _follow_pace(self) -> None:
         for shadow in self._shadows:
-            shadow.replay.core.step_scale = self._core.step_scale
+            shadow.replay.core.follow(self._core.step_scale)
 
     def _begin_anew_far_behind(self) -> None:
         now = self._clock()

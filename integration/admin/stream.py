@@ -104,11 +104,15 @@ class Stream:
 
     def close(self) -> None:
         """End all streams."""
+        self.stop_ticking()
+        for page in list(self.pages):
+            page.end()
+
+    def stop_ticking(self) -> None:
+        """Publish nothing more by itself, until another page is opened."""
         if self._ticking is not None:
             self._ticking.cancel()
             self._ticking = None
-        for page in list(self.pages):
-            page.end()
 
     def _tick_later(self) -> None:
         if self._ticking is None:

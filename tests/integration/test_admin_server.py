@@ -56,7 +56,7 @@ def test_the_page_asks_for_nothing_from_elsewhere_and_has_nothing_inline():
             assert not re.search(r"https?://|//\w", page + style)
             assert not re.search(r"\sstyle=|<style|\son\w+=|<script(?![^>]*src)", page)
             assert set(re.findall(r'(?:src|href)="([^"#]+)"', page)) == {
-                *("/page.css", "/page.js", "/metrics"),
+                *("/icon.svg", "/page.css", "/page.js", "/metrics"),
                 *("/admin/audit", "/admin/workers", "/dashboard.json"),
             }
 

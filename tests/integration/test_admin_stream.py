@@ -76,8 +76,12 @@ def test_only_so_many_pages_may_be_open():
             assert status == 503
             assert "2 pages are open" in told["error"]
             opened[0].close()
-            while (await here.client.get(here.url + "/events")).status == 503:
+            opened[1].close()
+            while here.admin.server.stream.pages:
+                here.admin.server.stream.publish()
                 await asyncio.sleep(0)
+            async with here.client.get(here.url + "/events") as answer:
+                assert answer.status == 200
 
     run(scenario)
 

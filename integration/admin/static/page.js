@@ -139,10 +139,10 @@ function show(everything) {
 }
 
 function showFacts() {
-  const now = page.now, minute = recent(60), pair = (two) => (two ? `${seconds(two[0])} · ${seconds(two[1])}` : "–");
+  const now = page.now, minute = recent(60), pair = (two) => (two ? `${seconds(two[0])} · ${seconds(two[1])}`.replace(/ (ms|s)( · .* \1)$/, "$2") : "–");
   const facts = {
-    live: short(now.live), held: short(now.pool.held) + (now.pool.held ? `, oldest ${seconds(now.pool.oldest_s)}` : ""),
-    tokens: `${short(rate(minute, "tokens"))} /s`, ttft: pair(now.ttft_s), tpot: pair(now.tpot_s), lost: percent(lostShare(minute)),
+    live: short(now.live), held: short(now.pool.held),
+    tokens: short(rate(minute, "tokens")), ttft: pair(now.ttft_s), tpot: pair(now.tpot_s), lost: percent(lostShare(minute)),
   };
   for (const [name, text] of Object.entries(facts)) say(document.querySelector(`[data-fact="${name}"]`), text);
   const about = page.meta.about, parts = [about.policy && `routes by ${about.policy}`, about.back_end, about.version && `version ${about.version}`];
@@ -273,25 +273,23 @@ function showPool() {
   const top = Math.max(4, most), band = frame("pool", buckets, top, [[0, "0"], [top, short(top)]]);
   if (buckets.length) band(held.map(() => 0), held, "pool-area");
   const now = page.now.pool;
-  say($("pool-sentence"), `${now.held ? many(now.held, "request waits", "requests wait") : "No request waits"}, ${most} at most in the time shown. ${short(rate(recent(60), "arrived"))} came and ${short(rate(recent(60), "ended"))} ended per second in the last minute, ${many(total(recent(60).map((each) => each.counts[3])), "was refused", "were refused")}.`);
+  say($("pool-sentence"), `${now.held ? `${many(now.held, "request waits", "requests wait")}, the oldest for ${seconds(now.oldest_s)}` : "No request waits"}, ${most} at most in the time shown. ${short(rate(recent(60), "arrived"))} came and ${short(rate(recent(60), "ended"))} ended per second in the last minute, ${many(total(recent(60).map((each) => each.counts[3])), "was refused", "were refused")}.`);
   tabled($("pool-table"), ["Up to", "Held", "Came", "Ended", "Refused"], parts(buckets).map(([end, some]) => [ago(end), short(Math.max(...some.map((each) => each.held))), ...[1, 2, 3].map((row) => short(total(some.map((each) => each.counts[row]))))]));
 }
 
 function showShadows() {
   const found = page.now.shadows, own = found.find((each) => each.routes);
   $("shadow-scroll").hidden = !found.length;
-  const ready = found.filter((each) => each.requests > 0);
-  say($("shadow-sentence"), found.length ? `What each would have cost, by the same model of the ranks and the same requests (${short(Math.max(0, ...found.map((each) => each.requests)))} so far). Compare rows with each other.` : "No shadow routers run.");
-  const against = (each) => (own?.tpot_s && each.tpot_s ? (each.routes ? "routes" : `${each.tpot_s >= own.tpot_s ? "+" : "−"}${percent(Math.abs(each.tpot_s / own.tpot_s - 1))}`) : "–");
+  say($("shadow-sentence"), found.length ? "What each would have cost with the same requests, by the same model of the ranks. Compare rows with each other, not with what was measured." : "No shadow routers run.");
+  const against = (each) => (each.routes ? "routes" : own?.tpot_s && each.tpot_s ? `${each.tpot_s >= own.tpot_s ? "+" : "−"}${percent(Math.abs(each.tpot_s / own.tpot_s - 1))}` : "–");
   const labels = ["Router", "Per token", "Against routing", "First token", "Tokens/s", "Lost", "Behind"];
   const body = $("shadow-table").tBodies[0];
-  fill(body, found.map((each) => [each.policy, seconds(each.tpot_s), against(each), seconds(each.ttft_s), short(each.tokens_per_s), percent(each.lost_share ?? NaN), each.note || seconds(each.behind_s)]), labels);
+  fill(body, found.map((each) => [`${each.policy}, ${each.mode}${each.note ? ` (${each.note})` : ""}`, seconds(each.tpot_s), against(each), seconds(each.ttft_s), short(each.tokens_per_s), percent(each.lost_share ?? NaN), seconds(each.behind_s)]), labels);
   found.forEach((each, at) => {
     body.rows[at].classList.toggle("routes", each.routes);
     const cell = body.rows[at].cells[2], text = cell.textContent;
     cell.classList.toggle("worse", text.startsWith("+")); cell.classList.toggle("better", text.startsWith("−"));
   });
-  return ready;
 }
 
 function showSlow() {
@@ -299,7 +297,7 @@ function showSlow() {
   $("slow-scroll").hidden = !rows.length;
   say($("slow-sentence"), rows.length ? "Those that waited longest for their first token, in the last minutes." : "None has ended yet.");
   fill($("slow-table").tBodies[0], rows.map((each) => [each.name, seconds(each.ttft_s), seconds(each.held_s), seconds(each.tpot_s), short(each.prompt_tokens), short(each.output_tokens), each.worker ?? "none", `${each.end}, ${ago(each.ago_s)}`]),
-    ["Request", "First token", "Of it held", "Per token", "Prompt", "Output", "Worker", "End"], [null, null, null, null, null, null, "", ""]);
+    ["Request", "First token", "Of it held", "Per token", "Prompt", "Output", "Worker", "End"], [null, null, null, null, null, null, "text", "text"]);
 }
 
 function showFaults() {
