@@ -22,7 +22,7 @@ def route_config(config: ServeConfig) -> Part:
     """Return all routes: POST goes through the picker, the rest straight to any worker."""
     refused = _refusals() if config.picker.door == "ext_authz" else []
     straight = _unasked(config)
-    nowhere = [_nowhere(match) | straight for match in ({"prefix": "/"}, {"connect_matcher": {}})]
+    nowhere = [_nowhere(match) | straight for match in _ANYWHERE]
     known = [
         route
         for path in config.listen.paths
@@ -41,6 +41,7 @@ def route_config(config: ServeConfig) -> Part:
     }
 
 
+_ANYWHERE: tuple[Part, ...] = ({"prefix": "/"}, {"connect_matcher": {}})
 _POST = {"name": ":method", "string_match": {"exact": "POST"}}
 _OTHERS = {"name": ":method", "string_match": {"safe_regex": {"regex": "GET|HEAD|DELETE|OPTIONS"}}}
 
