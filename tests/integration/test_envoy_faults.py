@@ -171,6 +171,8 @@ def test_no_worker_is_one_error(tmp_path: Path) -> None:
             status, headers, content = await front.post({})
             assert (status, headers["retry-after"]) == (503, "1")
             assert b"no healthy upstream" in content
+            async with front.client.get(f"{front.url}/health") as answer:
+                assert answer.status == 503
 
     asyncio.run(scenario())
 

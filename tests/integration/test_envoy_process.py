@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 
 import aiohttp
 import pytest
-from front_door import PATIENCE_S, front_door, to
-from test_envoy_bootstrap import certificate
+from front_door import PATIENCE_S, certificate, front_door, to
 
 from brsolver.errors import OutputError, ParameterError
 from integration.envoy import (
@@ -68,7 +67,7 @@ def test_without_the_package_it_is_looked_for_on_the_path(
 
 def test_a_configuration_it_does_not_take_is_its_own_last_words(tmp_path: Path) -> None:
     envoy = EnvoyProcess(find_envoy(), {"nonsense": 1}, admin_port=1, folder=tmp_path)
-    with pytest.raises(EnvoyStartError, match="Envoy ended as it started: .*nonsense") as caught:
+    with pytest.raises(EnvoyStartError, match="nonsense") as caught:
         asyncio.run(envoy.start())
     assert "\n" not in str(caught.value)
 

@@ -180,8 +180,6 @@ def test_a_client_that_leaves_while_held_ends_the_call(tmp_path: Path) -> None:
             posted = asyncio.create_task(front.post({}))
             await processor.holding.wait()
             posted.cancel()
-            [end] = await front.log.wait_for("DownstreamEnd")
-            assert end.common_properties.response_flags.downstream_connection_termination
             async with asyncio.timeout(PATIENCE_S):
                 while not processor.ended:
                     await asyncio.sleep(0)
