@@ -43,7 +43,11 @@ def workers(config: ServeConfig, endpoints: Path) -> Part:
         },
         "connect_timeout": seconds(config.limits.connect_s),
         "load_balancing_policy": _chosen(config.picker.door),
-        "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
+        "common_lb_config": {
+            "healthy_panic_threshold": {"value": 0},
+            # Else what turns out healthy within a second of an update is known a second later.
+            "update_merge_window": "0s",
+        },
         "ignore_health_on_host_removal": True,
         "health_checks": [_health(config)],
         "outlier_detection": _outliers(),

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import shutil
 import socket
+import subprocess
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import grpc.aio
+import pytest
 from aiohttp import web
 
 from integration.envoy import (
@@ -116,8 +119,21 @@ class Engine(Served):
         return answer
 
 
+def certificate(folder: Path) -> None:
+    """Make a certificate for loopback: ``cert.pem``, and ``key.pem``."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("openssl is not installed, which makes the test's certificate")
+    command = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+    command += ["-keyout", "key.pem", "-out", "cert.pem", "-subj", "/CN=localhost"]
+    command += ["-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+
+
 def _whole(asked: dict[str, Any]) -> web.Response:
-    return web.json_response({"choices": [{"text": asked.get("say", "ab")}], "usage": USAGE})
+    return web.json_response(
+        {"choices": [{"text": asked.get("say", "ab") * asked.get("often", 1)}], "usage": USAGE}
+    )
 
 
 def _break(request: web.Request) -> web.Response:

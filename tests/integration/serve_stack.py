@@ -18,7 +18,7 @@ from integration.serve.demo import Engines, FrontDoor
 from integration.serve.processes import fetch
 from integration.serve.traffic import TrafficParams, send
 
-DEADLINE_S = 120
+DEADLINE_S = 60
 ROUTER = {"policy": "br-t", "wait_max_s": 60.0, "start_max_s": 20.0}
 LIMITS = {"idle_s": 5.0, "drain_s": 20.0, "backoff_ms": 5.0, "max_backoff_ms": 20.0}
 

@@ -111,6 +111,35 @@ def test_starts_ends_identity_and_usage_arrive(tmp_path: Path, streamed: bool) -
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("door", ["ext_authz", "ext_proc"])
+@pytest.mark.parametrize(
+    ("path", "often"), [("/v1/completions", 5 * 2**20), ("/v1/embeddings?a=b", 40 * 2**20)]
+)
+def test_long_answers_pass_whole(tmp_path: Path, door: Any, path: str, often: int) -> None:
+    async def scenario() -> None:
+        limits, picker = Limits(body_bytes=1024), Door(door=door)
+        async with front_door(tmp_path, engines=1, limits=limits, picker=picker) as front:
+            front.door.decide = lambda request, body: to(front.engines[0])
+            status, _, content = await front.post({"say": "x", "often": often}, path)
+            assert status == 200
+            assert content.count(b"x") == often + 1  # and that of "text"
+
+    asyncio.run(scenario())
+
+
+def test_what_the_picker_has_not_placed_is_not_told_of(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with front_door(tmp_path, engines=1) as front:
+            assert (await front.post({}, "/nowhere"))[0] == 404
+            assert (await front.post({}))[0] == 200
+            front.door.decide = lambda request, body: to(front.engines[0], "placed")
+            assert (await front.post({}))[0] == 200
+            [end] = await front.log.wait_for("DownstreamEnd")
+            assert end.request.request_headers[names.ID] == "placed"
+
+    asyncio.run(scenario())
+
+
 def test_a_client_that_leaves_is_told_of(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with front_door(tmp_path) as front:
