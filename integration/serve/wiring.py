@@ -123,7 +123,12 @@ class Picker:
             )
             tiers = self._prefilling.tiers if self._prefilling else None
             handlers.append(ExtProc(self._reception, params, tiers=tiers).handler())
-        self._grpc = GrpcServer(handlers)
+        certificate, key = config.picker.certificate, config.picker.key
+        self._grpc = GrpcServer(
+            handlers,
+            certificate=None if certificate is None else config.path(certificate),
+            key=None if key is None else config.path(key),
+        )
 
     async def start(self) -> None:
         """Begin to serve: the engines have been asked once, and Envoy can be told where they are.
