@@ -34,7 +34,12 @@ if TYPE_CHECKING:
     from integration.picker.workers import Worker
 
 logger = logging.getLogger("brsolver.picker")
-_WORDS = Words(logger, "the least loaded worker is taken", "requests go to the least loaded worker")
+_WORDS = Words(
+    logger,
+    "the least loaded worker is taken",
+    "requests go to the least loaded worker",
+    "for a while",
+)
 _MOST_TOKENS = 2**40
 _ENOUGH_TOKENS = 16
 

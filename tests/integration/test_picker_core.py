@@ -140,7 +140,7 @@ class Raiser:
 
 @pytest.mark.parametrize("mode", ["pooled", "immediate"])
 def test_where_the_policy_fails_the_least_loaded_worker_is_taken(mode):
-    p = Picking(workers=3, mode=mode, max_failures=2)
+    p = Picking(workers=3, mode=mode, max_failures=2, start_max_s=0.0)
     with_policy(p, Raiser())
     for index, tokens in enumerate((50, 20, 30, 5, 5)):
         p.request(f"r{index}", tokens)
@@ -150,8 +150,14 @@ def test_where_the_policy_fails_the_least_loaded_worker_is_taken(mode):
     assert workers[3] == workers[1]
     assert all(each.fallback for each in p.log.of(Decided))
     assert p.core.audit().balanced
-    # After so many it is asked no more.
+    # After so many it is asked no more, for a while.
     assert len(p.log.of(Fault)) == 2
+    p.run(p.params.rest_s)
+    for index in range(5, 8):
+        p.core.ended(f"r{index - 5}", End.FINISHED)
+        p.request(f"r{index}")
+        p.run(0.0)
+    assert len(p.log.of(Fault)) == 4
 
 
 def test_a_policy_that_is_late_is_not_waited_for():
