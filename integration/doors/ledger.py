@@ -43,6 +43,7 @@ class Ledger:
     Parameters
     ----------
     pump : Pump
+        Its core tells the ledger what it gives up by itself.
     fleet : Fleet
     clock : callable
         Seconds, monotonic.
@@ -62,6 +63,7 @@ class Ledger:
         self.places: dict[str, Place] = {}
         self.running: Counter[int] = Counter()
         self.unknown = 0
+        pump.core.listeners.append(self)
 
     def __len__(self) -> int:
         return len(self.places)

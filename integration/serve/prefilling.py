@@ -52,3 +52,4 @@ class Prefilling:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        await self.tiers.close()

@@ -111,7 +111,12 @@ class Picker:
             )
             tiers = self._prefilling.tiers if self._prefilling else None
             handlers.append(ExtProc(self._reception, params, tiers=tiers).handler())
-        return GrpcServer(handlers)
+        certificate, key = config.picker.certificate, config.picker.key
+        return GrpcServer(
+            handlers,
+            certificate=None if certificate is None else config.path(certificate),
+            key=None if key is None else config.path(key),
+        )
 
     async def start(self) -> None:
         """Begin to serve: Envoy can know the workers, and they have been asked once.

@@ -283,6 +283,8 @@ class Door:
         Of the HTTP door; 0 takes a free one.
     grpc_port : int
         Of the access log, the external processor and health; 0 takes a free one.
+    certificate, key : str or None
+        PEM files, for TLS on `grpc_port`: gateways of Kubernetes ask for it.
     watchdog_s : float
         Seconds for which a picker may be frozen before it is ended and started again.
     """
@@ -291,11 +293,14 @@ class Door:
     host: str = "127.0.0.1"
     port: int = 0
     grpc_port: int = 0
+    certificate: str | None = None
+    key: str | None = None
     watchdog_s: float = 2.0
 
     def __post_init__(self) -> None:
         require_port("port", self.port)
         require_port("grpc_port", self.grpc_port)
+        require_pair("certificate", self.certificate, "key", self.key)
         require_number("watchdog_s", self.watchdog_s, 0.5, 3600.0, " s")
 
 

@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import json
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from integration.doors.fleet import Fleet
@@ -38,6 +39,7 @@ class HandPump:
     gauges: list[tuple[int, Any]] = field(default_factory=list)
     workers: list[tuple[str, Any]] = field(default_factory=list)
     count: int = 0
+    core: Any = field(default_factory=lambda: SimpleNamespace(listeners=[]))
 
     async def pick(self, ask: Ask):
         self.asked.append(ask)

@@ -7,10 +7,14 @@ import contextlib
 
 import httpx
 import pytest
+from aiohttp import web
 from door_support import refusing, to, until
 from envoy_front import USAGE, front
+from small_http import http_server
 
-from integration.picker import End, Placed, Usage
+from integration.doors.prefill_pool import PrefillPool
+from integration.doors.tiers import Tiers
+from integration.picker import End, Placed, Usage, WorkerSpec
 
 DOORS = ("ext_authz", "ext_proc")
 COUNTED = Usage(USAGE["prompt_tokens"], USAGE["completion_tokens"])
@@ -178,5 +182,41 @@ def test_bodies_as_full_duplex_streams(tmp_path, ends):
             assert f.engines[1].seen[0][1]["prompt"] == prompt
             assert await _ended(f.home) == [("r0", End.FINISHED)]
             assert f.home.pump.ends[0][2] == COUNTED
+
+    asyncio.run(scenario())
+
+
+def test_tiers_change_the_body_and_its_length(tmp_path):
+    handed = {"remote_engine_id": "e", "remote_block_ids": [1]}
+
+    async def prefill(request):
+        asked = await request.json()
+        assert asked["max_tokens"] == 1
+        return web.json_response({"choices": [], "kv_transfer_params": handed})
+
+    async def scenario():
+        async with http_server(prefill) as address:
+            pool = PrefillPool([WorkerSpec(name="p", address=address)])
+
+            made = []
+
+            def tiers(home):
+                made.append(Tiers(home.reception, pool))
+                return made[0]
+
+            async with front(tmp_path, "ext_proc", to(1), tiers=tiers) as f:
+                reply = await f.post(max_tokens=40, temperature=0.5)
+                assert reply.status_code == 200
+                headers, body = f.engines[1].seen[0]
+                assert body == {
+                    "model": "m",
+                    "prompt": "Once",
+                    "max_tokens": 40,
+                    "temperature": 0.5,
+                    "kv_transfer_params": handed,
+                }
+                assert int(headers["content-length"]) > 60
+                assert await _ended(f.home) == [("r0", End.FINISHED)]
+            await made[0].close()
 
     asyncio.run(scenario())
