@@ -16,12 +16,14 @@ if TYPE_CHECKING:
     from integration.picker.core import Core
     from integration.picker.params import PickerParams, WorkerSpec
     from integration.picker.pump import Pump
+    from integration.picker.reading import Reader
 
 _HOMES = {
     "integration.picker.auditing": ("Audit", "WorkerAudit"),
     "integration.picker.core": ("Core",),
     "integration.picker.params": ("PickerParams", "WorkerSpec"),
     "integration.picker.pump": ("Pump",),
+    "integration.picker.reading": ("Reader",),
 }
 
 __all__ = [
@@ -34,6 +36,7 @@ __all__ = [
     "PickerParams",
     "Placed",
     "Pump",
+    "Reader",
     "Refused",
     "Usage",
     "WorkerAudit",

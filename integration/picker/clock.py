@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 MOST_STEPS = 2_000
 """In one call: who has slept for longer than that lets the rest go."""
 _SHORTEST_S = 1e-4
+_GAIN = 0.25
+"""Of the way to where a step seemed to end, at which the next one begins by the model."""
 
 Mark = tuple[float, float, int, int]
 """Time, the hardware's seconds and steps so far, and how often nothing ran until then."""
@@ -94,6 +96,21 @@ class StepClock:
     def skip_to(self, now: float) -> None:
         """Let steps go that are long overdue."""
         self.next_s = now
+
+    def saw_end(self, now: float) -> None:
+        """Take in that a step of the engines seems to have ended: tokens have just come of one.
+
+        Steps of the model then begin with theirs, as far as that can be told from outside: what is
+        released as one set must not come to the engines around the beginning of a step, since some
+        of it would join that step and some the next.
+        """
+        if self.next_s is None:
+            return
+        late = now - self.next_s
+        if late < -self.last_s / 2:
+            late += self.last_s
+        if abs(late) <= self.last_s / 2:
+            self.next_s += _GAIN * late
 
     def restart(self, now: float) -> None:
         """Begin anew with other ranks; nothing is learned from what was before."""

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("brsolver.picker")
 _WORDS = Words(logger, "the least loaded worker is taken", "requests go to the least loaded worker")
 _MOST_TOKENS = 2**40
+_ENOUGH_TOKENS = 16
 
 
 class Core:
@@ -206,6 +207,7 @@ class Core:
         now = self._clock_s()
         self._mark_started(request)
         request.first_s, request.begun = now, self._clock.mark(now)
+        self._clock.saw_end(now)
         self._books.first(request)
         self._announcer.emit(FirstToken(name, now))
 
@@ -237,7 +239,12 @@ class Core:
         return self._books.generated(request) if told is None else min(max(told, 0), _MOST_TOKENS)
 
     def _learn(self, request: Request, now: float, tokens: int, end: End) -> None:
-        if request.begun is not None and tokens > 1 and end is End.FINISHED:
+        if end is not End.FINISHED:
+            return
+        self._clock.saw_end(now)
+        # By the model's word for its first token, too few tokens tell nothing.
+        least = 1 if request.first_s is not None else _ENOUGH_TOKENS
+        if request.begun is not None and tokens > least:
             self._clock.learn(request.begun, now, tokens - 1)
 
     def told(self, worker: int, gauges: Gauges) -> None:

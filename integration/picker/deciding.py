@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from integration.routing.failsafe import Failsafe
 
 IDLE = "idle"
-OVERTAKEN = "overtaken"
+_OFFERED, _OFFERED_PER_SLOT = 256, 4
+"""How many of the oldest a decision chooses among: so many, or that many for each free slot."""
 
 
 class Placement(NamedTuple):
@@ -124,18 +125,19 @@ class Decider:
     def release(self, step: int, clock_s: float) -> list[Placement]:
         """Decide about all that is held."""
         pool = self.pool
-        if not len(pool) or not self.look():
+        room = self.look() if len(pool) else 0
+        if not room:
             self._patience.used()
             return []
         began = time.perf_counter()
-        held, queue = pool.offer()
+        held, queue = pool.offer(max(_OFFERED, _OFFERED_PER_SLOT * room))
         answer = self._failsafe_run(queue, step, clock_s, immediate=False)
         if answer is None:
-            return self._fall_back(held)
+            return self._fall_back(held[:room])
         if not answer and (reason := self._unused(held[0], clock_s)):
             if reason != IDLE:
                 self._failsafe.fail("decision", reason)
-            return self._fall_back(held)
+            return self._fall_back(held[:room])
         fits = self._session.fits(held[0].request.prompt_tokens)
         placed = [(held[at], worker) for at, worker in answer]
         for each, worker in placed:
@@ -172,16 +174,14 @@ class Decider:
         ]
         return min(best)[1] if best else None
 
-    def others(self, worker: int) -> tuple[int, ...]:
-        """Return further workers to try, best first: those with room, then the rest."""
-        self._session.closed = self._workers.closed
+    def ranking(self) -> list[int]:
+        """Return the workers that take requests, best first: with free slots, then the rest."""
         rows, slots = self._session.state.workers, self._session.state.slots
+        taken = (rows[W_ACTIVE] + rows[W_QUEUED] >= slots).tolist()
         known = [
-            (bool(rows[W_ACTIVE, g] + rows[W_QUEUED, g] >= slots[g]), each.reserved, g)
-            for g, each in enumerate(self._workers)
-            if each.open and g != worker
+            (taken[each.index], each.reserved, each.index) for each in self._workers if each.open
         ]
-        return tuple(g for *_, g in sorted(known)[: self._params.fallbacks])
+        return [worker for *_, worker in sorted(known)]
 
     def _failsafe_run(
         self, queue: IntArray, step: int, clock_s: float, *, immediate: bool

@@ -139,13 +139,7 @@ class Driver:
     def let_go_overdue(self, now: float) -> None:
         """Place, or refuse, who has been held for as long as anybody may be."""
         pool, most_s = self.decider.pool, self._params.wait_max_s
-        if not len(pool) or self._oldest_s() + most_s > now:
-            return
-        for held in pool.offer()[0]:
-            if held.request.arrival_s + most_s > now:
-                break
-            if held.request.name not in pool:
-                continue
+        while (held := pool.oldest) is not None and held.request.arrival_s + most_s <= now:
             placed = self.decider.overdue(held)
             self._answer(placed, now)
             if not placed:
@@ -155,8 +149,8 @@ class Driver:
     def next_s(self) -> float:
         """Return when something is to be done; infinity if nothing is."""
         times = [self._look_at, self._clock.next_s if self._clock.next_s is not None else NEVER]
-        if self.held:
-            times.append(self._oldest_s() + self._params.wait_max_s)
+        if (oldest := self.decider.pool.oldest) is not None:
+            times.append(oldest.request.arrival_s + self._params.wait_max_s)
         for request in self.unstarted.values():
             if self._params.start_max_s:
                 times.append(request.decided_s + self._params.start_max_s)
@@ -171,9 +165,6 @@ class Driver:
                 break
             found.append(request)
         return found
-
-    def _oldest_s(self) -> float:
-        return self.decider.pool.offer()[0][0].request.arrival_s
 
     def _hold(self, held: Held[Request], now: float) -> None:
         pool, most = self.decider.pool, self._params.pool_max
@@ -210,8 +201,11 @@ class Driver:
                     each.fallback,
                 )
             )
+        most = self._params.fallbacks
+        ranking = self.decider.ranking()[: most + 1]
         for each in placed:
-            self._tell(each.held, Placed(each.worker, self.decider.others(each.worker)))
+            others = [worker for worker in ranking if worker != each.worker]
+            self._tell(each.held, Placed(each.worker, tuple(others[:most])))
 
     def _refuse(self, held: Held[Request], status: int, why: str) -> None:
         refused = Refused(status, why, self._params.retry_after_s)
@@ -226,7 +220,7 @@ class Driver:
             self._announcer.fault("answer", f"{held.request.name}: {named(error)}")
 
     def _stepped(self, step: LiveStep, at_s: float) -> None:
-        self._books.stepped(step.first)
+        self._books.stepped(step.first, self._clock.mark(at_s))
         self._forecasts.stepped(self._clock.step)
         self._reprice()
         backlog = self._made.session.state.workers[W_BACKLOG].copy()

@@ -80,6 +80,14 @@ class PrefixHistory:
         self._of: list[OrderedDict[int, None]] = []
         self._workers_of: dict[int, int] = {}
 
+    @property
+    def workers(self) -> int:
+        """How many there are."""
+        return len(self._of)
+
+    def __contains__(self, block: object) -> bool:
+        return block in self._workers_of
+
     def open(self, worker: int) -> None:
         """Take in that a worker has come, with nothing cached."""
         while len(self._of) <= worker:
@@ -158,8 +166,13 @@ def cached_by(history: PrefixHistory, blocks_of: Callable[[int], Sequence[int]])
     """
 
     def cached(waiting: Waiting) -> IntArray:
-        rows = [history.cached_tokens(blocks_of(who)) for who in waiting.request.tolist()]
+        found: IntArray = np.zeros((len(waiting), history.workers), np.int64)
+        for row, who in enumerate(waiting.request.tolist()):
+            blocks = blocks_of(who)
+            # Most prompts have nothing in common with any before.
+            if blocks and blocks[0] in history:
+                found[row] = history.cached_tokens(blocks)
         # The last token of a prompt is computed always.
-        return np.minimum(np.array(rows, np.int64), waiting.prompt_tokens[:, None] - 1)
+        return np.minimum(found, waiting.prompt_tokens[:, None] - 1)
 
     return cached
