@@ -147,7 +147,6 @@ class Membership:
             self.reported(worker, now, ok=False, why=f"{end} of a request")
         elif end is End.FINISHED:
             found.failures = 0
-        self.drained(found)
 
     def reported(self, worker: int, now: float, *, ok: bool, why: str) -> None:
         """Take in that a worker answered, or that it failed."""
