@@ -118,7 +118,7 @@ class Decider:
         queue[SINCE, 0] = step
         worker = self._failsafe_run(queue, step, clock_s, immediate=True)
         if worker is None:
-            return self._fall_back([held], full=True)
+            return self._fall_back([held], tokens=False, full=True)
         self._place(request, worker[0][1])
         return [Placement(held, worker[0][1], False, time.perf_counter() - began)]
 

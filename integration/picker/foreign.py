@@ -57,7 +57,10 @@ class Foreign:
         self._tokens.pop(worker.index, None)
 
     def _beyond_tokens(self, worker: Worker, held_tokens: int) -> int:
-        usage = None if worker.gauges is None else worker.gauges.kv_usage
+        gauges = worker.gauges
+        if gauges is None or not gauges.requests:
+            return 0
+        usage = gauges.kv_usage
         if usage is None or worker.capacity is None:
             return worker.foreign * TOKENS_EACH
         return max(int(usage * worker.capacity) - held_tokens, 0)

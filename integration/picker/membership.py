@@ -147,7 +147,6 @@ class Membership:
             self.reported(worker, now, ok=False, why=f"{end} of a request")
         elif end is End.FINISHED:
             found.failures = 0
-        self.drained(found)
 
     def reported(self, worker: int, now: float, *, ok: bool, why: str) -> None:
         """Take in that a worker answered, or that it failed."""
@@ -158,7 +157,10 @@ class Membership:
             self.up(worker, why)
             return
         found.failures += 1
-        if found.failures >= self._params.down_after and not found.is_down:
+        if found.is_down and found.up_again_s is not None:
+            # It has just been tried, by whoever tells this.
+            found.up_again_s = now + self._params.down_s
+        elif found.failures >= self._params.down_after and not found.is_down:
             reason = f"{found.failures} failures in a row, the last: {why}"
             self.down(worker, now, reason, again_s=self._params.down_s)
 

@@ -79,3 +79,18 @@ class Request:
         self.prompt_hash = ask.blocks[-1] if ask.blocks else 0
         self.model = ""
         self.session = ask.key or ""
+
+    def times(self, now: float, tokens: int) -> tuple[float | None, float | None]:
+        """Return seconds to its first token, and per token after it, as far as they are known.
+
+        Parameters
+        ----------
+        now : float
+            When it ended.
+        tokens : int
+            How many it has.
+        """
+        if self.first_s is None:
+            return None, None
+        each = (now - self.first_s) / (tokens - 1) if tokens > 1 else None
+        return self.first_s - self.arrival_s, each

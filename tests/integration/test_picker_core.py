@@ -304,6 +304,20 @@ def test_streams_of_a_worker_that_stays_down_are_lost():
     assert not p.core.ended("a", End.RESET)
 
 
+def test_a_worker_that_goes_on_failing_is_not_tried_again_and_its_streams_are_lost():
+    p = Picking(workers=2, down_after=2, down_s=5.0, lost_s=20.0)
+    p.request("a")
+    worker = p.worker_of("a")
+    p.core.started("a", worker)
+    for _ in range(9):
+        p.core.reported(worker, ok=False, why="no answer")
+        p.run(3.0)
+    assert [each.what for each in p.log.of(WorkerChanged)] == ["down"]
+    assert p.core.audit().ended == {End.WORKER_DIED: 1}
+    p.core.reported(worker, ok=True)
+    assert p.core.workers[worker].open
+
+
 def test_a_retired_worker_finishes_what_it_has():
     p = Picking(workers=2)
     p.request("a")
@@ -356,10 +370,36 @@ def test_what_an_engine_runs_beyond_our_own_takes_its_slots():
     assert isinstance(p.answer("a"), Placed)
 
 
+def test_what_engines_told_long_ago_does_not_count():
+    p = Picking(workers=1, slots=1)
+    p.core.told(0, Gauges(running=1))
+    p.core.told(0, Gauges(running=1))
+    p.request("a")
+    p.run(1.0)
+    assert p.answer("a") is None
+    p.run(20.0)
+    assert isinstance(p.answer("a"), Placed)
+
+
+def test_a_failed_policy_leaves_nobody_without_an_answer_whatever_is_full():
+    p = Picking(workers=2, slots=1, capacity=20, mode="immediate")
+    with_policy(p, Raiser())
+    for index in range(6):
+        p.request(f"r{index}", 15)
+        assert isinstance(p.answer(f"r{index}"), Placed)
+
+
+def test_who_is_never_taken_is_no_fault_of_its_worker():
+    p = Picking(workers=1, start_max_s=1.0, down_after=1)
+    p.request("a")
+    p.run(2.0)
+    assert p.core.workers[0].open
+
+
 def test_tokens_beyond_the_books_take_room():
     p = Picking(workers=2, slots=4, capacity=100, block_tokens=0)
     for worker, usage in ((0, 0.95), (1, 0.0)):
-        p.core.told(worker, Gauges(running=0, kv_usage=usage))
+        p.core.told(worker, Gauges(running=1, kv_usage=usage))
     for index in range(3):
         p.request(f"r{index}", 10)
         p.run(0.01)
