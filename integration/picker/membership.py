@@ -157,10 +157,7 @@ class Membership:
             self.up(worker, why)
             return
         found.failures += 1
-        if found.is_down and found.up_again_s is not None:
-            # It has just been tried, by whoever tells this.
-            found.up_again_s = now + self._params.down_s
-        elif found.failures >= self._params.down_after and not found.is_down:
+        if found.failures >= self._params.down_after and not found.is_down:
             reason = f"{found.failures} failures in a row, the last: {why}"
             self.down(worker, now, reason, again_s=self._params.down_s)
 

@@ -126,7 +126,7 @@ class PickerParams:
     down_after : int
         Failures in a row after which a worker is taken to be down.
     down_s : float
-        After how long without further failures a worker that failed is tried again.
+        After how long a worker that failed is tried again.
     lost_s : float
         After how long the streams of a worker that is down are taken to be lost.
     start_max_s : float

@@ -304,20 +304,6 @@ def test_streams_of_a_worker_that_stays_down_are_lost():
     assert not p.core.ended("a", End.RESET)
 
 
-def test_a_worker_that_goes_on_failing_is_not_tried_again_and_its_streams_are_lost():
-    p = Picking(workers=2, down_after=2, down_s=5.0, lost_s=20.0)
-    p.request("a")
-    worker = p.worker_of("a")
-    p.core.started("a", worker)
-    for _ in range(9):
-        p.core.reported(worker, ok=False, why="no answer")
-        p.run(3.0)
-    assert [each.what for each in p.log.of(WorkerChanged)] == ["down"]
-    assert p.core.audit().ended == {End.WORKER_DIED: 1}
-    p.core.reported(worker, ok=True)
-    assert p.core.workers[worker].open
-
-
 def test_a_retired_worker_finishes_what_it_has():
     p = Picking(workers=2)
     p.request("a")
