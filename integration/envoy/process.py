@@ -103,6 +103,8 @@ class EnvoyProcess:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                # What a terminal sends to all is for its owner, who drains it first.
+                start_new_session=True,
             )
         try:
             async with asyncio.timeout(timeout_s):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+BAD_REQUEST = 400
 POOL_FULL = 429
 NO_WORKER = 503
 
@@ -60,7 +61,8 @@ class Refused:
     Attributes
     ----------
     status : int
-        429 where too many are held, or it has been held for too long; 503 without any worker.
+        429 where too many are held, or it has been held for too long; 503 without any worker; 400
+        of what is no request at all.
     message : str
         Why, in one line.
     retry_after_s : float or None

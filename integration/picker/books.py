@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from brsolver.hardware.step_time import StepTime
     from brsolver.simulator.prefill import Prefill
     from integration.picker.asks import End
+    from integration.picker.clock import Mark
     from integration.picker.requests import Request
     from integration.picker.workers import Workers
 
@@ -112,9 +113,13 @@ class Books:
         self.ranks.first_now(request.identity)
         self._admitted.append(request.identity)
 
-    def stepped(self, first: list[int]) -> None:
-        """Take in whose first tokens the model has come to."""
+    def stepped(self, first: list[int], mark: Mark) -> None:
+        """Take in whose first tokens the model has come to, and how the clock stands there."""
         self._admitted.extend(first)
+        for identity in first:
+            request = self._by_identity[identity]
+            if request.begun is None:
+                request.begun = mark
 
     def generated(self, request: Request) -> int:
         """Return how many tokens a request has by the model."""

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 MOST_STEPS = 2_000
 """In one call: who has slept for longer than that lets the rest go."""
 _SHORTEST_S = 1e-4
+_GAIN = 0.25
+"""Of the way to where a step seemed to end, at which the next one begins by the model."""
 
 Mark = tuple[float, float, int, int]
 """Time, the hardware's seconds and steps so far, and how often nothing ran until then."""
@@ -63,12 +65,11 @@ class StepClock:
         """Tell whether the step that is to begin is the latest that is due, as far as one knows."""
         return self.next_s is not None and now - self.next_s <= self.last_s
 
-    def run(self, now: float, done: Callable[[LiveStep, float], None]) -> None:
+    def run(self, done: Callable[[LiveStep, float], None]) -> None:
         """Do the step that is due.
 
         Parameters
         ----------
-        now : float
         done : callable
             Told the step, its durations as the engines' own, and when it ends.
         """
@@ -79,7 +80,8 @@ class StepClock:
         self._steps += 1
         self.last_s = max(scale * step.duration_s, _SHORTEST_S)
         self.next_s += self.last_s
-        lost = tuple(scale * each for each in step.lost_s)
+        prefill, sequences, kv, padding = (scale * each for each in step.lost_s)
+        lost = prefill, sequences, kv, padding
         done(step._replace(duration_s=scale * step.duration_s, lost_s=lost), self.next_s)
         if not self.ranks.busy:
             self.next_s = None
@@ -94,6 +96,26 @@ class StepClock:
     def skip_to(self, now: float) -> None:
         """Let steps go that are long overdue."""
         self.next_s = now
+
+    def saw_end(self, now: float) -> None:
+        """Take in that a step of the engines seems to have ended: tokens have just come of one.
+
+        Steps of the model then begin with theirs, as far as that can be told from outside: what is
+        released as one set must not come to the engines around the beginning of a step, since some
+        of it would join that step and some the next.
+        """
+        if self.next_s is None:
+            return
+        late = now - self.next_s
+        if late < -self.last_s / 2:
+            late += self.last_s
+        if abs(late) <= self.last_s / 2:
+            self.next_s += _GAIN * late
+
+    def restart(self, now: float) -> None:
+        """Begin anew with other ranks; nothing is learned from what was before."""
+        self._idles += 1
+        self.next_s = now + self.last_s if self.ranks.busy else None
 
     def mark(self, now: float) -> Mark:
         """Return how the clock stands, to learn from it later."""

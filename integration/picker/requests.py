@@ -9,6 +9,7 @@ from brsolver.cluster.view import NO_LIMIT
 
 if TYPE_CHECKING:
     from integration.picker.asks import Ask
+    from integration.picker.clock import Mark
 
 
 class Request:
@@ -34,8 +35,8 @@ class Request:
         When its first token was there.
     started : bool
         Whether a worker has taken it.
-    begun : tuple of float, or None
-        How the step clock stood at its first token; see `StepClock.mark`.
+    begun : Mark or None
+        How the step clock stood at its first token, as far as that is known.
     prompt_hash : int
         The same for equal prompts, as far as blocks tell.
     model, session : str
@@ -74,7 +75,7 @@ class Request:
         self.decided_s = arrival_s
         self.first_s: float | None = None
         self.started = False
-        self.begun: tuple[float, float, int, int] | None = None
+        self.begun: Mark | None = None
         self.prompt_hash = ask.blocks[-1] if ask.blocks else 0
         self.model = ""
         self.session = ask.key or ""

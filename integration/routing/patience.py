@@ -8,16 +8,21 @@ class Patience:
 
     To wait until there is room for the oldest is a policy's good right. Not for ever: where
     others take the room that it needs, its own worker must be made to let nobody past it.
+
+    Attributes
+    ----------
+    unused_since_s : float or None
+        Since when room that the oldest would fit into is unused.
     """
 
     def __init__(self) -> None:
         self._oldest: object = None
         self._overtaken = 0
-        self._unused_since_s: float | None = None
+        self.unused_since_s: float | None = None
 
     def used(self) -> None:
         """Take in that a decision placed somebody, or that there was no room to place any in."""
-        self._unused_since_s = None
+        self.unused_since_s = None
 
     def unused(self, *, idle: bool, fits: bool, now_s: float, allowed_s: float) -> str:
         """Tell what is wrong with a decision that placed nothing; empty if nothing is.
@@ -35,13 +40,13 @@ class Patience:
         if idle:
             return "placed nothing on idle ranks"
         if not fits:
-            self._unused_since_s = None
+            self.unused_since_s = None
             return ""
-        if self._unused_since_s is None:
-            self._unused_since_s = now_s
-        if now_s - self._unused_since_s < allowed_s:
+        if self.unused_since_s is None:
+            self.unused_since_s = now_s
+        if now_s - self.unused_since_s < allowed_s:
             return ""
-        self._unused_since_s = None
+        self.unused_since_s = None
         return f"left free slots unused for {allowed_s:g} s while the oldest request would fit"
 
     def overtaken(self, oldest: object, placed: int, *, passed: bool, limit: float) -> bool:

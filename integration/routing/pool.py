@@ -99,10 +99,16 @@ class Pool(Generic[R]):
         for at, held in enumerate(self._order):
             self._columns[REQUEST, at] = held.request.identity
 
-    def offer(self) -> tuple[list[Held[R]], IntArray]:
-        """Return the first `OFFERED` and, in that order, their queue, shape (QUEUE_ROWS, n).
+    @property
+    def oldest(self) -> Held[R] | None:
+        """Who came first; None if nobody is held."""
+        return self._order[0] if self._order else None
 
-        The queue is the pool's own, to be read until the pool changes, and not to be written.
+    def offer(self, most: int = OFFERED) -> tuple[list[Held[R]], IntArray]:
+        """Return the first ones and, in that order, their queue, shape (QUEUE_ROWS, n).
+
+        No more than `most`, nor than `OFFERED`. The queue is the pool's own, to be read until the
+        pool changes, and not to be written.
         """
-        held = self._order[:OFFERED]
+        held = self._order[: min(most, OFFERED)]
         return held, self._columns[:, : len(held)]

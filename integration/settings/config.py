@@ -83,9 +83,9 @@ class ServeConfig:
 
     def _check_workers(self) -> None:
         workers = self.workers
-        given = bool(workers.addresses or workers.file or workers.dns)
+        given = bool(workers.addresses or workers.file or workers.dns or workers.service)
         if self.tiers is None:
-            require(given, "workers names none, must have addresses, a file, or dns")
+            require(given, "workers names none, must have addresses, a file, dns, or a service")
             return
         require(not given, "workers and tiers both name workers, must be one of them")
         door = self.picker.door

@@ -66,9 +66,13 @@ class Workers:
         Data-parallel ranks behind the one address, each of them a worker, for engines that take
         ``X-data-parallel-rank``; None where each address is one worker.
     file : str or None
-        Instead of addresses: a file with one in each line, read again on SIGHUP.
+        Instead of addresses: a TOML file with a table ``[[worker]]`` for each server (`address`,
+        and `name`, `ranks`, `slots`, `capacity` where needed), read again when it changes.
     dns : str or None
         Instead of addresses: ``name:port``, each address of the name being a worker.
+    service : str or None
+        Instead of addresses: ``name:port`` of a service of the Kubernetes cluster that this runs
+        in, whose ready endpoints are workers; the port by name or number.
     health_path : str
         Answered 200 by a worker that is well.
     health_interval_s : float
@@ -87,6 +91,7 @@ class Workers:
     ranks: int | None = None
     file: str | None = None
     dns: str | None = None
+    service: str | None = None
     health_path: str = "/health"
     health_interval_s: float = 1.0
     metrics_path: str = "/metrics"
@@ -95,12 +100,18 @@ class Workers:
     keep_alive_s: float = 4.0
 
     def __post_init__(self) -> None:
-        given = [n for n in ("addresses", "file", "dns") if getattr(self, n)]
+        given = [n for n in ("addresses", "file", "dns", "service") if getattr(self, n)]
         if len(given) > 1:
             raise ParameterError(f"{given[0]} and {given[1]} are given, must be one of them")
         _require_addresses("addresses", self.addresses)
         if self.dns is not None:
             Address.parse(self.dns, "dns")
+        if self.service is not None:
+            name, colon, port = self.service.partition(":")
+            require(
+                bool(name and colon and port),
+                f"service is {self.service!r}, must be NAME:PORT of a service",
+            )
         self._check_ranks()
         for name in ("health_path", "metrics_path"):
             path = getattr(self, name)
@@ -171,6 +182,8 @@ class Door:
         Of the HTTP door; 0 takes a free one.
     grpc_port : int
         Of the access log, the external processor and health; 0 takes a free one.
+    certificate, key : str or None
+        PEM files, for TLS on `grpc_port`: gateways of Kubernetes ask for it.
     watchdog_s : float
         Seconds for which a picker may be frozen before it is ended and started again.
     """
@@ -179,12 +192,15 @@ class Door:
     host: str = "127.0.0.1"
     port: int = 0
     grpc_port: int = 0
+    certificate: str | None = None
+    key: str | None = None
     watchdog_s: float = 2.0
 
     def __post_init__(self) -> None:
         require_port("port", self.port)
         require_port("grpc_port", self.grpc_port)
-        require_number("watchdog_s", self.watchdog_s, 0.1, 3600.0, " s")
+        require_pair("certificate", self.certificate, "key", self.key)
+        require_number("watchdog_s", self.watchdog_s, 0.5, 3600.0, " s")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,10 +213,20 @@ class Admin:
         Address to bind; whoever reaches it may look, add and remove workers.
     port : int
         0 takes a free one.
+    token_env : str or None
+        Name of an environment variable with the token that must be shown, as bearer token or as
+        password; addresses that others can reach need one.
+    hosts : tuple of str
+        Names besides the address under which the page is asked for.
+    shadows : tuple of str
+        Policies that run in the shadow, to be compared with the one that routes.
     """
 
     host: str = "127.0.0.1"
     port: int = 8081
+    token_env: str | None = None
+    hosts: tuple[str, ...] = ()
+    shadows: tuple[str, ...] = ("vllm", "jsq-load")
 
     def __post_init__(self) -> None:
         require_port("port", self.port)

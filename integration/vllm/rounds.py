@@ -31,12 +31,16 @@ class Rounds:
     desk : Desk
     pool : Pool
         What is held.
+
+    Attributes
+    ----------
+    patience : Patience
     """
 
     def __init__(self, desk: Desk, pool: Pool) -> None:
         self._desk = desk
         self._pool = pool
-        self._patience = Patience()
+        self.patience = Patience()
 
     def run(self, client: Any, send: Send) -> None:
         """Decide while no other API server does, and send what is released."""
@@ -49,7 +53,7 @@ class Rounds:
         router.hear()
         room = router.session.look()
         if not room:
-            self._patience.used()
+            self.patience.used()
             return
         held, queue = pool.offer()
         answer = desk.failsafe.run("decision", self._ask, queue)
@@ -71,7 +75,7 @@ class Rounds:
 
     def _count(self, released: Released, seconds: float) -> None:
         if released:
-            self._patience.used()
+            self.patience.used()
             for held, _ in released:
                 held.request.spent_s += seconds / len(released)
         self._desk.exporter.decided(seconds, len(released))
@@ -79,7 +83,7 @@ class Rounds:
     def _unused(self, oldest: Held) -> str:
         """Tell what is wrong with a decision that placed nothing, if anything is."""
         desk = self._desk
-        return self._patience.unused(
+        return self.patience.unused(
             idle=desk.idle(),
             fits=self._fits(oldest),
             now_s=time.monotonic(),
@@ -96,7 +100,7 @@ class Rounds:
         slots = desk.deployment.slots * desk.router.books.ranks
         passed = oldest.request.name in self._pool and not self._fits(oldest)
         limit = desk.config.params.overtakes * slots
-        if self._patience.overtaken(oldest, placed, passed=passed, limit=limit):
+        if self.patience.overtaken(oldest, placed, passed=passed, limit=limit):
             desk.exporter.fell_back("overtaken")
             self._leave_to_vllm([oldest], send)
 
