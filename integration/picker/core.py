@@ -213,6 +213,7 @@ class Core:
         request.first_s, request.begun = now, self._clock.mark(now)
         self._clock.saw_end(now)
         self._books.first(request)
+        self._membership.answered(request.worker)
         self._announcer.emit(FirstToken(name, now))
 
     def ended(self, name: str, end: End, usage: Usage | None = None) -> bool:
@@ -276,10 +277,7 @@ class Core:
         self._driver.look_by(now)
 
     def reported(self, worker: int, *, ok: bool, why: str = "") -> None:
-        """Take in that a worker answered, as to a probe, or that it could not be reached.
-
-        After `PickerParams.down_after` failures in a row it is down; an answer brings it back.
-        """
+        """Take in that a worker answered a probe, or that it did not; see `Membership.reported`."""
         self._membership.reported(worker, self._clock_s(), ok=ok, why=why)
         self._driver.look_by(self._clock_s())
 

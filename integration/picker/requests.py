@@ -90,7 +90,11 @@ class Request:
         tokens : int
             How many it has.
         """
-        if self.first_s is None:
+        first_s = self.first_s
+        if first_s is None and self.begun is not None:
+            # Nobody told: by the model.
+            first_s = self.begun[0]
+        if first_s is None or first_s > now:
             return None, None
-        each = (now - self.first_s) / (tokens - 1) if tokens > 1 else None
-        return self.first_s - self.arrival_s, each
+        each = (now - first_s) / (tokens - 1) if tokens > 1 else None
+        return first_s - self.arrival_s, each
