@@ -162,7 +162,7 @@ class EnvoyProcess:
         # They say at every start what is work in progress, and of every request that the picker
         # is gone.
         command += ["--component-log-level", "misc:error,ext_proc:error,ext_authz:error"]
-        command += ["--use-dynamic-base-id"]
+        command += ["--disable-hot-restart"]
         command += ["--drain-time-s", str(max(1, round(self._drain_s)))]
         command += ["--drain-strategy", "immediate"]
         return command if self._threads == 0 else [*command, "--concurrency", str(self._threads)]

@@ -170,7 +170,10 @@ def _whole(value: object) -> int | None:
 
 
 def _text(value: object) -> str | None:
-    return value[:_LONGEST_NAME] if isinstance(value, str) else None
+    if not isinstance(value, str):
+        return None
+    # What JSON may hold and UTF-8 may not would trip whoever writes it down.
+    return value[:_LONGEST_NAME].encode("utf-8", "replace").decode()
 
 
 class _Text:

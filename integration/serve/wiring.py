@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,11 +64,15 @@ class Picker:
         self.logger = set_up(config.log, config.folder)
         self._config, self._places = config, places
         clock = time.monotonic
-        self.core = core = Core(config.router, specs, clock=clock, folder=config.folder)
+        router = config.router
+        if config.tiers is not None:
+            # Prompts come computed.
+            router = replace(router, prefill=False)
+        self.core = core = Core(router, specs, clock=clock, folder=config.folder)
         self._pump = pump = Pump(core)
         self._fleet = fleet = Fleet(pump, specs)
         self._ledger = Ledger(pump, fleet, clock=clock)
-        reader = Reader(config.router, config.folder)
+        reader = Reader(router, config.folder)
         self._reception = Reception(pump, fleet, self._ledger, read=by_client(reader))
         self._poller = Poller(pump, fleet, _polling(config))
         self._prefilling = (
@@ -149,7 +154,8 @@ class Picker:
         BrsolverError
             A worker's name is not known.
         """
-        self._membership.set(workers_of(config))
+        # Names are looked up, which takes as long as it takes.
+        self._membership.set(await asyncio.to_thread(workers_of, config))
         self._membership.follow(source_of(config, self.logger.warning))
         self.logger.info("settings were read again: %d workers", len(self._fleet))
 

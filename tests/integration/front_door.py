@@ -86,6 +86,7 @@ class Engine(Served):
         self.reached = asyncio.Event()
         self.well = True
         self.breaks = False
+        self.silent = False
 
     async def start(self) -> None:
         await self._start(self._answer)
@@ -98,6 +99,8 @@ class Engine(Served):
         asked = json.loads(body) if body.startswith(b"{") else {}
         if self.breaks:
             return _break(request)
+        if self.silent:
+            await asyncio.Event().wait()
         if "fail" in asked:
             return web.Response(status=asked["fail"], text="the engine says no")
         if asked.get("die") == "early":

@@ -146,6 +146,17 @@ def test_a_worker_silent_for_too_long_is_a_time_out(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
+def test_a_worker_that_does_not_begin_is_followed_by_the_next(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with front_door(tmp_path, limits=Limits(idle_s=0.3)) as front:
+            front.engines[0].silent = True
+            front.door.decide = lambda request, body: through(*front.engines)
+            assert (await front.post({}))[0] == 200
+            assert count(front) == [1, 1]
+
+    asyncio.run(scenario())
+
+
 def test_a_worker_that_is_not_there_is_passed_over(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with front_door(tmp_path) as front:

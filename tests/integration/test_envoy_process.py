@@ -9,9 +9,10 @@ import signal
 import ssl
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
+import grpc.aio
 import pytest
 from front_door import PATIENCE_S, certificate, front_door, to
 
@@ -24,7 +25,7 @@ from integration.envoy import (
     find_envoy,
     program,
 )
-from integration.settings import Limits, Listen
+from integration.settings import Limits, Listen, Trace
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -166,6 +167,43 @@ def test_clients_come_in_by_tls(tmp_path: Path) -> None:
             with pytest.raises(aiohttp.ClientError):
                 async with front.client.get(plain):
                     pass
+
+    asyncio.run(scenario())
+
+
+class Collector:
+    """Takes spans of OpenTelemetry in, as bytes."""
+
+    def __init__(self) -> None:
+        self.took = asyncio.Event()
+        self.data = b""
+
+    def handler(self) -> Any:
+        async def export(request: bytes, context: Any) -> bytes:
+            self.data += request
+            self.took.set()
+            return b""
+
+        # Without serialisers requests and answers are bytes.
+        method = grpc.unary_unary_rpc_method_handler(export)
+        service = "opentelemetry.proto.collector.trace.v1.TraceService"
+        return grpc.method_handlers_generic_handler(service, {"Export": method})
+
+
+def test_spans_are_sent_where_they_are_wanted(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        collector = Collector()
+        server = grpc.aio.server()
+        server.add_generic_rpc_handlers((collector.handler(),))
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        trace = Trace(opentelemetry=f"127.0.0.1:{port}", service="the-front-door")
+        async with front_door(tmp_path, engines=1, trace=trace) as front:
+            assert (await front.post({}))[0] == 200
+            async with asyncio.timeout(PATIENCE_S):
+                await collector.took.wait()
+        await server.stop(None)
+        assert b"the-front-door" in collector.data
 
     asyncio.run(scenario())
 

@@ -196,6 +196,43 @@ def test_headers_hidden_in_lines_are_seen(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
+OURS = st.builds(
+    "{}{}".format,
+    st.sampled_from([names.OWN, "x-envoy-"]),
+    st.text("abcdefghijklmnopqrstuvwxyz0123456789-", min_size=1, max_size=12),
+)
+CASES = st.lists(st.tuples(OURS, st.booleans()), min_size=30, max_size=30)
+
+
+@given(drawn=CASES)
+@settings(
+    max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_no_header_of_ours_comes_from_outside(
+    tmp_path: Path, drawn: list[tuple[str, bool]]
+) -> None:
+    async def scenario() -> None:
+        async with front_door(tmp_path, engines=1) as front:
+            for name, shouted in drawn:
+                forged = {name.upper() if shouted else name: "forged"}
+                assert (await front.post({}, headers=forged))[0] == 200
+            for request in (*front.door.asked, *(r for r, _ in front.engines[0].requests)):
+                assert "forged" not in request.headers.values()
+
+    asyncio.run(scenario())
+
+
+def test_a_body_that_does_not_come_is_408(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with front_door(tmp_path, engines=1, limits=Limits(upload_s=0.2)) as front:
+            answer = await raw(front, LINES + b"content-length: 9\r\n\r\n{")
+            assert answer.startswith(b"HTTP/1.1 408 ")
+            error(408, answer.partition(b"\r\n\r\n")[2])
+            assert not front.engines[0].requests
+
+    asyncio.run(scenario())
+
+
 def test_paths_that_are_not_offered(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with front_door(tmp_path, engines=1) as front:
