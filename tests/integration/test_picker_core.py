@@ -409,7 +409,6 @@ def test_who_is_never_taken_is_lost():
 def test_what_an_engine_runs_beyond_our_own_takes_its_slots():
     p = Picking(workers=1, slots=2, capacity=1000)
     p.core.told(0, Gauges(running=2, waiting=0, kv_usage=0.5))
-    p.core.told(0, Gauges(running=2, waiting=0, kv_usage=0.5))
     p.request("a")
     p.run(0.1)
     assert p.answer("a") is None
@@ -417,6 +416,14 @@ def test_what_an_engine_runs_beyond_our_own_takes_its_slots():
     p.core.told(0, Gauges(running=1, waiting=0, kv_usage=0.5))
     p.run(0.1)
     assert isinstance(p.answer("a"), Placed)
+
+
+def test_what_may_be_our_own_counts_when_told_twice():
+    p = Picking(workers=1, slots=4)
+    p.request("a")
+    for foreign in (0, 2):
+        p.core.told(0, Gauges(running=3))
+        assert p.core.audit().workers[0].foreign == foreign
 
 
 def test_what_engines_told_long_ago_does_not_count():
@@ -451,7 +458,7 @@ def test_tokens_beyond_the_books_take_room():
         p.core.told(worker, Gauges(running=1, kv_usage=usage))
     for index in range(3):
         p.request(f"r{index}", 10)
-        p.run(0.01)
+        p.run(1.0)
         assert p.worker_of(f"r{index}") == 1
 
 
