@@ -418,6 +418,16 @@ def test_what_an_engine_runs_beyond_our_own_takes_its_slots():
     assert isinstance(p.answer("a"), Placed)
 
 
+@pytest.mark.parametrize("policy", ["br-t", "br-0", "fcfs"])
+def test_nobody_is_held_for_steps_that_do_not_come(policy):
+    p = Picking(workers=2, slots=4, policy=policy)
+    for worker in range(2):
+        p.core.told(worker, Gauges(running=1))
+    p.request("a")
+    p.run(0.2)
+    assert isinstance(p.answer("a"), Placed)
+
+
 def test_what_may_be_our_own_counts_when_told_twice():
     p = Picking(workers=1, slots=4)
     p.request("a")
