@@ -68,6 +68,13 @@ class Body:
     n: int = 1
     user: str | None = None
 
+    @property
+    def sequences(self) -> int:
+        """Sequences that an engine decodes for it: each prompt has as many as there are choices."""
+        if self.kind == EMBEDDINGS:
+            return 1
+        return self.n * max(len(self.prompts), 1)
+
 
 def kind_of(path: str) -> str | None:
     """Return what a path asks for; None if it generates nothing."""

@@ -137,6 +137,7 @@ def test_a_chat_is_read():
     found = read_body(CHAT, json.dumps(body).encode())
     assert found.prompts == ('[{"type": "function"}]\nsystem\nbe brief\nuser\nhello',)
     assert (found.max_tokens, found.stream, found.n, found.user) == (7, True, 3, "u")
+    assert found.sequences == 3
     assert found.more_tokens > 512
 
 
