@@ -410,7 +410,6 @@ def test_who_is_never_taken_is_lost():
 def test_what_an_engine_runs_beyond_our_own_takes_its_slots():
     p = Picking(workers=1, slots=2, capacity=1000)
     p.core.told(0, Gauges(running=2, waiting=0, kv_usage=0.5))
-    p.core.told(0, Gauges(running=2, waiting=0, kv_usage=0.5))
     p.request("a")
     p.run(0.1)
     assert p.answer("a") is None
@@ -418,6 +417,24 @@ def test_what_an_engine_runs_beyond_our_own_takes_its_slots():
     p.core.told(0, Gauges(running=1, waiting=0, kv_usage=0.5))
     p.run(0.1)
     assert isinstance(p.answer("a"), Placed)
+
+
+@pytest.mark.parametrize("policy", ["br-t", "br-0", "fcfs"])
+def test_nobody_is_held_for_steps_that_do_not_come(policy):
+    p = Picking(workers=2, slots=4, policy=policy)
+    for worker in range(2):
+        p.core.told(worker, Gauges(running=1))
+    p.request("a")
+    p.run(0.2)
+    assert isinstance(p.answer("a"), Placed)
+
+
+def test_what_may_be_our_own_counts_when_told_twice():
+    p = Picking(workers=1, slots=4)
+    p.request("a")
+    for foreign in (0, 2):
+        p.core.told(0, Gauges(running=3))
+        assert p.core.audit().workers[0].foreign == foreign
 
 
 def test_what_engines_told_long_ago_does_not_count():
@@ -452,7 +469,7 @@ def test_tokens_beyond_the_books_take_room():
         p.core.told(worker, Gauges(running=1, kv_usage=usage))
     for index in range(3):
         p.request(f"r{index}", 10)
-        p.run(0.01)
+        p.run(1.0)
         assert p.worker_of(f"r{index}") == 1
 
 
