@@ -69,10 +69,22 @@ def door(address: Address) -> Part:
     return _own(DOOR, address, _http1(10.0))
 
 
-def picker(address: Address) -> Part:
-    """Return the cluster of the picker's gRPC services; a frozen one is noticed in seconds."""
+def picker(address: Address, *, tls: bool = False) -> Part:
+    """Return the cluster of the picker's gRPC services; a frozen one is noticed in seconds.
+
+    Parameters
+    ----------
+    address : Address
+    tls : bool
+        Whether the picker asks for TLS. Its certificate is for gateways elsewhere and not looked
+        at: the picker of this Envoy is on the same machine.
+    """
     alive = {"interval": "1s", "timeout": "1s"}
-    return _own(PICKER, address, _http2({"connection_keepalive": alive}))
+    cluster = _own(PICKER, address, _http2({"connection_keepalive": alive}))
+    if tls:
+        context = {"alpn_protocols": ["h2"]}
+        cluster["transport_socket"] = _tls_to(context)
+    return cluster
 
 
 def spans(address: Address) -> Part:
@@ -174,8 +186,12 @@ def _tls(config: ServeConfig) -> Part:
         if ca is not None
         else {"system_root_certs": {}}
     )
+    return _tls_to({"validation_context": trusted})
+
+
+def _tls_to(context: Part) -> Part:
     return extension(
         "transport_sockets.tls",
         "transport_sockets.tls.v3.UpstreamTlsContext",
-        common_tls_context={"validation_context": trusted},
+        common_tls_context=context,
     )
