@@ -19,6 +19,7 @@ SPANS = "spans"
 """Cluster of what takes OpenTelemetry's spans."""
 _PLENTY = 1_000_000
 """For breakers towards the picker, which bounds its pool itself."""
+_HEALTH_S = 2.0
 _HTTP = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 
@@ -126,7 +127,8 @@ def _chosen(kind: str) -> Part:
 def _health(config: ServeConfig) -> Part:
     every = seconds(config.workers.health_interval_s)
     return {
-        "timeout": seconds(max(1.0, config.workers.health_interval_s)),
+        # A busy engine may take its time.
+        "timeout": seconds(max(_HEALTH_S, config.workers.health_interval_s)),
         "interval": every,
         "no_traffic_interval": every,
         "unhealthy_threshold": 3,
