@@ -147,14 +147,14 @@ class TraceRecorder(Generic[R]):
         if self._file is None or row is None:
             return
         text = json.dumps({**row, "arrival_s": self._since_the_first(row["arrival_s"])}) + "\n"
+        if self._rotate_bytes is not None and self._bytes >= self._rotate_bytes:
+            self._file = self._next_file(self._file)
         self._file.write(text)
         self._bytes += len(text)
         self._unflushed += 1
         if self._unflushed >= FLUSH_ROWS:
             self._file.flush()
             self._unflushed = 0
-        if self._rotate_bytes is not None and self._bytes >= self._rotate_bytes:
-            self._rotate(self._file)
 
     def _since_the_first(self, clock: object) -> float:
         assert isinstance(clock, float)  # noqa: S101 # as `row_of` promises
@@ -164,12 +164,12 @@ class TraceRecorder(Generic[R]):
         self._latest_s = max(self._latest_s, clock - self._first_s)
         return round(self._latest_s, 6)
 
-    def _rotate(self, full: TextIO) -> None:
+    def _next_file(self, full: TextIO) -> TextIO:
         full.close()
         self._files += 1
         self.path.replace(self.path.with_suffix(f".{self._files}{self.path.suffix}"))
-        self._file = _opened(self.path)
         self._bytes = self._unflushed = 0
+        return _opened(self.path)
 
 
 def _opened(path: Path) -> TextIO:

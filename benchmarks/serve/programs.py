@@ -31,7 +31,10 @@ def compile_all(folder: Path) -> None:
         sys.exit("bench_serve: there is no C compiler: install cc, or name one with CC=PATH")
     for name in ("engine", "client"):
         command = [compiler, *FLAGS, "-o", folder / name, SOURCES / f"{name}.c"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+        except OSError as error:
+            sys.exit(f"bench_serve: CC is {compiler}, must be a C compiler: {error.strerror}")
         if done.returncode:
             reason = (done.stderr.strip() or "it says nothing").splitlines()[0]
             sys.exit(f"bench_serve: {compiler} cannot compile {name}.c: {reason}")

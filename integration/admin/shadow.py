@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from integration.admin.buckets import N_TOKENS
+from integration.admin.recorder import Seen
 from integration.admin.replay import Changed, Replay, Replayed
 from integration.picker.events import Ended, FirstToken, Refusal, Requested, WorkerChanged
 
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from integration.admin.params import ShadowParams
-    from integration.picker.asks import Ask
     from integration.picker.core import Core
     from integration.picker.events import Event
     from integration.picker.params import PickerParams
@@ -73,16 +73,6 @@ class ShadowFigures:
     lost_share: float | None
     behind_s: float
     note: str = ""
-
-
-@dataclass(slots=True, kw_only=True)
-class _Seen:
-    """A request of the real core whose length may not be known yet."""
-
-    ask: Ask
-    at_s: float
-    output_tokens: int | None = None
-    first_s: float | None = None
 
 
 class _Shadow:
@@ -170,8 +160,9 @@ class Shadows:
         timer: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.params, self._core, self._clock, self._timer = params, core, clock, timer
-        self._open: OrderedDict[str, _Seen] = OrderedDict()
-        self._overdue: dict[str, _Seen] = {}
+        self._open: OrderedDict[str, Seen] = OrderedDict()
+        self._known: set[str] = set()
+        self._overdue: dict[str, Seen] = {}
         self._timer_handle: asyncio.TimerHandle | None = None
         self._shadows = [
             self._made(policy, mode, folder, routes=routes)
@@ -197,7 +188,7 @@ class Shadows:
     def event(self, event: Event) -> None:
         """Take in what the core that is listened to does."""
         if isinstance(event, Requested):
-            self._open[event.name] = _Seen(ask=event.ask, at_s=event.at_s)
+            self._open[event.name] = Seen(ask=event.ask, at_s=event.at_s)
         elif isinstance(event, FirstToken):
             seen = self._open.get(event.name)
             if seen is not None:
@@ -260,7 +251,8 @@ class Shadows:
         seen = late or self._open.get(event.name)
         if seen is None:
             return
-        tokens = _length(event, seen)
+        seen.end(event)
+        tokens = seen.output_tokens
         if late is not None:
             for shadow in self._shadows:
                 shadow.replay.tell_length(event.name, max(tokens, 1))
@@ -268,7 +260,7 @@ class Shadows:
             # It never ran, so nobody knows how long it would have.
             del self._open[event.name]
         else:
-            seen.output_tokens = tokens
+            self._known.add(event.name)
 
     def _changed(self, event: WorkerChanged) -> None:
         spec = self._core.workers[event.worker].spec
@@ -288,12 +280,15 @@ class Shadows:
     def _hand_over(self, before_s: float) -> None:
         while self._open:
             name, seen = next(iter(self._open.items()))
-            if seen.output_tokens is None:
-                if seen.at_s > before_s:
-                    return
-                self._overdue[name] = seen
+            known = name in self._known
+            if not known and seen.at_s > before_s:
+                return
             del self._open[name]
-            item = Replayed(ask=seen.ask, at_s=seen.at_s, output_tokens=seen.output_tokens)
+            self._known.discard(name)
+            if not known:
+                self._overdue[name] = seen
+            length = seen.output_tokens if known else None
+            item = Replayed(ask=seen.ask, at_s=seen.at_s, output_tokens=length)
             for shadow in self._shadows:
                 shadow.replay.feed(item)
 
@@ -307,18 +302,6 @@ class Shadows:
             if now - shadow.replay.now_s > self.params.behind_s:
                 shadow.replay.begin_anew(now)
                 shadow.skipped += 1
-
-
-def _length(event: Ended, seen: _Seen) -> int:
-    """Return how many tokens a request had; by its times where its engine did not tell."""
-    told = None if event.usage is None else event.usage.completion_tokens
-    if told is not None:
-        return told
-    if seen.first_s is None:
-        return 0
-    if event.tpot_s is None:
-        return 1
-    return 1 + round((event.at_s - seen.first_s) / event.tpot_s)
 
 
 def _mean(values: NDArray[Any]) -> float | None:

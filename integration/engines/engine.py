@@ -94,6 +94,12 @@ class FakeEngine:
         """Fetch the KV of a prompt from the engine that computed it."""
         return self._client is not None and await transfer.fetch(self._client, kv)
 
+    async def prefill(self, where: str, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Let another engine compute a prompt; return its ``kv_transfer_params``."""
+        return (
+            {} if self._client is None else await transfer.prefill(self._client, where, path, body)
+        )
+
     async def set_fault(self, rank: int, fault: Fault | None) -> None:
         """Let something be wrong with a rank, or right again."""
         self.cluster.faults.set(rank, fault)

@@ -156,14 +156,13 @@ class Port:
         return web.json_response(self._cluster.faults.as_dict())
 
     async def _complete(self, request: web.Request, *, chat: bool) -> web.StreamResponse:
-        asked = asking.read_completion(
-            asking.read_body(await request.read()), self._params, chat=chat
-        )
+        body = asking.read_body(await request.read())
+        asked = asking.read_completion(body, self._params, chat=chat)
         rank = self._chosen(request)
         name = self._engine.name("chatcmpl" if chat else "cmpl")
         head = events.Head(name, int(time.time()), self._params.model, asked)
         choices = [events.Choice(head, index) for index in range(len(asked.output_tokens))]
-        cached = await self._cached(asked)
+        cached = await self._cached(request, body, asked)
         of = [
             (asked.prompt_tokens[index // asked.n], choice.total, cached, choice)
             for index, choice in enumerate(choices)
@@ -248,11 +247,14 @@ class Port:
             f"{PIN} is {pin!r}, must be from 0 to {self._params.ranks - 1}", param=PIN
         )
 
-    async def _cached(self, asked: Asked) -> int:
+    async def _cached(self, request: web.Request, body: dict[str, Any], asked: Asked) -> int:
         """Return how many tokens of the prompts come from another engine."""
-        if not asked.kv.get("do_remote_prefill"):
+        kv, where = asked.kv, request.headers.get(transfer.PREFILLER)
+        if where and not kv and self._params.role != "prefill":
+            kv = await self._engine.prefill(where, request.path, body)
+        if not kv.get("do_remote_prefill"):
             return 0
-        return max(asked.prompt_tokens) if await self._engine.fetch(asked.kv) else 0
+        return max(asked.prompt_tokens) if await self._engine.fetch(kv) else 0
 
     def _offered(self, request: web.Request, asked: Asked, name: str, rank: int) -> dict[str, Any]:
         if not asked.kv.get("do_remote_decode"):

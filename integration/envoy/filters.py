@@ -18,6 +18,9 @@ HEALTH_PATH = "/health"
 """Answered by Envoy: whether any worker is well; no key needed."""
 AUTHZ = names.AUTHZ
 EXT_PROC = "envoy.filters.http.ext_proc"
+JSON_USAGE = "envoy.filters.http.json_to_metadata"
+ANSWER_BYTES = 32 * 2**20
+"""Of an answer in one piece, which is gathered to read its usage; a longer one would be 500."""
 MESSAGE_S = 1.0
 """Seconds for which a picker may be silent before a request goes on without it."""
 MAX_HOLD_S = 3600.0
@@ -55,7 +58,8 @@ def _health() -> Part:
         "filters.http.health_check.v3.HealthCheck",
         pass_through_mode=False,
         headers=[{"name": ":path", "string_match": {"exact": HEALTH_PATH}}],
-        cluster_min_healthy_percentages={"workers": {"value": 0.001}},
+        # Less than 1 counts as 0, with which no worker at all would do.
+        cluster_min_healthy_percentages={"workers": {"value": 1}},
     )
 
 
@@ -114,25 +118,30 @@ def _bucket(most: int, fill: int, interval_s: float) -> Part:
 
 
 def _ask(config: ServeConfig) -> list[Part]:
+    """Return what bounds a body, and asks the picker.
+
+    A stream has one limit for what is buffered of it, request or answer: the last filter's that
+    sets it. So bodies are bounded first, and then it is raised for answers in one piece.
+    """
+    limit = config.limits.body_bytes
     if config.picker.door == "ext_authz":
-        return [_ext_authz(config)]
-    # A dead processor buffers nothing, and so would bound nothing.
-    bounded = extension(
-        "filters.http.buffer",
-        "filters.http.buffer.v3.Buffer",
-        max_request_bytes=config.limits.body_bytes,
-    )
-    return [bounded, _ext_proc()]
+        return [_buffer(limit), _ext_authz(max(limit, ANSWER_BYTES))]
+    return [_buffer(limit), _buffer(max(limit, ANSWER_BYTES)), _ext_proc()]
 
 
-def _ext_authz(config: ServeConfig) -> Part:
+def _buffer(limit: int) -> Part:
+    kind = "filters.http.buffer.v3.Buffer"
+    return extension("filters.http.buffer", kind, max_request_bytes=limit)
+
+
+def _ext_authz(limit: int) -> Part:
     return extension(
         "filters.http.ext_authz",
         "filters.http.ext_authz.v3.ExtAuthz",
         failure_mode_allow=True,
         clear_route_cache=True,
         with_request_body={
-            "max_request_bytes": config.limits.body_bytes,
+            "max_request_bytes": limit,
             "allow_partial_message": False,
         },
         allowed_headers=exactly(("content-type", "x-request-id", names.CLIENT)),

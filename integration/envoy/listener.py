@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from integration.envoy._parts import Part, extension, seconds, socket
 from integration.envoy.clusters import SPANS
-from integration.envoy.filters import forged, http_filters
+from integration.envoy.filters import ANSWER_BYTES, forged, http_filters
 from integration.envoy.logs import access_log
 from integration.envoy.replies import local_replies
 from integration.envoy.routes import route_config
@@ -26,7 +26,7 @@ def listener(config: ServeConfig, port: int) -> Part:
     return {
         "name": STATS,
         "address": socket(config.listen.host, port),
-        "per_connection_buffer_limit_bytes": config.limits.body_bytes,
+        "per_connection_buffer_limit_bytes": max(config.limits.body_bytes, ANSWER_BYTES),
         "listener_filters_timeout": "15s",
         "filter_chains": [chain],
     }

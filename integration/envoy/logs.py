@@ -1,4 +1,4 @@
-"""The access log that tells the picker of every start and end."""
+"""The access log that tells the picker of every start and end of what it has placed."""
 
 from __future__ import annotations
 
@@ -32,6 +32,14 @@ def access_log(*, types: tuple[str, ...] = ()) -> Part:
         },
         additional_request_headers_to_log=[names.ID],
     )
-    if types:
-        log["filter"] = {"log_type_filter": {"types": list(types)}}
+    log["filter"] = {"and_filter": {"filters": [_ours(), _types(types)]}} if types else _ours()
     return log
+
+
+def _ours() -> Part:
+    """Return a filter for what the picker knows: of the rest there may be any amount."""
+    return {"header_filter": {"header": {"name": names.ID, "present_match": True}}}
+
+
+def _types(types: tuple[str, ...]) -> Part:
+    return {"log_type_filter": {"types": list(types)}}

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import os
-import signal
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from brsolver.errors import BrsolverError, OutputError
+from integration.envoy import _lifeline
 from integration.envoy.admin import EnvoyAdmin, EnvoyAdminError
 from integration.envoy.bootstrap import as_text
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 CONFIGURATION = "envoy.json"
 LOG = "envoy.log"
@@ -28,8 +24,6 @@ STOP_S = 5.0
 POLL_S = 0.05
 _TAIL = 20_000
 _SAID = 200
-_SIGNAL_OF_PARENT = 1
-"""``PR_SET_PDEATHSIG`` of Linux."""
 
 
 class EnvoyStartError(BrsolverError, RuntimeError):
@@ -104,12 +98,11 @@ class EnvoyProcess:
         path = self._write()
         with self._open_log() as log:
             self._process = await asyncio.create_subprocess_exec(
-                *self._command(path),
+                *_tied(self._command(path)),
                 cwd=self.folder,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                preexec_fn=_ends_with_parent(),
                 # What a terminal sends to all is for its owner, who drains it first.
                 start_new_session=True,
             )
@@ -169,7 +162,7 @@ class EnvoyProcess:
         # They say at every start what is work in progress, and of every request that the picker
         # is gone.
         command += ["--component-log-level", "misc:error,ext_proc:error,ext_authz:error"]
-        command += ["--use-dynamic-base-id"]
+        command += ["--disable-hot-restart"]
         command += ["--drain-time-s", str(max(1, round(self._drain_s)))]
         command += ["--drain-strategy", "immediate"]
         return command if self._threads == 0 else [*command, "--concurrency", str(self._threads)]
@@ -217,16 +210,8 @@ class EnvoyProcess:
         return said or "it said nothing"
 
 
-def _ends_with_parent() -> Callable[[], None] | None:
-    """Return what lets the child be killed when its parent ends, where that can be had."""
+def _tied(command: list[str]) -> list[str]:
+    """Return what runs a command and kills it when we end, where that can be had."""
     if sys.platform != "linux":
-        return None
-    libc = ctypes.CDLL(None, use_errno=True)
-    parent = os.getpid()
-
-    def arrange() -> None:
-        libc.prctl(_SIGNAL_OF_PARENT, signal.SIGKILL)
-        if os.getppid() != parent:
-            os._exit(1)
-
-    return arrange
+        return command
+    return [sys.executable, "-I", "-S", _lifeline.__file__, str(os.getpid()), *command]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from integration.envoy._parts import Part, seconds, typed
-from integration.envoy.filters import AUTHZ, EXT_PROC
+from integration.envoy.filters import AUTHZ, EXT_PROC, JSON_USAGE
 from integration.messages import names
 
 if TYPE_CHECKING:
@@ -22,11 +22,12 @@ def route_config(config: ServeConfig) -> Part:
     """Return all routes: POST goes through the picker, the rest straight to any worker."""
     refused = _refusals() if config.picker.door == "ext_authz" else []
     straight = _unasked(config)
-    nowhere = [_nowhere(match) | straight for match in ({"prefix": "/"}, {"connect_matcher": {}})]
+    nowhere = [_nowhere(match) | straight for match in _ANYWHERE]
     known = [
         route
         for path in config.listen.paths
         for route in (
+            _route(path, config.limits, {"headers": [_POST, _BULKY]}) | _unread(),
             _route(path, config.limits, {"headers": [_POST]}),
             _route(path, config.limits, {"headers": [_OTHERS]}) | straight,
         )
@@ -41,8 +42,23 @@ def route_config(config: ServeConfig) -> Part:
     }
 
 
+_ANYWHERE: tuple[Part, ...] = ({"prefix": "/"}, {"connect_matcher": {}})
 _POST = {"name": ":method", "string_match": {"exact": "POST"}}
 _OTHERS = {"name": ":method", "string_match": {"safe_regex": {"regex": "GET|HEAD|DELETE|OPTIONS"}}}
+
+_BULKY = {
+    "name": ":path",
+    "string_match": {
+        "safe_regex": {"regex": r".*/(embeddings|pooling|classify|score|rerank)(\?.*)?"}
+    },
+}
+"""Answers of any length, which nothing decodes."""
+
+
+def _unread() -> Part:
+    """Return what lets a route's answers pass without being gathered for their usage."""
+    off = typed("config.route.v3.FilterConfig", disabled=True)
+    return {"typed_per_filter_config": {JSON_USAGE: off}}
 
 
 def _refusals() -> list[Part]:

@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> int:
 async def _serve(path: Path, places: Places) -> None:
     with Signals() as signals:
         heart = Heart(signals.stop.set)
-        picker = Picker(load(path), places)
+        picker = await Picker.found(load(path), places)
         asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, picker.proxy_gone)
         await picker.start()
         heart.start()

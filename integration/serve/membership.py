@@ -72,6 +72,33 @@ def source_of(config: ServeConfig, complain: Callable[[str], object]) -> Source 
     return None
 
 
+async def first_workers(config: ServeConfig, complain: Callable[[str], object]) -> list[WorkerSpec]:
+    """Return the workers to begin with; where they come from a service, wait for the first one.
+
+    Raises
+    ------
+    ParameterError
+        A name is not known, or a file cannot be read.
+    """
+    named = workers_of(config)
+    source = source_of(config, complain)
+    if named or source is None:
+        return named
+    found: asyncio.Future[list[WorkerSpec]] = asyncio.get_running_loop().create_future()
+
+    def take(workers: Sequence[WorkerSpec]) -> None:
+        if workers and not found.done():
+            found.set_result(list(workers))
+
+    following = asyncio.ensure_future(source.follow(take))
+    try:
+        await asyncio.wait([found, following], return_when=asyncio.FIRST_COMPLETED)
+        # A source goes on for ever; if this one did not, it says why.
+        return found.result() if found.done() else following.result() or []
+    finally:
+        following.cancel()
+
+
 class Membership(CoreFleet):
     """Workers come and go: by settings, by a source, by hand.
 

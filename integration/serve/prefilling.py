@@ -40,7 +40,7 @@ class Prefilling:
         self.tiers = Tiers(reception, pool, params)
         # It has the part of a pump that fleet and poller use.
         pump = cast("Pump", cast("Any", pool))
-        self._poller = Poller(pump, Fleet(pump, specs), polling)
+        self._poller = Poller(pump, Fleet(pump, specs, is_open=pool.is_open), polling)
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:

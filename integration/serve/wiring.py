@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
-import secrets
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,55 +15,38 @@ from integration.doors.grpc_server import GrpcServer
 from integration.doors.health import Health
 from integration.doors.ledger import Ledger
 from integration.doors.poller import Poller, PollerParams
-from integration.doors.reception import Reception
+from integration.doors.reception import Reception, by_client
 from integration.doors.reconcile import Reconciler
-from integration.envoy.admin import EnvoyAdmin, EnvoyAdminError
-from integration.envoy.bootstrap import ENDPOINTS
-from integration.envoy.endpoints import Endpoints
-from integration.picker import Core, End, Pump, Refused
+from integration.envoy import ENDPOINTS, Endpoints, EnvoyAdmin, EnvoyAdminError
+from integration.picker import Core, End, Pump
+from integration.picker.reading import Reader
 from integration.serve.administration import administration
 from integration.serve.logs import EventLog, set_up
-from integration.serve.membership import Membership, source_of, workers_of
+from integration.serve.membership import Membership, first_workers, source_of, workers_of
 from integration.serve.prefilling import Prefilling
 from integration.serve.watchdog import first_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Self
 
-    from integration.picker import Ask
+    from integration.picker import WorkerSpec
     from integration.serve.places import Places
     from integration.settings import ServeConfig
 
 POLL_S = 0.05
 
 
-class Reader:
-    def __init__(self, params, folder):
-        pass
-
-    def read(self, name, path, body):
-        import json
-
-        from integration.picker import Ask
-
-        told = json.loads(body)
-        prompt = told.get("prompt") or ""
-        return Ask(
-            name=name,
-            prompt_tokens=max(1, len(prompt)),
-            max_tokens=told.get("max_tokens"),
-            stream=bool(told.get("stream")),
-        )
-
-
 class Picker:
-    """A picker that serves from `start` to `stop`.
+    """A picker that serves from `start` to `stop`; see `found`.
 
     Parameters
     ----------
     config : ServeConfig
     places : Places
         Ports and files as they are once chosen.
+    specs : sequence of WorkerSpec
+        Workers to begin with.
 
     Attributes
     ----------
@@ -78,43 +59,50 @@ class Picker:
         Something of the settings cannot be; one line.
     """
 
-    def __init__(self, config: ServeConfig, places: Places) -> None:
+    def __init__(self, config: ServeConfig, places: Places, specs: Sequence[WorkerSpec]) -> None:
         self.logger = set_up(config.log, config.folder)
         self._config, self._places = config, places
-        specs = workers_of(config)
         clock = time.monotonic
         self.core = core = Core(config.router, specs, clock=clock, folder=config.folder)
-        self._pump = Pump(core)
-        self._fleet = Fleet(self._pump, specs)
-        self._ledger = Ledger(self._pump, self._fleet, clock=clock)
-        self._reader = Reader(config.router, config.folder)
-        # Identities of an earlier picker's requests, whose ends may yet be told, are no one's here.
-        self._names = (f"{secrets.token_hex(4)}-{n:x}" for n in itertools.count())
-        self._reception = Reception(self._pump, self._fleet, self._ledger, read=self._read)
-        polling = _polling(config)
-        self._poller = Poller(self._pump, self._fleet, polling)
+        self._pump = pump = Pump(core)
+        self._fleet = fleet = Fleet(pump, specs)
+        self._ledger = Ledger(pump, fleet, clock=clock)
+        reader = Reader(config.router, config.folder)
+        self._reception = Reception(pump, fleet, self._ledger, read=by_client(reader))
+        self._poller = Poller(pump, fleet, _polling(config))
         self._prefilling = (
-            Prefilling(config.tiers, self._reception, polling) if config.tiers else None
+            Prefilling(config.tiers, self._reception, _polling(config)) if config.tiers else None
         )
-        self._membership = Membership(core, self._fleet, changed=self._workers_changed)
         self._endpoints = Endpoints(Path(places.folder) / ENDPOINTS) if places.envoy else None
+        self._membership = Membership(core, fleet, changed=self._workers_changed)
         self._admin = administration(
             config, places, core, clock=clock, fleet=self._membership, unwell=self._unwell
         )
+        core.listeners.extend([reader, self._membership, EventLog(self.logger)])
         self._health = Health()
-        self._doors()
+        self._authz: AuthzDoor | None = None
+        self._grpc = self._doors()
         self._tasks: list[asyncio.Task[None]] = []
-        core.listeners.extend([self._membership, EventLog(self.logger)])
 
-    def _doors(self) -> None:
-        """Make the doors: ext_authz, or ext_proc; the access log, where Envoy is ours."""
+    @classmethod
+    async def found(cls, config: ServeConfig, places: Places) -> Self:
+        """Return a picker for the workers that there are; it may have to wait for the first one.
+
+        Raises
+        ------
+        BrsolverError
+            Something of the settings cannot be; one line.
+        """
+        logger = set_up(config.log, config.folder)
+        return cls(config, places, await first_workers(config, logger.warning))
+
+    def _doors(self) -> GrpcServer:
+        """Make the doors: ext_authz or ext_proc, and what Envoy's access log comes in by."""
         places, config = self._places, self._config
         self._envoy = EnvoyAdmin(places.envoy_admin)
         self._reconciler = Reconciler(self._ledger, self._fleet, self._at_envoy)
-        broken = self._reconciler.broken if places.envoy else None
-        self._log = AccessLog(self._ledger, broken=broken)
-        handlers = [self._log.handler(), self._health.handler()]
-        self._authz: AuthzDoor | None = None
+        log = AccessLog(self._ledger, broken=self._reconciler.broken if places.envoy else None)
+        handlers = [log.handler(), self._health.handler()]
         if places.envoy and config.picker.door == "ext_authz":
             self._authz = AuthzDoor(self._reception, body_limit=config.limits.body_bytes)
         else:
@@ -124,14 +112,14 @@ class Picker:
             tiers = self._prefilling.tiers if self._prefilling else None
             handlers.append(ExtProc(self._reception, params, tiers=tiers).handler())
         certificate, key = config.picker.certificate, config.picker.key
-        self._grpc = GrpcServer(
+        return GrpcServer(
             handlers,
             certificate=None if certificate is None else config.path(certificate),
             key=None if key is None else config.path(key),
         )
 
     async def start(self) -> None:
-        """Begin to serve: the engines have been asked once, and Envoy can be told where they are.
+        """Begin to serve: Envoy can know the workers, and they have been asked once.
 
         Raises
         ------
@@ -140,45 +128,30 @@ class Picker:
         """
         host, places = self._config.picker.host, self._places
         self._workers_changed(self._fleet.addresses())
-        await self._first_look()
+        self._tasks.append(asyncio.get_running_loop().create_task(self._poller.run()))
+        while not self._poller.rounds and not self._tasks[0].done():
+            # What runs there already counts before anything is decided.
+            await asyncio.sleep(POLL_S)
         await self._grpc.start(host, places.grpc)
         if self._authz is not None:
             await self._authz.start(host, places.door)
         await self._admin.start()
         if self._prefilling is not None:
             await self._prefilling.start()
-        self._tasks.append(asyncio.get_running_loop().create_task(self._poller.run()))
         self._membership.follow(source_of(self._config, self.logger.warning))
         self._health.ready = True
 
-    async def _first_look(self) -> None:
-        """Ask every engine once: what runs there already counts before anything is decided."""
-        task = asyncio.get_running_loop().create_task(self._poller.run())
-        while not self._poller.rounds and not task.done():
-            await asyncio.sleep(POLL_S)
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-
     async def reload(self, config: ServeConfig) -> None:
-        """Take in settings anew: which workers there are; all else holds until the next start.
+        """Take in anew which workers there are; all else holds until the next start.
 
         Raises
         ------
         BrsolverError
             A worker's name is not known.
         """
-        specs = workers_of(config)
-        self._config = config
-        self._membership.set(specs)
+        self._membership.set(workers_of(config))
         self._membership.follow(source_of(config, self.logger.warning))
         self.logger.info("settings were read again: %d workers", len(self._fleet))
-
-    async def _at_envoy(self) -> dict[str, int] | None:
-        """Return how many requests Envoy has at each address; None if it is gone."""
-        try:
-            return {host.address: host.active for host in await self._envoy.hosts()}
-        except EnvoyAdminError:
-            return None
 
     def proxy_gone(self) -> None:
         """Take in that Envoy has ended, and with it every stream."""
@@ -193,10 +166,10 @@ class Picker:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._prefilling is not None:
-            await self._prefilling.stop()
         await self._membership.stop()
         await self._reconciler.stop()
+        if self._prefilling is not None:
+            await self._prefilling.stop()
         if self._authz is not None:
             await self._authz.stop()
         await self._grpc.stop()
@@ -206,22 +179,17 @@ class Picker:
     async def _empty(self) -> None:
         try:
             async with asyncio.timeout(self._config.limits.drain_s):
-                while self._ledger:
+                while self._ledger.places:
                     await asyncio.sleep(POLL_S)
         except TimeoutError:
             self.logger.warning("%d streams still ran", len(self._ledger))
 
-    def _read(
-        self, method: str, path: str, body: bytes, client: str | None
-    ) -> Ask | Refused | None:
-        """Return what a request asks for; None for what takes no slot."""
-        del client
-        if method != "POST" or not path.startswith("/v1/"):
-            return None
+    async def _at_envoy(self) -> dict[str, int] | None:
+        """Return how many requests Envoy has at each address; None if it is gone."""
         try:
-            return self._reader.read(next(self._names), path, body)
-        except ValueError as error:
-            return Refused(status=400, message=str(error))
+            return {host.address: host.active for host in await self._envoy.hosts()}
+        except EnvoyAdminError:
+            return None
 
     def _workers_changed(self, addresses: Sequence[str]) -> None:
         if self._endpoints is not None:

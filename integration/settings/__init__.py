@@ -9,12 +9,11 @@ from __future__ import annotations
 from integration.settings._checks import Address
 from integration.settings.config import ServeConfig, load
 from integration.settings.keys import ApiKey
+from integration.settings.limits import Auth, Limits
 from integration.settings.tables import (
     Admin,
-    Auth,
     Door,
     Envoy,
-    Limits,
     Listen,
     Log,
     Tiers,

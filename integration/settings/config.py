@@ -15,12 +15,11 @@ from brsolver.options import alternatives, parameters
 from brsolver.specs import build_params
 from integration.picker.params import PickerParams
 from integration.settings.keys import ApiKey, read_keys
+from integration.settings.limits import Auth, Limits
 from integration.settings.tables import (
     Admin,
-    Auth,
     Door,
     Envoy,
-    Limits,
     Listen,
     Log,
     Tiers,

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import shutil
 import socket
+import subprocess
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import grpc.aio
+import pytest
 from aiohttp import web
 
 from integration.envoy import (
@@ -23,7 +26,7 @@ from integration.envoy import (
     find_envoy,
 )
 from integration.messages import accesslog, names, services
-from integration.settings import ServeConfig, Workers
+from integration.settings import Door, ServeConfig, Workers
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -83,6 +86,7 @@ class Engine(Served):
         self.reached = asyncio.Event()
         self.well = True
         self.breaks = False
+        self.silent = False
 
     async def start(self) -> None:
         await self._start(self._answer)
@@ -95,6 +99,8 @@ class Engine(Served):
         asked = json.loads(body) if body.startswith(b"{") else {}
         if self.breaks:
             return _break(request)
+        if self.silent:
+            await asyncio.Event().wait()
         if "fail" in asked:
             return web.Response(status=asked["fail"], text="the engine says no")
         if asked.get("die") == "early":
@@ -116,8 +122,21 @@ class Engine(Served):
         return answer
 
 
+def certificate(folder: Path) -> None:
+    """Make a certificate for loopback: ``cert.pem``, and ``key.pem``."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("openssl is not installed, which makes the test's certificate")
+    command = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+    command += ["-keyout", "key.pem", "-out", "cert.pem", "-subj", "/CN=localhost"]
+    command += ["-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+
+
 def _whole(asked: dict[str, Any]) -> web.Response:
-    return web.json_response({"choices": [{"text": asked.get("say", "ab")}], "usage": USAGE})
+    return web.json_response(
+        {"choices": [{"text": asked.get("say", "ab") * asked.get("often", 1)}], "usage": USAGE}
+    )
 
 
 def _break(request: web.Request) -> web.Response:
@@ -160,12 +179,19 @@ class LogSink:
         self._server: grpc.aio.Server | None = None
         self.port = 0
 
-    async def start(self, *handlers: Any) -> None:
+    async def start(self, *handlers: Any, secure: Path | None = None) -> None:
         self._server = grpc.aio.server()
         handler = services.handler(services.ACCESS_LOG, StreamAccessLogs=self._take)
         self._server.add_generic_rpc_handlers((handler, *handlers))
-        self.port = self._server.add_insecure_port(f"127.0.0.1:{self.port}")
+        self.port = self._listen(f"127.0.0.1:{self.port}", secure)
         await self._server.start()
+
+    def _listen(self, address: str, secure: Path | None) -> int:
+        assert self._server is not None
+        if secure is None:
+            return self._server.add_insecure_port(address)
+        pair = [((secure / "key.pem").read_bytes(), (secure / "cert.pem").read_bytes())]
+        return self._server.add_secure_port(address, grpc.ssl_server_credentials(pair))
 
     async def stop(self) -> None:
         if self._server is not None:
@@ -247,7 +273,8 @@ async def front_door(
             stack.push_async_callback(each.stop)
             await each.start()
         stack.push_async_callback(log.stop)
-        await log.start(*handlers())
+        secure = tables.get("picker", Door()).certificate is not None
+        await log.start(*handlers(), secure=folder if secure else None)
         addresses = tuple(engine.address for engine in running)
         listen, admin = free_ports(2)
         ports = Ports(listen=listen, admin=admin, door=door.port, grpc=log.port)

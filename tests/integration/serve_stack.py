@@ -18,7 +18,7 @@ from integration.serve.demo import Engines, FrontDoor
 from integration.serve.processes import fetch
 from integration.serve.traffic import TrafficParams, send
 
-DEADLINE_S = 120
+DEADLINE_S = 60
 ROUTER = {"policy": "br-t", "wait_max_s": 60.0, "start_max_s": 20.0}
 LIMITS = {"idle_s": 5.0, "drain_s": 20.0, "backoff_ms": 5.0, "max_backoff_ms": 20.0}
 
@@ -139,7 +139,8 @@ class Stack:
                         if holds(audit):
                             return audit
         except TimeoutError:
-            raise AssertionError(f"not {what or 'as it should be'}: {audit}") from None
+            said = self.door.last_words()
+            raise AssertionError(f"not {what or 'as it should be'}: {audit}; {said}") from None
 
     async def until_idle(self):
         return await self.until(idle, what="idle")
@@ -161,8 +162,10 @@ def workload(outputs, prompts=8, seed=0):
     return Workload(prompts=random_prompts(rng, lengths), output_tokens=outputs, trace=None)
 
 
-async def ask(stack, outputs, *, mischief=None, leave=None, tag="", concurrency=None, **more):
-    """Send requests all at once; `mischief` and `leave` are by index."""
+async def ask(
+    stack, outputs, *, mischief=None, leave=None, tag="", concurrency=None, progress=None, **more
+):
+    """Send requests, all at once unless told otherwise; `mischief` and `leave` are by index."""
     mischief = mischief or {}
 
     def headers(index):
@@ -176,4 +179,4 @@ async def ask(stack, outputs, *, mischief=None, leave=None, tag="", concurrency=
         leave=leave or {},
         timeout_s=DEADLINE_S,
     )
-    return await send(params, workload(outputs, **more))
+    return await send(params, workload(outputs, **more), progress=progress)

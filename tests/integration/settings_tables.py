@@ -1,4 +1,4 @@
-"""The settings' reference of docs/serve.md, made from the dataclasses; as a program it prints it."""
+"""The settings' reference of docs/serve.md, from the dataclasses; as a program it prints it."""
 
 from __future__ import annotations
 

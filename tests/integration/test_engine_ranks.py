@@ -169,6 +169,21 @@ def test_a_prompt_computed_elsewhere_needs_no_prefill():
     assert found["iteration_tokens_total_sum", 0] == 1 + 6
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_a_header_names_who_computes_the_prompt(there):
+    async def scenario(prefill, decode, client):
+        url = f"{decode.url}{COMPLETIONS}"
+        where = prefill.url.removeprefix("http://") if there else "127.0.0.1:1"
+        body = exactly(7, [5] * 600, min_tokens=7)
+        status, answer = await post(client, url, body, **{"x-prefiller-host-port": where})
+        assert (status, answer["choices"][0]["text"]) == (200, counted(7))
+        return await asyncio.gather(*(figures(client, engine.url) for engine in (prefill, decode)))
+
+    first, second = transferring()(scenario)
+    assert first["prompt_tokens_total", 0] == 600 * there
+    assert second["iteration_tokens_total_sum", 0] == (1 if there else 600) + 6
+
+
 def test_a_prompt_that_is_not_there_any_more_is_computed():
     async def scenario(prefill, decode, client):
         kv = {"do_remote_prefill": True, "remote_host": "127.0.0.1", "remote_request_id": "gone"}

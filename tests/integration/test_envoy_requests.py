@@ -111,6 +111,35 @@ def test_starts_ends_identity_and_usage_arrive(tmp_path: Path, streamed: bool) -
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("door", ["ext_authz", "ext_proc"])
+@pytest.mark.parametrize(
+    ("path", "often"), [("/v1/completions", 5 * 2**20), ("/v1/embeddings?a=b", 40 * 2**20)]
+)
+def test_long_answers_pass_whole(tmp_path: Path, door: Any, path: str, often: int) -> None:
+    async def scenario() -> None:
+        limits, picker = Limits(body_bytes=1024), Door(door=door)
+        async with front_door(tmp_path, engines=1, limits=limits, picker=picker) as front:
+            front.door.decide = lambda request, body: to(front.engines[0])
+            status, _, content = await front.post({"say": "x", "often": often}, path)
+            assert status == 200
+            assert content.count(b"x") == often + 1  # and that of "text"
+
+    asyncio.run(scenario())
+
+
+def test_what_the_picker_has_not_placed_is_not_told_of(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with front_door(tmp_path, engines=1) as front:
+            assert (await front.post({}, "/nowhere"))[0] == 404
+            assert (await front.post({}))[0] == 200
+            front.door.decide = lambda request, body: to(front.engines[0], "placed")
+            assert (await front.post({}))[0] == 200
+            [end] = await front.log.wait_for("DownstreamEnd")
+            assert end.request.request_headers[names.ID] == "placed"
+
+    asyncio.run(scenario())
+
+
 def test_a_client_that_leaves_is_told_of(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with front_door(tmp_path) as front:
@@ -163,6 +192,43 @@ def test_headers_hidden_in_lines_are_seen(tmp_path: Path) -> None:
                 assert b" 200 OK" in await raw(front, LINES + lines + rank)
             for request, _ in front.engines[0].requests:
                 assert names.RANK not in request.headers
+
+    asyncio.run(scenario())
+
+
+OURS = st.builds(
+    "{}{}".format,
+    st.sampled_from([names.OWN, "x-envoy-"]),
+    st.text("abcdefghijklmnopqrstuvwxyz0123456789-", min_size=1, max_size=12),
+)
+CASES = st.lists(st.tuples(OURS, st.booleans()), min_size=30, max_size=30)
+
+
+@given(drawn=CASES)
+@settings(
+    max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_no_header_of_ours_comes_from_outside(
+    tmp_path: Path, drawn: list[tuple[str, bool]]
+) -> None:
+    async def scenario() -> None:
+        async with front_door(tmp_path, engines=1) as front:
+            for name, shouted in drawn:
+                forged = {name.upper() if shouted else name: "forged"}
+                assert (await front.post({}, headers=forged))[0] == 200
+            for request in (*front.door.asked, *(r for r, _ in front.engines[0].requests)):
+                assert "forged" not in request.headers.values()
+
+    asyncio.run(scenario())
+
+
+def test_a_body_that_does_not_come_is_408(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with front_door(tmp_path, engines=1, limits=Limits(upload_s=0.2)) as front:
+            answer = await raw(front, LINES + b"content-length: 9\r\n\r\n{")
+            assert answer.startswith(b"HTTP/1.1 408 ")
+            error(408, answer.partition(b"\r\n\r\n")[2])
+            assert not front.engines[0].requests
 
     asyncio.run(scenario())
 

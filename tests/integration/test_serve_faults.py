@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 
 import pytest
 from serve_stack import Stack, ask, idle
@@ -190,5 +191,5 @@ def test_table():
     """Print what was seen: every row reached the books as often as it came."""
     lines = [f"{'what happened':44}{'clients saw':24}{'came':>6}{'ended':>7}  how"]
     lines += [f"{w:44}{saw:24}{came:>6}{ended:>7}  {how}" for w, saw, came, ended, how in TABLE]
-    print("\n" + "\n".join(lines))
+    sys.stdout.write("\n" + "\n".join(lines) + "\n")
     assert len(TABLE) >= 11 or not TABLE

@@ -282,7 +282,7 @@ function showShadows() {
   $("shadow-scroll").hidden = !found.length;
   say($("shadow-sentence"), found.length ? "What each would have cost with the same requests, by the same model of the ranks. Compare rows with each other, not with what was measured." : "No shadow routers run.");
   const against = (each) => (each.routes ? "routes" : own?.tpot_s && each.tpot_s ? `${each.tpot_s >= own.tpot_s ? "+" : "−"}${percent(Math.abs(each.tpot_s / own.tpot_s - 1))}` : "–");
-  const labels = ["Router", "Per token", "Against routing", "First token", "Tokens/s", "Lost", "Behind"];
+  const labels = ["Router", "Per token", "Difference", "First token", "Tokens/s", "Lost", "Behind"];
   const body = $("shadow-table").tBodies[0];
   fill(body, found.map((each) => [`${each.policy}, ${each.mode}${each.note ? ` (${each.note})` : ""}`, seconds(each.tpot_s), against(each), seconds(each.ttft_s), short(each.tokens_per_s), percent(each.lost_share ?? NaN), seconds(each.behind_s)]), labels);
   found.forEach((each, at) => {
