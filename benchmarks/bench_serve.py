@@ -15,6 +15,7 @@ import argparse
 import json
 import sys
 import tempfile
+from collections import Counter
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -80,7 +81,12 @@ class Measured:
     def bad(self) -> str:
         """Return what went wrong, by kind."""
         counts = {name: sum(report[name] for report in self.reports) for name in BAD}
-        return ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "none"
+        statuses = Counter[str]()
+        for report in self.reports:
+            statuses.update(report["statuses"])
+        said = [f"{count} {name}" for name, count in counts.items() if count]
+        said += [f"{count} answers {status}" for status, count in sorted(statuses.items())]
+        return ", ".join(said) or "none"
 
 
 def measure(

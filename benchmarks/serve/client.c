@@ -48,6 +48,7 @@ static long most, streams, busy_count;
 static double warm_end, window_end;
 static bool ending;
 static struct samples ttft, whole, gap;
+static long statuses[1000]; /* Of answers that are no 200. */
 static long finished, tokens, torn, lost, refused, broken, begun, all_finished, all_begun;
 
 static double now(void) {
@@ -143,7 +144,7 @@ static void hang_up(struct stream *s) {
 static void finish(struct stream *s) {
     double at = now();
     bool good = s->status == 200 && s->done && !s->torn && s->tokens == most;
-    if (s->status != 200) refused++;
+    if (s->status != 200) refused++, statuses[s->status % 1000]++;
     else if (s->torn || (s->done && s->tokens != most)) torn++;
     else if (!s->done) lost++;
     if (good) {
@@ -169,7 +170,7 @@ static void fell(struct stream *s) {
         return;
     }
     if (s->status == 0 || s->status == 200) lost++;
-    else refused++;
+    else refused++, statuses[s->status % 1000]++;
     next(s);
 }
 
@@ -293,7 +294,12 @@ static double quantile(struct samples *s, double share) {
 }
 
 static void report(double seconds) {
-    printf("{\"seconds\":%.3f,\"finished\":%ld,\"begun\":%ld,\"tokens\":%ld,\"all_begun\":%ld,"
+    printf("{\"statuses\":{");
+    const char *comma = "";
+    for (int i = 0; i < 1000; i++) {
+        if (statuses[i]) printf("%s\"%d\":%ld", comma, i, statuses[i]), comma = ",";
+    }
+    printf("},\"seconds\":%.3f,\"finished\":%ld,\"begun\":%ld,\"tokens\":%ld,\"all_begun\":%ld,"
            "\"all_finished\":%ld,\"torn\":%ld,\"lost\":%ld,\"refused\":%ld,\"broken\":%ld,"
            "\"unended\":%ld,\"ttft_p50_ms\":%.4f,\"ttft_p95_ms\":%.4f,\"tpot_p50_ms\":%.4f,"
            "\"tpot_p95_ms\":%.4f,\"e2e_p50_ms\":%.3f}\n",

@@ -114,10 +114,10 @@ class LiveRank:
 
     def push(self, request: LiveRequest, *, front: bool = False) -> None:
         """Let a request wait here; `front` for one that was preempted."""
+        self.state.enqueue(self.worker, request.kv_tokens, request.prompt_tokens)
         request.place = Place.WAITING
         request.computed = request.cached
         (self.returned if front else self.queue)[request.request] = request
-        self.state.enqueue(self.worker, request.kv_tokens, request.prompt_tokens)
         self._charge(request.uncomputed)
 
     def remove(self, request: LiveRequest) -> None:

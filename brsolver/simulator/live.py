@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from brsolver.cluster._state_kernels import (
     NONE,
     R_ID,
-    W_ALIVE,
     W_CAPACITY,
     W_LOAD,
     W_QUEUED_TOKENS,
@@ -166,7 +165,6 @@ class LiveRanks:
         check_lengths(request, prompt_tokens, output_tokens, cached_tokens, generated)
         if request in self._requests:
             raise StateError(f"request {request} is at worker {self.where(request)} already")
-        self._check_worker(worker)
         one = LiveRequest(
             request=request,
             worker=worker,
@@ -175,6 +173,7 @@ class LiveRanks:
             cached=self._cached(prompt_tokens, cached_tokens, generated),
             generated=generated,
         )
+        # The books refuse a worker that is gone.
         self._push(one)
         self._requests[request] = one
 
@@ -219,6 +218,11 @@ class LiveRanks:
         """Forget all that is at a worker; return the identities of it, what runs first.
 
         The worker itself stays in the state, until that is told to remove it.
+
+        Raises
+        ------
+        StateError
+            There never was such a worker.
         """
         rank = self._rank(worker)
         lost = [one for one in self._requests.values() if one.worker == worker]
@@ -372,7 +376,10 @@ class LiveRanks:
         return min(cached_tokens, prompt_tokens - 1)
 
     def _rank(self, worker: int) -> LiveRank:
-        while len(self._ranks) < self.state.workers.shape[1]:
+        count = self.state.workers.shape[1]
+        if not 0 <= worker < count:
+            raise StateError(f"no worker {worker}: there are {count}, numbered from 0")
+        while len(self._ranks) < count:
             self._ranks.append(LiveRank(self.state, len(self._ranks)))
         return self._ranks[worker]
 
@@ -381,8 +388,3 @@ class LiveRanks:
         if one is None:
             raise StateError(f"no request {request} is at any worker")
         return one
-
-    def _check_worker(self, worker: int) -> None:
-        alive = self.state.workers[W_ALIVE]
-        if not 0 <= worker < len(alive) or not alive[worker]:
-            raise StateError(f"no worker {worker}: live workers are {np.flatnonzero(alive)}")

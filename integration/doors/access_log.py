@@ -75,8 +75,9 @@ class AccessLog:
             self.entries += 1
             try:
                 self._enter(entry)
-            except Exception:  # noqa: BLE001 # whatever an entry holds, the log goes on
+            except Exception as error:  # noqa: BLE001 # whatever an entry holds, the log goes on
                 self.faults += 1
+                self._ledger.tripped("access-log", error)
 
     def _enter(self, entry: Any) -> None:
         kind = entry.common_properties.access_log_type

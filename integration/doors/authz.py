@@ -97,8 +97,8 @@ class AuthzDoor:
     def _asked(self, connection: Connection, head: bytes, body: bytes) -> None:
         try:
             self._answer(connection, head, body)
-        except Exception:  # noqa: BLE001 # a request that trips us goes to a worker all the same
-            self.faults += 1
+        except Exception as error:  # noqa: BLE001 # what trips us goes to a worker all the same
+            self._tripped(error)
             connection.reply(passed(self._reception.anywhere()))
 
     def _answer(self, connection: Connection, head: bytes, body: bytes) -> None:
@@ -117,14 +117,18 @@ class AuthzDoor:
     async def _place(self, connection: Connection, ask: Ask) -> None:
         try:
             destination = await self._reception.place(ask)
-        except Exception:  # noqa: BLE001 # the same
-            self.faults += 1
+        except Exception as error:  # noqa: BLE001 # the same
+            self._tripped(error)
             destination = self._reception.anywhere()
         if isinstance(destination, Refused):
             connection.reply(passed(destination))
             return
         connection.last = destination.name
         connection.reply(passed(destination))
+
+    def _tripped(self, error: Exception) -> None:
+        self.faults += 1
+        self._reception.ledger.tripped("ext_authz", error)
 
     def _ended(self, connection: Connection) -> None:
         """Look whether the last answer was heard, once the access log had time to say so."""

@@ -248,8 +248,9 @@ class _Stream:
         timer = asyncio.get_running_loop().call_later(patience_s, self._ask_for_time)
         try:
             routed = await self._route()
-        except Exception:  # noqa: BLE001 # a request that trips us goes to a worker all the same
+        except Exception as error:  # noqa: BLE001 # what trips us goes to a worker all the same
             self._door.faults += 1
+            self._door.reception.ledger.tripped("ext_proc", error)
             routed = Routed(self._door.reception.anywhere(self._subset))
         finally:
             timer.cancel()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import traceback
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -120,6 +121,15 @@ class Ledger:
             place = self.places.pop(event.name, None)
             if place is not None:
                 self.running[place.worker] -= 1
+
+    def tripped(self, door: str, error: Exception) -> None:
+        """Tell the core's listeners of an error of a door's own, which costs no request anything.
+
+        What it says may quote a request and is left out.
+        """
+        at = traceback.extract_tb(error.__traceback__)[-1:]
+        where = "".join(f" in {frame.name}, line {frame.lineno}" for frame in at)
+        self._pump.core.fault(door, f"{type(error).__name__}{where}")
 
     def first_token(self, name: str) -> None:
         """Note that a request's first token is there."""

@@ -102,6 +102,7 @@ class Reconciler:
         # Places stand in the order in which they were given: the oldest are the first.
         found = [n for n in self._ledger.places if n in suspects and self._where(n) == address]
         for name in found[:count]:
-            self._ledger.ended(name, End.RESET)
+            # Its worker is not to blame: after some resets it would be taken to be down.
+            self._ledger.ended(name, End.DISCONNECTED)
             suspects.discard(name)
             self.closed += 1

@@ -18,6 +18,7 @@ from brsolver.errors import MissingExtraError, ParameterError
 from integration.doors.reception import Routed
 from integration.messages.names import PREFILLER
 from integration.picker import Refused
+from integration.picker.bodies import is_readable
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -132,7 +133,7 @@ class Tiers:
         -------
         Routed
         """
-        if ask.prompt_tokens < self._params.min_prompt_tokens:
+        if ask.prompt_tokens < self._params.min_prompt_tokens or not is_readable(body):
             return Routed(await self._reception.place(ask, subset))
         if self._params.mode == "header":
             return await self._named(ask, subset)

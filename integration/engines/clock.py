@@ -25,6 +25,11 @@ class Clock:
         self._handle: asyncio.Handle | None = None
         self._due = 0.0
 
+    @property
+    def running(self) -> bool:
+        """Whether a step is under way."""
+        return self._handle is not None
+
     def wake(self) -> None:
         """Begin to step, if it does not already."""
         if self._handle is None:

@@ -124,9 +124,9 @@ class PickerParams:
     fallbacks : int
         Further workers named with each decision, to try if the first cannot be reached.
     down_after : int
-        Failures in a row after which a worker is taken to be down.
+        Failures in a row, of requests or of probes, after which a worker is taken to be down.
     down_s : float
-        After how long a worker that failed is tried again.
+        After how long without a further failure it is tried again, with one request.
     lost_s : float
         After how long the streams of a worker that is down are taken to be lost.
     start_max_s : float

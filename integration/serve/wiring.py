@@ -156,7 +156,8 @@ class Picker:
     def proxy_gone(self) -> None:
         """Take in that Envoy has ended, and with it every stream."""
         for name in list(self._ledger.places):
-            self._ledger.ended(name, End.RESET)
+            # Workers are not to blame: after some resets they would all be taken to be down.
+            self._ledger.ended(name, End.DISCONNECTED)
 
     async def stop(self, *, at_once: asyncio.Event) -> None:
         """Let what runs end, as far as that is for the picker to see to, then end."""

@@ -17,6 +17,7 @@ from benchmarks.serve.programs import Load
 needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
 REPORT = {
     "seconds": 2.0,
+    "statuses": {},
     "tokens": 400,
     "finished": 4,
     "all_finished": 5,
@@ -71,6 +72,7 @@ def test_the_client_counts_what_goes_wrong(compiled, fault, counted):
         report = drive(compiled, [int(url.rpartition(":")[2])], Load(streams=5, tokens=20))
         engine.terminate()
     assert report[counted] == 3
+    assert report["statuses"] == ({"500": 3} if counted == "refused" else {})
     assert report["all_finished"] == report["all_begun"] - 3
     assert sum(report[name] for name in bench_serve.BAD) == 3
 
@@ -79,13 +81,15 @@ def test_tables_hold_arms_against_the_baseline_and_against_none():
     found = {
         DIRECT: Measured([REPORT | {"ttft_p50_ms": 1.0}], [0.0]),
         "vllm-router": Measured([REPORT], [2.0], Memory(30.0, 20.0)),
-        "other": Measured([REPORT | {"tokens": 800, "lost": 2}] * 2, [3.0, 3.0]),
+        "other": Measured(
+            [REPORT | {"tokens": 800, "lost": 2, "statuses": {"503": 1}}] * 2, [3.0, 3.0]
+        ),
     }
     direct, base, other = rows(found)
     assert direct[:5] == [DIRECT, 200.0, 1.0, 1.0, 0.0]
     assert base[7:11] == [2.0, 1.0, 30.0, 20.0]
     assert other[1:5] == [400.0, 2.0, 3.0, 2.0]
-    assert other[-2:] == [10, "4 lost"]
+    assert other[-2:] == [10, "4 lost, 2 answers 503"]
 
 
 def test_processes_are_looked_up_with_what_they_started():

@@ -39,7 +39,13 @@ class HandPump:
     gauges: list[tuple[int, Any]] = field(default_factory=list)
     workers: list[tuple[str, Any]] = field(default_factory=list)
     count: int = 0
-    core: Any = field(default_factory=lambda: SimpleNamespace(listeners=[]))
+    faults: list[tuple[str, str]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        def fault(kind: str, text: str) -> None:
+            self.faults.append((kind, text))
+
+        self.core = SimpleNamespace(listeners=[], fault=fault)
 
     async def pick(self, ask: Ask):
         self.asked.append(ask)

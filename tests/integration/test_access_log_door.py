@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from types import SimpleNamespace
 
 import grpc
 import pytest
@@ -157,6 +158,20 @@ def test_address_of_either_family():
     assert ends.address(entry(worker="[fd00::1]:80")) == "[fd00::1]:80"
     assert ends.address(entry(worker="10.0.0.1:80")) == "10.0.0.1:80"
     assert ends.address(entry()) is None
+
+
+def test_entry_that_trips_the_door_costs_no_other_its_place():
+    async def scenario():
+        home = house(to(0))
+        await home.reception.place(home.reception.read("POST", "/", b"{}", None))
+        log = AccessLog(home.ledger)
+        entries = [object(), entry("r0")]
+        log.take(SimpleNamespace(http_logs=SimpleNamespace(log_entry=entries)))
+        assert log.faults == 1
+        assert [kind for kind, _ in home.pump.faults] == ["access-log"]
+        assert [name for name, *_ in home.pump.ends] == ["r0"]
+
+    asyncio.run(scenario())
 
 
 def test_unknown_names_are_counted_and_nothing_else():

@@ -174,7 +174,7 @@ def test_other_requests_go_to_live_workers_in_turn_without_a_reservation():
 
 def test_request_that_trips_the_picker_goes_to_a_worker_all_the_same():
     def broken(ask):
-        raise RuntimeError("unforeseen")
+        raise RuntimeError("a prompt")
 
     async def scenario():
         home = house(broken)
@@ -184,6 +184,10 @@ def test_request_that_trips_the_picker_goes_to_a_worker_all_the_same():
         assert reply.status == 200
         assert reply.headers["x-gateway-destination-endpoint"]
         assert served.faults == 1
+        [(kind, text)] = home.pump.faults
+        assert kind == "ext_authz"
+        assert text.startswith("RuntimeError in broken, line ")
+        assert "prompt" not in text
 
     asyncio.run(scenario())
 

@@ -28,7 +28,7 @@ def test_envoy_gone_ends_what_it_had():
         reconciler = Reconciler(home.ledger, home.fleet, gone, grace_s=1e-3)
         reconciler.broken()
         await until(lambda: not home.ledger.places)
-        assert home.pump.ends == [(f"r{n}", End.RESET, None) for n in range(3)]
+        assert home.pump.ends == [(f"r{n}", End.DISCONNECTED, None) for n in range(3)]
         assert reconciler.closed == 3
         await reconciler.stop()
 

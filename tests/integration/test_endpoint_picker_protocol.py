@@ -452,6 +452,7 @@ def test_request_that_trips_the_picker_goes_to_a_worker_all_the_same():
             await plane.body()
             assert destination(await plane.answer())
             assert door.faults == 1
+            assert [kind for kind, _ in home.pump.faults] == ["ext_proc"]
 
     asyncio.run(scenario())
 

@@ -52,7 +52,9 @@ class Chaos:
                 await self._came.wait()
                 self._came.clear()
                 for at in [at for at in due if self._replies >= at]:
-                    self._to_picker(due.pop(at))
+                    # One that is just coming back does not count as frozen yet.
+                    if await self._look():
+                        self._to_picker(due.pop(at))
                 if self._replies - looked >= self._every:
                     looked = self._replies
                     await self._look()
@@ -70,8 +72,9 @@ class Chaos:
         try:
             audit = await asyncio.to_thread(self._stack.audit)
         except OSError:
-            return
+            return False
         self.over += [w["name"] for w in audit["workers"] if w["reserved"] > w["slots"]]
+        return True
 
     async def _to_workers(self):
         await self._mend()

@@ -166,7 +166,8 @@ class Relay:
                 kept.clear()
                 await connection.writer.drain()
             if over:
-                self._seen.finished[tag] += 1
+                # One that was frozen may have an answer for somebody who has left long ago.
+                self._seen.finished[tag] += not connection.gone.is_set()
                 return
             if kind.endswith("-mid") and pieces >= PIECES:
                 await _break(kind, connection)
