@@ -262,6 +262,9 @@ class _Stream:
         for answer in self._answers(kind, destination, routed, trailers=trailers):
             await self._write(answer)
         self._told = True
+        if self._name is not None and self._door.params.ends == "stream":
+            # Nobody tells of the start, and an answer in one piece begins only at its end.
+            self._door.reception.ledger.started(self._name)
 
     def _ask_for_time(self) -> None:
         """Have a held request's timer prolonged; full-duplex streams have none."""
