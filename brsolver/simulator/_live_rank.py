@@ -107,12 +107,17 @@ class LiveRank:
         """Requests that run."""
         return int(self.state.workers.item(W_ACTIVE, self.worker))
 
+    @property
+    def held_tokens(self) -> int:
+        """KV tokens of what runs and of prompts under way, which hold all of theirs."""
+        return self._figure(W_LOAD) + self.prompt_tokens
+
     def push(self, request: LiveRequest, *, front: bool = False) -> None:
         """Let a request wait here; `front` for one that was preempted."""
+        self.state.enqueue(self.worker, request.kv_tokens, request.prompt_tokens)
         request.place = Place.WAITING
         request.computed = request.cached
         (self.returned if front else self.queue)[request.request] = request
-        self.state.enqueue(self.worker, request.kv_tokens, request.prompt_tokens)
         self._charge(request.uncomputed)
 
     def remove(self, request: LiveRequest) -> None:
@@ -132,7 +137,7 @@ class LiveRank:
     def over_capacity(self) -> bool:
         """Tell whether all that is held here is more than fits, and is not one request alone."""
         alone = self.active + len(self.prompts) <= 1
-        return not alone and self._held_tokens() > self._figure(W_CAPACITY)
+        return not alone and self.held_tokens > self._figure(W_CAPACITY)
 
     def admissible(self) -> LiveRequest | None:
         """Return the request that gets the next slot, if there is room for one.
@@ -146,7 +151,7 @@ class LiveRank:
             return first
         if held >= self._figure(W_SLOTS):
             return None
-        needed = self._held_tokens() + first.kv_tokens + held + 1
+        needed = self.held_tokens + first.kv_tokens + held + 1
         return first if needed <= self._figure(W_CAPACITY) else None
 
     def compute(
@@ -195,9 +200,6 @@ class LiveRank:
         if self.returned:
             return next(reversed(self.returned.values()))
         return next(iter(self.queue.values()), None)
-
-    def _held_tokens(self) -> int:
-        return self._figure(W_LOAD) + self.prompt_tokens
 
     def _charge(self, tokens: int) -> None:
         self.state.set_backlog(self.worker, self._figure(W_BACKLOG) + tokens)

@@ -11,11 +11,18 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from brsolver._limits import require
-from brsolver.cluster._state_kernels import NONE, R_ID, W_ALIVE, W_TAIL
-from brsolver.errors import ParameterError, StateError
+from brsolver.cluster._state_kernels import (
+    NONE,
+    R_ID,
+    W_CAPACITY,
+    W_LOAD,
+    W_QUEUED_TOKENS,
+    W_TAIL,
+)
+from brsolver.errors import StateError
 from brsolver.hardware._step_kernels import LOAD_ROWS, StepParts, envelope_parts, step_parts
 from brsolver.hardware.step_arrays import step_time_arrays
+from brsolver.simulator._live_checks import check_lengths, check_ranks
 from brsolver.simulator._live_rank import LiveRank, LiveRequest, Place
 from brsolver.simulator._prefill_kernels import decode_loads
 
@@ -88,12 +95,14 @@ class LiveRanks:
     """
 
     def __init__(self, state: ClusterState, step_time: StepTime, *, prefill: Prefill) -> None:
-        _check(prefill, state)
+        check_ranks(prefill, state)
         self.state = state
         self.prefill = prefill
         self.steps = 0
         self._requests: dict[int, LiveRequest] = {}
         self._ranks: list[LiveRank] = []
+        # Those where anything waits or is computed, and perhaps some more.
+        self._pending: set[int] = set()
         self._ends: dict[int, dict[int, LiveRequest]] = {}
         self._first: list[int] = []
         self.step_time = step_time
@@ -153,10 +162,9 @@ class LiveRanks:
         ParameterError
             A length is out of range.
         """
-        _check_lengths(request, prompt_tokens, output_tokens, cached_tokens, generated)
+        check_lengths(request, prompt_tokens, output_tokens, cached_tokens, generated)
         if request in self._requests:
             raise StateError(f"request {request} is at worker {self.where(request)} already")
-        self._check_worker(worker)
         one = LiveRequest(
             request=request,
             worker=worker,
@@ -165,7 +173,8 @@ class LiveRanks:
             cached=self._cached(prompt_tokens, cached_tokens, generated),
             generated=generated,
         )
-        self._rank(worker).push(one)
+        # The books refuse a worker that is gone.
+        self._push(one)
         self._requests[request] = one
 
     def leave(self, request: int) -> None:
@@ -209,6 +218,11 @@ class LiveRanks:
         """Forget all that is at a worker; return the identities of it, what runs first.
 
         The worker itself stays in the state, until that is told to remove it.
+
+        Raises
+        ------
+        StateError
+            There never was such a worker.
         """
         rank = self._rank(worker)
         lost = [one for one in self._requests.values() if one.worker == worker]
@@ -237,6 +251,15 @@ class LiveRanks:
         rank = self._rank(worker)
         return len(rank.queue) + len(rank.returned)
 
+    def running(self, worker: int) -> int:
+        """Return how many requests of a worker have a slot, those under prefill included."""
+        rank = self._rank(worker)
+        return rank.active + len(rank.prompts)
+
+    def held_tokens(self, worker: int) -> int:
+        """Return the KV tokens that a worker's requests with a slot hold."""
+        return self._rank(worker).held_tokens
+
     def step(self) -> LiveStep:
         """Do one step of all ranks.
 
@@ -264,17 +287,22 @@ class LiveRanks:
 
     def _compute(self, loads: IntArray) -> None:
         aligned = self.steps % self.prefill.interval == 0
-        for rank in self._ranks:
-            if rank:
-                for one in rank.compute(self.prefill, loads, aligned=aligned):
-                    rank.remove(one)
-                    self._start(one)
-
-    def _admit_computed(self) -> None:
-        for rank in self._ranks:
-            while rank and (one := rank.admissible()) is not None:
+        for rank in self._with_pending():
+            for one in rank.compute(self.prefill, loads, aligned=aligned):
                 rank.remove(one)
                 self._start(one)
+
+    def _admit_computed(self) -> None:
+        for rank in self._with_pending():
+            while (one := rank.admissible()) is not None:
+                rank.remove(one)
+                self._start(one)
+
+    def _with_pending(self) -> list[LiveRank]:
+        """Return the ranks where anything waits or is computed, in order."""
+        found = [self._ranks[worker] for worker in sorted(self._pending) if self._ranks[worker]]
+        self._pending = {rank.worker for rank in found}
+        return found
 
     def _start(self, one: LiveRequest) -> None:
         if one.generated == 0:
@@ -309,7 +337,11 @@ class LiveRanks:
         return ended
 
     def _preempt(self) -> None:
-        for rank in self._ranks:
+        # What waits holds nothing: most ranks are told at once to have room.
+        workers = self.state.workers
+        held = workers[W_LOAD] + workers[W_QUEUED_TOKENS]
+        for worker in np.flatnonzero(held > workers[W_CAPACITY]).tolist():
+            rank = self._rank(worker)
             while rank.over_capacity():
                 self._preempt_newest(rank)
 
@@ -324,7 +356,11 @@ class LiveRanks:
             self._stop(one)
             one.generated = generated
             one.cached = self._cached(one.prompt_tokens, one.cached, generated)
-        rank.push(one, front=True)
+        self._push(one, front=True)
+
+    def _push(self, one: LiveRequest, *, front: bool = False) -> None:
+        self._rank(one.worker).push(one, front=front)
+        self._pending.add(one.worker)
 
     def _cost(self, loads: IntArray) -> StepParts:
         if not self.prefill.colocated and self._record["envelope_only"][0]:
@@ -340,7 +376,10 @@ class LiveRanks:
         return min(cached_tokens, prompt_tokens - 1)
 
     def _rank(self, worker: int) -> LiveRank:
-        while len(self._ranks) < self.state.workers.shape[1]:
+        count = self.state.workers.shape[1]
+        if not 0 <= worker < count:
+            raise StateError(f"no worker {worker}: there are {count}, numbered from 0")
+        while len(self._ranks) < count:
             self._ranks.append(LiveRank(self.state, len(self._ranks)))
         return self._ranks[worker]
 
@@ -349,38 +388,3 @@ class LiveRanks:
         if one is None:
             raise StateError(f"no request {request} is at any worker")
         return one
-
-    def _check_worker(self, worker: int) -> None:
-        alive = self.state.workers[W_ALIVE]
-        if not 0 <= worker < len(alive) or not alive[worker]:
-            raise StateError(f"no worker {worker}: live workers are {np.flatnonzero(alive)}")
-
-
-def _check(prefill: Prefill, state: ClusterState) -> None:
-    require(
-        prefill.scheduler == "v1",
-        f"prefill: scheduler is {prefill.scheduler}, must be v1 where steps are live",
-    )
-    require(
-        prefill.delayer == "none",
-        f"prefill: delayer is {prefill.delayer}, must be none where steps are live",
-    )
-    require(
-        prefill.cache == 0,
-        f"prefill: cache is {prefill.cache}, must be 0 where steps are live: what is cached is "
-        "told with each request",
-    )
-    prefill.check_slots(int(state.slots.max()))
-
-
-def _check_lengths(
-    request: int, prompt_tokens: int, output_tokens: int | None, cached_tokens: int, generated: int
-) -> None:
-    for name, value, least in (
-        ("prompt_tokens", prompt_tokens, 1),
-        ("cached_tokens", cached_tokens, 0),
-        ("generated", generated, 0),
-        ("output_tokens", output_tokens, generated + 1),
-    ):
-        if value is not None and value < least:
-            raise ParameterError(f"request {request}: {name} is {value}, must be at least {least}")

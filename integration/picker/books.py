@@ -16,10 +16,12 @@ if TYPE_CHECKING:
     from brsolver.cluster.view import IntArray
     from brsolver.hardware.step_time import StepTime
     from brsolver.simulator.prefill import Prefill
-    from integration.picker.asks import End
+    from integration.picker.asks import End, Usage
     from integration.picker.clock import Mark
     from integration.picker.requests import Request
     from integration.picker.workers import Workers
+
+_MOST_TOKENS = 2**40
 
 
 class Books:
@@ -124,6 +126,11 @@ class Books:
     def generated(self, request: Request) -> int:
         """Return how many tokens a request has by the model."""
         return 0 if request.worker == NONE else self.ranks.generated(request.identity)
+
+    def tokens_of(self, request: Request, usage: Usage | None) -> int:
+        """Return how many tokens a request has by what its engine says, or else by the model."""
+        told = None if usage is None else usage.completion_tokens
+        return self.generated(request) if told is None else min(max(told, 0), _MOST_TOKENS)
 
     def release(self, request: Request, end: End, *, generated: int, cancelled: bool) -> None:
         """Take in that a request has ended, wherever it was."""

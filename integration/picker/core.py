@@ -34,8 +34,12 @@ if TYPE_CHECKING:
     from integration.picker.workers import Worker
 
 logger = logging.getLogger("brsolver.picker")
-_WORDS = Words(logger, "the least loaded worker is taken", "requests go to the least loaded worker")
-_MOST_TOKENS = 2**40
+_WORDS = Words(
+    logger,
+    "the least loaded worker is taken",
+    "requests go to the least loaded worker",
+    "for a while",
+)
 _ENOUGH_TOKENS = 16
 
 
@@ -209,6 +213,7 @@ class Core:
         request.first_s, request.begun = now, self._clock.mark(now)
         self._clock.saw_end(now)
         self._books.first(request)
+        self._membership.answered(request.worker)
         self._announcer.emit(FirstToken(name, now))
 
     def ended(self, name: str, end: End, usage: Usage | None = None) -> bool:
@@ -220,23 +225,26 @@ class Core:
         if request is None:
             return False
         now, worker = self._clock_s(), request.worker
+        self._end(request, end, usage)
+        if worker != NONE:
+            self._membership.ended(worker, end, now)
+        return True
+
+    def _end(self, request: Request, end: End, usage: Usage | None = None) -> None:
+        """Release what a request has; its worker is not to blame."""
+        now, worker, name = self._clock_s(), request.worker, request.name
         if worker == NONE:
             self._driver.decider.pool.drop(name)
         self._driver.unstarted.pop(name, None)
-        tokens = self._tokens_of(request, usage)
-        ttft_s, tpot_s = _times(request, now, tokens)
+        tokens = self._books.tokens_of(request, usage)
+        ttft_s, tpot_s = request.times(now, tokens)
         self._learn(request, now, tokens, end)
         self._books.release(request, end, generated=tokens, cancelled=end is not End.FINISHED)
         self._announcer.emit(Ended(name, worker, end, usage, now, ttft_s, tpot_s))
         if worker != NONE:
-            self._membership.ended(worker, end, now)
+            self._membership.drained(self.workers[worker])
             self._clock.stop_if_idle()
             self._driver.look_by(now + self.params.settle_ms / 1000)
-        return True
-
-    def _tokens_of(self, request: Request, usage: Usage | None) -> int:
-        told = None if usage is None else usage.completion_tokens
-        return self._books.generated(request) if told is None else min(max(told, 0), _MOST_TOKENS)
 
     def _learn(self, request: Request, now: float, tokens: int, end: End) -> None:
         if end is not End.FINISHED:
@@ -269,10 +277,7 @@ class Core:
         self._driver.look_by(now)
 
     def reported(self, worker: int, *, ok: bool, why: str = "") -> None:
-        """Take in that a worker answered, as to a probe, or that it could not be reached.
-
-        After `PickerParams.down_after` failures in a row it is down; an answer brings it back.
-        """
+        """Take in that a worker answered a probe, or that it did not; see `Membership.reported`."""
         self._membership.reported(worker, self._clock_s(), ok=ok, why=why)
         self._driver.look_by(self._clock_s())
 
@@ -357,13 +362,17 @@ class Core:
         """
         now = self._clock_s()
         self._membership.tend(now)
+        if self._telling.let_go_stale(self.workers, now):
+            self._driver.look_by(now)
         for request in self._driver.overdue_starts(now):
             self._announcer.fault("unstarted", f"{request.name}: no worker has taken it")
-            self.ended(request.name, End.TIMEOUT)
+            self._end(request, End.TIMEOUT)
         self._driver.step_on(now)
         self._driver.decide_if_due(now)
         self._driver.let_go_overdue(now)
         next_s = min(self._driver.next_s(), self._membership.next_s())
+        if self._driver.held:
+            next_s = min(next_s, self._telling.next_s())
         return None if next_s == float("inf") else max(next_s - now, 0.0)
 
     def fault(self, kind: str, text: str) -> None:
@@ -380,17 +389,9 @@ class Core:
             text = f"{self.workers[worker].spec.name}: {len(lost)} streams are lost"
             self._announcer.fault("lost", text)
         for request in lost:
-            self.ended(request.name, end)
+            self._end(request, end)
         return len(lost)
 
     def _emptied(self, worker: Worker) -> None:
         self._history.open(worker.index)
         self._telling.forget(worker)
-
-
-def _times(request: Request, now: float, tokens: int) -> tuple[float | None, float | None]:
-    """Return seconds to the first token, and per token after it, as far as they are known."""
-    if request.first_s is None:
-        return None, None
-    each = (now - request.first_s) / (tokens - 1) if tokens > 1 else None
-    return request.first_s - request.arrival_s, each

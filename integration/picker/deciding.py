@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from brsolver.cluster._state_kernels import W_ACTIVE, W_QUEUED
-from brsolver.cluster.session import S_RUNNING
 from brsolver.cluster.view import (
     LOAD,
     QUEUE_ROWS,
@@ -101,7 +100,7 @@ class Decider:
 
     def idle(self) -> bool:
         """Tell whether nothing runs at any worker."""
-        return not self._books.ranks.busy and not self._session.hear()[S_RUNNING].any()
+        return not self._books.ranks.busy and not any(each.foreign for each in self._workers)
 
     def look(self, *, immediate: bool = False) -> int:
         """Bring the view up to date; return how many could be placed."""
@@ -118,7 +117,7 @@ class Decider:
         queue[SINCE, 0] = step
         worker = self._failsafe_run(queue, step, clock_s, immediate=True)
         if worker is None:
-            return self._fall_back([held], full=True)
+            return self._fall_back([held], tokens=False, full=True)
         self._place(request, worker[0][1])
         return [Placement(held, worker[0][1], False, time.perf_counter() - began)]
 

@@ -73,6 +73,8 @@ class Driver:
         self._clock = clock
         self._history = history
         self._announcer = announcer
+        self._failsafe = failsafe
+        self._asked_again_s = NEVER
         self._began_s = began_s
         self._look_at = NEVER
         self._told_scale = 1.0
@@ -103,6 +105,7 @@ class Driver:
         if not self._workers.any_open:
             self._refuse(held, NO_WORKER, "no worker is up")
         elif self._params.mode == "immediate":
+            self._rest(now)
             clock_s = now - self._began_s
             self._answer(self.decider.at_once(held, self._clock.step, clock_s), now)
         else:
@@ -129,6 +132,7 @@ class Driver:
     def decide(self, now: float) -> None:
         """Decide about what is held."""
         self._look_at = NEVER
+        self._rest(now)
         pool = self.decider.pool
         if not self._workers.any_open:
             for held in pool.drain():
@@ -218,6 +222,16 @@ class Driver:
             held.message(answer)
         except Exception as error:  # noqa: BLE001 # one's transport must not keep others waiting
             self._announcer.fault("answer", f"{held.request.name}: {named(error)}")
+
+    def _rest(self, now: float) -> None:
+        """Let a policy that has failed too often be asked again after a while."""
+        if self._failsafe.active:
+            return
+        if self._asked_again_s == NEVER:
+            self._asked_again_s = now + self._params.rest_s
+        elif now >= self._asked_again_s:
+            self._asked_again_s = NEVER
+            self._failsafe.stand_up()
 
     def _stepped(self, step: LiveStep, at_s: float) -> None:
         self._books.stepped(step.first, self._clock.mark(at_s))

@@ -134,7 +134,8 @@ class Ended:
     at_s : float
         On the core's clock.
     ttft_s, tpot_s : float or None
-        Seconds to its first token, and per token after it, as far as they are known.
+        Seconds to its first token, and per token after it, as far as they are known; by the model
+        where no door tells of first tokens.
     """
 
     name: str

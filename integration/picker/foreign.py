@@ -57,7 +57,10 @@ class Foreign:
         self._tokens.pop(worker.index, None)
 
     def _beyond_tokens(self, worker: Worker, held_tokens: int) -> int:
-        usage = None if worker.gauges is None else worker.gauges.kv_usage
+        gauges = worker.gauges
+        if gauges is None or not gauges.requests:
+            return 0
+        usage = gauges.kv_usage
         if usage is None or worker.capacity is None:
             return worker.foreign * TOKENS_EACH
         return max(int(usage * worker.capacity) - held_tokens, 0)
@@ -67,7 +70,7 @@ class Foreign:
         figures: IntArray = np.zeros((FIGURES, len(self._workers)), np.int64)
         for worker in self._workers:
             if not worker.gone:
-                figures[S_RUNNING, worker.index] = worker.foreign
+                figures[S_RUNNING, worker.index] = worker.foreign + _withheld(worker)
                 figures[S_LOAD, worker.index] = self._tokens.get(worker.index, 0)
         return figures
 
@@ -75,3 +78,8 @@ class Foreign:
         """Return their projected loads, shape (G, steps + 1): nobody knows when they end."""
         loads: IntArray = self.others()[S_LOAD]
         return np.repeat(loads[:, None], steps + 1, axis=1)
+
+
+def _withheld(worker: Worker) -> int:
+    """Return how many slots of a worker are not to be used while it is tried again."""
+    return 0 if worker.trial is None else max(worker.slots - worker.trial, 0)

@@ -12,7 +12,7 @@ from brsolver.errors import MissingExtraError, ParameterError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from integration.picker.bodies import Body, Prompt
+    from integration.picker.bodies import Body
 
 FIRST = 4.0
 """Units of text per token, of a model of which nothing is known yet."""
@@ -20,7 +20,7 @@ _LEAST, _MOST = 0.25, 64.0
 _MEMORY_TOKENS = 50_000.0
 _MOST_MODELS = 256
 _AT_ONCE = 16_384
-"""Characters that are tokenized; of longer texts the rest counts in proportion."""
+"""Characters of a request that are tokenized; if it has more, the rest counts in proportion."""
 _BEYOND_ASCII = 0.75
 """What a byte weighs that UTF-8 adds to a character: tokens of other scripts are shorter."""
 
@@ -53,8 +53,9 @@ class Lengths:
 
     def of(self, body: Body) -> int:
         """Return the prompt tokens of a request, all its prompts together; at least 1."""
-        tokens = sum(self._of_one(prompt, body.model) for prompt in body.prompts)
-        return max(math.ceil(tokens) + body.more_tokens, 1)
+        texts = [each for each in body.prompts if isinstance(each, str)]
+        given = sum(len(each) for each in body.prompts if not isinstance(each, str))
+        return max(math.ceil(self._of_texts(texts, body.model)) + given + body.more_tokens, 1)
 
     def per_token(self, model: str) -> float:
         """Return units of text per token."""
@@ -75,13 +76,18 @@ class Lengths:
         keep = math.exp(-tokens / _MEMORY_TOKENS)
         self._seen[model] = keep * text + text_units, keep * before + tokens
 
-    def _of_one(self, prompt: Prompt, model: str) -> float:
-        if not isinstance(prompt, str):
-            return len(prompt)
+    def _of_texts(self, texts: list[str], model: str) -> float:
         if self._encode is None:
-            return units(prompt) / self.per_token(model)
-        head = prompt[:_AT_ONCE]
-        return self._encode(head) * (len(prompt) / max(len(head), 1))
+            return sum(map(units, texts)) / self.per_token(model)
+        # Each costs something, be it empty.
+        seen = tokens = 0
+        for text in texts:
+            if seen >= _AT_ONCE:
+                break
+            head = text[: _AT_ONCE - seen]
+            tokens += self._encode(head)
+            seen += len(head) + 1
+        return tokens * (sum(map(len, texts)) + len(texts)) / max(seen, 1)
 
 
 def _encoder(path: Path) -> Callable[[str], int]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from brsolver.errors import StateError
 from integration.picker.asks import End
 from integration.picker.events import WorkerChanged
+from integration.picker.workers import Witness
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 WORKERS_FAULT = frozenset({End.RESET, End.TIMEOUT, End.WORKER_DIED})
 """Ends that a worker is to blame for. Not `End.REJECTED`: a client can have those at will."""
+_NEVER = float("inf")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,28 +107,12 @@ class Membership:
         self._calls.emptied(worker)
         self._say(worker, "gone", "")
 
-    def down(self, worker: int, now: float, why: str, *, again_s: float | None = None) -> None:
-        """Give a worker no requests until it is up again.
-
-        Parameters
-        ----------
-        worker : int
-        now : float
-        why : str
-        again_s : float, optional
-            After how long it is tried again; None: when somebody says that it is up.
-        """
-        found = self._workers[worker]
-        if found.gone:
-            return
-        found.up_again_s = None if again_s is None else now + again_s
-        if found.is_down:
-            return
-        found.is_down, found.down_since_s = True, now
-        self._say(found, "down", why)
+    def down(self, worker: int, now: float, why: str) -> None:
+        """Give a worker no requests until somebody says that it is up."""
+        self._take_down(self._workers[worker], Witness.OPERATOR, now, why, until_s=_NEVER)
 
     def up(self, worker: int, why: str = "") -> None:
-        """Give a worker requests again.
+        """Give a worker requests again, whoever said that it is down.
 
         Raises
         ------
@@ -136,62 +122,104 @@ class Membership:
         found = self._workers[worker]
         if found.gone:
             raise StateError(f"worker {worker} is gone, must be added anew")
-        found.failures = 0
-        if found.is_down:
-            self._restore(found, why)
+        self._lives(found)
+        found.failures.clear()
+        self._lift(found, list(found.down_until), why)
 
     def ended(self, worker: int, end: End, now: float) -> None:
         """Take in how a request at a worker ended."""
         found = self._workers[worker]
         if end in WORKERS_FAULT:
-            self.reported(worker, now, ok=False, why=f"{end} of a request")
+            self._failed(found, Witness.REQUESTS, now, f"{end} of a request")
         elif end is End.FINISHED:
-            found.failures = 0
-        self.drained(found)
+            self.answered(worker)
+
+    def answered(self, worker: int) -> None:
+        """Take in that a worker has generated something."""
+        found = self._workers[worker]
+        found.failures.pop(Witness.REQUESTS, None)
+        self._lives(found)
 
     def reported(self, worker: int, now: float, *, ok: bool, why: str) -> None:
-        """Take in that a worker answered, or that it failed."""
+        """Take in that a worker answered a probe, or that it failed to.
+
+        An answer brings back whom probes took down. Whom requests took down answers probes, too.
+        """
         found = self._workers[worker]
         if found.gone:
             return
-        if ok:
-            self.up(worker, why)
+        if not ok:
+            self._failed(found, Witness.PROBES, now, why)
             return
-        found.failures += 1
-        if found.failures >= self._params.down_after and not found.is_down:
-            reason = f"{found.failures} failures in a row, the last: {why}"
-            self.down(worker, now, reason, again_s=self._params.down_s)
+        found.failures.pop(Witness.PROBES, None)
+        if Witness.PROBES in found.down_until:
+            if not found.failures:
+                self._lives(found)
+            self._lift(found, [Witness.PROBES], why)
 
     def tend(self, now: float) -> None:
         """Do what time has come for: try workers again, let lost streams go."""
         for worker in self._workers:
             if not worker.is_down:
                 continue
-            if self._lost_at(worker) <= now and worker.reserved:
+            if worker.reserved and self._lost_at(worker) <= now:
                 self._calls.lost(worker.index, End.WORKER_DIED)
-            if worker.up_again_s is not None and worker.up_again_s <= now:
-                # The next failure takes it down at once.
-                worker.failures = self._params.down_after - 1
-                self._restore(worker, "tried again")
+            due = [who for who, until_s in worker.down_until.items() if until_s <= now]
+            if due:
+                self._try_again(worker, due)
 
     def next_s(self) -> float:
         """Return when there is something to tend to; infinity if there is nothing."""
-        times = [float("inf")]
+        times = [_NEVER]
         for worker in self._workers:
             if worker.is_down:
+                times += worker.down_until.values()
                 if worker.reserved:
                     times.append(self._lost_at(worker))
-                if worker.up_again_s is not None:
-                    times.append(worker.up_again_s)
         return min(times)
 
-    def _lost_at(self, worker: Worker) -> float:
-        return (worker.down_since_s or 0.0) + self._params.lost_s
+    def _failed(self, worker: Worker, witness: Witness, now: float, why: str) -> None:
+        if worker.gone:
+            return
+        failures = worker.failures[witness] = worker.failures.get(witness, 0) + 1
+        if failures >= self._params.down_after:
+            reason = f"{failures} failures in a row, the last: {why}"
+            self._take_down(worker, witness, now, reason, until_s=now + self._params.down_s)
 
-    def _restore(self, worker: Worker, why: str) -> None:
-        worker.is_down = False
-        worker.down_since_s = worker.up_again_s = None
-        self._say(worker, worker.state, why)
+    def _take_down(
+        self, worker: Worker, witness: Witness, now: float, why: str, *, until_s: float
+    ) -> None:
+        if worker.gone:
+            return
+        was_down = worker.is_down
+        worker.down_until[witness] = until_s
+        worker.trial = None
+        if worker.suspect_since_s is None:
+            worker.suspect_since_s = now
+        if not was_down:
+            self._say(worker, "down", why)
+
+    def _try_again(self, worker: Worker, due: list[Witness]) -> None:
+        for witness in due:
+            # The next failure takes it down at once.
+            worker.failures[witness] = self._params.down_after - 1
+        # One request is enough to find out, and all that a worker that hangs shall have.
+        worker.trial = worker.reserved + 1
+        self._lift(worker, due, "tried again")
+
+    def _lift(self, worker: Worker, witnesses: list[Witness], why: str) -> None:
+        was_down = worker.is_down
+        for witness in witnesses:
+            del worker.down_until[witness]
+        if was_down and not worker.is_down:
+            self._say(worker, worker.state, why)
+
+    def _lives(self, worker: Worker) -> None:
+        worker.trial = None
+        worker.suspect_since_s = None
+
+    def _lost_at(self, worker: Worker) -> float:
+        return (worker.suspect_since_s or 0.0) + self._params.lost_s
 
     def _say(self, worker: Worker, what: str, why: str) -> None:
         self._calls.emit(WorkerChanged(worker.index, what, why))

@@ -110,7 +110,9 @@ class PickerParams:
     budget_ms : float
         Time that one decision may take before the least loaded worker is taken instead.
     max_failures : int
-        Failures after which the policy is asked no more.
+        Failures after which the policy is asked no more, for a while.
+    rest_s : float
+        For how long.
     stall_s : float
         How long a policy may leave slots free into which the oldest held request would fit,
         beyond what it says of itself; longer is a failure.
@@ -122,9 +124,9 @@ class PickerParams:
     fallbacks : int
         Further workers named with each decision, to try if the first cannot be reached.
     down_after : int
-        Failures in a row after which a worker is taken to be down.
+        Failures in a row, of requests or of probes, after which a worker is taken to be down.
     down_s : float
-        After how long a worker that failed is tried again.
+        After how long without a further failure it is tried again, with one request.
     lost_s : float
         After how long the streams of a worker that is down are taken to be lost.
     start_max_s : float
@@ -159,6 +161,7 @@ class PickerParams:
     retry_after_s: float = 1.0
     budget_ms: float = 25.0
     max_failures: int = 5
+    rest_s: float = 60.0
     stall_s: float = 1.0
     overtakes: float = 4.0
     settle_ms: float = 2.0
@@ -238,6 +241,7 @@ _NUMBERS = {
     "retry_after_s": (0.0, MAX_WAIT_S),
     "budget_ms": (0.1, 60_000.0),
     "stall_s": (0.01, 3600.0),
+    "rest_s": (0.0, MAX_WAIT_S),
     "overtakes": (0.0, 1e6),
     "settle_ms": (0.0, 1000.0),
     "down_s": (0.0, MAX_WAIT_S),

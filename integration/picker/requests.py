@@ -79,3 +79,22 @@ class Request:
         self.prompt_hash = ask.blocks[-1] if ask.blocks else 0
         self.model = ""
         self.session = ask.key or ""
+
+    def times(self, now: float, tokens: int) -> tuple[float | None, float | None]:
+        """Return seconds to its first token, and per token after it, as far as they are known.
+
+        Parameters
+        ----------
+        now : float
+            When it ended.
+        tokens : int
+            How many it has.
+        """
+        first_s = self.first_s
+        if first_s is None and self.begun is not None:
+            # Nobody told: by the model.
+            first_s = self.begun[0]
+        if first_s is None or first_s > now:
+            return None, None
+        each = (now - first_s) / (tokens - 1) if tokens > 1 else None
+        return first_s - self.arrival_s, each

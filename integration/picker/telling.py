@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 from brsolver.cluster._state_kernels import W_LOAD, W_QUEUED_TOKENS
 from integration.picker.watching import Leaks, Pins
 
+_STALE_S = 15.0
+"""After which nothing that an engine told counts any more."""
+
 if TYPE_CHECKING:
     from brsolver.cluster.state import ClusterState
     from integration.picker.asks import Gauges
@@ -43,10 +46,12 @@ class Telling:
         self._pins = Pins(workers)
         self._leaks = Leaks(params.leak_s)
         self._marks: dict[int, tuple[Gauges, Mark]] = {}
+        self._told_s: dict[int, float] = {}
 
     def told(self, worker: Worker, gauges: Gauges, now: float) -> str:
         """Take in what an engine tells; return what is found to be wrong with it, once."""
         worker.gauges = gauges
+        self._told_s[worker.index] = now
         rows = self._state.workers
         held = rows.item(W_LOAD, worker.index) + rows.item(W_QUEUED_TOKENS, worker.index)
         self._foreign.told(worker, held)
@@ -60,9 +65,21 @@ class Telling:
         before = self._leaks.lost_before(ranks, now)
         return None if before is None else (ranks, before)
 
+    def let_go_stale(self, workers: Workers, now: float) -> bool:
+        """Begin anew with workers that have told nothing for long; tell whether there are any."""
+        stale = [each for each, at_s in self._told_s.items() if at_s + _STALE_S <= now]
+        for index in stale:
+            self.forget(workers[index])
+        return bool(stale)
+
+    def next_s(self) -> float:
+        """Return when the next one will be stale; infinity if none will."""
+        return min(self._told_s.values(), default=float("inf")) + _STALE_S
+
     def forget(self, worker: Worker) -> None:
         """Begin anew with a worker."""
         worker.gauges = None
+        self._told_s.pop(worker.index, None)
         self._foreign.forget(worker)
         self._pins.forget(worker.index)
         self._leaks.forget(worker.index)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 from brsolver.errors import ParameterError, StateError
@@ -11,6 +12,14 @@ if TYPE_CHECKING:
 
     from integration.picker.asks import Gauges
     from integration.picker.params import PickerParams, WorkerSpec
+
+
+class Witness(Enum):
+    """By whose word a worker is down."""
+
+    REQUESTS = auto()
+    PROBES = auto()
+    OPERATOR = auto()
 
 
 class Worker:
@@ -23,12 +32,16 @@ class Worker:
     slots : int
     capacity : int or None
         KV tokens.
-    is_down, draining, gone : bool
-        Whether it cannot be reached, gets no more requests, has been taken away.
-    failures : int
-        In a row.
-    down_since_s, up_again_s : float or None
-        Since when it is down, and when it is tried again if nobody says so before.
+    draining, gone : bool
+        Whether it gets no more requests, has been taken away.
+    failures : dict of Witness to int
+        In a row, as requests and as probes tell.
+    down_until : dict of Witness to float
+        By whose word it is down, and when it is tried again if nobody says so before.
+    suspect_since_s : float or None
+        Since when it has been down, or on trial, without a sign of life.
+    trial : int or None
+        While it is tried again: how many requests it may have.
     reserved : int
         Requests that the books have there.
     foreign : int
@@ -42,13 +55,19 @@ class Worker:
         self.index = index
         self.slots = params.slots if spec.slots is None else spec.slots
         self.capacity = params.capacity if spec.capacity is None else spec.capacity
-        self.is_down = self.draining = self.gone = False
-        self.failures = 0
-        self.down_since_s: float | None = None
-        self.up_again_s: float | None = None
+        self.draining = self.gone = False
+        self.failures: dict[Witness, int] = {}
+        self.down_until: dict[Witness, float] = {}
+        self.suspect_since_s: float | None = None
+        self.trial: int | None = None
         self.reserved = 0
         self.foreign = 0
         self.gauges: Gauges | None = None
+
+    @property
+    def is_down(self) -> bool:
+        """Whether it is taken to be down, by whose word ever."""
+        return bool(self.down_until)
 
     @property
     def open(self) -> bool:

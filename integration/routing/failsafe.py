@@ -49,11 +49,14 @@ class Words(NamedTuple):
         What happens where one call failed.
     alone : str
         What happens once there were too many.
+    how_long : str
+        For how long that stays so.
     """
 
     logger: logging.Logger = logging.getLogger("brsolver")
     goes_on: str = "serving goes on without"
     alone: str = "whoever serves routes by itself"
+    how_long: str = "for good"
 
 
 class _Failed:
@@ -343,11 +346,18 @@ class Failsafe:
         """Leave everything to whoever serves from now on."""
         if self.active:
             self.active = False
-            self._words.logger.warning(
-                "brsolver: stands down for good (%s); %s", reason, self._words.alone
+            words = self._words
+            words.logger.warning(
+                "brsolver: stands down %s (%s); %s", words.how_long, reason, words.alone
             )
             for call in self._when_down:
                 call()
+
+    def stand_up(self) -> None:
+        """Have calls made again after it stood down, for whoever lets it try again."""
+        self.active = True
+        self.failures = self._successes = 0
+        self._said.clear()
 
     def _late(self, kind: str) -> None:
         self.fail(kind, f"took more than its budget of {self._deadline.budget_s * 1000:g} ms")

@@ -15,6 +15,7 @@ from integration.picker.bodies import (
     CHAT,
     COMPLETIONS,
     EMBEDDINGS,
+    MOST_VALUES,
     RESPONSES,
     BodyError,
     kind_of,
@@ -159,6 +160,17 @@ def test_ids_are_counted_and_texts_are_estimated():
     assert text.prompt_tokens == round(400 / FIRST)
 
 
+@pytest.mark.parametrize("value", [b"1", b"{}", b"[]", b'""'])
+def test_what_would_take_seconds_to_read_is_estimated(value):
+    content = b'{"prompt":[' + b",".join([value] * (MOST_VALUES + 1)) + b'],"max_tokens":3}'
+    found = read_body(COMPLETIONS, content)
+    assert found.prompts == ()
+    assert found.max_tokens is None
+    assert found.more_tokens == len(content) // 4
+    long = b'{"prompt":["' + b"x" * len(content) + b'"],"max_tokens":3}'
+    assert read_body(COMPLETIONS, long).max_tokens == 3
+
+
 @given(ratio=st.floats(1.0, 12.0), sizes=st.lists(st.integers(200, 5000), min_size=8, max_size=20))
 def test_characters_per_token_are_learned(ratio, sizes):
     made = reader()
@@ -211,6 +223,13 @@ def test_a_tokenizer_counts(tmp_path):
     assert tokens("a b a") == 3
     assert tokens("a " * 50_000) == pytest.approx(50_000, rel=0.01)
     assert tokens("\ud800") >= 1
+    assert tokens(["a b", "a"]) == 3
+
+    heads: list[str] = []
+    encode = made.lengths._encode
+    made.lengths._encode = lambda head: heads.append(head) or encode(head)
+    assert tokens(["a b", ""] * 50_000) == pytest.approx(100_000, rel=0.01)
+    assert sum(map(len, heads)) + len(heads) < 20_000
 
 
 def test_a_tokenizer_that_cannot_be_read_is_one_line(tmp_path, monkeypatch):

@@ -140,7 +140,7 @@ class Raiser:
 
 @pytest.mark.parametrize("mode", ["pooled", "immediate"])
 def test_where_the_policy_fails_the_least_loaded_worker_is_taken(mode):
-    p = Picking(workers=3, mode=mode, max_failures=2)
+    p = Picking(workers=3, mode=mode, max_failures=2, start_max_s=0.0)
     with_policy(p, Raiser())
     for index, tokens in enumerate((50, 20, 30, 5, 5)):
         p.request(f"r{index}", tokens)
@@ -150,8 +150,14 @@ def test_where_the_policy_fails_the_least_loaded_worker_is_taken(mode):
     assert workers[3] == workers[1]
     assert all(each.fallback for each in p.log.of(Decided))
     assert p.core.audit().balanced
-    # After so many it is asked no more.
+    # After so many it is asked no more, for a while.
     assert len(p.log.of(Fault)) == 2
+    p.run(p.params.rest_s)
+    for index in range(5, 8):
+        p.core.ended(f"r{index - 5}", End.FINISHED)
+        p.request(f"r{index}")
+        p.run(0.0)
+    assert len(p.log.of(Fault)) == 4
 
 
 def test_a_policy_that_is_late_is_not_waited_for():
@@ -267,7 +273,11 @@ def test_a_worker_that_fails_is_down_and_tried_again():
         p.request(f"r{index}")
         p.run(0.01)
         assert p.worker_of(f"r{index}") == 1
-    p.run(5.0)
+    p.run(4.0)
+    p.core.reported(0, ok=False, why="refused")
+    p.run(4.0)
+    assert not p.core.workers[0].open
+    p.run(1.0)
     assert p.core.workers[0].open
     p.core.reported(0, ok=False, why="refused")
     assert not p.core.workers[0].open
@@ -283,6 +293,65 @@ def test_streams_that_break_take_a_worker_down_and_refused_ones_do_not():
         p.request(f"r{index}")
         p.core.ended(f"r{index}", end)
     assert not p.core.workers[0].open
+
+
+def test_a_worker_that_hangs_gets_one_request_at_a_time_and_loses_them():
+    p = Picking(workers=2, slots=4, down_after=1, down_s=5.0, lost_s=20.0, policy="fcfs")
+    p.request("first")
+    hangs = p.worker_of("first")
+    p.core.ended("first", End.TIMEOUT)
+    assert not p.core.workers[hangs].open
+    for turn in range(3):
+        p.core.reported(hangs, ok=True)
+        p.run(4.9)
+        assert not p.core.workers[hangs].open
+        p.run(0.2)
+        for index in range(4):
+            p.request(f"r{turn}.{index}")
+            p.run(0.01)
+        mine = [n for n in p.core._books.known if p.worker_of(n) == hangs]
+        assert len(mine) <= 1
+        for name in list(p.core._books.known):
+            if name not in mine:
+                p.core.ended(name, End.FINISHED)
+        if turn < 2:
+            for name in mine:
+                p.core.ended(name, End.TIMEOUT)
+            p.core.reported(hangs, ok=False, why="hangs")
+    for _ in range(10):
+        p.core.reported(hangs, ok=False, why="hangs")
+        p.run(1.0)
+    assert p.core.audit().reserved == 0
+    assert End.WORKER_DIED in p.core.audit().ended
+
+
+def test_a_sign_of_life_ends_the_trial():
+    p = Picking(workers=1, slots=4, down_after=1, down_s=5.0, policy="fcfs")
+    p.request("a")
+    p.core.ended("a", End.RESET)
+    p.run(5.1)
+    for name in "bcd":
+        p.request(name)
+        p.run(0.1)
+    assert isinstance(p.answer("b"), Placed)
+    assert p.answer("c") is p.answer("d") is None
+    p.core.first_token("b")
+    p.run(0.1)
+    assert isinstance(p.answer("c"), Placed)
+    assert isinstance(p.answer("d"), Placed)
+
+
+def test_probes_do_not_bring_back_whom_requests_took_down():
+    p = Picking(workers=2, slots=8, down_after=2, policy="fcfs")
+    p.core.down(1)
+    for name in "ab":
+        p.request(name)
+        p.core.reported(0, ok=True)
+        p.core.ended(name, End.RESET)
+    p.core.reported(0, ok=True)
+    assert not p.core.workers[0].open
+    p.core.up(0)
+    assert p.core.workers[0].open
 
 
 def test_streams_of_a_worker_that_stays_down_are_lost():
@@ -350,10 +419,36 @@ def test_what_an_engine_runs_beyond_our_own_takes_its_slots():
     assert isinstance(p.answer("a"), Placed)
 
 
+def test_what_engines_told_long_ago_does_not_count():
+    p = Picking(workers=1, slots=1)
+    p.core.told(0, Gauges(running=1))
+    p.core.told(0, Gauges(running=1))
+    p.request("a")
+    p.run(1.0)
+    assert p.answer("a") is None
+    p.run(20.0)
+    assert isinstance(p.answer("a"), Placed)
+
+
+def test_a_failed_policy_leaves_nobody_without_an_answer_whatever_is_full():
+    p = Picking(workers=2, slots=1, capacity=20, mode="immediate")
+    with_policy(p, Raiser())
+    for index in range(6):
+        p.request(f"r{index}", 15)
+        assert isinstance(p.answer(f"r{index}"), Placed)
+
+
+def test_who_is_never_taken_is_no_fault_of_its_worker():
+    p = Picking(workers=1, start_max_s=1.0, down_after=1)
+    p.request("a")
+    p.run(2.0)
+    assert p.core.workers[0].open
+
+
 def test_tokens_beyond_the_books_take_room():
     p = Picking(workers=2, slots=4, capacity=100, block_tokens=0)
     for worker, usage in ((0, 0.95), (1, 0.0)):
-        p.core.told(worker, Gauges(running=0, kv_usage=usage))
+        p.core.told(worker, Gauges(running=1, kv_usage=usage))
     for index in range(3):
         p.request(f"r{index}", 10)
         p.run(0.01)

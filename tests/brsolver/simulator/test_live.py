@@ -297,6 +297,8 @@ def test_workers_that_join_later_have_a_rank():
     ranks.state.remove_worker(worker)
     with pytest.raises(StateError, match="no worker 2: live workers are"):
         ranks.send(2, worker, 4)
+    assert not ranks.busy
+    assert ranks.waiting(worker) == ranks.running(worker) == ranks.held_tokens(worker) == 0
 
 
 def test_a_request_is_at_one_worker_and_leaves_once():
@@ -312,8 +314,11 @@ def test_a_request_is_at_one_worker_and_leaves_once():
 
 @pytest.mark.parametrize("worker", [-1, 2])
 def test_a_worker_that_is_not_there_is_refused(worker):
-    with pytest.raises(StateError, match=f"no worker {worker}: live workers are"):
-        ranks_of().send(1, worker, 4)
+    ranks = ranks_of()
+    for act in (lambda: ranks.send(1, worker, 4), lambda: ranks.drop(worker)):
+        with pytest.raises(StateError, match=f"no worker {worker}: there are 2, numbered from 0"):
+            act()
+    assert 1 not in ranks
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,98 @@
+"""What is written while serving: one line per event, as text or JSON; never prompts, never keys."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from typing import TYPE_CHECKING, TextIO
+
+from brsolver.errors import ParameterError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from integration.picker.events import Event
+    from integration.settings import Log
+
+LOGGER = "brsolver"
+_SAID = {"WorkerChanged": logging.INFO, "Fault": logging.WARNING, "Refusal": logging.INFO}
+"""Events that are logged, and how loud; what happens for every request is debugging."""
+
+
+class JsonLines(logging.Formatter):
+    """A record as one line of JSON: time, level, message, and what it was given besides."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        told = {
+            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
+            "level": record.levelname.lower(),
+            "message": record.getMessage(),
+            **getattr(record, "fields", {}),
+        }
+        return json.dumps(told, ensure_ascii=False, default=str)
+
+
+def set_up(log: Log, folder: Path) -> logging.Logger:
+    """Make the logger of this process write as the settings say.
+
+    Parameters
+    ----------
+    log : Log
+    folder : Path
+        What a relative path of its file is seen from.
+
+    Raises
+    ------
+    ParameterError
+        The file cannot be written.
+    """
+    logger = logging.getLogger(LOGGER)
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+    handler = logging.StreamHandler(_stream(log, folder))
+    text = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
+    handler.setFormatter(JsonLines() if log.format == "json" else text)
+    logger.addHandler(handler)
+    logger.setLevel(log.level.upper())
+    logger.propagate = False
+    return logger
+
+
+def _stream(log: Log, folder: Path) -> TextIO:
+    if log.file is None:
+        return sys.stderr
+    path = folder / log.file
+    try:
+        return path.open("a", encoding="utf-8", buffering=1)
+    except OSError as error:
+        raise ParameterError(
+            f"[log] file is {log.file!r}, must be a file that can be written: {error.strerror}"
+        ) from error
+
+
+class EventLog:
+    """Writes the picker's events to the log; requests appear by our own names for them only.
+
+    Parameters
+    ----------
+    logger : Logger
+    """
+
+    def __init__(self, logger: logging.Logger) -> None:
+        self._logger = logger
+
+    def event(self, event: Event) -> None:
+        """Take in an event."""
+        kind = type(event).__name__
+        level = _SAID.get(kind, logging.DEBUG)
+        if kind == "Stepped" or not self._logger.isEnabledFor(level):
+            return
+        fields = {name: _plain(getattr(event, name)) for name in event.__slots__ if name != "ask"}
+        said = ", ".join(f"{name} {value}" for name, value in fields.items())
+        self._logger.log(level, "%s: %s", kind, said, extra={"fields": {"event": kind, **fields}})
+
+
+def _plain(value: object) -> object:
+    return value if isinstance(value, str | int | float | None) else str(value)
