@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from picking import HARDWARE, Clock, Picking, spec
+from picking import HARDWARE, Clock, Log, Picking, spec
 
 from brsolver.cluster.view import ROOM, SLOTS
 from brsolver.errors import BrsolverError, ParameterError, StateError
@@ -636,8 +636,8 @@ def test_a_listener_that_fails_at_an_event_is_told_of_the_next():
 
     class Picky(Log):
         def event(self, event):
-            if isinstance(event, Decided):
-                raise ValueError("no such worker")
+            if type(event) is Decided:
+                raise LookupError("no such worker")
             super().event(event)
 
     picky = Picky()
