@@ -1,7 +1,7 @@
 """The supervisor: runs Envoy and, beside it, a picker that it watches.
 
-It does nothing heavy itself, so that it always sees when the picker comes round no more. Envoy runs on
-whatever becomes of the picker; without one it routes by itself.
+It does nothing heavy itself, so that it always sees when the picker comes round no more. Envoy runs
+on whatever becomes of the picker; without one it routes by itself.
 """
 
 from __future__ import annotations

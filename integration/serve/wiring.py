@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from integration.admin.recorder import EventRecorder
 from integration.doors.access_log import AccessLog
 from integration.doors.authz import AuthzDoor
 from integration.doors.ext_proc import ExtProc, ExtProcParams
@@ -84,6 +85,10 @@ class Picker:
             config, places, core, clock=clock, fleet=self._membership, unwell=self._unwell
         )
         core.listeners.extend([reader, self._membership, EventLog(self.logger)])
+        record = config.trace.record
+        self._recorder = None if record is None else EventRecorder(config.path(record))
+        if self._recorder is not None:
+            core.listeners.append(self._recorder)
         self._health = Health()
         self._authz: AuthzDoor | None = None
         self._grpc = self._doors()
@@ -183,6 +188,8 @@ class Picker:
         await self._grpc.stop()
         await self._admin.stop()
         self._pump.stop()
+        if self._recorder is not None:
+            self._recorder.close()
 
     async def _empty(self) -> None:
         try:

@@ -1,4 +1,4 @@
-"""Workers that die, hang, reset and talk nonsense at random, and a picker that is killed and frozen.
+"""Workers that die, hang, reset and talk nonsense at random; a picker that is killed and frozen.
 
 ``make chaos`` runs the large one; the small one is among the other tests.
 """
