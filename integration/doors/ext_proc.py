@@ -254,6 +254,8 @@ class _Stream:
             routed = Routed(self._door.reception.anywhere(self._subset))
         finally:
             timer.cancel()
+        if self._asking is not None:
+            await self._asking  # gRPC takes one message at a time
         destination = routed.destination
         if isinstance(destination, Refused):
             await self._refuse(destination)
