@@ -160,8 +160,7 @@ class Core:
             raise StateError(f"request {ask.name!r} is here already")
         now = self._clock_s()
         request = Request(ask, now)
-        most = self.workers.most_tokens()
-        if most is not None and request.prompt_tokens > most:
+        if request.prompt_tokens > self.workers.most_tokens():
             # No worker will hold it: the engine is to say so, and then nothing is there of it.
             request.prompt_tokens = 1
         self._books.enter(request)
