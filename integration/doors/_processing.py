@@ -63,7 +63,7 @@ def routed(
     headers : mapping of str to str, optional
         More headers to set.
     named : bool
-        Whether our identity of the request goes into the metadata, for the access log.
+        Whether our identity of the request goes along, for the access log.
 
     Returns
     -------
@@ -77,11 +77,12 @@ def routed(
         common.header_mutation.remove_headers.append(RANK)
     else:
         wanted[RANK] = str(destination.rank)
-    set_headers(common.header_mutation, wanted)
     metadata = answer.dynamic_metadata.fields[LB].struct_value
     metadata.fields[ENDPOINT].string_value = destination.endpoints
     if named and destination.name is not None:
-        metadata.fields[ID].string_value = destination.name
+        # Entries of upstreams have a request's headers, not its metadata.
+        metadata.fields[ID].string_value = wanted[ID] = destination.name
+    set_headers(common.header_mutation, wanted)
     return answer
 
 

@@ -3,8 +3,9 @@
 A stream per request: headers and body come, the answer names the workers to try, in a header and
 in metadata; a request is held by answering late. Bodies are taken buffered, or as full-duplex
 streams; where neither is sent the decision goes by headers alone. Where an access log tells of
-ends, the stream is closed after the response's headers, since every chunk through Python costs
-milliseconds; where there is none, as in Kubernetes, the stream's end is the request's.
+starts and ends, the stream is closed once that is told, or after the response's headers at the
+latest, since every message through Python costs time; where there is none, as in Kubernetes, the
+stream's end is the request's.
 """
 
 from __future__ import annotations
@@ -55,8 +56,9 @@ class ExtProcParams:
     patience_s : float
         Seconds that a request is held before more time is asked for; less than Envoy's
         ``message_timeout``.
-    grace_s : float
-        Seconds after which a request that nobody started, and whose stream is closed, is given up.
+    grace_s, start_s : float
+        Seconds after which a request that nobody started is given up: one whose client left while
+        it was decided, and any.
     body_limit : int
         Bytes of a request's body.
     """
@@ -65,12 +67,13 @@ class ExtProcParams:
     hold_s: float = 3600.0
     patience_s: float = 0.05
     grace_s: float = 2.0
+    start_s: float = 15.0
     body_limit: int = 64 * 2**20
 
     def __post_init__(self) -> None:
         if self.ends not in {"stream", "log"}:
             raise ParameterError(f"ends is {self.ends!r}, must be 'stream' or 'log'")
-        for name in ("hold_s", "patience_s", "grace_s", "body_limit"):
+        for name in ("hold_s", "patience_s", "grace_s", "start_s", "body_limit"):
             if not getattr(self, name) > 0:
                 raise ParameterError(f"{name} is {getattr(self, name)}, must be above 0")
 
@@ -115,7 +118,7 @@ class ExtProc:
         self.streams += 1
         try:
             async for message in messages:
-                if await stream.take(message):
+                if await stream.take(message) or await stream.settled(messages):
                     break
         finally:
             self.streams -= 1
@@ -134,11 +137,13 @@ class _Stream:
         self._first = True
         self._body = bytearray()
         self._task: asyncio.Task[None] | None = None
+        self._asking: asyncio.Task[None] | None = None
         self._name: str | None = None
         self._status = 0
         self._tail = b""
         self._complete = False
         self._refused = False
+        self._told = False
 
     async def take(self, message: Any) -> bool:
         """Take a message in; return whether the stream can be closed."""
@@ -148,6 +153,22 @@ class _Stream:
             return True
         kind = message.WhichOneof("request")
         return bool(await getattr(self, f"_{kind}")(message))
+
+    async def settled(self, messages: AsyncIterator[Any]) -> bool:
+        """Wait for the decision where nothing is to be told after it; return whether it is over.
+
+        With an access log that has starts and ends, and a body that came whole, each message more
+        would only cost time. Until then nothing comes but the end of a client that leaves.
+        """
+        short = self._door.params.ends == "log" and self._modes[0] == BODY_MODES["BUFFERED"]
+        if not short or self._task is None:
+            return False
+        gone = asyncio.ensure_future(anext(messages, None))
+        await asyncio.wait({self._task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not gone.done():
+            gone.cancel()
+            await asyncio.wait({gone})
+        return True
 
     def _begin(self, message: Any) -> None:
         self._first = False
@@ -223,7 +244,8 @@ class _Stream:
             await self._task
 
     async def _answer(self, kind: str, *, trailers: bool) -> None:
-        timer = asyncio.get_running_loop().create_task(self._ask_for_time())
+        patience_s = self._door.params.patience_s
+        timer = asyncio.get_running_loop().call_later(patience_s, self._ask_for_time)
         try:
             routed = await self._route()
         except Exception as error:  # noqa: BLE001 # what trips us goes to a worker all the same
@@ -239,12 +261,16 @@ class _Stream:
         self._name = destination.name
         for answer in self._answers(kind, destination, routed, trailers=trailers):
             await self._write(answer)
+        self._told = True
+        if self._name is not None and self._door.params.ends == "stream":
+            # Nobody tells of the start, and an answer in one piece begins only at its end.
+            self._door.reception.ledger.started(self._name)
 
-    async def _ask_for_time(self) -> None:
-        if self._modes[0] == _DUPLEX:
-            return  # has no timer
-        await asyncio.sleep(self._door.params.patience_s)
-        await self._write(processing.more_time(self._door.params.hold_s))
+    def _ask_for_time(self) -> None:
+        """Have a held request's timer prolonged; full-duplex streams have none."""
+        if self._modes[0] != _DUPLEX:
+            more = processing.more_time(self._door.params.hold_s)
+            self._asking = asyncio.get_running_loop().create_task(self._write(more))
 
     async def _route(self) -> Routed:
         reception = self._door.reception
@@ -290,7 +316,8 @@ class _Stream:
         if self._door.params.ends == "stream":
             ledger.ended(self._name, self._end(), self._usage())
         elif not self._status:
-            ledger.doubt(self._name, self._door.params.grace_s)
+            params = self._door.params
+            ledger.doubt(self._name, params.start_s if self._told else params.grace_s)
 
     def _end(self) -> End:
         if self._status == 0:

@@ -74,13 +74,20 @@ class Ledger:
         self.places[name] = Place(worker, self._clock())
         self.running[worker] += 1
 
-    def started(self, name: str, address: str) -> None:
-        """Note which worker took a request: a retry may have moved it."""
+    def started(self, name: str, address: str | None = None) -> None:
+        """Note which worker took a request: a retry may have moved it.
+
+        Parameters
+        ----------
+        name : str
+        address : str, optional
+            The decided worker's by default.
+        """
         place = self.places.get(name)
         if place is None:
             return
         rank = self._fleet.specs[place.worker].rank
-        worker = self._fleet.worker(address, rank)
+        worker = None if address is None else self._fleet.worker(address, rank)
         if place.started and worker in {None, place.worker}:
             return
         place.started = True

@@ -19,6 +19,7 @@ SPANS = "spans"
 """Cluster of what takes OpenTelemetry's spans."""
 _PLENTY = 1_000_000
 """For breakers towards the picker, which bounds its pool itself."""
+_HEALTH_S = 2.0
 _HTTP = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 
@@ -69,10 +70,22 @@ def door(address: Address) -> Part:
     return _own(DOOR, address, _http1(10.0))
 
 
-def picker(address: Address) -> Part:
-    """Return the cluster of the picker's gRPC services; a frozen one is noticed in seconds."""
+def picker(address: Address, *, tls: bool = False) -> Part:
+    """Return the cluster of the picker's gRPC services; a frozen one is noticed in seconds.
+
+    Parameters
+    ----------
+    address : Address
+    tls : bool
+        Whether the picker asks for TLS. Its certificate is for gateways elsewhere and not looked
+        at: the picker of this Envoy is on the same machine.
+    """
     alive = {"interval": "1s", "timeout": "1s"}
-    return _own(PICKER, address, _http2({"connection_keepalive": alive}))
+    cluster = _own(PICKER, address, _http2({"connection_keepalive": alive}))
+    if tls:
+        context = {"alpn_protocols": ["h2"]}
+        cluster["transport_socket"] = _tls_to(context)
+    return cluster
 
 
 def spans(address: Address) -> Part:
@@ -114,7 +127,8 @@ def _chosen(kind: str) -> Part:
 def _health(config: ServeConfig) -> Part:
     every = seconds(config.workers.health_interval_s)
     return {
-        "timeout": seconds(max(1.0, config.workers.health_interval_s)),
+        # A busy engine may take its time.
+        "timeout": seconds(max(_HEALTH_S, config.workers.health_interval_s)),
         "interval": every,
         "no_traffic_interval": every,
         "unhealthy_threshold": 3,
@@ -174,8 +188,12 @@ def _tls(config: ServeConfig) -> Part:
         if ca is not None
         else {"system_root_certs": {}}
     )
+    return _tls_to({"validation_context": trusted})
+
+
+def _tls_to(context: Part) -> Part:
     return extension(
         "transport_sockets.tls",
         "transport_sockets.tls.v3.UpstreamTlsContext",
-        common_tls_context={"validation_context": trusted},
+        common_tls_context=context,
     )

@@ -38,8 +38,8 @@ def find_envoy(named: str | Path | None = None) -> Path:
     if found is None:
         raise EnvoyMissingError(
             "Envoy is not installed: pip install 'brsolver[proxy]' brings it for Linux (x86-64,"
-            " arm64), macOS (arm64) and Windows; elsewhere name one with --envoy PATH or"
-            " envoy.path, or run an Envoy of your own with what --print-bootstrap shows"
+            " arm64) and macOS (arm64); elsewhere name one with --envoy PATH or envoy.path, or run"
+            " an Envoy of your own with what --print-bootstrap shows"
         )
     return Path(found)
 
@@ -54,8 +54,7 @@ def _packaged() -> Path | None:
     """Return the package's program, without importing what may be another package's."""
     spec = find_spec(PACKAGE)
     for folder in (spec and spec.submodule_search_locations) or ():
-        for name in ("envoy", "envoy.exe"):
-            program = Path(folder) / "_bin" / name
-            if program.is_file() and os.access(program, os.X_OK):
-                return program
+        program = Path(folder) / "_bin" / "envoy"
+        if program.is_file() and os.access(program, os.X_OK):
+            return program
     return None

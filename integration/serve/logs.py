@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 from brsolver.errors import ParameterError
 
@@ -49,9 +49,10 @@ def set_up(log: Log, folder: Path) -> logging.Logger:
         The file cannot be written.
     """
     logger = logging.getLogger(LOGGER)
-    for handler in list(logger.handlers):
-        logger.removeHandler(handler)
-    handler = logging.StreamHandler(_stream(log, folder))
+    for old in list(logger.handlers):
+        logger.removeHandler(old)
+        old.close()
+    handler = _handler(log, folder)
     text = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
     handler.setFormatter(JsonLines() if log.format == "json" else text)
     logger.addHandler(handler)
@@ -60,12 +61,11 @@ def set_up(log: Log, folder: Path) -> logging.Logger:
     return logger
 
 
-def _stream(log: Log, folder: Path) -> TextIO:
+def _handler(log: Log, folder: Path) -> logging.Handler:
     if log.file is None:
-        return sys.stderr
-    path = folder / log.file
+        return logging.StreamHandler(sys.stderr)
     try:
-        return path.open("a", encoding="utf-8", buffering=1)
+        return logging.FileHandler(folder / log.file, encoding="utf-8")
     except OSError as error:
         raise ParameterError(
             f"[log] file is {log.file!r}, must be a file that can be written: {error.strerror}"

@@ -65,8 +65,8 @@ def source_of(config: ServeConfig, complain: Callable[[str], object]) -> Source 
         host, port = Address.parse(workers.dns)
         return Named(host, port, complain=complain)
     if workers.service is not None:
-        name, _, port = workers.service.partition(":")
-        number: str | int = int(port) if port.isdigit() else port
+        name, _, given = workers.service.partition(":")
+        number: str | int = int(given) if given.isdigit() else given
         selector = f"kubernetes.io/service-name={name}"
         return EndpointSlices(KubernetesApi.in_pod(), selector, port=number, complain=complain)
     return None
@@ -91,12 +91,18 @@ async def first_workers(config: ServeConfig, complain: Callable[[str], object]) 
             found.set_result(list(workers))
 
     following = asyncio.ensure_future(source.follow(take))
+    # A source goes on for ever; if this one does not, it says why.
+    following.add_done_callback(lambda task: _pass_on(task, found))
     try:
-        await asyncio.wait([found, following], return_when=asyncio.FIRST_COMPLETED)
-        # A source goes on for ever; if this one did not, it says why.
-        return found.result() if found.done() else following.result() or []
+        return await found
     finally:
         following.cancel()
+
+
+def _pass_on(task: asyncio.Future[None], found: asyncio.Future[list[WorkerSpec]]) -> None:
+    error = None if task.cancelled() else task.exception()
+    if error is not None and not found.done():
+        found.set_exception(error)
 
 
 class Membership(CoreFleet):
@@ -152,7 +158,7 @@ class Membership(CoreFleet):
         ParameterError
             There is one at its address already.
         """
-        spec = _by_number(spec)
+        spec = await asyncio.to_thread(_by_number, spec)
         if self._fleet.worker(spec.address, spec.rank) is not None:
             raise ParameterError(f"address is {spec.address!r}, where there is a worker already")
         self._drained.discard(spec.name)

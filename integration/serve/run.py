@@ -1,7 +1,7 @@
 """The supervisor: runs Envoy and, beside it, a picker that it watches.
 
-It does nothing heavy itself, so that it always sees when the picker comes round no more. Envoy runs on
-whatever becomes of the picker; without one it routes by itself.
+It does nothing heavy itself, so that it always sees when the picker comes round no more. Envoy runs
+on whatever becomes of the picker; without one it routes by itself.
 """
 
 from __future__ import annotations
@@ -123,12 +123,24 @@ async def _supervise(path: Path, config: ServeConfig, program: Path | None, fold
     supervisor = Supervisor(path, config, places, program)
     with Signals() as signals:
         try:
-            await supervisor.start()
-            supervisor.announce()
-            await supervisor.go_on(signals)
-            await supervisor.drain(signals)
+            if await _started(supervisor, signals):
+                supervisor.announce()
+                await supervisor.go_on(signals)
+                await supervisor.drain(signals)
         finally:
             await supervisor.stop()
+
+
+async def _started(supervisor: Supervisor, signals: Signals) -> bool:
+    """Start all; tell whether it has come to that before it was to stop."""
+    starting = asyncio.ensure_future(supervisor.start())
+    await first_of(signals.stop.wait(), asyncio.wait([starting]))
+    if starting.done():
+        await starting
+        return True
+    starting.cancel()
+    await asyncio.gather(starting, return_exceptions=True)
+    return False
 
 
 async def preflight(config: ServeConfig, *, envoy: bool) -> None:

@@ -67,7 +67,8 @@ class HandPump:
     def answer(self, answer: Any) -> None:
         """Answer all that are held."""
         for future in self.held.values():
-            future.set_result(answer)
+            if not future.done():
+                future.set_result(answer)
 
     def started(self, name: str, worker: int) -> None:
         self.starts.append((name, worker))

@@ -108,12 +108,12 @@ async def front(
     dead: bool = False,
     change: Callable[[dict[str, Any]], object] | None = None,
     tiers: Callable[[House], Any] | None = None,
-    ends: str = "log",
+    **ext_proc: Any,
 ) -> AsyncIterator[Front]:
     """Start engines, doors and Envoy.
 
     With `dead` nothing listens at the first worker's address; `change` may edit Envoy's
-    configuration; `tiers` makes the prefill tier.
+    configuration; `tiers` makes the prefill tier, `ext_proc` goes to its door.
     """
     async with contextlib.AsyncExitStack() as stack:
         engines = [Engine(mode) for mode in modes]
@@ -133,10 +133,10 @@ async def front(
 
         reconciler = Reconciler(home.ledger, home.fleet, active, grace_s=0.05)
         log = AccessLog(home.ledger, broken=reconciler.broken)
-        authz = AuthzDoor(home.reception)
+        authz = AuthzDoor(home.reception, grace_s=0.5)
         made = ExtProc(
             home.reception,
-            ExtProcParams(ends=ends),
+            ExtProcParams(**({"ends": "log"} | ext_proc)),
             tiers=None if tiers is None else tiers(home),
         )
         grpc = GrpcServer([log.handler(), made.handler()])

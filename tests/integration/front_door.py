@@ -26,7 +26,7 @@ from integration.envoy import (
     find_envoy,
 )
 from integration.messages import accesslog, names, services
-from integration.settings import ServeConfig, Workers
+from integration.settings import Door, ServeConfig, Workers
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -179,12 +179,19 @@ class LogSink:
         self._server: grpc.aio.Server | None = None
         self.port = 0
 
-    async def start(self, *handlers: Any) -> None:
+    async def start(self, *handlers: Any, secure: Path | None = None) -> None:
         self._server = grpc.aio.server()
         handler = services.handler(services.ACCESS_LOG, StreamAccessLogs=self._take)
         self._server.add_generic_rpc_handlers((handler, *handlers))
-        self.port = self._server.add_insecure_port(f"127.0.0.1:{self.port}")
+        self.port = self._listen(f"127.0.0.1:{self.port}", secure)
         await self._server.start()
+
+    def _listen(self, address: str, secure: Path | None) -> int:
+        assert self._server is not None
+        if secure is None:
+            return self._server.add_insecure_port(address)
+        pair = [((secure / "key.pem").read_bytes(), (secure / "cert.pem").read_bytes())]
+        return self._server.add_secure_port(address, grpc.ssl_server_credentials(pair))
 
     async def stop(self) -> None:
         if self._server is not None:
@@ -266,7 +273,8 @@ async def front_door(
             stack.push_async_callback(each.stop)
             await each.start()
         stack.push_async_callback(log.stop)
-        await log.start(*handlers())
+        secure = tables.get("picker", Door()).certificate is not None
+        await log.start(*handlers(), secure=folder if secure else None)
         addresses = tuple(engine.address for engine in running)
         listen, admin = free_ports(2)
         ports = Ports(listen=listen, admin=admin, door=door.port, grpc=log.port)

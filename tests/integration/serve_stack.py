@@ -111,7 +111,7 @@ class Stack:
     def process(self, words):
         """Return the identity of a child of the supervisor whose command has these words."""
         listed = subprocess.run(
-            ["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True
+            ["/bin/ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True
         )
         for line in listed.stdout.splitlines():
             pid, parent, *command = line.split()

@@ -146,11 +146,38 @@ def test_rounds_go_on_until_cancelled():
     async def scenario():
         async with polled(handle, interval_s=1e-3) as (home, poller, _):
             task = asyncio.create_task(poller.run())
-            await until(lambda: poller.rounds > 2)
+            await until(lambda: len(home.pump.workers) > 2)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
-            assert len(home.pump.workers) >= 3
+            assert poller.rounds > 1
+
+    asyncio.run(scenario())
+
+
+def test_server_that_hangs_keeps_no_other_waiting():
+    go = asyncio.Event()
+
+    async def hanging(request):
+        await go.wait()
+        return web.Response()
+
+    async def handle(request):
+        return web.Response(text=SGLANG)
+
+    async def scenario():
+        async with http_server(hanging) as slow, polled(handle, interval_s=1e-3) as polling:
+            home, poller, _ = polling
+            task = asyncio.create_task(poller.run())
+            await until(lambda: poller.rounds)
+            home.fleet.set([*home.fleet.specs, WorkerSpec(name="slow", address=slow)])
+            told = len(home.pump.gauges)
+            await until(lambda: len(home.pump.gauges) > told + 3)
+            assert not [what for what in home.pump.workers if what == ("up", 1)]
+            go.set()
+            await until(lambda: ("up", 1) in home.pump.workers)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
     asyncio.run(scenario())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 
 import httpx
 import pytest
@@ -14,7 +15,7 @@ from small_http import http_server
 
 from integration.doors.prefill_pool import PrefillPool
 from integration.doors.tiers import Tiers
-from integration.picker import End, Placed, Usage, WorkerSpec
+from integration.picker import End, Placed, Refused, Usage, WorkerSpec
 
 DOORS = ("ext_authz", "ext_proc")
 COUNTED = Usage(USAGE["prompt_tokens"], USAGE["completion_tokens"])
@@ -218,5 +219,38 @@ def test_tiers_change_the_body_and_its_length(tmp_path):
                 assert int(headers["content-length"]) > 60
                 assert await _ended(f.home) == [("r0", End.FINISHED)]
             await made[0].close()
+
+    asyncio.run(scenario())
+
+
+def test_many_at_once_with_clients_that_leave_end_once_each(tmp_path, door):
+    draw = random.Random(5)  # noqa: S311 # a test's draw
+
+    async def one(f):
+        task = f.post(stream=True)
+        if draw.random() < 0.4:
+            for _ in range(draw.randrange(200)):
+                await asyncio.sleep(0)
+            task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    def decide(ask):
+        if draw.random() < 0.1:
+            return Refused(429, "full", 1.0)
+        return None if draw.random() < 0.3 else Placed(draw.randrange(2))
+
+    async def scenario():
+        modes = ("stream", "whole")
+        async with front(tmp_path, door, decide, modes=modes, start_s=5.0) as f:
+            tasks = [asyncio.create_task(one(f)) for _ in range(120)]
+            while not all(task.done() for task in tasks):
+                f.home.pump.answer(Placed(draw.randrange(2)))
+                await asyncio.sleep(0)
+            await until(lambda: not f.home.ledger.places and not f.home.pump.held)
+            ended = [name for name, _, _ in f.home.pump.ends]
+            assert len(set(ended)) == len(ended)
+            assert f.home.ledger.unknown == 0
+            assert not any(f.home.ledger.running.values())
+            assert f.log.faults == 0
 
     asyncio.run(scenario())

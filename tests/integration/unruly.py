@@ -101,6 +101,9 @@ class Relay:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        # Connections that were reset are closed in the loop's next turns.
+        for _ in range(5):
+            await asyncio.sleep(0)
 
     async def _serve(self, reader, writer):
         connection = Connection(reader, writer)
