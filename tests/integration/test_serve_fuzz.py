@@ -155,12 +155,11 @@ SMUGGLED = b"0\r\n\r\nPOST /v1/completions HTTP/1.1\r\nhost: x\r\n\r\n"
     ],
 )
 def test_what_could_be_read_in_two_ways_is_refused_and_reaches_no_worker(stack, smuggling):
-    before = stack.seen.answered.total()
+    before = stack.seen.posts
     answer = raw(stack, smuggling)
     assert answer.startswith(REFUSED) or answer == b""
     assert answer.count(b"HTTP/1.1") <= 1
-    assert stack.seen.answered.total() - before <= 20  # looks at health and metrics go on
-    assert not stack.seen.heads.get("smuggled")
+    assert stack.seen.posts == before
 
 
 @pytest.mark.parametrize("name", FORGED)

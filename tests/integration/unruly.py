@@ -44,13 +44,15 @@ class Seen:
         How often a request's answer was begun, and passed on to its end, by tag.
     done : set of str
         Tags whose mischief has been done.
+    posts : int
+        Requests for tokens that came to any worker.
     heads : dict of str to list of bytes
         Requests as they came, without bodies, by tag.
     """
 
     def __init__(self):
         self.answered, self.finished, self.done = Counter(), Counter(), set()
-        self.heads = {}
+        self.heads, self.posts = {}, 0
 
 
 class Relay:
@@ -125,6 +127,7 @@ class Relay:
     async def _request(self, request, connection):
         counts = request.startswith(b"POST")
         self.busy += counts
+        self._seen.posts += counts
         self.busiest = max(self.busiest, self.busy)
         try:
             await self._frozen.wait()
