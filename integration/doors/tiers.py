@@ -147,7 +147,7 @@ class Tiers:
         return Routed(await self._reception.place(ask, subset), clean if handed is None else handed)
 
     async def _named(self, ask: Ask, subset: Collection[str] | None, clean: bytes | None) -> Routed:
-        """Name a prefill worker in a header; it is busy until the response begins."""
+        """Name a prefill worker in a header; it counts as busy until the response begins."""
         self._settle()
         chosen = await self._choose(set())
         if isinstance(chosen, Refused):
@@ -161,12 +161,12 @@ class Tiers:
         return Routed(destination, clean, {PREFILLER: chosen.spec.address})
 
     def _settle(self) -> None:
-        """Forget prompts whose decode worker has begun to answer, or whose request is gone."""
+        """Forget prompts whose decode worker was seen to answer, or whose request is gone."""
         places = self._reception.ledger.places
         for worker in self._pool.workers:
             for name in list(worker.tokens):
                 place = places.get(name)
-                if place is None or place.started:
+                if place is None or place.answering:
                     del worker.tokens[name]
 
     async def _computed(

@@ -33,6 +33,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PATIENCE_S = 30.0
+PINGED = (
+    ("grpc.http2.min_ping_interval_without_data_ms", 500),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 500),
+    ("grpc.http2.max_ping_strikes", 0),
+    ("grpc.keepalive_permit_without_calls", 1),
+)
+"""Envoy looks each second whether the picker is there."""
 USAGE = {"prompt_tokens": 7, "completion_tokens": 3}
 
 
@@ -180,7 +187,7 @@ class LogSink:
         self.port = 0
 
     async def start(self, *handlers: Any, secure: Path | None = None) -> None:
-        self._server = grpc.aio.server()
+        self._server = grpc.aio.server(options=PINGED)
         handler = services.handler(services.ACCESS_LOG, StreamAccessLogs=self._take)
         self._server.add_generic_rpc_handlers((handler, *handlers))
         self.port = self._listen(f"127.0.0.1:{self.port}", secure)

@@ -246,7 +246,7 @@ def test_prefill_worker_named_in_a_header():
             named = [set_headers(answer)[names.PREFILLER] for answer in (first, second)]
             assert sorted(named) == sorted(w.spec.address for w in pool.workers)
             assert not first.request_body.response.HasField("body_mutation")
-            home.ledger.started("r0", "10.0.0.2:8000")
+            home.ledger.answering("r0")
             await (await ask(stream)).answer()
             assert [worker.load for worker in pool.workers] == [10, 10]
 
