@@ -72,9 +72,9 @@ def specs_at(
             unknown.append(error)
     if unknown and (complain is None or not found):
         raise unknown[0]
-    for error in unknown:
+    for left_out in unknown:
         if complain is not None:
-            complain(f"{error}; it is left out until the settings are read again")
+            complain(f"{left_out}; it is left out until the settings are read again")
     return found
 
 
