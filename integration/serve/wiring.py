@@ -104,7 +104,10 @@ class Picker:
             Something of the settings cannot be; one line.
         """
         logger = set_up(config.log, config.folder)
-        return cls(config, places, await first_workers(config, logger.warning))
+        # Pods that are to be picked may come after their picker.
+        patient = not places.envoy
+        specs = await first_workers(config, logger.warning, patient=patient)
+        return cls(config, places, specs)
 
     def _doors(self) -> GrpcServer:
         """Make the doors: ext_authz or ext_proc, and what Envoy's access log comes in by."""
