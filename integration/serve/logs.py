@@ -66,9 +66,10 @@ def _handler(log: Log, folder: Path) -> logging.Handler:
         return logging.StreamHandler(sys.stderr)
     try:
         return logging.FileHandler(folder / log.file, encoding="utf-8")
-    except OSError as error:
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise ParameterError(
-            f"[log] file is {log.file!r}, must be a file that can be written: {error.strerror}"
+            f"[log] file is {log.file!r}, must be a file that can be written: {reason}"
         ) from error
 
 
