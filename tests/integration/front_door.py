@@ -182,6 +182,8 @@ class LogSink:
 
     def __init__(self) -> None:
         self.entries: list[Any] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
         self._changed = asyncio.Condition()
         self._server: grpc.aio.Server | None = None
         self.port = 0
@@ -205,6 +207,7 @@ class LogSink:
             await self._server.stop(None)
 
     async def _take(self, messages: Any, context: Any) -> Any:
+        await self.gate.wait()
         async for message in messages:
             self.entries.extend(message.http_logs.log_entry)
             async with self._changed:

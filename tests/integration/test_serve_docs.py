@@ -18,4 +18,4 @@ def test_every_setting_stands_on_the_page_as_it_is():
 
 def test_every_table_of_the_file_is_meant():
     assert {"listen", "workers", "router", "limits", "picker", "admin"} <= tables().keys()
-    assert tables().keys() <= {field for field in ServeConfig.__dataclass_fields__}
+    assert tables().keys() <= set(ServeConfig.__dataclass_fields__)
