@@ -81,9 +81,9 @@ class Served:
 class Engine(Served):
     """Answers as an OpenAI API would; what a request's body says decides how.
 
-    ``stream``: server-sent events, with usage at the end. ``gated``: after the first chunk it waits
-    for `gate`. ``fail``: a status to answer; ``die``: the connection ends, before (``"early"``) or
-    after (``"late"``) the first chunk.
+    ``echo``: headers of the request come back. ``stream``: server-sent events, with usage at the
+    end. ``gated``: after the first chunk it waits for `gate`. ``fail``: a status to answer.
+    ``die``: the connection ends, before (``"early"``) or after (``"late"``) the first chunk.
     """
 
     def __init__(self) -> None:
@@ -106,6 +106,11 @@ class Engine(Served):
         asked = json.loads(body) if body.startswith(b"{") else {}
         if self.breaks:
             return _break(request)
+        if asked.get("echo"):
+            back = {names.ENDPOINT: self.address, "x-of-the-engine": "1"}
+            for name in (names.ID, names.RANK):
+                back[name] = request.headers[name]
+            return web.Response(headers=back)
         if self.silent:
             await asyncio.Event().wait()
         if "fail" in asked:
