@@ -84,7 +84,8 @@ class Picker:
         self._admin = administration(
             config, places, core, clock=clock, fleet=self._membership, unwell=self._unwell
         )
-        core.listeners.extend([reader, self._membership, EventLog(self.logger)])
+        events = EventLog(self.logger, lambda worker: core.workers[worker].spec.name)
+        core.listeners.extend([reader, self._membership, events])
         record = config.trace.record
         self._recorder = None if record is None else EventRecorder(config.path(record))
         if self._recorder is not None:
