@@ -9,7 +9,9 @@ PICKER = "picker"
 """Cluster of the picker's gRPC services."""
 FLUSH_S = 0.02
 """Seconds for which entries gather; one batch costs Python little more than one entry."""
-BATCH_BYTES = 16_384
+BATCH_BYTES = 3 * 2**20
+"""At most, while the picker is too busy to take entries; gRPC takes messages of 4 MiB. Beyond it
+Envoy drops entries."""
 
 
 def access_log(*, types: tuple[str, ...] = ()) -> Part:

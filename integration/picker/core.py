@@ -379,7 +379,8 @@ class Core:
         self._announcer.fault(kind, text)
 
     def _failed(self, kind: str) -> None:
-        self._announcer.fault(kind, "the policy failed: the least loaded worker is taken")
+        instead = "the least loaded worker is taken" if kind == "decision" else "it is put off"
+        self._announcer.fault(kind, f"{kind} failed: {instead}")
 
     def _end_all(self, worker: int, end: End, *, before: float = float("inf")) -> int:
         """End what a worker was given before some time; return how many these were."""

@@ -84,7 +84,8 @@ class Picker:
         self._admin = administration(
             config, places, core, clock=clock, fleet=self._membership, unwell=self._unwell
         )
-        core.listeners.extend([reader, self._membership, EventLog(self.logger)])
+        events = EventLog(self.logger, lambda worker: core.workers[worker].spec.name)
+        core.listeners.extend([reader, self._membership, events])
         record = config.trace.record
         self._recorder = None if record is None else EventRecorder(config.path(record))
         if self._recorder is not None:
@@ -104,7 +105,10 @@ class Picker:
             Something of the settings cannot be; one line.
         """
         logger = set_up(config.log, config.folder)
-        return cls(config, places, await first_workers(config, logger.warning))
+        # Pods that are to be picked may come after their picker.
+        patient = not places.envoy
+        specs = await first_workers(config, logger.warning, patient=patient)
+        return cls(config, places, specs)
 
     def _doors(self) -> GrpcServer:
         """Make the doors: ext_authz or ext_proc, and what Envoy's access log comes in by."""
