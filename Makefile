@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: setup demo test lint docs bench dist clean vllm-rig test-vllm bench-vllm
+.PHONY: setup demo demo-serve test lint docs bench chaos fuzz dist clean vllm-rig test-vllm bench-vllm
 
 setup: $(STAMP)
 
@@ -25,8 +25,21 @@ demo: $(STAMP)
 	  --workers 8 --slots 64 --baseline vllm --out demo-report/elsewhere
 	@echo "Open demo-report/report.html"
 
+# Fake engines, Envoy, the picker and a load client on this machine; the same traffic under vLLM's
+# rule and under br-t, beside what the simulator foretells. Prints the address of the live page.
+demo-serve: $(STAMP)
+	$(BIN)/python -m integration.serve.demo
+
 test: $(STAMP)
 	$(BIN)/python -m pytest -n auto
+
+# Workers that die, hang, reset and talk nonsense under load, and a picker that is killed and frozen.
+chaos: $(STAMP)
+	$(BIN)/python -m pytest -n0 -m chaos -s tests/integration
+
+# Bodies and headers that nobody should send: no 5xx of the front door's own making.
+fuzz: $(STAMP)
+	$(BIN)/python -m pytest -n0 -m fuzz -s tests/integration
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -1,13 +1,15 @@
 """Commands that other packages add to ``brsolver``, found through entry points.
 
-An entry point of the group ``brsolver.commands`` names a `typer.Typer`; its own name is the
-command's. The module should import nothing heavy: ``brsolver --help`` loads it for its help.
+An entry point of the group ``brsolver.commands`` names a `typer.Typer`, or a function that is one
+plain command; its own name is the command's. The module should import nothing heavy:
+``brsolver --help`` loads it for its help.
 """
 
 from __future__ import annotations
 
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
+from inspect import isfunction
 from typing import Any
 
 import typer
@@ -46,9 +48,15 @@ def _entries() -> dict[str, EntryPoint]:
 
 
 def _app(entry: EntryPoint) -> typer.Typer:
-    app = entry.load()
-    if not isinstance(app, typer.Typer):
-        raise TypeError(f"is a {type(app).__name__}, must be a typer.Typer")
+    found = entry.load()
+    if isinstance(found, typer.Typer):
+        return found
+    if not isfunction(found):
+        raise TypeError(f"is a {type(found).__name__}, must be a typer.Typer or a function")
+    app = typer.Typer(
+        add_completion=False, context_settings={"help_option_names": ["-h", "--help"]}
+    )
+    app.command(entry.name)(found)
     return app
 
 

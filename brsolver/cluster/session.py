@@ -61,6 +61,8 @@ S_LOAD, S_RUNNING, S_QUEUED, S_QUEUED_TOKENS, S_PROMPTS, S_BACKLOG = range(6)
 FIGURES = 6
 FIGURE_ROWS = [W_LOAD, W_ACTIVE, W_QUEUED, W_QUEUED_TOKENS, W_PROMPTS, W_BACKLOG]
 """Of the state's workers: what such a front end tells."""
+_OF_THE_CLOSED = [SLOTS, ROOM, TOKEN_ROOM]
+"""What a worker that gets no more requests has none of."""
 
 
 class Others(Protocol):
@@ -125,6 +127,9 @@ class ClusterSession:
     cached : callable or None
         Tells what of waiting prompts is in workers' prefix caches, as
         `ClusterView.cached_tokens` does; set by whoever drives the session, if it knows.
+    closed : sequence of int
+        Workers that get no more requests and may still run some: `look` shows them without room,
+        as if they had departed, but with their loads. Set by whoever drives the session.
     """
 
     def __init__(
@@ -162,6 +167,7 @@ class ClusterSession:
         self._clients = clients if others is None else 1
         self.route_ns = 0
         self.cached: Cached | None = None
+        self.closed: Sequence[int] = ()
         self._prepared: tuple[int, bool, bool] | None = None
         self._asked = policy.horizon, False, False
         self.resize()
@@ -233,6 +239,9 @@ class ClusterSession:
         if self._others is not None:
             each = self.state.request_tokens
             room = int(add_others(self.limits, self._figures, immediate, each))
+        if self.closed:
+            self.limits[np.ix_(_OF_THE_CLOSED, self.closed)] = 0
+            room = int(self.limits[ROOM].sum())
         # Whatever policies did to the last one, or still do.
         self.table = self.limits.copy()
         return room

@@ -9,17 +9,18 @@ import numpy as np
 
 from brsolver.cluster._state_kernels import NONE, W_ACTIVE, W_CAPACITY, W_LOAD, W_SLOTS
 from brsolver.cluster.session import FIGURE_ROWS, FIGURES, S_LOAD, S_RUNNING
+from integration.routing.identities import Finished
 from integration.vllm.backlog import Backlog
 from integration.vllm.deployment import Scheduling
 from integration.vllm.headroom import Headroom
-from integration.vllm.requests import Finished
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from brsolver.cluster.state import ClusterState
     from brsolver.cluster.view import IntArray
-    from integration.vllm.requests import Identities, Request
+    from integration.routing.identities import Identities
+    from integration.vllm.requests import Request
 
 PREEMPTED = 3
 ENDED_BY_ITSELF = frozenset({0, 1, 4})
@@ -270,7 +271,7 @@ class Books:
         for request in self.take_finished().requests:
             self.forget(request)
 
-    def take_finished(self) -> Finished:
+    def take_finished(self) -> Finished[Request]:
         """Return requests that ended since the last call; they keep identities until `forget`."""
         done, self._finished = self._finished, []
         cancelled = [not (each.ended or each.has_stop_texts) for each in done]

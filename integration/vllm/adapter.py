@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from integration.routing.failsafe import Failsafe, Words
 from integration.vllm.desk import Desk
-from integration.vllm.failsafe import Failsafe
+from integration.vllm.log import logger
 from integration.vllm.pool import Pool
 from integration.vllm.prometheus import Exporter
 from integration.vllm.release import POLL_S, POLL_SHARED_S, Calls, Releaser
@@ -58,6 +59,7 @@ class Adapter:
             config.params.budget_ms / 1000,
             config.params.max_failures,
             failed=exporter.fell_back,
+            words=Words(logger, "vLLM goes on without", "vLLM routes by itself"),
         )
         pool = Pool()
         self.desk = desk = Desk(

@@ -10,9 +10,10 @@ import numpy as np
 from brsolver.cluster._state_kernels import W_ACTIVE
 from brsolver.cluster.session import S_RUNNING
 from brsolver.cluster.view import QUEUE_ROWS, REQUEST, SINCE, TOKENS
+from integration.routing.failsafe import FAILED, named
 from integration.vllm.deployment import identities
-from integration.vllm.failsafe import FAILED, logger, named
 from integration.vllm.identification import Identification
+from integration.vllm.log import logger
 from integration.vllm.messages import read
 from integration.vllm.pool import Held
 from integration.vllm.pricing import remarks
@@ -21,9 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from brsolver.cluster.view import IntArray
+    from integration.routing.failsafe import Failsafe
     from integration.vllm.config import AdapterConfig
     from integration.vllm.deployment import Deployment
-    from integration.vllm.failsafe import Failsafe
     from integration.vllm.pool import Pool
     from integration.vllm.prometheus import Exporter
     from integration.vllm.recorder import Recorder

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from integration.vllm.failsafe import logger, named
+from integration.routing.failsafe import named
+from integration.vllm.log import logger
 from integration.vllm.observer import StepObserver
 from integration.vllm.pricing import NOTICED, Pricing
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from brsolver._version import __version__
 from brsolver.errors import BrsolverError, ParameterError
+from integration.routing.failsafe import in_a_line
 from integration.vllm.capability import TESTED, mismatches
 from integration.vllm.config import ROUTER, AdapterConfig, from_environment, misspelt
-from integration.vllm.failsafe import in_a_line
 from integration.vllm.plugin import RUST_FRONTEND, bypassed
 from integration.vllm.recorder import obstacle
 from integration.vllm.shapes import from_sources

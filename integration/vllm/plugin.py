@@ -9,8 +9,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from brsolver.errors import BrsolverError
+from integration.routing.failsafe import in_a_line
 from integration.vllm.deployment import describe, identities
-from integration.vllm.failsafe import in_a_line, logger
+from integration.vllm.log import logger
 
 if TYPE_CHECKING:
     from integration.vllm.config import AdapterConfig

@@ -1,102 +1,15 @@
-"""Requests held back until slots are free."""
+"""Requests held back until slots are free, as vLLM's client knows them."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from integration.routing.pool import LEFT
+from integration.routing.pool import Held as AnyHeld
+from integration.routing.pool import Pool as AnyPool
+from integration.vllm.requests import Request
 
-import numpy as np
+__all__ = ["LEFT", "Held", "Pool", "Released"]
 
-from brsolver.cluster.view import QUEUE_ROWS, REQUEST, SINCE, TOKENS
-
-if TYPE_CHECKING:
-    from brsolver.cluster.view import IntArray
-    from integration.vllm.requests import Request
-
-OFFERED = 4096
-"""Requests, first come first, among which a decision chooses."""
-FIRST_ROOM = 64
-LEFT = -1
-"""In place of a rank: vLLM's own rule decides."""
-
-
-class Held:
-    """A request that vLLM believes sent.
-
-    Attributes
-    ----------
-    message : EngineCoreRequest
-        As vLLM made it.
-    request : Request
-        As the books know it.
-    since : int
-        Decode step at which it came.
-    """
-
-    __slots__ = ("message", "request", "since")
-
-    def __init__(self, message: Any, request: Request, since: int) -> None:
-        self.message = message
-        self.request = request
-        self.since = since
-
-
+Held = AnyHeld[Request]
+Pool = AnyPool[Request]
 Released = list[tuple[Held, int]]
 """Requests, and the rank that each is given, or `LEFT`."""
-
-
-class Pool:
-    """Held requests, first come first, with what decisions are made of in columns."""
-
-    def __init__(self) -> None:
-        self._held: dict[str, Held] = {}
-        self._order: list[Held] = []
-        self._columns: IntArray = np.zeros((QUEUE_ROWS, FIRST_ROOM), np.int64)
-
-    def __len__(self) -> int:
-        return len(self._held)
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._held
-
-    def add(self, held: Held) -> None:
-        """Hold a request."""
-        at, request, columns = len(self._order), held.request, self._columns
-        if at == columns.shape[1]:
-            columns = self._columns = np.concatenate((columns, np.zeros_like(columns)), axis=1)
-        columns[TOKENS, at], columns[REQUEST, at] = request.prompt_tokens, request.identity
-        columns[SINCE, at] = held.since
-        self._order.append(held)
-        self._held[request.name] = held
-
-    def drop(self, name: str) -> Held | None:
-        """Let one go, and return it; None if it is not held."""
-        held = self._held.pop(name, None)
-        if held is not None:
-            order = self._order
-            at, last = order.index(held), len(order) - 1
-            del order[at]
-            self._columns[:, at:last] = self._columns[:, at + 1 : last + 1]
-        return held
-
-    def take(self, chosen: list[Held]) -> list[Held]:
-        """Let some go; return those that were held."""
-        return [each for each in chosen if self.drop(each.request.name) is not None]
-
-    def drain(self) -> list[Held]:
-        """Let all go."""
-        everyone, self._order = self._order, []
-        self._held.clear()
-        return everyone
-
-    def renumber(self) -> None:
-        """Take in that requests have other identities."""
-        for at, held in enumerate(self._order):
-            self._columns[REQUEST, at] = held.request.identity
-
-    def offer(self) -> tuple[list[Held], IntArray]:
-        """Return the first `OFFERED` and, in that order, their queue, shape (QUEUE_ROWS, n).
-
-        The queue is the pool's own, to be read until the pool changes, and not to be written.
-        """
-        held = self._order[:OFFERED]
-        return held, self._columns[:, : len(held)]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from brsolver.cluster.costs import Objectives, StepCosts
 from brsolver.hardware.costs import step_costs
 from brsolver.hardware.model import step_time_of
-from integration.vllm.failsafe import logger
+from integration.vllm.log import logger
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

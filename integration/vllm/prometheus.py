@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from brsolver.cluster._state_kernels import W_ACTIVE, W_BACKLOG, W_LOAD, W_QUEUED
 from brsolver.cluster.session import S_LOAD, S_RUNNING
 from brsolver.hardware.online import LOADS
+from integration import metric_names as of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,11 +19,6 @@ if TYPE_CHECKING:
     from integration.vllm.accounting import Books
 
 FLUSH_S = 0.25
-BUCKETS = tuple(
-    us / 1e6
-    for us in (5, 10, 15, 20, 30, 40, 50, 75, 100, 150, 200, 300, 500, 1e3, 2e3, 5e3, 1e4, 1e5)
-)
-
 
 HOLDING = {
     "waves": ("waves", "Waves in which the policy released what it held"),
@@ -196,39 +192,27 @@ class _Registered:
             return p.Gauge(name, text, labels, multiprocess_mode=mode)
 
         self.active = level("brsolver_active", "API servers in which brsolver routes")
-        self.routed = p.Counter("brsolver_routed_requests", "Requests placed", ("mode",))
-        self.routing = p.Histogram(
-            "brsolver_routing_seconds",
-            "Time of the adapter's own that one routed request took",
-            buckets=BUCKETS,
-        )
+        self.routed = p.Counter(*of.ROUTED, ("mode",))
+        self.routing = p.Histogram(*of.ROUTING, buckets=of.DECISION_BUCKETS)
         self.decisions = p.Counter("brsolver_decisions", "Routing decisions")
-        self.decision_s = p.Counter("brsolver_decision_seconds", "Time spent on them")
-        self.fallbacks = p.Counter("brsolver_fallbacks", "Left to vLLM's own rule", ("reason",))
+        self.decision_s = p.Counter(*of.DECISION_SECONDS)
+        self.fallbacks = p.Counter(*of.FALLBACKS, ("reason",))
         self.reloads = p.Counter("brsolver_reloads", "Configurations taken in while running")
         self.output_s = p.Counter("brsolver_output_seconds", "Time spent on output batches")
         self.outputs = p.Counter("brsolver_output_requests", "Outputs of requests entered")
-        self.steps = p.Counter("brsolver_steps", "Decode steps seen")
-        self.max_tokens = p.Counter(
-            "brsolver_kv_max_tokens", "KV tokens of the fullest rank, summed over steps"
-        )
-        self.mean_tokens = p.Counter(
-            "brsolver_kv_mean_tokens", "Mean KV tokens per rank, summed over steps"
-        )
+        self.steps = p.Counter(*of.STEPS)
+        self.max_tokens = p.Counter(*of.MAX_TOKENS)
+        self.mean_tokens = p.Counter(*of.MEAN_TOKENS)
         self.preemptions = p.Counter("brsolver_preemptions", "Preemptions reported", ("rank",))
         self.cached = p.Counter("brsolver_cached_tokens", "Prompt tokens found in the KV cache")
-        self.kv_tokens = level("brsolver_kv_tokens", "KV tokens of what runs", ("rank",))
-        self.running = level("brsolver_running_requests", "Requests that run", ("rank",))
+        self.kv_tokens = level(*of.KV_TOKENS, ("rank",))
+        self.running = level(*of.RUNNING, ("rank",))
         self.queued = level("brsolver_queued_requests", "Requests queued at a rank", ("rank",))
-        self.backlog = level(
-            "brsolver_backlog_tokens", "Prompt tokens that are still to be computed", ("rank",)
-        )
+        self.backlog = level(*of.BACKLOG, ("rank",))
         for name, (metric, text) in HOLDING.items():
             setattr(self, f"holding_{name}", p.Counter(f"brsolver_{metric}", text))
-        self.held = level("brsolver_held_requests", "Requests held back")
-        self.imbalance = level(
-            "brsolver_imbalance", "KV tokens of the fullest rank over the mean", mode="mostrecent"
-        )
+        self.held = level(*of.HELD)
+        self.imbalance = level(*of.IMBALANCE, mode="mostrecent")
         self._register_step_time(level)
 
     def _register_step_time(self, level: Any) -> None:

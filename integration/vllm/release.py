@@ -12,7 +12,7 @@ from integration.vllm.pool import LEFT, Held, Pool, Released
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from integration.vllm.failsafe import Failsafe
+    from integration.routing.failsafe import Failsafe
     from integration.vllm.requests import Request
     from integration.vllm.wrapping import Originals
 

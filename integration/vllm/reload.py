@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from brsolver.errors import BrsolverError
+from integration.routing.failsafe import in_a_line
 from integration.vllm.config import ROUTER, from_environment
-from integration.vllm.failsafe import in_a_line, logger
+from integration.vllm.log import logger
 from integration.vllm.router import made_ready
 
 if TYPE_CHECKING:

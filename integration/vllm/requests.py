@@ -2,18 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-import numpy as np
-
 from brsolver.cluster._state_kernels import NONE
-from brsolver.cluster.forecasting import RequestColumns
-from brsolver.cluster.view import NO_LIMIT
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-FIRST_IDENTITIES = 1024
 
 
 class Request:
@@ -94,68 +83,3 @@ class Request:
     def place(self, rank: int = NONE) -> None:
         """Forget where it ran: it is at no rank, or queued at this one."""
         self.rank, self.handle, self.unseen = rank, NONE, 0
-
-
-class Finished(NamedTuple):
-    """Requests that have ended since they were last asked for."""
-
-    requests: list[Request]
-    cancelled: list[bool]
-
-
-class Identities:
-    """Small numbers that requests go by, and what forecasts know of them by number.
-
-    Parameters
-    ----------
-    keyed : bool
-        Whether forecasts may go by the keys of requests: prompt hash, session and model.
-
-    Attributes
-    ----------
-    columns : RequestColumns
-        By identity.
-    """
-
-    def __init__(self, *, keyed: bool) -> None:
-        self._free = list(range(FIRST_IDENTITIES - 1, -1, -1))
-        self._limits = np.full(FIRST_IDENTITIES, NO_LIMIT, np.int64)
-        self._arrivals = np.zeros(FIRST_IDENTITIES)
-        self._keys = _key_columns(FIRST_IDENTITIES) if keyed else {}
-        self.columns = RequestColumns(
-            max_tokens=self._limits, arrival_s=self._arrivals, keys=self._keys
-        )
-
-    def give(self, request: Request) -> None:
-        """Give a request an identity."""
-        if not self._free:
-            self._double()
-        identity = request.identity = self._free.pop()
-        self._limits[identity] = request.max_tokens
-        self._arrivals[identity] = request.arrival_s
-        for name, column in self._keys.items():
-            column[identity] = getattr(request, name)
-
-    def take_back(self, request: Request) -> None:
-        """Take its identity back, if it has one."""
-        if request.identity != NONE:
-            self._free.append(request.identity)
-            request.identity = NONE
-
-    def _double(self) -> None:
-        count = self._limits.shape[0]
-        self._limits = np.concatenate((self._limits, np.full(count, NO_LIMIT, np.int64)))
-        self._arrivals = np.concatenate((self._arrivals, np.zeros(count)))
-        for name, more in (_key_columns(count) if self._keys else {}).items():
-            self._keys[name] = np.concatenate((self._keys[name], more))
-        # The forecaster holds the columns, not the arrays in them.
-        self.columns.max_tokens, self.columns.arrival_s = self._limits, self._arrivals
-        self._free = list(range(2 * count - 1, count - 1, -1))
-
-
-def _key_columns(count: int) -> dict[str, NDArray[Any]]:
-    return {
-        "prompt_hash": np.zeros(count, np.int64),
-        "session": np.full(count, "", object),
-        "model": np.full(count, "", object),
-    }

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from integration.vllm.failsafe import FAILED
+from integration.routing.failsafe import FAILED
+from integration.routing.patience import Patience
 from integration.vllm.pool import LEFT
 
 if TYPE_CHECKING:
@@ -30,14 +31,16 @@ class Rounds:
     desk : Desk
     pool : Pool
         What is held.
+
+    Attributes
+    ----------
+    patience : Patience
     """
 
     def __init__(self, desk: Desk, pool: Pool) -> None:
         self._desk = desk
         self._pool = pool
-        self._oldest: Held | None = None
-        self._overtaken = 0
-        self._unused_since_s: float | None = None
+        self.patience = Patience()
 
     def run(self, client: Any, send: Send) -> None:
         """Decide while no other API server does, and send what is released."""
@@ -50,7 +53,7 @@ class Rounds:
         router.hear()
         room = router.session.look()
         if not room:
-            self._unused_since_s = None
+            self.patience.used()
             return
         held, queue = pool.offer()
         answer = desk.failsafe.run("decision", self._ask, queue)
@@ -72,46 +75,32 @@ class Rounds:
 
     def _count(self, released: Released, seconds: float) -> None:
         if released:
-            self._unused_since_s = None
+            self.patience.used()
             for held, _ in released:
                 held.request.spent_s += seconds / len(released)
         self._desk.exporter.decided(seconds, len(released))
 
     def _unused(self, oldest: Held) -> str:
-        """Tell what is wrong with a decision that placed nothing, if anything is.
-
-        To wait until there is room for the oldest is a policy's good right.
-        """
+        """Tell what is wrong with a decision that placed nothing, if anything is."""
         desk = self._desk
-        if desk.idle():
-            return "placed nothing on idle ranks"
-        if not self._fits(oldest):
-            self._unused_since_s = None
-            return ""
-        # Who says for how long it holds is given that time, too.
-        allowed_s = desk.config.params.stall_s + desk.router.session.policy.holds_s
-        now = time.monotonic()
-        if self._unused_since_s is None:
-            self._unused_since_s = now
-        if now - self._unused_since_s < allowed_s:
-            return ""
-        self._unused_since_s = None
-        return f"left free slots unused for {allowed_s:g} s while the oldest request would fit"
+        return self.patience.unused(
+            idle=desk.idle(),
+            fits=self._fits(oldest),
+            now_s=time.monotonic(),
+            # Who says for how long it holds is given that time, too.
+            allowed_s=desk.config.params.stall_s + desk.router.session.policy.holds_s,
+        )
 
     def _let_the_oldest_go(self, oldest: Held, placed: int, send: Send) -> None:
         """Hand the oldest request to vLLM once too many that came later took the room it needs.
 
-        Its rank's scheduler then lets nobody past it. Whom a policy merely passes over is the
-        policy's own affair.
+        Its rank's scheduler then lets nobody past it.
         """
-        if oldest is not self._oldest:
-            self._oldest, self._overtaken = oldest, 0
-        if oldest.request.name not in self._pool or self._fits(oldest):
-            return
         desk = self._desk
-        self._overtaken += placed
         slots = desk.deployment.slots * desk.router.books.ranks
-        if self._overtaken > desk.config.params.overtakes * slots:
+        passed = oldest.request.name in self._pool and not self._fits(oldest)
+        limit = desk.config.params.overtakes * slots
+        if self.patience.overtaken(oldest, placed, passed=passed, limit=limit):
             desk.exporter.fell_back("overtaken")
             self._leave_to_vllm([oldest], send)
 

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from brsolver.cluster.session import ClusterSession
-from brsolver.cluster.warmup import warm_up
 from brsolver.hardware.online import compile_online
-from brsolver.wiring import warmed_up_with, wire
+from brsolver.wiring import wire
+from integration.routing.identities import Identities, hand_over
+from integration.routing.warming import compile_parts, keyed
 from integration.vllm.accounting import Books
 from integration.vllm.deployment import Scheduling
 from integration.vllm.pricing import configured, objectives_of
-from integration.vllm.requests import Identities
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from brsolver.cluster.view import IntArray
-    from brsolver.policy import BasePolicy
-    from brsolver.predictors import BasePredictor
     from brsolver.wiring import Parts
     from integration.vllm.config import AdapterConfig
     from integration.vllm.deployment import Deployment
@@ -31,7 +27,6 @@ if TYPE_CHECKING:
 
 Placements = list[list[int]]
 """Pairs: index among those who wait, and rank."""
-BY_AGE_ALONE = "survival"
 
 
 class Router:
@@ -81,7 +76,7 @@ class Router:
         clients: int = 1,
         board: Board | None = None,
     ) -> None:
-        self.keyed = _keyed(config, parts)
+        self.keyed = keyed(parts, config.predictor)
         self.board = board
         self._refresh_steps = config.params.refresh_steps
         self._not_before = 0
@@ -122,16 +117,7 @@ class Router:
     def refresh(self) -> None:
         """Take in what has ended, and make all forecasts anew."""
         books = self.books
-        done = books.take_finished()
-        if done.requests:
-            rows = [(r.prompt_tokens, r.generated, r.identity) for r in done.requests]
-            prompts, lengths, identities = np.array(rows, np.int64).T
-            cancelled = np.array(done.cancelled, np.bool_)
-            try:
-                self.session.observe(prompts, lengths, request=identities, cancelled=cancelled)
-            finally:
-                for request in done.requests:
-                    books.forget(request)
+        hand_over(self.session, books.take_finished(), books.forget)
         self.session.forecast(books.take_admitted(), books.step)
 
     def skip_refresh(self) -> None:
@@ -225,23 +211,15 @@ def compile_all(config: AdapterConfig, parts: Parts) -> None:
     if config.params.identify:
         compile_online()
 
-    def anew() -> tuple[BasePolicy, BasePredictor | None]:
-        made = parts_of(config)
-        return warmed_up_with(config.policy, made.policy), made.predictor
-
-    warm_up(
-        warmed_up_with(config.policy, parts.policy),
-        parts.predictor,
-        anew=anew,
+    compile_parts(
+        config.policy,
+        config.predictor,
+        parts,
+        seed=config.params.seed,
         refresh_steps=config.params.refresh_steps,
-        columns=Identities(keyed=_keyed(config, parts)).columns,
     )
 
 
 def _weight(config: AdapterConfig) -> int:
     each = config.params.request_tokens
     return 0 if each == "auto" else each
-
-
-def _keyed(config: AdapterConfig, parts: Parts) -> bool:
-    return parts.predictor is not None and config.predictor.name != BY_AGE_ALONE

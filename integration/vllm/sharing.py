@@ -26,7 +26,7 @@ import numpy as np
 
 from brsolver.cluster.session import FIGURES
 from brsolver.errors import ParameterError
-from integration.vllm.failsafe import logger
+from integration.vllm.log import logger
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

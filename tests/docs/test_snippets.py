@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from conftest import Workplace
 
 NEEDS_A_SERVER = {("vllm", "bench"), ("vllm", "calibrate")}
+SERVES_ON = {"serve", "picker", "fake-engine"}
 PLACEHOLDER = re.compile(r"\[|…")
 WRITTEN = re.compile(r"# (?P<path>[\w./-]+\.(py|toml))\n")
 
@@ -121,7 +122,11 @@ def run_command(command: Command, workplace: Workplace) -> None:
         workplace.install(words[-1])
     elif program == "vllm":
         assert from_environment(command.variables) is not None
-    elif program == "brsolver" and tuple(words[:2]) not in NEEDS_A_SERVER:
+    elif (
+        program == "brsolver"
+        and words[0] not in SERVES_ON
+        and tuple(words[:2]) not in NEEDS_A_SERVER
+    ):
         run_brsolver(words, workplace, str(command))
 
 

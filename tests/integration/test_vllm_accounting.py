@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from brsolver.cluster._state_kernels import NONE
 from brsolver.cluster.state import ClusterState
+from integration.routing.identities import Identities
 from integration.vllm.accounting import Books
-from integration.vllm.requests import Identities, Request
+from integration.vllm.requests import Request
 
 RANKS = 3
 

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from brsolver.cluster._state_kernels import W_BACKLOG
 from brsolver.cluster.state import ClusterState
+from integration.routing.identities import Identities
 from integration.vllm.accounting import Books
 from integration.vllm.deployment import Deployment, Scheduling
-from integration.vllm.requests import Identities, Request
+from integration.vllm.requests import Request
 
 RANKS = 2
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from integration.vllm import failsafe as failsafe_module
-from integration.vllm.failsafe import FAILED, Failsafe
+from integration.routing import failsafe as failsafe_module
+from integration.routing.failsafe import FAILED, Failsafe
 
 
 def failsafe(budget_s: float = 0.05, max_failures: int = 3):

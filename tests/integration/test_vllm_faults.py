@@ -165,8 +165,8 @@ def test_slots_left_unused_for_long_are_a_failure():
         await d.settle()
         # Time passes; the clock is the adapter's own affair.
         rounds = d.adapter.rounds
-        assert rounds._unused_since_s is not None
-        rounds._unused_since_s -= d.adapter.desk.config.params.stall_s
+        assert rounds.patience.unused_since_s is not None
+        rounds.patience.unused_since_s -= d.adapter.desk.config.params.stall_s
         await d.report(0, {"0": 1})
         await d.settle()
         assert len(d.sent()) == 4
@@ -185,7 +185,7 @@ def test_slots_that_nothing_held_would_fit_into_are_not_unused():
         await d.report(0, {"a": 1})
         await d.settle()
         assert set(d.sent()) == {"a", "b"}
-        assert d.adapter.rounds._unused_since_s is None
+        assert d.adapter.rounds.patience.unused_since_s is None
 
     run(scenario())
 
@@ -202,8 +202,8 @@ def test_to_wait_for_room_for_the_oldest_is_no_failure(spec):
             await d.report(0, {"a": 1})
             await d.report(1, {"b": 1})
             await d.settle()
-            if rounds._unused_since_s is not None:
-                rounds._unused_since_s -= 10 * d.adapter.desk.config.params.stall_s
+            if rounds.patience.unused_since_s is not None:
+                rounds.patience.unused_since_s -= 10 * d.adapter.desk.config.params.stall_s
         assert d.adapter.failsafe.failures == 0
         await d.report(0, {}, {"a"})
         await d.settle()

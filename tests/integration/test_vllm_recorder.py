@@ -112,7 +112,7 @@ def test_a_full_disk_ends_the_recording_with_one_warning_and_nothing_else(caplog
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
 def test_a_full_disk_is_no_failure_of_the_adapter(monkeypatch, tmp_path, caplog):
-    monkeypatch.setattr("integration.vllm.recorder.FLUSH_ROWS", 1)
+    monkeypatch.setattr("integration.recording.FLUSH_ROWS", 1)
     (tmp_path / "served.jsonl").symlink_to("/dev/full")
 
     async def scenario():
@@ -146,7 +146,7 @@ def test_an_end_that_is_told_twice_or_of_nobody_is_not_kept(tmp_path):
 
 
 def test_a_request_that_never_ends_keeps_back_no_more_than_so_many(monkeypatch, tmp_path, caplog):
-    monkeypatch.setattr("integration.vllm.recorder.MOST_KEPT_BACK", 10)
+    monkeypatch.setattr("integration.recording.MOST_KEPT_BACK", 10)
     recorder = Recorder(tmp_path / "served.jsonl")
     stuck = [request("stuck", 0.0, 1), request("too", 20.0, 1)]
     for i in range(100):

@@ -55,3 +55,9 @@ def test_broken_command_is_listed_and_says_why_when_run(added, value):
 def test_built_in_command_is_not_replaced(added):
     added(simulate="no_such_module:app")
     assert run("simulate", "--help").exit_code == 0
+
+
+def test_function_is_a_command_with_the_first_line_of_its_docstring(added):
+    added(one="integration.cli_check:check")
+    assert "Say whether the router would be active" in run("--help").output
+    assert "--router" in run("one", "--help").output

@@ -1,4 +1,4 @@
-"""Fail closed: what the adapter does may fail or hang, serving may not."""
+"""Fail closed: what routes may fail or hang, serving may not."""
 
 from __future__ import annotations
 
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 else:
     T = TypeVar("T")
 
-# A child of vLLM's own logger: its handlers and its format, in all of its processes.
-logger = logging.getLogger("vllm.brsolver")
-
 FORGIVEN_AFTER = 1_000
 STARVED = 20
 
@@ -40,6 +37,26 @@ def in_a_line(error: Exception) -> str:
 def named(why: str | Exception) -> str:
     """Tell what went wrong; an error with the name of its class."""
     return why if isinstance(why, str) else f"{type(why).__name__}: {why}"
+
+
+class Words(NamedTuple):
+    """Where a failsafe says what goes wrong, and what becomes of routing then.
+
+    Attributes
+    ----------
+    logger : logging.Logger
+    goes_on : str
+        What happens where one call failed.
+    alone : str
+        What happens once there were too many.
+    how_long : str
+        For how long that stays so.
+    """
+
+    logger: logging.Logger = logging.getLogger("brsolver")
+    goes_on: str = "serving goes on without"
+    alone: str = "whoever serves routes by itself"
+    how_long: str = "for good"
 
 
 class _Failed:
@@ -251,6 +268,7 @@ class Failsafe:
         down.
     failed : callable
         Told the kind of every failure.
+    words : Words, optional
     """
 
     def __init__(
@@ -259,8 +277,10 @@ class Failsafe:
         max_failures: int,
         *,
         failed: Callable[[str], None],
+        words: Words = Words(),  # noqa: B008 # immutable
     ) -> None:
         self.active = True
+        self._words = words
         self.failures = 0
         self._max_failures = max_failures
         self._deadline = Deadline(budget_s)
@@ -293,7 +313,7 @@ class Failsafe:
             deadline.stop()
             self._late(kind)
             return FAILED
-        except Exception as error:  # noqa: BLE001 # whatever it is, vLLM must go on
+        except Exception as error:  # noqa: BLE001 # whatever it is, serving must go on
             self.fail(kind, error)
             return FAILED
         if late:
@@ -315,20 +335,29 @@ class Failsafe:
         self._failed(kind)
         if kind not in self._said:
             self._said.add(kind)
-            logger.warning(
-                "brsolver: %s failed (%s); vLLM goes on without. Further failures of this kind "
-                "are only counted.",
+            self._words.logger.warning(
+                "brsolver: %s failed (%s); %s. Further failures of this kind are only counted.",
                 kind,
                 named(why),
+                self._words.goes_on,
             )
 
     def stand_down(self, reason: str) -> None:
-        """Leave everything to vLLM from now on."""
+        """Leave everything to whoever serves from now on."""
         if self.active:
             self.active = False
-            logger.warning("brsolver: stands down for good (%s); vLLM routes by itself", reason)
+            words = self._words
+            words.logger.warning(
+                "brsolver: stands down %s (%s); %s", words.how_long, reason, words.alone
+            )
             for call in self._when_down:
                 call()
+
+    def stand_up(self) -> None:
+        """Have calls made again after it stood down, for whoever lets it try again."""
+        self.active = True
+        self.failures = self._successes = 0
+        self._said.clear()
 
     def _late(self, kind: str) -> None:
         self.fail(kind, f"took more than its budget of {self._deadline.budget_s * 1000:g} ms")

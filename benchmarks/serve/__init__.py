@@ -1,0 +1,1 @@
+"""What `benchmarks.bench_serve` is made of: compiled engines and client, arms, measurements."""

@@ -1,0 +1,96 @@
+"""Envoy's gRPC access log: the start and the end of every stream, without its chunks.
+
+Envoy keeps one log stream per thread of its own. An upstream entry says that a worker has a
+request (`UpstreamPoolReady`), the downstream one how it ended, with the `usage` that Envoy read
+out of the response. Entries without our identity are of requests that took no reservation.
+
+Times of first bytes are left aside: engines send their headers at once, so these are no tokens.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from integration.doors import ends
+from integration.messages import services
+from integration.messages.accesslog import TYPES, StreamAccessLogsResponse
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from integration.doors.ledger import Ledger
+
+_READY = TYPES["UpstreamPoolReady"]
+_END = TYPES["DownstreamEnd"]
+_KINDS = (_READY, _END)
+
+
+class AccessLog:
+    """Takes access logs in.
+
+    Parameters
+    ----------
+    ledger : Ledger
+    broken : callable, optional
+        Called when a log stream ends: entries may be lost, or Envoy is gone.
+
+    Attributes
+    ----------
+    streams : int
+        Log streams that are open.
+    entries : int
+        Entries taken in.
+    faults : int
+        Entries that could not be understood.
+    """
+
+    def __init__(self, ledger: Ledger, *, broken: Callable[[], object] | None = None) -> None:
+        self._ledger = ledger
+        self._broken = broken
+        self.streams = 0
+        self.entries = 0
+        self.faults = 0
+
+    def handler(self) -> Any:
+        """Return the handler for ``server.add_generic_rpc_handlers``."""
+        return services.handler(services.ACCESS_LOG, StreamAccessLogs=self._stream)
+
+    async def _stream(self, messages: AsyncIterator[Any], context: Any) -> Any:  # noqa: ARG002 # grpc's signature
+        self.streams += 1
+        try:
+            async for message in messages:
+                self.take(message)
+        finally:
+            self.streams -= 1
+            if self._broken is not None:
+                self._broken()
+        return StreamAccessLogsResponse()
+
+    def take(self, message: Any) -> None:
+        """Take a batch of entries in; one that makes no sense costs no other its place.
+
+        Parameters
+        ----------
+        message : StreamAccessLogsMessage
+        """
+        for entry in message.http_logs.log_entry:
+            self.entries += 1
+            try:
+                self._enter(entry)
+            except Exception as error:  # noqa: BLE001 # whatever an entry holds, the log goes on
+                self.faults += 1
+                self._ledger.tripped("access-log", error)
+
+    def _enter(self, entry: Any) -> None:
+        kind = entry.common_properties.access_log_type
+        if kind not in _KINDS:
+            return
+        name = ends.identity(entry)
+        if name is None:
+            return
+        if kind == _READY:
+            address = ends.address(entry)
+            if address is not None:
+                self._ledger.started(name, address)
+        else:
+            self._ledger.ended(name, ends.reason(entry), ends.usage(entry))

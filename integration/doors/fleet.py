@@ -1,0 +1,112 @@
+"""Workers as proxies know them, by address and rank, and as the picker does, by number."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from brsolver.errors import ParameterError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from integration.picker import Pump, WorkerSpec
+
+
+class Fleet:
+    """The workers there are, kept equal to what a source of endpoints says.
+
+    Parameters
+    ----------
+    pump : Pump
+        Its core was made with `specs`, in this order.
+    specs : sequence of WorkerSpec
+    is_open : callable, optional
+        Tells whether a worker takes requests; by default the pump's core does.
+
+    Attributes
+    ----------
+    specs : list of WorkerSpec
+        Of every worker there ever was, by number.
+    """
+
+    def __init__(
+        self,
+        pump: Pump,
+        specs: Sequence[WorkerSpec],
+        *,
+        is_open: Callable[[int], bool] | None = None,
+    ) -> None:
+        self._pump = pump
+        self._is_open = self._by_core if is_open is None else is_open
+        self._again = 0
+        self.specs = list(specs)
+        self._there = {_key(spec): worker for worker, spec in enumerate(self.specs)}
+        self._turn = 0
+
+    def __len__(self) -> int:
+        return len(self._there)
+
+    @property
+    def there(self) -> list[int]:
+        """Workers that have not been retired."""
+        return list(self._there.values())
+
+    @property
+    def live(self) -> list[int]:
+        """Workers that take requests: neither retired nor down."""
+        return [worker for worker in self._there.values() if self._is_open(worker)]
+
+    def _by_core(self, worker: int) -> bool:
+        return self._pump.core.workers[worker].open
+
+    def any_live(self) -> int | None:
+        """Return one of the live workers, in turn; None if there is none."""
+        live = self.live
+        if not live:
+            return None
+        self._turn += 1
+        return live[self._turn % len(live)]
+
+    def worker(self, address: str, rank: int | None = None) -> int | None:
+        """Return the worker at an address, of a rank where one server has several.
+
+        Returns
+        -------
+        int or None
+            None if there is none.
+        """
+        return self._there.get((address, rank))
+
+    def at(self, address: str) -> list[int]:
+        """Return the workers at an address: all ranks of a server."""
+        return [worker for (where, _), worker in self._there.items() if where == address]
+
+    def addresses(self) -> list[str]:
+        """Return every server's address once."""
+        return list(dict.fromkeys(address for address, _ in self._there))
+
+    def set(self, specs: Iterable[WorkerSpec]) -> None:
+        """Add the workers that are new, and retire those that are gone: their streams run on."""
+        wanted = {_key(spec): spec for spec in specs}
+        for key in [key for key in self._there if key not in wanted]:
+            worker = self._there.pop(key)
+            self._pump.retire(worker)
+        for key, spec in wanted.items():
+            if key not in self._there:
+                self._there[key] = self._add(spec)
+
+    def _add(self, spec: WorkerSpec) -> int:
+        try:
+            worker = self._pump.add_worker(spec)
+        except ParameterError:
+            # Its namesake may still be draining: a pod that came back at the same address.
+            self._again += 1
+            spec = replace(spec, name=f"{spec.name}~{self._again}")
+            worker = self._pump.add_worker(spec)
+        self.specs[worker : worker + 1] = [spec]
+        return worker
+
+
+def _key(spec: WorkerSpec) -> tuple[str, int | None]:
+    return spec.address, spec.rank

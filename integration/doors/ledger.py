@@ -1,0 +1,164 @@
+"""Requests that were given a worker and of which no end was told yet, as the doors know them."""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from integration.picker import End
+from integration.picker.events import Ended
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from integration.doors.fleet import Fleet
+    from integration.picker import Pump, Usage
+    from integration.picker.events import Event
+
+
+class Place:
+    """Where a request is.
+
+    Attributes
+    ----------
+    worker : int
+    since_s : float
+        When it was given the worker, or when the worker took it.
+    started : bool
+        Whether the proxy said that the worker has it.
+    answering : bool
+        Whether its response has begun, where that is seen.
+    """
+
+    __slots__ = ("answering", "since_s", "started", "worker")
+
+    def __init__(self, worker: int, since_s: float) -> None:
+        self.worker = worker
+        self.since_s = since_s
+        self.started = self.answering = False
+
+
+class Ledger:
+    """Turns what proxies tell of requests into calls of the pump, each end once.
+
+    Parameters
+    ----------
+    pump : Pump
+        Its core tells the ledger what it gives up by itself.
+    fleet : Fleet
+    clock : callable
+        Seconds, monotonic.
+
+    Attributes
+    ----------
+    places : dict of str to Place
+        By request, in the order in which they were placed.
+    unknown : int
+        Ends that were told of requests not in here: of a picker before this one.
+    """
+
+    def __init__(self, pump: Pump, fleet: Fleet, *, clock: Callable[[], float]) -> None:
+        self._pump = pump
+        self._fleet = fleet
+        self._clock = clock
+        self.places: dict[str, Place] = {}
+        self.running: Counter[int] = Counter()
+        self.unknown = 0
+        pump.core.listeners.append(self)
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def place(self, name: str, worker: int) -> None:
+        """Enter a request with the worker that was decided for it."""
+        self.places[name] = Place(worker, self._clock())
+        self.running[worker] += 1
+
+    def started(self, name: str, address: str | None = None) -> None:
+        """Note which worker took a request: a retry may have moved it.
+
+        Parameters
+        ----------
+        name : str
+        address : str, optional
+            The decided worker's by default.
+        """
+        place = self.places.get(name)
+        if place is None:
+            return
+        rank = self._fleet.specs[place.worker].rank
+        worker = None if address is None else self._fleet.worker(address, rank)
+        if place.started and worker in {None, place.worker}:
+            return
+        place.started = True
+        place.since_s = self._clock()
+        if worker is not None and worker != place.worker:
+            self._move(place, worker)
+        self._pump.started(name, place.worker)
+
+    def move(self, name: str, worker: int) -> None:
+        """Give a request another worker than was decided."""
+        self._move(self.places[name], worker)
+        self._pump.started(name, worker)
+
+    def _move(self, place: Place, worker: int) -> None:
+        self.running[place.worker] -= 1
+        self.running[worker] += 1
+        place.worker = worker
+
+    def ended(self, name: str, end: End, usage: Usage | None = None) -> bool:
+        """Release what a request had.
+
+        Returns
+        -------
+        bool
+            Whether the books had it; a second end, or one of a request that they never had,
+            changes nothing.
+        """
+        place = self.places.pop(name, None)
+        if place is None:
+            self.unknown += 1
+            return False
+        self.running[place.worker] -= 1
+        return self._pump.ended(name, end, usage)
+
+    def event(self, event: Event) -> None:
+        """Forget what the core has given up by itself; as a listener of the core."""
+        if isinstance(event, Ended):
+            place = self.places.pop(event.name, None)
+            if place is not None:
+                self.running[place.worker] -= 1
+
+    def tripped(self, door: str, error: Exception) -> None:
+        """Tell the core's listeners of an error of a door's own, which costs no request anything.
+
+        What it says may quote a request and is left out.
+        """
+        at = traceback.extract_tb(error.__traceback__)[-1:]
+        where = "".join(f" in {frame.name}, line {frame.lineno}" for frame in at)
+        self._pump.core.fault(door, f"{type(error).__name__}{where}")
+
+    def first_token(self, name: str) -> None:
+        """Note that a request's first token is there."""
+        if name in self.places:
+            self._pump.first_token(name)
+
+    def answering(self, name: str) -> None:
+        """Note that a request's response has begun."""
+        place = self.places.get(name)
+        if place is not None:
+            place.answering = True
+
+    def doubt(self, name: str, grace_s: float) -> None:
+        """Give a request up unless somebody says within `grace_s` seconds that it started."""
+        place = self.places.get(name)
+        if place is not None and not place.started:
+            asyncio.get_running_loop().call_later(grace_s, self.lost, name)
+
+    def lost(self, name: str) -> None:
+        """Release a request that was placed and never reached a worker, as nobody will tell."""
+        place = self.places.get(name)
+        if place is not None and not place.started:
+            self.ended(name, End.DISCONNECTED)

@@ -1,0 +1,295 @@
+"""Prefill and decode on different workers: the prompt is computed first, then decode is decided.
+
+Either the picker makes the prefill call itself, with one token to generate and the note that
+decode happens elsewhere, and hands what comes back to the decode worker as it is, whatever the
+connector (`Tiers.mode` ``"call"``). Or it only names the prefill worker in a header, and the
+decode worker's sidecar makes the call, as llm-d has it (``"header"``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+from brsolver.errors import MissingExtraError, ParameterError
+from integration.doors.reception import Routed
+from integration.messages.names import PREFILLER
+from integration.picker import Refused
+from integration.picker.bodies import is_readable
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from integration.doors.prefill_pool import Prefiller, PrefillPool
+    from integration.doors.reception import Reception
+    from integration.picker import Ask
+
+TRANSFER: Final = "kv_transfer_params"
+"""Field of requests and responses by which vLLM's connectors find what was computed."""
+LIMITS: Final = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+_DROPPED: Final = ("stream_options", "min_tokens", "n", "best_of")
+_PASSED_ON: Final = ("authorization", "x-request-id")
+_BUSY = "all prefill workers are full"
+_TOO_MANY_VALUES = Refused(status=413, message="the body has too many values to be read")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TiersParams:
+    """How prompts are computed elsewhere.
+
+    Attributes
+    ----------
+    mode : str
+        ``"call"`` or ``"header"``.
+    min_prompt_tokens : int
+        Shorter prompts are computed where they are decoded.
+    kv_limit : float
+        Share of its KV cache above which a prefill worker gets no prompt: what it holds has yet
+        to be fetched by decode workers.
+    wait_max_s : float
+        Seconds that a request waits for a prefill worker below its limit.
+    timeout_s : float
+        Seconds that a prefill call may take.
+    attempts : int
+        Workers that are asked before the decode worker computes the prompt itself.
+    """
+
+    mode: str = "call"
+    min_prompt_tokens: int = 0
+    kv_limit: float = 0.9
+    wait_max_s: float = 30.0
+    timeout_s: float = 300.0
+    attempts: int = 2
+
+    def __post_init__(self) -> None:
+        if self.mode not in {"call", "header"}:
+            raise ParameterError(f"mode is {self.mode!r}, must be 'call' or 'header'")
+        if self.min_prompt_tokens < 0:
+            raise ParameterError(
+                f"min_prompt_tokens is {self.min_prompt_tokens}, must be at least 0"
+            )
+        if not 0.0 < self.kv_limit <= 1.0:
+            raise ParameterError(f"kv_limit is {self.kv_limit}, must be in (0, 1]")
+        for name in ("wait_max_s", "timeout_s", "attempts"):
+            if not getattr(self, name) > 0:
+                raise ParameterError(f"{name} is {getattr(self, name)}, must be above 0")
+
+
+class PrefillError(Exception):
+    """A prefill worker did not answer, or not with success."""
+
+
+class Tiers:
+    """Has prompts computed, then places requests for decode.
+
+    Parameters
+    ----------
+    reception : Reception
+        Of the decode workers.
+    pool : PrefillPool
+    params : TiersParams, optional
+
+    Attributes
+    ----------
+    prefilled : int
+        Requests whose prompt was computed elsewhere.
+    failed : int
+        Prefill calls that failed.
+    """
+
+    def __init__(
+        self, reception: Reception, pool: PrefillPool, params: TiersParams | None = None
+    ) -> None:
+        self._reception = reception
+        self._pool = pool
+        self._params = TiersParams() if params is None else params
+        self._client: Any = None
+        self.prefilled = 0
+        self.failed = 0
+
+    async def route(
+        self,
+        ask: Ask,
+        path: str,
+        body: bytes,
+        headers: dict[str, str],
+        subset: Collection[str] | None = None,
+    ) -> Routed:
+        """Have a prompt computed, and place its request.
+
+        Parameters
+        ----------
+        ask : Ask
+        path : str
+            Of the client's request.
+        body : bytes
+        headers : dict of str to str
+        subset : collection of str, optional
+            Addresses that may decode.
+
+        Returns
+        -------
+        Routed
+        """
+        if not is_readable(body):
+            return Routed(_TOO_MANY_VALUES)
+        clean = without_transfer(body)
+        if ask.prompt_tokens < self._params.min_prompt_tokens:
+            return Routed(await self._reception.place(ask, subset), clean)
+        if self._params.mode == "header":
+            return await self._named(ask, subset, clean)
+        handed = await self._computed(ask, path, body if clean is None else clean, headers)
+        if isinstance(handed, Refused):
+            return Routed(handed)
+        return Routed(await self._reception.place(ask, subset), clean if handed is None else handed)
+
+    async def _named(self, ask: Ask, subset: Collection[str] | None, clean: bytes | None) -> Routed:
+        """Name a prefill worker in a header; it counts as busy until the response begins."""
+        self._settle()
+        chosen = await self._choose(set())
+        if isinstance(chosen, Refused):
+            return Routed(chosen)
+        if chosen is None:
+            return Routed(await self._reception.place(ask, subset), clean)
+        destination = await self._reception.place(ask, subset)
+        if not isinstance(destination, Refused):
+            chosen.tokens[ask.name] = ask.prompt_tokens
+            self.prefilled += 1
+        return Routed(destination, clean, {PREFILLER: chosen.spec.address})
+
+    def _settle(self) -> None:
+        """Forget prompts whose decode worker was seen to answer, or whose request is gone."""
+        places = self._reception.ledger.places
+        for worker in self._pool.workers:
+            for name in list(worker.tokens):
+                place = places.get(name)
+                if place is None or place.answering:
+                    del worker.tokens[name]
+
+    async def _computed(
+        self, ask: Ask, path: str, body: bytes, headers: dict[str, str]
+    ) -> bytes | Refused | None:
+        """Return the body for the decode worker; None leaves the client's as it is."""
+        original = json.loads(body)
+        tried: set[str] = set()
+        for _ in range(self._params.attempts):
+            chosen = await self._choose(tried)
+            if isinstance(chosen, Refused):
+                return chosen
+            if chosen is None:
+                break
+            tried.add(chosen.spec.address)
+            try:
+                handed = await self._call(chosen, ask, path, original, headers)
+            except PrefillError:
+                self.failed += 1
+                continue
+            self.prefilled += 1
+            return None if handed is None else _body(original | {TRANSFER: handed})
+        return None
+
+    async def _choose(self, tried: set[str]) -> Prefiller | Refused | None:
+        """Wait for a worker below its limit; None if none is left to ask."""
+        try:
+            async with asyncio.timeout(self._params.wait_max_s):
+                while True:
+                    chosen = self._pool.choose(tried)
+                    if chosen is not None or not self._left(tried):
+                        return chosen
+                    await self._pool.wait()
+        except TimeoutError:
+            return Refused(status=429, message=_BUSY, retry_after_s=1.0)
+
+    def _left(self, tried: set[str]) -> bool:
+        return any(w.live and w.spec.address not in tried for w in self._pool.workers)
+
+    async def _call(
+        self,
+        chosen: Prefiller,
+        ask: Ask,
+        path: str,
+        original: dict[str, Any],
+        headers: dict[str, str],
+    ) -> Any:
+        """Make the prefill call; return what it hands over, None if nothing."""
+        httpx = _httpx()
+        if self._client is None:
+            limits = httpx.Limits(max_connections=None)
+            self._client = httpx.AsyncClient(limits=limits, timeout=self._params.timeout_s)
+        chosen.tokens[ask.name] = ask.prompt_tokens
+        passed = {name: headers[name] for name in _PASSED_ON if name in headers}
+        try:
+            response = await self._client.post(
+                f"http://{chosen.spec.address}{path}",
+                content=_body(prefill_body(original)),
+                headers=passed | {"content-type": "application/json"},
+            )
+            if response.status_code != 200:
+                raise PrefillError(f"{chosen.spec.address} answers {response.status_code}")
+            return response.json().get(TRANSFER)
+        except (httpx.HTTPError, ValueError, AttributeError) as error:
+            raise PrefillError(f"{chosen.spec.address}: {error!r}") from error
+        finally:
+            chosen.tokens.pop(ask.name, None)
+            self._pool.touch()
+
+    async def close(self) -> None:
+        """Close the connections to prefill workers."""
+        if self._client is not None:
+            await self._client.aclose()
+            self._client = None
+
+
+def without_transfer(body: bytes) -> bytes | None:
+    """Return a body without what clients may not say: where engines are to fetch a KV cache.
+
+    Returns
+    -------
+    bytes or None
+        None if it says nothing of that.
+    """
+    # Names may be written with escapes.
+    if TRANSFER.encode() not in body and b"\\u" not in body:
+        return None
+    values = json.loads(body)
+    if TRANSFER not in values:
+        return None
+    return _body({name: value for name, value in values.items() if name != TRANSFER})
+
+
+def prefill_body(original: dict[str, Any]) -> dict[str, Any]:
+    """Return a request that computes a prompt, and generates the one token that this takes.
+
+    Parameters
+    ----------
+    original : dict
+        The client's; it stays as it is, since decode gets its sampling parameters.
+    """
+    body = {name: value for name, value in original.items() if name not in _DROPPED}
+    limits = [name for name in LIMITS if name in original] or ["max_tokens"]
+    body |= dict.fromkeys(limits, 1)
+    body["stream"] = False
+    body[TRANSFER] = {
+        "do_remote_decode": True,
+        "do_remote_prefill": False,
+        "remote_engine_id": None,
+        "remote_block_ids": None,
+        "remote_host": None,
+        "remote_port": None,
+    }
+    return body
+
+
+def _body(values: dict[str, Any]) -> bytes:
+    # In ASCII: a text of JSON may hold what UTF-8 may not.
+    return json.dumps(values, separators=(",", ":")).encode()
+
+
+def _httpx() -> Any:
+    try:
+        return import_module("httpx")
+    except ImportError as error:
+        raise MissingExtraError.for_extra("httpx", "proxy") from error

@@ -1,0 +1,68 @@
+"""Names that Envoy's configuration and the picker's doors share: headers, metadata, entries.
+
+Headers of these names are taken off whatever clients send, so what Envoy, the doors and the
+access log find under them is the picker's own.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+ENDPOINT: Final = "x-gateway-destination-endpoint"
+"""Where a request goes, ``ADDRESS:PORT``, with those to fall back to behind commas."""
+SERVED: Final = "x-gateway-destination-endpoint-served"
+"""Where it went in the end; in `LB` metadata, for the access log."""
+RANK: Final = "x-data-parallel-rank"
+"""Rank within an engine of several; goes on to the engine."""
+PREFILLER: Final = "x-prefiller-host-port"
+"""Where the prompt is computed, where engines fetch it themselves; goes on to the engine."""
+OWN: Final = "x-brsolver-"
+"""What all headers of our own begin with; of them only `ID` goes on to engines."""
+ID: Final = "x-brsolver-id"
+"""Our identity of a request: a client's ``x-request-id`` is kept, and may come twice."""
+CLIENT: Final = "x-brsolver-client"
+"""Name that belongs to the API key a request came with; for the doors."""
+REFUSAL: Final = "x-brsolver-refusal"
+"""With 200 from the HTTP door: Envoy answers this status itself, see `REFUSALS`."""
+RETRY_AFTER: Final = "retry-after"
+"""Seconds after which a refused client may try again."""
+
+REFUSALS: Final = {
+    "503": "No worker can take the request now.",
+}
+"""What the HTTP door cannot refuse by its status, since Envoy takes 5xx for a dead door."""
+
+LOG: Final = "brsolver"
+"""Name of the access log."""
+LB: Final = "envoy.lb"
+"""Metadata by which the external processor chooses: `ENDPOINT` and `ID` in it."""
+AUTHZ: Final = "envoy.filters.http.ext_authz"
+"""Metadata by which the HTTP door chooses: its headers `ENDPOINT` and `ID`."""
+USAGE: Final = "usage"
+"""Metadata with what an engine said a request took: numbers `PROMPT` and `COMPLETION`."""
+PROMPT: Final = "prompt"
+"""Of `USAGE`: tokens of the prompt."""
+COMPLETION: Final = "completion"
+"""Of `USAGE`: tokens of the answer."""
+REFUSED: Final = "brsolver_refused"
+"""Details of an immediate response whose body is an OpenAI error already."""
+
+__all__ = [
+    "AUTHZ",
+    "CLIENT",
+    "COMPLETION",
+    "ENDPOINT",
+    "ID",
+    "LB",
+    "LOG",
+    "OWN",
+    "PREFILLER",
+    "PROMPT",
+    "RANK",
+    "REFUSAL",
+    "REFUSALS",
+    "REFUSED",
+    "RETRY_AFTER",
+    "SERVED",
+    "USAGE",
+]

@@ -1,0 +1,140 @@
+"""What the picker is asked, and what it answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+BAD_REQUEST = 400
+POOL_FULL = 429
+NO_WORKER = 503
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A request that wants a worker.
+
+    Attributes
+    ----------
+    name : str
+        Our own id, once in the life of a picker.
+    prompt_tokens : int
+        As far as they are known.
+    max_tokens : int or None
+        Limit on generated tokens; None is no limit.
+    blocks : tuple of int
+        Hashes of the prompt's blocks, each with all before it; see `integration.picker.prefixes`.
+    key : str or None
+        What its client goes by, for forecasts that learn by client.
+    stream : bool
+        Whether its tokens are sent as they come.
+    model : str
+        The model that it names, for forecasts that learn by model; empty if it names none.
+    sequences : int
+        Slots that it takes: choices times prompts. Held for as long as one may be, it makes do
+        with one.
+    """
+
+    name: str
+    prompt_tokens: int
+    max_tokens: int | None = None
+    blocks: tuple[int, ...] = ()
+    key: str | None = None
+    stream: bool = False
+    model: str = ""
+    sequences: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A worker for a request.
+
+    Attributes
+    ----------
+    worker : int
+        Its index.
+    fallbacks : tuple of int
+        Others to try if it cannot be reached, best first.
+    """
+
+    worker: int
+    fallbacks: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """No worker for a request.
+
+    Attributes
+    ----------
+    status : int
+        429 where too many are held, or it has been held for too long; 503 without any worker; 400
+        of what is no request at all.
+    message : str
+        Why, in one line.
+    retry_after_s : float or None
+        When it may be worth trying again.
+    """
+
+    status: int
+    message: str
+    retry_after_s: float | None = None
+
+
+Answer = Placed | Refused
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What an engine says that a request has used; None is not told.
+
+    Attributes
+    ----------
+    prompt_tokens, completion_tokens : int or None
+    """
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+
+
+class End(StrEnum):
+    """How a request ended."""
+
+    FINISHED = "finished"
+    DISCONNECTED = "disconnected"
+    RESET = "reset"
+    TIMEOUT = "timeout"
+    REFUSED = "refused"
+    WORKER_DIED = "worker-died"
+    REJECTED = "rejected"
+
+
+@dataclass(frozen=True, slots=True)
+class Gauges:
+    """What an engine's metrics say of one worker; None is not told.
+
+    Attributes
+    ----------
+    running, waiting : int or None
+        Requests that it runs, and that wait there.
+    kv_usage : float or None
+        Share of its KV cache in use, 0 to 1.
+    steps : int or None
+        Steps since it started.
+    generation_tokens, prompt_tokens : int or None
+        Tokens it has generated, and of prompts computed, since it started.
+    """
+
+    running: int | None = None
+    waiting: int | None = None
+    kv_usage: float | None = None
+    steps: int | None = None
+    generation_tokens: int | None = None
+    prompt_tokens: int | None = None
+
+    @property
+    def requests(self) -> int | None:
+        """Requests that are there, running and waiting; None if that is not told."""
+        if self.running is None:
+            return None
+        return self.running + (self.waiting or 0)

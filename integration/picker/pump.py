@@ -1,0 +1,144 @@
+"""Drives a core from an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from integration.picker.asks import End
+from integration.routing.failsafe import named
+
+if TYPE_CHECKING:
+    from integration.picker.asks import Answer, Ask, Gauges, Usage
+    from integration.picker.core import Core
+    from integration.picker.params import WorkerSpec
+
+logger = logging.getLogger("brsolver.picker")
+AGAIN_S = 0.05
+"""After an error, for which nobody who waits may be left waiting."""
+
+
+class Pump:
+    """Calls a core's `advance` when it is time, and lets requests await its answers.
+
+    To be used from within a running event loop, all from the same.
+
+    Parameters
+    ----------
+    core : Core
+
+    Attributes
+    ----------
+    core : Core
+    """
+
+    def __init__(self, core: Core) -> None:
+        self.core = core
+        self._timer: asyncio.TimerHandle | asyncio.Handle | None = None
+        self._due = float("inf")
+        self._stopped = False
+        self._failures = 0
+
+    async def pick(self, ask: Ask) -> Answer:
+        """Return where a request goes, or why nowhere, once that is decided.
+
+        Cancelled, whatever was held or reserved for it is let go.
+
+        Raises
+        ------
+        StateError
+            There is a request of that name.
+        """
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+
+        def answer(given: Answer) -> None:
+            if not future.done():
+                future.set_result(given)
+
+        self.core.request(ask, answer)
+        self._run_in(0.0)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            # Decided or not, nobody will hear of it.
+            self.ended(ask.name, End.DISCONNECTED)
+            raise
+
+    def started(self, name: str, worker: int) -> None:
+        """See `Core.started`."""
+        self.core.started(name, worker)
+        self._run_in(0.0)
+
+    def first_token(self, name: str) -> None:
+        """See `Core.first_token`."""
+        self.core.first_token(name)
+
+    def ended(self, name: str, end: End, usage: Usage | None = None) -> bool:
+        """See `Core.ended`."""
+        known = self.core.ended(name, end, usage)
+        self._run_in(0.0)
+        return known
+
+    def told(self, worker: int, gauges: Gauges) -> None:
+        """See `Core.told`."""
+        self.core.told(worker, gauges)
+        self._run_in(0.0)
+
+    def reported(self, worker: int, *, ok: bool, why: str = "") -> None:
+        """See `Core.reported`."""
+        self.core.reported(worker, ok=ok, why=why)
+        self._run_in(0.0)
+
+    def add_worker(self, spec: WorkerSpec) -> int:
+        """See `Core.add_worker`."""
+        worker = self.core.add_worker(spec)
+        self._run_in(0.0)
+        return worker
+
+    def retire(self, worker: int, why: str = "") -> None:
+        """See `Core.retire`."""
+        self.core.retire(worker, why)
+        self._run_in(0.0)
+
+    def down(self, worker: int, why: str = "") -> None:
+        """See `Core.down`."""
+        self.core.down(worker, why)
+        self._run_in(0.0)
+
+    def up(self, worker: int, why: str = "") -> None:
+        """See `Core.up`."""
+        self.core.up(worker, why)
+        self._run_in(0.0)
+
+    def stop(self) -> None:
+        """Call the core no more by time; who waits is not answered any more."""
+        self._stopped = True
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _run_in(self, delay_s: float) -> None:
+        """Have the core move on after a while, if not sooner."""
+        loop = asyncio.get_running_loop()
+        due = loop.time() + delay_s
+        if self._stopped or due >= self._due:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._due = due
+        # All that comes in the same turn is decided about together.
+        later = loop.call_later(delay_s, self._run) if delay_s else loop.call_soon(self._run)
+        self._timer = later
+
+    def _run(self) -> None:
+        self._timer, self._due = None, float("inf")
+        try:
+            delay_s = self.core.advance()
+        except Exception as error:
+            delay_s = AGAIN_S
+            self._failures += 1
+            if self._failures == 1:
+                logger.exception("brsolver: the picker failed; further errors are only counted")
+            self.core.fault("advance", named(error))
+        if delay_s is not None:
+            self._run_in(delay_s)

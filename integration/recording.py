@@ -1,0 +1,188 @@
+"""Traces of what was served, in brsolver's own schema: what the adapter's and the door's need."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import json
+from collections import OrderedDict
+from itertools import count
+from typing import TYPE_CHECKING, Generic, TextIO, TypeVar
+
+if TYPE_CHECKING:
+    import logging
+    from collections.abc import Callable
+    from pathlib import Path
+
+R = TypeVar("R")
+
+FLUSH_ROWS = 256
+MOST_KEPT_BACK = 50_000
+"""Rows of some 300 bytes each: half an hour behind one request, at 30 requests a second."""
+
+
+class TraceRecorder(Generic[R]):
+    """Appends requests that have ended, in order of arrival, as a trace must be.
+
+    A request that runs long keeps back those that came after it. Once `MOST_KEPT_BACK` rows wait
+    behind it, it is left out of the trace, and so are others of which that becomes true later:
+    such a trace lacks its longest requests, which a warning says once. No text and no token is
+    written, only what `row_of` returns.
+
+    A file that cannot be written any more, on a full disk say, ends the recording with a warning
+    and nothing else: from then on every method does nothing.
+
+    Parameters
+    ----------
+    path : path
+        A ``.jsonl`` file, overwritten. The parent folder must be there.
+    logger : Logger
+        Warned of what is missing from the trace.
+    row_of : callable
+        Returns a request's row, ``arrival_s`` on any clock, or None if it has no place in a trace.
+    name_of : callable
+        Returns what a warning calls a request.
+    rotate_bytes : int or None, optional
+        Size beyond which a file is renamed, with a number before its suffix, and a new one begun.
+
+    Raises
+    ------
+    OSError
+        The file cannot be opened.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        logger: logging.Logger,
+        row_of: Callable[[R], dict[str, object] | None],
+        name_of: Callable[[R], str],
+        rotate_bytes: int | None = None,
+    ) -> None:
+        self.path = path
+        self._logger, self._row_of, self._name_of = logger, row_of, name_of
+        self._rotate_bytes = rotate_bytes
+        self._file: TextIO | None = _opened(path)
+        # In order of arrival, and whether it has ended.
+        self._open: OrderedDict[R, bool] = OrderedDict()
+        self._kept_back = 0
+        self._left_out = 0
+        self._first_s: float | None = None
+        self._latest_s = 0.0
+        self._unflushed = self._bytes = 0
+        atexit.register(self.close)
+
+    def arrived(self, request: R) -> None:
+        """Note a request when it comes."""
+        if self._file is not None:
+            self._open.setdefault(request, False)
+
+    def ended(self, request: R) -> None:
+        """Note its end, and write all that need not wait any more."""
+        if self._open.get(request, True):
+            return
+        self._open[request] = True
+        self._kept_back += 1
+        try:
+            self._write_ended()
+            while self._kept_back > MOST_KEPT_BACK:
+                self._leave_out()
+                self._write_ended()
+        except OSError as error:
+            self._give_up(error)
+
+    def close(self) -> None:
+        """Write what has ended, whoever it was waiting for, and close the file."""
+        if self._file is None:
+            return
+        try:
+            for request, over in self._open.items():
+                if over:
+                    self._write(request)
+            self._file.close()
+        except OSError as error:
+            self._give_up(error)
+        else:
+            self._forget()
+
+    def _write_ended(self) -> None:
+        while self._open and self._open[request := next(iter(self._open))]:
+            del self._open[request]
+            self._kept_back -= 1
+            self._write(request)
+
+    def _leave_out(self) -> None:
+        request, _ = self._open.popitem(last=False)
+        self._left_out += 1
+        if self._left_out == 1:
+            self._logger.warning(
+                "brsolver: request %s is left out of the trace %s: %d others have ended since it "
+                "came, and wait for it. Further ones are left out without a word.",
+                self._name_of(request),
+                self.path,
+                self._kept_back,
+            )
+
+    def _give_up(self, error: OSError) -> None:
+        self._logger.warning(
+            "brsolver: the trace %s ends here (%s); serving goes on, nothing more is recorded",
+            self.path,
+            error.strerror or error,
+        )
+        if self._file is not None:
+            # It may try to write once more.
+            with contextlib.suppress(OSError):
+                self._file.close()
+        self._forget()
+
+    def _forget(self) -> None:
+        self._file = None
+        self._open.clear()
+        self._kept_back = 0
+        atexit.unregister(self.close)
+
+    def _write(self, request: R) -> None:
+        row = self._row_of(request)
+        if self._file is None or row is None:
+            return
+        text = json.dumps({**row, "arrival_s": self._since_the_first(row["arrival_s"])}) + "\n"
+        if self._rotate_bytes is not None and self._bytes >= self._rotate_bytes:
+            self._file = self._next_file(self._file)
+        self._file.write(text)
+        self._bytes += len(text)
+        self._unflushed += 1
+        if self._unflushed >= FLUSH_ROWS:
+            self._file.flush()
+            self._unflushed = 0
+
+    def _since_the_first(self, clock: object) -> float:
+        assert isinstance(clock, float)  # noqa: S101 # as `row_of` promises
+        if self._first_s is None:
+            self._first_s = clock
+        # The wall clock may be set back.
+        self._latest_s = max(self._latest_s, clock - self._first_s)
+        return round(self._latest_s, 6)
+
+    def _next_file(self, full: TextIO) -> TextIO:
+        full.close()
+        put_aside(self.path)
+        self._bytes = self._unflushed = 0
+        return _opened(self.path)
+
+
+def put_aside(path: Path) -> None:
+    """Rename a file that holds something, with the first number before its suffix that is free.
+
+    Raises
+    ------
+    OSError
+        It cannot be renamed.
+    """
+    if path.exists() and path.stat().st_size:
+        names = (path.with_suffix(f".{number}{path.suffix}") for number in count(1))
+        path.replace(next(name for name in names if not name.exists()))
+
+
+def _opened(path: Path) -> TextIO:
+    return path.open("w", encoding="utf-8", buffering=1 << 16)

@@ -1,0 +1,1 @@
+"""What every front end that routes has in common, whoever serves behind it."""

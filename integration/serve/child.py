@@ -1,0 +1,61 @@
+"""The picker's process: ``python -m integration.serve.child CONFIG PLACES``.
+
+Started and watched by the supervisor (`integration.serve.run`), which keeps Envoy running
+whatever becomes of this. SIGTERM ends it, SIGHUP has it read its settings again, SIGUSR1 tells it
+that Envoy has gone, and with it every stream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from pathlib import Path
+
+from brsolver.errors import BrsolverError
+from integration.serve.places import Places
+from integration.serve.signals import Signals
+from integration.serve.watchdog import Heart, first_of
+from integration.serve.wiring import Picker
+from integration.settings import load
+
+BAD_INPUT = 2
+
+
+def main(arguments: list[str]) -> int:
+    """Serve until told to stop; return the exit status."""
+    config, places = (Path(argument) for argument in arguments)
+    try:
+        asyncio.run(_serve(config, Places.load(places)))
+    except BrsolverError as error:
+        sys.stderr.write(f"brsolver: error: {' '.join(str(error).split())}\n")
+        return BAD_INPUT
+    return 0
+
+
+async def _serve(path: Path, places: Places) -> None:
+    with Signals() as signals:
+        heart = Heart(signals.stop.set)
+        picker = await Picker.found(load(path), places)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, picker.proxy_gone)
+        await picker.start()
+        heart.start()
+        try:
+            await _until_stopped(path, picker, signals)
+            await picker.stop(at_once=signals.now)
+        finally:
+            await heart.stop()
+
+
+async def _until_stopped(path: Path, picker: Picker, signals: Signals) -> None:
+    while await first_of(signals.stop.wait(), signals.reload.wait()):
+        signals.reload.clear()
+        try:
+            await picker.reload(load(path))
+        except BrsolverError as error:
+            # What cannot be taken in changes nothing.
+            picker.logger.warning("settings stay as they are: %s", error)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

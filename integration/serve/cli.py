@@ -1,0 +1,58 @@
+"""``brsolver serve`` and ``brsolver picker``.
+
+Imported for the overview of commands: nothing heavy at the top.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+ConfigOption = Annotated[
+    Path,
+    typer.Option("--config", metavar="FILE", help="Settings, TOML (docs/serve.md lists them)."),
+]
+
+
+def serve(
+    *,
+    config: ConfigOption = Path("serve.toml"),
+    envoy: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH",
+            help="An Envoy of your own (1.33 or newer) instead of the one that the extra brings.",
+        ),
+    ] = None,
+    print_bootstrap: Annotated[
+        bool,
+        typer.Option(
+            "--print-bootstrap", help="Print the bootstrap that Envoy would get, and end."
+        ),
+    ] = False,
+) -> None:
+    """Serve in front of engines: Envoy, and a router beside it.
+
+    SIGTERM ends it when all streams have, a second one at once. SIGHUP reads FILE again: workers
+    come and go without a stream lost.
+    """
+    from integration.serve.run import bootstrap_text, run_serve
+
+    if print_bootstrap:
+        sys.stdout.write(bootstrap_text(config))
+        return
+    raise typer.Exit(run_serve(config, envoy=envoy))
+
+
+def picker(*, config: ConfigOption = Path("serve.toml")) -> None:
+    """Pick endpoints for gateways of Kubernetes, without Envoy.
+
+    It speaks the protocol of the Gateway API Inference Extension (ext_proc over gRPC) and answers
+    gRPC health checks; no Envoy is started.
+    """
+    from integration.serve.run import run_picker
+
+    raise typer.Exit(run_picker(config))

@@ -1,0 +1,188 @@
+"""``make demo-serve``: all of it on one machine, on engines that only pretend.
+
+Fake engines step as the simulator's ranks do. The same requests are sent twice, routed by vLLM's
+rule and by ``br-t`` with a pool; the table says what each gave and what the simulator foretells.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from brsolver.errors import BrsolverError
+from integration.bench.workload import Workload, WorkloadParams, workloads
+from integration.serve.comparison import (
+    POOLED,
+    VLLM,
+    Arm,
+    Cluster,
+    as_table,
+    foretold,
+    gains_line,
+    measured,
+)
+from integration.serve.processes import Running
+from integration.serve.traffic import Fate, TrafficParams, drive
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from integration.serve.traffic import Reply
+
+TRACE = "preset:uniform:n=900,s_low=100,s_high=2500,o_low=20,o_high=160"
+CLUSTER = Cluster(ranks=8, slots=24, budget=4096, concurrency=256)
+EVERY = 50
+"""Answers between two signs of progress."""
+
+
+class Engines(Running):
+    """Fake engines, a port for each rank.
+
+    Attributes
+    ----------
+    addresses : list of str
+        ``host:port`` of each rank, known once they are up.
+    """
+
+    def __init__(self, cluster: Cluster, *more: str) -> None:
+        self.addresses: list[str] = []
+        arguments = [
+            "fake-engine",
+            *("--ranks", str(cluster.ranks), "--hardware", cluster.hardware),
+            *("--slots", str(cluster.slots), "--budget", str(cluster.budget)),
+            *("--port", "0", "--ports-per-rank", "0", *more),
+        ]
+        super().__init__(arguments, ready=self._said)
+
+    def _said(self, line: str) -> bool:
+        url, _, what = line.partition(" ")
+        if what.startswith("rank "):
+            self.addresses.append(url.removeprefix("http://"))
+        return line == "ready"
+
+
+class FrontDoor(Running):
+    """``brsolver serve``.
+
+    Attributes
+    ----------
+    url, page : str
+        Where clients come in, and the admin listener; known once it is up.
+    """
+
+    def __init__(self, config: Path, *more: str) -> None:
+        self.url = self.page = ""
+        super().__init__(["serve", "--config", str(config), *more], ready=self._said)
+
+    def _said(self, line: str) -> bool:
+        if line.startswith("serving on "):
+            self.url = line.split()[2].rstrip("/")
+        if line.startswith("page on "):
+            self.page = line.split()[2].rstrip("/")
+        return line == "ready"
+
+
+def settings(addresses: Sequence[str], arm: Arm, cluster: Cluster) -> str:
+    """Return a ``serve.toml`` for engines on this machine; all ports are free ones."""
+    listed = ", ".join(f'"{address}"' for address in addresses)
+    return "\n".join(
+        [
+            "[listen]",
+            "port = 0",
+            "[admin]",
+            "port = 0",
+            "[workers]",
+            f"addresses = [{listed}]",
+            "[router]",
+            f'policy = "{arm.policy}"',
+            f'mode = "{arm.mode}"',
+            f'hardware = "{cluster.hardware}"',
+            f"slots = {cluster.slots}",
+            f"budget = {cluster.budget}",
+            "",
+        ]
+    )
+
+
+def main() -> int:
+    """Run the demonstration and print its table; return the exit status."""
+    workload = workloads(WorkloadParams(trace=TRACE, requests=900, max_tokens=8192), 1)[0]
+    say = _say
+    say(f"{CLUSTER.ranks} fake ranks of {CLUSTER.hardware}, {CLUSTER.slots} slots each")
+    rows: dict[str, dict[str, float]] = {}
+    with (
+        tempfile.TemporaryDirectory(prefix="brsolver-demo-") as folder,
+        Engines(CLUSTER) as engines,
+    ):
+        for arm in (VLLM, POOLED):
+            rows[arm.name] = run_arm(arm, engines.addresses, workload, Path(folder), say)
+    for arm in (VLLM, POOLED):
+        rows[f"{arm.name} (simulated)"] = foretold(workload.trace, arm, CLUSTER)
+    sys.stdout.write(f"\n{as_table(rows)}\n\n{_verdict(rows)}\n")
+    return 0
+
+
+def run_arm(
+    arm: Arm,
+    addresses: Sequence[str],
+    workload: Workload,
+    folder: Path,
+    say: Callable[[str], None],
+) -> dict[str, float]:
+    """Serve the workload under one policy; return its figures.
+
+    Raises
+    ------
+    BrsolverError
+        An answer was not complete.
+    """
+    config = folder / f"{arm.mode}.toml"
+    config.write_text(settings(addresses, arm, CLUSTER), encoding="utf-8")
+    with FrontDoor(config) as door:
+        say(f"{arm.name}: {len(workload)} requests, {CLUSTER.concurrency} in flight")
+        say(f"  live page: {door.page}/")
+        params = TrafficParams(url=door.url, concurrency=CLUSTER.concurrency)
+        replies = drive(params, workload, progress=_Progress(len(workload), say))
+    bad = [reply for reply in replies if reply.fate is not Fate.COMPLETE]
+    if bad:
+        raise BrsolverError(
+            f"{len(bad)} of {len(replies)} answers were not complete; the first was "
+            f"{bad[0].fate}: {bad[0].why}"
+        )
+    return measured(replies)
+
+
+def _verdict(rows: dict[str, dict[str, float]]) -> str:
+    real = gains_line(rows[POOLED.name], rows[VLLM.name])
+    simulated = gains_line(rows[f"{POOLED.name} (simulated)"], rows[f"{VLLM.name} (simulated)"])
+    return (
+        f"{POOLED.name} is better than {VLLM.name} by: {real}\n"
+        f"the simulator foretold:{'':{len(POOLED.name + VLLM.name) - 3}} {simulated}"
+    )
+
+
+class _Progress:
+    def __init__(self, total: int, say: Callable[[str], None]) -> None:
+        self._total, self._say, self._done = total, say, 0
+
+    def __call__(self, _: Reply) -> None:
+        self._done += 1
+        if self._done % EVERY == 0 and sys.stderr.isatty():
+            self._say(f"  {self._done} of {self._total} answered")
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except BrsolverError as error:
+        sys.stderr.write(f"demo-serve: {error}\n")
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,76 @@
+"""Ports and files as they are once chosen: for the supervisor and every picker it starts."""
+
+from __future__ import annotations
+
+import json
+import socket
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from integration.settings import ServeConfig
+
+FILE = "places.json"
+LOOPBACK = "127.0.0.1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Places:
+    """Where everything is.
+
+    Attributes
+    ----------
+    listen, admin, door, grpc, envoy_admin : int
+        Ports: of clients, of the admin listener, of the picker's HTTP door and of its gRPC server,
+        and of Envoy's own admin interface.
+    folder : str
+        Where Envoy's configuration, its file of workers and these places are.
+    envoy : bool
+        Whether Envoy runs beside the picker.
+    """
+
+    listen: int
+    admin: int
+    door: int
+    grpc: int
+    envoy_admin: int
+    folder: str
+    envoy: bool = True
+
+    @classmethod
+    def choose(cls, config: ServeConfig, folder: Path, *, envoy: bool = True) -> Self:
+        """Take what is configured, and free ports where that is 0."""
+        wanted = {
+            "listen": (config.listen.host, config.listen.port),
+            "admin": (config.admin.host, config.admin.port),
+            "door": (config.picker.host, config.picker.port),
+            "grpc": (config.picker.host, config.picker.grpc_port),
+            "envoy_admin": (LOOPBACK, config.envoy.admin_port),
+        }
+        ports = {name: port for name, (_, port) in wanted.items() if port}
+        with ExitStack() as held:
+            # All at the same time: a port that is let go could be given out again.
+            for name, (host, port) in wanted.items():
+                if not port:
+                    ports[name] = _free(host, held)
+        return cls(**ports, folder=str(folder), envoy=envoy)
+
+    def save(self) -> Path:
+        """Write them to a file in their folder; return its path."""
+        path = Path(self.folder) / FILE
+        path.write_text(json.dumps(asdict(self)), encoding="utf-8")
+        return path
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read what `save` wrote."""
+        return cls(**json.loads(path.read_text(encoding="utf-8")))
+
+
+def _free(host: str, held: ExitStack) -> int:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    probe = held.enter_context(socket.socket(family))
+    probe.bind((host, 0))
+    return int(probe.getsockname()[1])

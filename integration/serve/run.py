@@ -1,0 +1,283 @@
+"""The supervisor: runs Envoy and, beside it, a picker that it watches.
+
+It does nothing heavy itself, so that it always sees when the picker comes round no more. Envoy runs
+on whatever becomes of the picker; without one it routes by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from brsolver.errors import OutputError
+from integration.envoy.bootstrap import ENDPOINTS, Ports, as_text, bootstrap, redacted
+from integration.envoy.process import EnvoyProcess, EnvoyStartError
+from integration.envoy.program import find_envoy
+from integration.serve.places import LOOPBACK, Places
+from integration.serve.preflight import check_files, check_ports, check_workers
+from integration.serve.signals import Signals
+from integration.serve.watchdog import ChildError, Watched, WatchParams, first_of
+from integration.settings import Address, load
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from integration.settings import ServeConfig
+
+BAD_INPUT = 2
+AGAIN_S = 0.5
+"""Before Envoy is started again: one that cannot run must not take the machine."""
+
+
+def run_serve(path: Path, *, envoy: str | None = None) -> int:
+    """Serve until told to stop; return the exit status.
+
+    Parameters
+    ----------
+    path : Path
+        Settings.
+    envoy : str, optional
+        Envoy's program.
+
+    Raises
+    ------
+    BrsolverError
+        Something that serving needs is not there; one line.
+    """
+    config = load(path)
+    program = find_envoy(envoy if envoy is not None else _named(config))
+    return _run(path, config, program)
+
+
+def run_picker(path: Path) -> int:
+    """Pick for a gateway until told to stop; return the exit status.
+
+    Raises
+    ------
+    BrsolverError
+        Something that it needs is not there; one line.
+    """
+    return _run(path, load(path), None)
+
+
+def bootstrap_text(path: Path) -> str:
+    """Return the bootstrap that Envoy would get, without keys.
+
+    Raises
+    ------
+    BrsolverError
+        The settings cannot be.
+    """
+    config = load(path)
+    folder = config.path(config.envoy.folder) if config.envoy.folder else Path.cwd()
+    places = Places.choose(config, folder)
+    return as_text(redacted(_bootstrap(config, places)))
+
+
+def _named(config: ServeConfig) -> str | None:
+    return None if config.envoy.path is None else str(config.path(config.envoy.path))
+
+
+def _bootstrap(config: ServeConfig, places: Places) -> dict[str, object]:
+    ports = Ports(
+        listen=places.listen, admin=places.envoy_admin, door=places.door, grpc=places.grpc
+    )
+    return bootstrap(config, ports, endpoints=Path(places.folder) / ENDPOINTS)
+
+
+def _run(path: Path, config: ServeConfig, program: Path | None) -> int:
+    with _folder(config) as folder:
+        try:
+            asyncio.run(_supervise(path, config, program, folder))
+        except ChildError as error:
+            if error.status == BAD_INPUT:
+                return BAD_INPUT  # and has said why
+            raise
+    return 0
+
+
+@contextlib.contextmanager
+def _folder(config: ServeConfig) -> Iterator[Path]:
+    if config.envoy.folder is None:
+        with tempfile.TemporaryDirectory(prefix="brsolver-") as name:
+            yield Path(name)
+        return
+    folder = config.path(config.envoy.folder).absolute()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"[envoy] folder is {str(folder)!r}, must be one that can be written: {error.strerror}"
+        ) from error
+    yield folder
+
+
+async def _supervise(path: Path, config: ServeConfig, program: Path | None, folder: Path) -> None:
+    await preflight(config, envoy=program is not None)
+    places = Places.choose(config, folder, envoy=program is not None)
+    supervisor = Supervisor(path, config, places, program)
+    with Signals() as signals:
+        try:
+            if await _started(supervisor, signals):
+                supervisor.announce()
+                await supervisor.go_on(signals)
+                await supervisor.drain(signals)
+        finally:
+            await supervisor.stop()
+
+
+async def _started(supervisor: Supervisor, signals: Signals) -> bool:
+    """Start all; tell whether it has come to that before it was to stop."""
+    starting = asyncio.ensure_future(supervisor.start())
+    await first_of(signals.stop.wait(), asyncio.wait([starting]))
+    if starting.done():
+        await starting
+        return True
+    starting.cancel()
+    await asyncio.gather(starting, return_exceptions=True)
+    return False
+
+
+async def preflight(config: ServeConfig, *, envoy: bool) -> None:
+    """Look whether ports are free and workers can be reached.
+
+    Raises
+    ------
+    PreflightError
+        A port is taken, or no worker can be reached.
+    """
+    wanted = {
+        "[admin] port": (config.admin.host, config.admin.port),
+        "[picker] grpc_port": (config.picker.host, config.picker.grpc_port),
+    }
+    if envoy:
+        wanted |= {
+            "[listen] port": (config.listen.host, config.listen.port),
+            "[picker] port": (config.picker.host, config.picker.port),
+            "[envoy] admin_port": (LOOPBACK, config.envoy.admin_port),
+        }
+    check_ports(wanted)
+    check_files(config)
+    tiers = config.tiers
+    named = config.workers.addresses if tiers is None else (*tiers.prefill, *tiers.decode)
+    for missing in await check_workers(named):
+        _say(f"warning: worker {missing} cannot be reached; it gets no requests until it can")
+
+
+class Supervisor:
+    """Envoy and a watched picker.
+
+    Parameters
+    ----------
+    path : Path
+        Settings, for the picker to read.
+    config : ServeConfig
+    places : Places
+    program : Path or None
+        Envoy; None runs the picker alone.
+    """
+
+    def __init__(
+        self, path: Path, config: ServeConfig, places: Places, program: Path | None
+    ) -> None:
+        self._config, self._places = config, places
+        command = [sys.executable, "-m", "integration.serve.child", str(path), str(places.save())]
+        params = WatchParams(freeze_s=config.picker.watchdog_s)
+        self.picker = Watched(command, params, tell=_say)
+        self.envoy = self._made(program) if program is not None else None
+
+    def _made(self, program: Path) -> EnvoyProcess:
+        return EnvoyProcess(
+            program,
+            _bootstrap(self._config, self._places),
+            admin_port=self._places.envoy_admin,
+            folder=Path(self._places.folder),
+            threads=self._config.envoy.threads,
+        )
+
+    async def start(self) -> None:
+        """Start the picker, which writes what Envoy needs, then Envoy.
+
+        Raises
+        ------
+        ChildError, EnvoyStartError
+            One of them did not come up.
+        """
+        await self.picker.start()
+        if self.envoy is not None:
+            await self.envoy.start()
+
+    def announce(self) -> None:
+        """Say on standard output where everything is."""
+        listen, places = self._config.listen, self._places
+        lines = [f"page on {_url('http', self._config.admin.host, places.admin)}", "ready"]
+        if self.envoy is not None:
+            scheme = "http" if listen.certificate is None else "https"
+            lines.insert(0, f"serving on {_url(scheme, listen.host, places.listen)}")
+        else:
+            lines.insert(0, f"picking on {Address(self._config.picker.host, places.grpc)} (gRPC)")
+        sys.stdout.write("\n".join([*lines, ""]))
+        sys.stdout.flush()
+
+    async def go_on(self, signals: Signals) -> None:
+        """Serve until told to stop: pass on SIGHUP, start Envoy again if it ends."""
+        while True:
+            waits = [signals.stop.wait(), signals.reload.wait()]
+            if self.envoy is not None:
+                waits.append(self.envoy.wait())  # type: ignore[arg-type] # all that is awaited
+            happened = await first_of(*waits)
+            if happened == 0:
+                return
+            if happened == 1:
+                signals.reload.clear()
+                self.picker.signal(signal.SIGHUP)
+            else:
+                await self._envoy_again(signals)
+
+    async def _envoy_again(self, signals: Signals) -> None:
+        """Start Envoy anew; the picker is told first that all streams have ended."""
+        envoy = self.envoy
+        if envoy is None:
+            return
+        _say("Envoy has ended; starting another")
+        while not signals.stop.is_set():
+            self.picker.signal(signal.SIGUSR1)
+            try:
+                await envoy.start()
+            except EnvoyStartError as error:
+                _say(str(error))
+                await first_of(signals.stop.wait(), asyncio.sleep(AGAIN_S))
+            else:
+                _say("Envoy is back")
+                return
+
+    async def drain(self, signals: Signals) -> None:
+        """Let running streams end, unless told a second time to stop."""
+        if self.envoy is None or not self.envoy.running:
+            return
+        limit_s = self._config.limits.drain_s
+        _say(f"no new requests; running ones have {limit_s:g} s to end")
+        await first_of(signals.now.wait(), self.envoy.drain(limit_s))
+
+    async def stop(self) -> None:
+        """End both."""
+        if self.envoy is not None:
+            await self.envoy.stop()
+        grace_s = 10.0 if self.envoy is not None else 10.0 + self._config.limits.drain_s
+        await self.picker.stop(grace_s=grace_s)
+
+
+def _url(scheme: str, host: str, port: int) -> str:
+    shown = LOOPBACK if host in {"0.0.0.0", "::"} else host  # noqa: S104 # compared only
+    return f"{scheme}://{Address(shown, port)}/"
+
+
+def _say(line: str) -> None:
+    with contextlib.suppress(OSError):
+        sys.stderr.write(f"brsolver: {' '.join(line.split())}\n")
+        sys.stderr.flush()

@@ -1,0 +1,237 @@
+"""The picker's parts put together: core, doors, engines' figures, admin; in one event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from integration.admin.recorder import EventRecorder
+from integration.doors.access_log import AccessLog
+from integration.doors.authz import AuthzDoor
+from integration.doors.ext_proc import ExtProc, ExtProcParams
+from integration.doors.fleet import Fleet
+from integration.doors.grpc_server import GrpcServer
+from integration.doors.health import Health
+from integration.doors.ledger import Ledger
+from integration.doors.poller import Poller, PollerParams
+from integration.doors.reception import Reception, by_client
+from integration.doors.reconcile import Reconciler
+from integration.envoy import ENDPOINTS, Endpoints, EnvoyAdmin, EnvoyAdminError
+from integration.picker import Core, End, Gauges, Pump
+from integration.picker.reading import Reader
+from integration.serve.administration import administration
+from integration.serve.logs import EventLog, set_up
+from integration.serve.membership import Membership, first_workers, source_of, workers_of
+from integration.serve.prefilling import Prefilling
+from integration.serve.watchdog import first_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Self
+
+    from integration.picker import WorkerSpec
+    from integration.serve.places import Places
+    from integration.settings import ServeConfig
+
+POLL_S = 0.05
+
+
+class Picker:
+    """A picker that serves from `start` to `stop`; see `found`.
+
+    Parameters
+    ----------
+    config : ServeConfig
+    places : Places
+        Ports and files as they are once chosen.
+    specs : sequence of WorkerSpec
+        Workers to begin with.
+
+    Attributes
+    ----------
+    core : Core
+    logger : Logger
+
+    Raises
+    ------
+    BrsolverError
+        Something of the settings cannot be; one line.
+    """
+
+    def __init__(self, config: ServeConfig, places: Places, specs: Sequence[WorkerSpec]) -> None:
+        self.logger = set_up(config.log, config.folder)
+        self._config, self._places = config, places
+        clock = time.monotonic
+        router = config.router
+        if config.tiers is not None:
+            # Prompts come computed.
+            router = replace(router, prefill=False)
+        self.core = core = Core(router, specs, clock=clock, folder=config.folder)
+        self._pump = pump = Pump(core)
+        self._fleet = fleet = Fleet(pump, specs)
+        self._ledger = Ledger(pump, fleet, clock=clock)
+        reader = Reader(router, config.folder)
+        self._reception = Reception(pump, fleet, self._ledger, read=by_client(reader))
+        self._poller = Poller(pump, fleet, _polling(config))
+        self._prefilling = (
+            Prefilling(config.tiers, self._reception, _polling(config)) if config.tiers else None
+        )
+        self._endpoints = Endpoints(Path(places.folder) / ENDPOINTS) if places.envoy else None
+        self._membership = Membership(core, fleet, changed=self._workers_changed)
+        self._admin = administration(
+            config, places, core, clock=clock, fleet=self._membership, unwell=self._unwell
+        )
+        events = EventLog(self.logger, lambda worker: core.workers[worker].spec.name)
+        core.listeners.extend([reader, self._membership, events])
+        record = config.trace.record
+        self._recorder = None if record is None else EventRecorder(config.path(record))
+        if self._recorder is not None:
+            core.listeners.append(self._recorder)
+        self._health = Health()
+        self._authz: AuthzDoor | None = None
+        self._grpc = self._doors()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @classmethod
+    async def found(cls, config: ServeConfig, places: Places) -> Self:
+        """Return a picker for the workers that there are; it may have to wait for the first one.
+
+        Raises
+        ------
+        BrsolverError
+            Something of the settings cannot be; one line.
+        """
+        logger = set_up(config.log, config.folder)
+        # Pods that are to be picked may come after their picker.
+        patient = not places.envoy
+        specs = await first_workers(config, logger.warning, patient=patient)
+        return cls(config, places, specs)
+
+    def _doors(self) -> GrpcServer:
+        """Make the doors: ext_authz or ext_proc, and what Envoy's access log comes in by."""
+        places, config = self._places, self._config
+        self._envoy = EnvoyAdmin(places.envoy_admin)
+        self._reconciler = Reconciler(self._ledger, self._fleet, self._at_envoy)
+        log = AccessLog(self._ledger, broken=self._reconciler.broken if places.envoy else None)
+        handlers = [log.handler(), self._health.handler()]
+        if places.envoy and config.picker.door == "ext_authz":
+            self._authz = AuthzDoor(self._reception, body_limit=config.limits.body_bytes)
+        else:
+            params = ExtProcParams(
+                ends="log" if places.envoy else "stream", body_limit=config.limits.body_bytes
+            )
+            tiers = self._prefilling.tiers if self._prefilling else None
+            handlers.append(ExtProc(self._reception, params, tiers=tiers).handler())
+        certificate, key = config.picker.certificate, config.picker.key
+        return GrpcServer(
+            handlers,
+            certificate=None if certificate is None else config.path(certificate),
+            key=None if key is None else config.path(key),
+        )
+
+    async def start(self) -> None:
+        """Begin to serve: Envoy can know the workers, and they have been asked once.
+
+        Raises
+        ------
+        BrsolverError
+            A port cannot be had.
+        """
+        host, places = self._config.picker.host, self._places
+        self._workers_changed(self._fleet.addresses())
+        self._tasks.append(asyncio.get_running_loop().create_task(self._poller.run()))
+        while not self._poller.rounds and not self._tasks[0].done():
+            # What runs there already counts before anything is decided.
+            await asyncio.sleep(POLL_S)
+        await self._count_what_runs()
+        await self._grpc.start(host, places.grpc)
+        if self._authz is not None:
+            await self._authz.start(host, places.door)
+        await self._admin.start()
+        if self._prefilling is not None:
+            await self._prefilling.start()
+        self._membership.follow(source_of(self._config, self.logger.warning))
+        self._health.ready = True
+
+    async def reload(self, config: ServeConfig) -> None:
+        """Take in anew which workers there are; all else holds until the next start.
+
+        Raises
+        ------
+        BrsolverError
+            A worker's name is not known.
+        """
+        # Names are looked up, which takes as long as it takes.
+        self._membership.set(await asyncio.to_thread(workers_of, config))
+        self._membership.follow(source_of(config, self.logger.warning))
+        self.logger.info("settings were read again: %d workers", len(self._fleet))
+
+    def proxy_gone(self) -> None:
+        """Take in that Envoy has ended, and with it every stream."""
+        for name in list(self._ledger.places):
+            # Workers are not to blame: after some resets they would all be taken to be down.
+            self._ledger.ended(name, End.DISCONNECTED)
+
+    async def stop(self, *, at_once: asyncio.Event) -> None:
+        """Let what runs end, as far as that is for the picker to see to, then end."""
+        self._health.ready = False
+        if not self._places.envoy:
+            await first_of(at_once.wait(), self._empty())
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._membership.stop()
+        await self._reconciler.stop()
+        if self._prefilling is not None:
+            await self._prefilling.stop()
+        if self._authz is not None:
+            await self._authz.stop()
+        await self._grpc.stop()
+        await self._admin.stop()
+        self._pump.stop()
+        if self._recorder is not None:
+            self._recorder.close()
+
+    async def _empty(self) -> None:
+        try:
+            async with asyncio.timeout(self._config.limits.drain_s):
+                while self._ledger.places:
+                    await asyncio.sleep(POLL_S)
+        except TimeoutError:
+            self.logger.warning("%d streams still ran", len(self._ledger))
+
+    async def _count_what_runs(self) -> None:
+        """Have streams that Envoy has from before count, where engines tell nothing of theirs."""
+        there = await self._at_envoy() if self._places.envoy else None
+        for address, active in (there or {}).items():
+            for worker in self._fleet.at(address):
+                whole = self._fleet.specs[worker].rank is None
+                if active and whole and worker not in self._poller.last:
+                    self._pump.told(worker, Gauges(running=active))
+
+    async def _at_envoy(self) -> dict[str, int] | None:
+        """Return how many requests Envoy has at each address; None if it is gone."""
+        try:
+            return {host.address: host.active for host in await self._envoy.hosts()}
+        except EnvoyAdminError:
+            return None
+
+    def _workers_changed(self, addresses: Sequence[str]) -> None:
+        if self._endpoints is not None:
+            self._endpoints.write(addresses)
+
+    def _unwell(self) -> str | None:
+        return None if self._fleet.live else "no worker answers"
+
+
+def _polling(config: ServeConfig) -> PollerParams:
+    workers = config.workers
+    return PollerParams(
+        interval_s=workers.health_interval_s,
+        metrics_path=workers.metrics_path,
+        health_path=workers.health_path,
+        scheme="https" if workers.tls else "http",
+    )

@@ -1,0 +1,39 @@
+"""What ``brsolver serve`` is told: ``serve.toml``, checked.
+
+Each table of the file is a frozen dataclass, `ServeConfig` holds one of each, `load` reads them.
+Whatever is wrong with a file is one line.
+"""
+
+from __future__ import annotations
+
+from integration.settings._checks import Address
+from integration.settings.config import ServeConfig, load
+from integration.settings.keys import ApiKey
+from integration.settings.limits import Auth, Limits
+from integration.settings.tables import (
+    Admin,
+    Door,
+    Envoy,
+    Listen,
+    Log,
+    Tiers,
+    Trace,
+    Workers,
+)
+
+__all__ = [
+    "Address",
+    "Admin",
+    "ApiKey",
+    "Auth",
+    "Door",
+    "Envoy",
+    "Limits",
+    "Listen",
+    "Log",
+    "ServeConfig",
+    "Tiers",
+    "Trace",
+    "Workers",
+    "load",
+]

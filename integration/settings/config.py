@@ -1,0 +1,161 @@
+"""``serve.toml`` as a whole."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from brsolver._limits import require
+from brsolver.errors import BrsolverError, ParameterError, UnknownNameError
+from brsolver.options import alternatives, parameters
+from brsolver.specs import build_params
+from integration.picker.params import PickerParams
+from integration.settings.keys import ApiKey, read_keys
+from integration.settings.limits import Auth, Limits
+from integration.settings.tables import (
+    Admin,
+    Door,
+    Envoy,
+    Listen,
+    Log,
+    Tiers,
+    Trace,
+    Workers,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeConfig:
+    """What ``brsolver serve`` is told: a field for each table of its file.
+
+    Attributes
+    ----------
+    listen : Listen
+    workers : Workers
+    tiers : Tiers or None
+        Given where prompts are computed by workers of their own.
+    router : PickerParams
+    limits : Limits
+    auth : Auth
+    picker : Door
+    admin : Admin
+    envoy : Envoy
+    log : Log
+    trace : Trace
+    folder : Path
+        What relative paths are seen from: the file's folder.
+    keys : tuple of ApiKey
+        Of clients, as `auth` says; empty lets everyone in.
+    """
+
+    listen: Listen = field(default_factory=Listen)
+    workers: Workers = field(default_factory=Workers)
+    tiers: Tiers | None = None
+    router: PickerParams = field(default_factory=PickerParams)
+    limits: Limits = field(default_factory=Limits)
+    auth: Auth = field(default_factory=Auth)
+    picker: Door = field(default_factory=Door)
+    admin: Admin = field(default_factory=Admin)
+    envoy: Envoy = field(default_factory=Envoy)
+    log: Log = field(default_factory=Log)
+    trace: Trace = field(default_factory=Trace)
+    folder: Path = field(default_factory=Path)
+    keys: tuple[ApiKey, ...] = field(default=(), repr=False)
+
+    def __post_init__(self) -> None:
+        self._check_workers()
+        _require_apart(
+            {
+                "listen.port": self.listen.port,
+                "admin.port": self.admin.port,
+                "picker.port": self.picker.port,
+                "picker.grpc_port": self.picker.grpc_port,
+                "envoy.admin_port": self.envoy.admin_port,
+            }
+        )
+
+    def _check_workers(self) -> None:
+        workers = self.workers
+        given = bool(workers.addresses or workers.file or workers.dns or workers.service)
+        if self.tiers is None:
+            require(given, "workers names none, must have addresses, a file, dns, or a service")
+            return
+        require(not given, "workers and tiers both name workers, must be one of them")
+        door = self.picker.door
+        require(
+            door == "ext_proc", f"picker.door is {door!r}, must be 'ext_proc' where there are tiers"
+        )
+
+    def path(self, name: str) -> Path:
+        """Return a path that a table names, seen from the file's folder."""
+        return self.folder / name
+
+
+def load(path: str | Path, environ: Mapping[str, str] | None = None) -> ServeConfig:
+    """Read ``serve.toml``.
+
+    Parameters
+    ----------
+    path : str or Path
+    environ : mapping of str to str, optional
+        Where API keys may stand; None takes the process's.
+
+    Raises
+    ------
+    ParameterError
+        It cannot be read, or holds something that cannot be: one line that names file, table, key,
+        value, and what would be accepted.
+    """
+    path = Path(path)
+    try:
+        return _build(_read(path), path, os.environ if environ is None else environ)
+    except BrsolverError as error:
+        text = str(error)
+        raise ParameterError(text if text.startswith(f"{path}:") else f"{path}: {text}") from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_bytes().decode())
+    except (OSError, ValueError, RecursionError) as error:
+        # What is not TOML or not UTF-8 is a ValueError.
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ParameterError(f"cannot be read as TOML: {' '.join(reason.split())}") from error
+
+
+def _build(values: Mapping[str, Any], path: Path, environ: Mapping[str, str]) -> ServeConfig:
+    known = {p.name: _dataclass(p.hint) for p in parameters(ServeConfig)}
+    tables = {name: kind for name, kind in known.items() if kind is not None}
+    for name in values:
+        if name not in tables:
+            raise UnknownNameError.suggest("table", name, tables)
+    built = {name: _table(name, tables[name], value) for name, value in values.items()}
+    keys = read_keys(built.get("auth", Auth()), path.parent, environ)
+    return ServeConfig(folder=path.parent, keys=keys, **built)
+
+
+def _dataclass(hint: Any) -> Any:
+    kinds = (kind for kind in alternatives(hint) if dataclasses.is_dataclass(kind))
+    return next(kinds, None)
+
+
+def _table(name: str, kind: Any, value: object) -> Any:
+    if not isinstance(value, dict):
+        raise ParameterError(f"{name} is {value!r}, must be a table: [{name}]")
+    return build_params(kind, value, f"[{name}]", convert_texts=False)
+
+
+def _require_apart(ports: Mapping[str, int]) -> None:
+    """Raise `ParameterError` if two of our own ports are the same."""
+    seen: dict[int, str] = {}
+    for name, port in ports.items():
+        if port and port in seen:
+            raise ParameterError(f"{name} is {port}, which {seen[port]} is too; must differ")
+        seen[port] = name

@@ -1,0 +1,182 @@
+"""The whole front door for tests: fake engines, relays that misbehave on demand, Envoy, picker."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import subprocess
+import threading
+from pathlib import Path
+
+import numpy as np
+from unruly import Relay, Seen
+
+from integration.bench.workload import Workload, random_prompts
+from integration.serve.comparison import Cluster
+from integration.serve.demo import Engines, FrontDoor
+from integration.serve.processes import fetch
+from integration.serve.traffic import TrafficParams, send
+
+DEADLINE_S = 60
+ROUTER = {"policy": "br-t", "wait_max_s": 60.0, "start_max_s": 20.0, "down_after": 1000}
+LIMITS = {"idle_s": 5.0, "drain_s": 20.0, "backoff_ms": 5.0, "max_backoff_ms": 20.0}
+
+
+def toml(**tables):
+    """Write tables as TOML; values are texts, numbers, booleans or lists of texts."""
+    lines = []
+    for name, values in tables.items():
+        lines.append(f"[{name}]")
+        lines += [f"{key} = {json.dumps(value)}" for key, value in values.items()]
+    return "\n".join(lines) + "\n"
+
+
+class Stack:
+    """A front door before relays before fake engines; leaving the context ends all of it.
+
+    Attributes
+    ----------
+    url, page : str
+    relays : list of Relay
+    seen : Seen
+        What the relays saw.
+    door : FrontDoor
+    """
+
+    def __init__(self, folder, *, ranks=2, slots=2, speed=5.0, router=None, engine=(), **tables):
+        self._folder, self._ranks, self._slots, self._speed = Path(folder), ranks, slots, speed
+        self._router = {"slots": slots, **ROUTER, **(router or {})}
+        self._tables, self._engine = tables, engine
+        self._exits = contextlib.ExitStack()
+        self.seen, self.relays = Seen(), []
+
+    def __enter__(self):
+        try:
+            self._start()
+        except BaseException:
+            self._exits.close()
+            raise
+        return self
+
+    def __exit__(self, *_):
+        self._exits.close()
+
+    def _start(self):
+        cluster = Cluster(ranks=self._ranks, slots=self._slots, budget=4096, concurrency=1)
+        engines = Engines(cluster, "--speed", str(self._speed), *self._engine)
+        self._exits.enter_context(engines)
+        self.engines = engines
+        self._loop = asyncio.new_event_loop()
+        thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        thread.start()
+        self._exits.callback(self._end_loop, thread)
+        self.relays = [Relay(int(a.rpartition(":")[2]), self.seen) for a in engines.addresses]
+        for relay in self.relays:
+            self.call(relay.start())
+            self._exits.callback(lambda relay=relay: self.call(relay.stop()))
+        self.config = self._folder / "serve.toml"
+        self.configure(self.addresses)
+        self.door = self._exits.enter_context(FrontDoor(self.config))
+        self.url, self.page = self.door.url, self.door.page
+
+    @property
+    def addresses(self):
+        return [f"127.0.0.1:{relay.port}" for relay in self.relays]
+
+    def configure(self, addresses):
+        tables = {
+            "listen": {"port": 0},
+            "admin": {"port": 0, "shadows": []},
+            "workers": {"addresses": list(addresses), "health_interval_s": 0.2},
+            "router": self._router,
+            "limits": LIMITS,
+        }
+        for name, values in self._tables.items():
+            tables[name] = {**tables.get(name, {}), **values}
+        self.config.write_text(toml(**tables))
+
+    def _end_loop(self, thread):
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        thread.join()
+        self._loop.close()
+
+    def call(self, coroutine):
+        """Run a coroutine where the relays are."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(DEADLINE_S)
+
+    def audit(self):
+        return json.loads(fetch(f"{self.page}/admin/audit"))
+
+    def process(self, words):
+        """Return the identity of a child of the supervisor whose command has these words."""
+        listed = subprocess.run(
+            ["/bin/ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True
+        )
+        for line in listed.stdout.splitlines():
+            pid, parent, *command = line.split()
+            if int(parent) == self.door.pid and words in " ".join(command):
+                return int(pid)
+        return None
+
+    @property
+    def picker(self):
+        return self.process("integration.serve.child")
+
+    @property
+    def envoy(self):
+        return self.process("envoy")
+
+    async def until(self, holds, *, what=""):
+        """Wait until the audit is as it should be; return it."""
+        audit = None
+        try:
+            async with asyncio.timeout(DEADLINE_S):
+                while True:
+                    # A picker that is just coming back does not answer yet.
+                    with contextlib.suppress(OSError):
+                        audit = await asyncio.to_thread(self.audit)
+                        if holds(audit):
+                            return audit
+        except TimeoutError:
+            said = self.door.last_words()
+            raise AssertionError(f"not {what or 'as it should be'}: {audit}; {said}") from None
+
+    async def until_idle(self):
+        return await self.until(idle, what="idle")
+
+
+def idle(audit):
+    return (
+        audit["balanced"]
+        and audit["reserved"] == audit["held"] == 0
+        and all(each["foreign"] == 0 and each["state"] != "down" for each in audit["workers"])
+    )
+
+
+def workload(outputs, prompts=8, seed=0):
+    """Return requests of these many output tokens; prompts of a few tokens, or as given."""
+    rng = np.random.default_rng(seed)
+    outputs = np.asarray(outputs)
+    lengths = np.broadcast_to(prompts, outputs.shape)
+    return Workload(prompts=random_prompts(rng, lengths), output_tokens=outputs, trace=None)
+
+
+async def ask(
+    stack, outputs, *, mischief=None, leave=None, tag="", concurrency=None, progress=None, **more
+):
+    """Send requests, all at once unless told otherwise; `mischief` and `leave` are by index."""
+    mischief = mischief or {}
+
+    def headers(index):
+        extra = {"x-mischief": mischief[index]} if index in mischief else {}
+        return {"x-tag": f"{tag}-{index}", **extra}
+
+    params = TrafficParams(
+        url=stack.url,
+        concurrency=concurrency or len(outputs),
+        headers_of=headers,
+        leave=leave or {},
+        timeout_s=DEADLINE_S,
+    )
+    return await send(params, workload(outputs, **more), progress=progress)

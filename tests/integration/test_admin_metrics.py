@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from importlib.resources import files
+
+import prometheus_client
+import pytest
+from admin_events import Clock, Source
+from admin_traffic import play, served, traffic
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from prometheus_client.parser import text_string_to_metric_families
+
+from integration.admin.metrics import Metrics
+from integration.admin.shadow import ShadowFigures
+from integration.admin.window import Window
+from integration.picker.events import NOWHERE, End
+
+DASHBOARD = json.loads((files("integration.admin") / "dashboard.json").read_text())
+NAMED = re.compile(r"\bbrsolver_\w+")
+FIGURES = ShadowFigures(
+    policy="vllm", mode="immediate", routes=False, requests=3, tpot_s=0.05, ttft_s=None,
+    tokens_per_s=100.0, lost_share=0.25, behind_s=1.5,
+)  # fmt: skip
+
+OTHER = replace(FIGURES, policy="jsq-load", ttft_s=0.5)
+
+
+def counted() -> tuple[Metrics, Source]:
+    clock = Clock()
+    window = Window(["w0", "w1"], clock=clock)
+    metrics = Metrics(window, lambda: [FIGURES, OTHER])
+    return metrics, Source(clock, window, metrics)
+
+
+def everything() -> Metrics:
+    """Return metrics that have seen all kinds of events."""
+    metrics, source = counted()
+    source.served("a")
+    source.served("b", 1, tokens=20)
+    source.requested("c")
+    source.decided("c", 1, held_s=0.2, fallback=True)
+    source.stepped([100, 300], lost_s=(0.01, -0.002, 0.0, 0.0), backlog=[0, 50])
+    source.requested("d")
+    source.refused("d")
+    source.fault("policy")
+    source.changed(0, "down")
+    source.requested("e")
+    source.ended("e", NOWHERE, End.DISCONNECTED, tokens=None, ttft_s=None, tpot_s=None)
+    return metrics
+
+
+def test_every_event_is_counted():
+    value = everything().value
+    assert value("brsolver_requests_total") == 5
+    assert value("brsolver_routed_requests_total", {"policy": "br-t"}) == 3
+    assert value("brsolver_routing_seconds_count") == 3
+    assert value("brsolver_decision_seconds_total") == pytest.approx(6e-4)
+    assert value("brsolver_held_seconds_sum") == pytest.approx(0.2)
+    assert value("brsolver_fallbacks_total", {"reason": "fail-safe"}) == 1
+    assert value("brsolver_refused_requests_total", {"status": "429"}) == 1
+    assert value("brsolver_faults_total", {"kind": "policy"}) == 1
+    assert value("brsolver_worker_changes_total", {"what": "down"}) == 1
+    ended = {"worker": "w0", "end": "finished"}
+    assert value("brsolver_ended_requests_total", ended) == 1
+    assert value("brsolver_ended_requests_total", {"worker": "", "end": "disconnected"}) == 1
+    assert value("brsolver_output_tokens_total") == 30
+    assert value("brsolver_ttft_seconds_count", {"worker": "w1"}) == 1
+    assert value("brsolver_tpot_seconds_sum", {"worker": "w0"}) == pytest.approx(0.02)
+
+
+def test_time_lost_is_counted_by_part_and_never_shrinks():
+    value = everything().value
+    assert value("brsolver_step_seconds_total") == pytest.approx(0.04)
+    # What sequences gave back is taken off what was lost to prefill.
+    assert value("brsolver_lost_seconds_total", {"part": "prefill"}) == pytest.approx(0.008)
+    assert value("brsolver_lost_seconds_total", {"part": "sequences"}) == 0
+    assert value("brsolver_kv_max_tokens_total") == 300
+    assert value("brsolver_kv_mean_tokens_total") == 200
+
+
+def test_levels_are_those_of_the_moment():
+    value = everything().value
+    assert value("brsolver_kv_tokens", {"worker": "w1"}) == 300
+    assert value("brsolver_active_requests", {"worker": "w1"}) == 1
+    assert value("brsolver_backlog_tokens", {"worker": "w1"}) == 50
+    assert value("brsolver_worker_up", {"worker": "w0"}) == 0
+    assert value("brsolver_held_requests") == 0
+    assert value("brsolver_imbalance") == pytest.approx(1.5)
+    assert value("brsolver_shadow_tpot_seconds", {"policy": "vllm"}) == pytest.approx(0.05)
+    assert value("brsolver_shadow_ttft_seconds", {"policy": "vllm"}) is None
+
+
+def test_what_is_rendered_can_be_read_back():
+    families = list(text_string_to_metric_families(everything().render().decode()))
+    assert all(family.name.startswith("brsolver_") for family in families)
+    assert all(family.documentation for family in families)
+
+
+def test_several_may_stand_in_one_process_and_none_in_the_global_registry():
+    before = {family.name for family in prometheus_client.REGISTRY.collect()}
+    counted()
+    counted()
+    assert {family.name for family in prometheus_client.REGISTRY.collect()} == before
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.text(max_size=30), st.text(max_size=30))
+def test_any_name_can_be_a_label(worker, kind):
+    clock = Clock()
+    window = Window([worker], clock=clock)
+    metrics = Metrics(window)
+    Source(clock, window, metrics).fault(kind)
+    list(text_string_to_metric_families(metrics.render().decode()))
+
+
+def queries() -> list[str]:
+    return [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]]
+
+
+def test_every_query_of_the_dashboard_names_metrics_that_exist():
+    text = everything().render().decode()
+    samples = {s.name for family in text_string_to_metric_families(text) for s in family.samples}
+    asked = {name for query in queries() for name in NAMED.findall(query)}
+    assert asked <= samples
+    # And none is left out, but for sums and counts of histograms.
+    told = {name for name in samples if not re.search("_(sum|count|created)$", name)}
+    assert told - asked == {"brsolver_prompt_tokens_total"}
+
+
+def test_labels_in_the_dashboard_exist():
+    legends = " ".join(t["legendFormat"] for p in DASHBOARD["panels"] for t in p["targets"])
+    known = {"worker", "policy", "part", "reason", "end", "status", "kind", "what"}
+    assert set(re.findall(r"{{(\w+)}}", legends)) <= known
+
+
+def test_panels_of_the_dashboard_do_not_overlap():
+    taken = set()
+    for panel in DASHBOARD["panels"]:
+        at = panel["gridPos"]
+        cells = {(at["x"] + x, at["y"] + y) for x in range(at["w"]) for y in range(at["h"])}
+        assert not cells & taken
+        assert at["x"] + at["w"] <= 24
+        taken |= cells
+    assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(DASHBOARD["panels"])
+
+
+def test_figures_of_a_real_core_add_up():
+    real = served(policy="jsq-load", mode="immediate")
+    window = Window([w.spec.name for w in real.core.workers], clock=lambda: real.now_s)
+    metrics = Metrics(window)
+    real.core.listeners.extend([window, metrics])
+    requests = traffic(40, per_second=20.0)
+    play(real, requests)
+    assert metrics.value("brsolver_requests_total") == 40
+    tokens = sum(each.output_tokens or 0 for each in requests)
+    assert metrics.value("brsolver_output_tokens_total") == tokens
+    ends = [
+        metrics.value("brsolver_ended_requests_total", {"worker": each.name, "end": "finished"})
+        for each in window.workers
+    ]
+    assert sum(end or 0 for end in ends) == 40
+    metrics.render()
+    assert (window.live, window.held, window.kv_tokens.any()) == ({}, 0, False)
+    stepped = metrics.value("brsolver_step_seconds_total")
+    spent = window.buckets.spent(window.buckets.numbers(-1))
+    assert spent[:-1].sum() <= stepped + 1e-9

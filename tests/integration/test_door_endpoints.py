@@ -1,0 +1,291 @@
+"""Where workers come from: files that change, names, EndpointSlices of a Kubernetes API."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+from door_support import until
+from small_http import http_server
+
+from brsolver.errors import ParameterError
+from integration.doors.endpoints import Fixed, Listed, Named, Shape, address_of, read_workers
+from integration.doors.kubernetes import EndpointSlices, KubernetesApi
+from integration.picker import WorkerSpec
+
+
+class Following:
+    """A source that is followed while the block lasts."""
+
+    def __init__(self, source):
+        self._source = source
+        self.told = []
+
+    async def __aenter__(self):
+        self._task = asyncio.create_task(self._source.follow(self.told.append))
+        return self.told
+
+    async def __aexit__(self, *_):
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+
+def addresses(workers):
+    return [worker.address for worker in workers]
+
+
+def test_ranks_of_a_server_are_workers():
+    shape = Shape(ranks=2, slots=8, capacity=1000)
+    assert shape.workers("a:1") == [
+        WorkerSpec(name="a:1#0", address="a:1", rank=0, slots=8, capacity=1000),
+        WorkerSpec(name="a:1#1", address="a:1", rank=1, slots=8, capacity=1000),
+    ]
+    with pytest.raises(ParameterError, match="ranks is 0"):
+        Shape(ranks=0)
+
+
+def test_list_is_told_once():
+    async def scenario():
+        workers = Shape().workers("a:1")
+        async with Following(Fixed(workers)) as told:
+            await until(lambda: told)
+        assert told == [tuple(workers)]
+
+    asyncio.run(scenario())
+
+
+def test_file_is_followed_and_a_bad_one_changes_nothing(tmp_path):
+    path = tmp_path / "workers"
+
+    def write(text):
+        part = tmp_path / "part"
+        part.write_text(text)
+        part.replace(path)
+
+    async def scenario():
+        complaints = []
+        write("10.0.0.1:80\n# comment\n\n[fd00::1]:81 # second\n")
+        source = Listed(path, interval_s=1e-3, complain=complaints.append)
+        async with Following(source) as told:
+            await until(lambda: told)
+            assert addresses(told[0]) == ["10.0.0.1:80", "[fd00::1]:81"]
+            write("10.0.0.1\n")
+            await until(lambda: complaints)
+            assert f"{path}:1: address is '10.0.0.1', must be" in complaints[0]
+            path.unlink()
+            write("10.0.0.2:80\n")
+            await until(lambda: len(told) > 1)
+            assert addresses(told[1]) == ["10.0.0.2:80"]
+            assert len(complaints) in {1, 2}
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("text", ["a:1\na:1\n", "a:99999\n", "nothing\n", "\udcff"])
+def test_bad_file_is_one_line(tmp_path, text):
+    path = tmp_path / "workers"
+    path.write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(ParameterError) as error:
+        read_workers(path)
+    assert "\n" not in str(error.value)
+    assert str(path) in str(error.value)
+
+
+def test_name_stands_for_its_addresses():
+    async def scenario():
+        complaints = []
+        source = Named("localhost", 8000, interval_s=1e-3, complain=complaints.append)
+        async with Following(source) as told:
+            await until(lambda: told)
+        assert set(addresses(told[0])) & {"127.0.0.1:8000", "[::1]:8000"}
+        assert not complaints
+
+    asyncio.run(scenario())
+
+
+def test_name_without_address_complains_once():
+    async def scenario():
+        complaints = []
+        source = Named("no.such.host.invalid", 1, interval_s=1e-3, complain=complaints.append)
+        looks = []
+        look = source.look
+
+        async def counted():
+            looks.append(1)
+            return await look()
+
+        source.look = counted
+        async with Following(source) as told:
+            await until(lambda: len(looks) > 2)
+        assert not told
+        assert len(complaints) == 1
+        assert "no.such.host.invalid" in complaints[0]
+
+    asyncio.run(scenario())
+
+
+def test_addresses_of_both_families():
+    assert address_of("10.0.0.1", 80) == "10.0.0.1:80"
+    assert address_of("fd00::1", 80) == "[fd00::1]:80"
+
+
+def endpoint(address, name, **conditions):
+    return {
+        "addresses": [address],
+        "conditions": conditions,
+        "targetRef": {"kind": "Pod", "name": name},
+    }
+
+
+def endpoint_slice(name, endpoints, ports=({"name": "http", "port": 8000},)):
+    return {"metadata": {"name": name}, "endpoints": endpoints, "ports": list(ports)}
+
+
+class FakeApi:
+    """Speaks list and watch as Kubernetes does, of what the test puts into it."""
+
+    def __init__(self, slices):
+        self.slices = {item["metadata"]["name"]: item for item in slices}
+        self.version = 1
+        self.requests = []
+        self.streams = []
+        self.status = 200
+
+    async def __call__(self, request):
+        self.requests.append((dict(request.query), request.headers.get("authorization")))
+        assert request.path == "/apis/discovery.k8s.io/v1/namespaces/models/endpointslices"
+        if self.status != 200:
+            return web.json_response({"kind": "Status"}, status=self.status)
+        if "watch" not in request.query:
+            listed = {
+                "kind": "EndpointSliceList",
+                "metadata": {"resourceVersion": str(self.version)},
+                "items": list(self.slices.values()),
+            }
+            return web.json_response(listed)
+        assert request.query["resourceVersion"] == str(self.version)
+        response = web.StreamResponse()
+        await response.prepare(request)
+        done = asyncio.Event()
+        self.streams.append((response, done))
+        await done.wait()
+        return response
+
+    async def send(self, kind, item):
+        response, _ = self.streams[-1]
+        await response.write(json.dumps({"type": kind, "object": item}).encode() + b"\n")
+
+    def end(self):
+        self.streams[-1][1].set()
+
+
+def following(address, tmp_path, complaints, **more):
+    token = tmp_path / "token"
+    token.write_text("secret\n")
+    api = KubernetesApi(url=f"http://{address}", namespace="models", token=token)
+    selector = "kubernetes.io/service-name=vllm"
+    source = EndpointSlices(api, selector, retry_s=1e-3, complain=complaints.append, **more)
+    return Following(source)
+
+
+def test_endpoint_slices_are_listed_and_watched(tmp_path):
+    async def scenario():
+        complaints = []
+        first = endpoint_slice(
+            "a",
+            [
+                endpoint("10.0.0.1", "pod-1", ready=True),
+                endpoint("10.0.0.2", "pod-2", ready=False),
+                endpoint("10.0.0.3", "pod-3", ready=True, terminating=True),
+                endpoint("10.0.0.4", "pod-4"),
+            ],
+        )
+        api = FakeApi([first])
+        async with http_server(api) as address, following(address, tmp_path, complaints) as told:
+            await until(lambda: api.streams)
+            assert [(w.name, w.address) for w in told[0]] == [
+                ("pod-1", "10.0.0.1:8000"),
+                ("pod-4", "10.0.0.4:8000"),
+            ]
+            query, authorization = api.requests[0]
+            assert query["labelSelector"] == "kubernetes.io/service-name=vllm"
+            assert authorization == "Bearer secret"
+            await api.send("ADDED", endpoint_slice("b", [endpoint("fd00::1", "pod-6")]))
+            await until(lambda: len(told) == 2)
+            assert "[fd00::1]:8000" in addresses(told[1])
+            await api.send("BOOKMARK", {"metadata": {"resourceVersion": "9"}})
+            await api.send("MODIFIED", endpoint_slice("a", [endpoint("10.0.0.2", "pod-2")]))
+            await until(lambda: len(told) == 3)
+            await api.send("DELETED", endpoint_slice("b", []))
+            await until(lambda: len(told) == 4)
+            assert addresses(told[3]) == ["10.0.0.2:8000"]
+            api.end()
+        assert not complaints
+
+    asyncio.run(scenario())
+
+
+def test_ended_watch_and_gone_version_list_anew(tmp_path):
+    async def scenario():
+        complaints = []
+        api = FakeApi([endpoint_slice("a", [endpoint("10.0.0.1", "p")])])
+        async with http_server(api) as address, following(address, tmp_path, complaints) as told:
+            await until(lambda: len(api.streams) == 1)
+            api.slices = {"c": endpoint_slice("c", [endpoint("10.0.0.9", "q")])}
+            api.version = 7
+            await api.send("ERROR", {"kind": "Status", "code": 410})
+            await until(lambda: len(api.streams) == 2)
+            assert addresses(told[-1]) == ["10.0.0.9:8000"]
+            for _, done in api.streams:
+                done.set()
+
+    asyncio.run(scenario())
+
+
+def test_failing_api_is_complained_of_once_and_the_workers_stay(tmp_path):
+    async def scenario():
+        complaints = []
+        api = FakeApi([endpoint_slice("a", [endpoint("10.0.0.1", "p")])])
+        async with http_server(api) as address, following(address, tmp_path, complaints) as told:
+            await until(lambda: len(api.streams) == 1)
+            api.status = 403
+            api.end()
+            seen = len(api.requests)
+            await until(lambda: len(api.requests) > seen + 3)
+            assert len(complaints) == 1
+            assert "403" in complaints[0]
+            assert len(told) == 1
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(("port", "found"), [("metrics", 9000), (8001, 8001), ("", None)])
+def test_port_by_name_or_number(tmp_path, port, found):
+    ports = ({"name": "http", "port": 8000}, {"name": "metrics", "port": 9000})
+
+    async def scenario():
+        api = FakeApi([endpoint_slice("a", [endpoint("10.0.0.1", "p")], ports)])
+        async with (
+            http_server(api) as address,
+            following(address, tmp_path, [], port=port) as told,
+        ):
+            await until(lambda: api.streams)
+            wanted = [] if found is None else [f"10.0.0.1:{found}"]
+            assert addresses(told[0]) == wanted
+            api.end()
+
+    asyncio.run(scenario())
+
+
+def test_api_as_a_pod_finds_it(tmp_path, monkeypatch):
+    for name, text in (("token", "t"), ("namespace", "ours\n"), ("ca.crt", "")):
+        (tmp_path / name).write_text(text)
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "fd00::1")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "6443")
+    api = KubernetesApi.in_pod(account=tmp_path)
+    assert (api.url, api.namespace) == ("https://[fd00::1]:6443", "ours")
+    with pytest.raises(ParameterError, match="must be run in a pod"):
+        KubernetesApi.in_pod(account=Path(tmp_path / "nowhere"))

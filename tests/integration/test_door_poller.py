@@ -1,0 +1,190 @@
+"""Engines asked how they are: their metrics read, their silence reported."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+import httpx
+import pytest
+from aiohttp import web
+from door_support import house, until
+from hypothesis import given
+from hypothesis import strategies as st
+from small_http import http_server
+
+from brsolver.errors import ParameterError
+from integration.doors.engine_metrics import NAMES, read_metrics
+from integration.doors.poller import Poller, PollerParams
+from integration.picker import Gauges, WorkerSpec
+
+VLLM = """\
+# HELP vllm:num_requests_running Number of requests in model execution batches.
+# TYPE vllm:num_requests_running gauge
+vllm:num_requests_running{engine="0",model_name="m"} 3.0
+vllm:num_requests_running{engine="1",model_name="m"} 5.0
+vllm:num_requests_waiting{engine="0",model_name="m"} 1.0
+vllm:num_requests_waiting{engine="1",model_name="m"} 0.0
+vllm:kv_cache_usage_perc{engine="0",model_name="m"} 0.25
+vllm:kv_cache_usage_perc{engine="1",model_name="m"} 0.5
+vllm:prompt_tokens_total{engine="0",model_name="m"} 100.0
+vllm:generation_tokens_total{engine="0",model_name="m"} 2e+02
+vllm:iteration_tokens_total_bucket{engine="0",le="1.0",model_name="m"} 7.0
+vllm:iteration_tokens_total_count{engine="0",model_name="m"} 42.0
+vllm:iteration_tokens_total_sum{engine="0",model_name="m"} 999.0
+"""
+SGLANG = """\
+sglang:num_running_reqs{engine_type="unified",dp_rank="0",model_name="a \\"b\\", c"} 3.0
+sglang:num_queue_reqs{engine_type="unified",dp_rank="0",model_name="m"} 2.0
+sglang:token_usage{engine_type="unified",dp_rank="0",model_name="m"} 0.75
+sglang:generation_tokens_total{model_name="m",dp_rank="0"} 10.0
+sglang:prompt_tokens_total{model_name="m",dp_rank="0"} 20.0 1700000000000
+"""
+FIRST = Gauges(
+    running=3, waiting=1, kv_usage=0.25, steps=42, generation_tokens=200, prompt_tokens=100
+)
+
+
+def test_vllms_names_by_engine():
+    found = read_metrics(VLLM)
+    assert found == {0: FIRST, 1: Gauges(running=5, waiting=0, kv_usage=0.5)}
+
+
+def test_sglangs_names():
+    assert read_metrics(SGLANG) == {
+        0: Gauges(running=3, waiting=2, kv_usage=0.75, generation_tokens=10, prompt_tokens=20)
+    }
+
+
+def test_models_of_one_engine_are_added_up():
+    text = 'vllm:num_requests_running{model_name="a"} 1\nvllm:num_requests_running{m="b"} 2\n'
+    assert read_metrics(text) == {None: Gauges(running=3)}
+
+
+@given(st.text(max_size=300), st.sampled_from(sorted(NAMES)), st.text(max_size=20))
+def test_whatever_an_engine_says_is_read_or_left_out(noise, name, value):
+    read_metrics(noise)
+    for gauges in read_metrics(f"{noise}\n{name} {value}\n{name}{{a={value}}} {value}").values():
+        assert gauges.running is None or gauges.running >= 0
+        assert gauges.kv_usage is None or gauges.kv_usage >= 0.0
+
+
+@contextlib.asynccontextmanager
+async def polled(handle, ranks=None, **params):
+    async with http_server(handle) as address:
+        specs = [
+            WorkerSpec(name=f"w{rank}", address=address, rank=rank)
+            for rank in ([None] if ranks is None else range(ranks))
+        ]
+        home = house(specs=specs)
+        async with httpx.AsyncClient() as client:
+            poller = Poller(home.pump, home.fleet, PollerParams(**params))
+            yield home, poller, client
+
+
+def test_ranks_of_one_server_by_their_label():
+    async def handle(request):
+        return web.Response(text=VLLM if request.path == "/metrics" else "")
+
+    async def scenario():
+        async with polled(handle, ranks=2) as (home, poller, client):
+            await poller.round(client)
+            assert home.pump.gauges[0] == (0, FIRST)
+            assert home.pump.gauges[1][1].running == 5
+            assert home.pump.workers == [("up", 0), ("up", 1)]
+
+    asyncio.run(scenario())
+
+
+def test_server_of_one_rank_with_a_label_is_a_worker():
+    async def handle(request):
+        return web.Response(text=SGLANG)
+
+    async def scenario():
+        async with polled(handle) as (home, poller, client):
+            await poller.round(client)
+            assert home.pump.gauges[0][1].kv_usage == 0.75
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("status", "health", "seen"),
+    [(200, "/health", "up"), (404, "/health", "up"), (503, "/health", "missed"), (503, "", "up")],
+)
+def test_health(status, health, seen):
+    async def handle(request):
+        return web.Response(status=status)
+
+    async def scenario():
+        async with polled(handle, health_path=health) as (home, poller, client):
+            await poller.round(client)
+            assert home.pump.workers == [(seen, 0)]
+
+    asyncio.run(scenario())
+
+
+def test_silence_is_reported_and_the_end_of_it():
+    async def handle(request):
+        return web.Response()
+
+    async def scenario():
+        async with polled(handle, timeout_s=1.0) as (home, poller, client):
+            address = home.fleet.addresses()[0]
+        async with httpx.AsyncClient() as client:
+            await poller.round(client)
+            assert home.pump.workers == [("missed", 0)]
+        assert address
+
+    asyncio.run(scenario())
+
+
+def test_rounds_go_on_until_cancelled():
+    async def handle(request):
+        return web.Response()
+
+    async def scenario():
+        async with polled(handle, interval_s=1e-3) as (home, poller, _):
+            task = asyncio.create_task(poller.run())
+            await until(lambda: len(home.pump.workers) > 2)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert poller.rounds > 1
+
+    asyncio.run(scenario())
+
+
+def test_server_that_hangs_keeps_no_other_waiting():
+    go = asyncio.Event()
+
+    async def hanging(request):
+        await go.wait()
+        return web.Response()
+
+    async def handle(request):
+        return web.Response(text=SGLANG)
+
+    async def scenario():
+        async with http_server(hanging) as slow, polled(handle, interval_s=1e-3) as polling:
+            home, poller, _ = polling
+            task = asyncio.create_task(poller.run())
+            await until(lambda: poller.rounds)
+            home.fleet.set([*home.fleet.specs, WorkerSpec(name="slow", address=slow)])
+            told = len(home.pump.gauges)
+            await until(lambda: len(home.pump.gauges) > told + 3)
+            assert not [what for what in home.pump.workers if what == ("up", 1)]
+            go.set()
+            await until(lambda: ("up", 1) in home.pump.workers)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    "bad", [{"interval_s": 0.0}, {"scheme": "ftp"}, {"metrics_path": "metrics"}]
+)
+def test_bad_parameters_are_one_line(bad):
+    with pytest.raises(ParameterError, match=f"^{next(iter(bad))} is "):
+        PollerParams(**bad)

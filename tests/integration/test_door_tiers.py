@@ -1,0 +1,276 @@
+"""Prefill and decode tiers: who is asked, what is handed over, what the body keeps."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+
+import pytest
+from aiohttp import web
+from door_support import house, to, until
+from ext_proc_client import destination, picker, set_headers
+from hypothesis import given
+from hypothesis import strategies as st
+from small_http import http_server
+
+from brsolver.errors import ParameterError
+from integration.doors.prefill_pool import PrefillPool
+from integration.doors.tiers import Tiers, TiersParams, prefill_body, without_transfer
+from integration.messages import names
+from integration.picker import Gauges, WorkerSpec
+
+HANDED = {"do_remote_prefill": True, "remote_block_ids": [1, 2], "remote_engine_id": "e"}
+ASKED = {
+    "model": "m",
+    "prompt": "Once",
+    "max_tokens": 50,
+    "temperature": 0.7,
+    "stream": True,
+    "stream_options": {"include_usage": True},
+    "min_tokens": 5,
+    "n": 2,
+}
+
+
+class Engine:
+    """Computes prompts, and writes down what it was asked."""
+
+    def __init__(self, status=200, handed=HANDED):
+        self.status = status
+        self.handed = handed
+        self.asked = []
+        self.headers = []
+        self.go = asyncio.Event()
+        self.go.set()
+
+    async def __call__(self, request):
+        self.asked.append((request.path, await request.json()))
+        self.headers.append(dict(request.headers))
+        await self.go.wait()
+        answer = {"choices": [{"text": "x"}]}
+        if self.handed is not None:
+            answer["kv_transfer_params"] = self.handed
+        return web.json_response(answer, status=self.status)
+
+
+@contextlib.asynccontextmanager
+async def tiered(*engines, decide=None, **params):
+    async with contextlib.AsyncExitStack() as stack:
+        addresses = [await stack.enter_async_context(http_server(each)) for each in engines]
+        specs = [WorkerSpec(name=f"p{n}", address=a) for n, a in enumerate(addresses)]
+        pool = PrefillPool(specs, kv_limit=params.get("kv_limit", 0.9))
+        home = house(to(1) if decide is None else decide)
+        tiers = Tiers(home.reception, pool, TiersParams(**params))
+        stack.push_async_callback(tiers.close)
+        _, stream = await stack.enter_async_context(picker(home, tiers))
+        yield home, tiers, pool, stream
+
+
+async def ask(stream, body=None, **headers):
+    plane = stream()
+    await plane.headers(**headers)
+    await plane.answer()
+    await plane.body(json.dumps(ASKED if body is None else body).encode())
+    return plane
+
+
+FORGED = b'{"prompt":"a\\ud800","kv_transfer_params":{"remote_host":"elsewhere"}}'
+
+
+@pytest.mark.parametrize(
+    "params", [{"mode": "call"}, {"mode": "header"}, {"min_prompt_tokens": 100}]
+)
+@pytest.mark.parametrize("name", ["kv_transfer_params", "kv\\u005ftransfer_params"])
+def test_clients_do_not_say_where_a_cache_is_fetched(name, params):
+    async def scenario():
+        async with tiered(Engine(handed=None), **params) as (_, tiers, _, stream):
+            plane = stream()
+            await plane.headers()
+            await plane.answer()
+            await plane.body(FORGED.replace(b"kv_transfer_params", name.encode()))
+            answer = await plane.answer()
+            assert destination(answer)
+            body = answer.request_body.response.body_mutation.body
+            assert json.loads(body) == {"prompt": "a\ud800"}
+            assert not tiers.failed
+
+    asyncio.run(scenario())
+
+
+@given(st.dictionaries(st.text(max_size=3), st.text(max_size=9)), st.booleans())
+def test_other_bodies_stay_as_they_are(values, plain):
+    body = json.dumps(values, ensure_ascii=plain).encode("utf-8", "surrogatepass")
+    assert without_transfer(body) is None
+
+
+def test_picker_computes_the_prompt_and_hands_over():
+    async def scenario():
+        engine = Engine()
+        async with tiered(engine) as (home, tiers, _, stream):
+            plane = await ask(stream, authorization="Bearer k", cookie="c")
+            answer = await plane.answer()
+            path, body = engine.asked[0]
+            assert path == "/v1/completions"
+            assert body["max_tokens"] == 1
+            assert body["stream"] is False
+            assert body["kv_transfer_params"]["do_remote_decode"] is True
+            assert not {"stream_options", "min_tokens", "n"} & set(body)
+            sent = {name.lower(): value for name, value in engine.headers[0].items()}
+            assert sent["authorization"] == "Bearer k"
+            assert "cookie" not in sent
+            assert destination(answer) == "10.0.0.2:8000"
+            mutated = answer.request_body.response.body_mutation.body
+            # The client's own sampling parameters are for decode.
+            assert json.loads(mutated) == ASKED | {"kv_transfer_params": HANDED}
+            assert set_headers(answer)["content-length"] == str(len(mutated))
+            assert tiers.prefilled == 1
+            assert list(home.ledger.places) == ["r0"]
+
+    asyncio.run(scenario())
+
+
+def test_connector_that_hands_nothing_over_leaves_the_body_alone():
+    async def scenario():
+        async with tiered(Engine(handed=None)) as (_, tiers, _pool, stream):
+            answer = await (await ask(stream)).answer()
+            assert not answer.request_body.response.HasField("body_mutation")
+            assert tiers.prefilled == 1
+
+    asyncio.run(scenario())
+
+
+def test_failed_prefill_is_tried_elsewhere_and_then_left_to_decode():
+    async def scenario():
+        broken, good = Engine(status=500), Engine()
+        async with tiered(broken, good) as (_, tiers, pool, stream):
+            answer = await (await ask(stream)).answer()
+            assert answer.request_body.response.HasField("body_mutation")
+            assert (tiers.failed, tiers.prefilled) == (1, 1)
+            good.status = 503
+            answer = await (await ask(stream)).answer()
+            assert destination(answer) == "10.0.0.2:8000"
+            assert not answer.request_body.response.HasField("body_mutation")
+            assert all(worker.load == 0 for worker in pool.workers)
+
+    asyncio.run(scenario())
+
+
+def test_least_loaded_prefill_worker_is_asked():
+    async def scenario():
+        first, second = Engine(), Engine()
+        first.go.clear()
+        async with tiered(first, second) as (_, _tiers, pool, stream):
+            held = await ask(stream)
+            await until(lambda: first.asked)
+            assert pool.workers[0].load == 10
+            await (await ask(stream)).answer()
+            assert len(second.asked) == 1
+            first.go.set()
+            await held.answer()
+            assert pool.workers[0].load == 0
+
+    asyncio.run(scenario())
+
+
+def test_full_prefill_workers_hold_requests_back():
+    async def scenario():
+        engine = Engine()
+        async with tiered(engine, kv_limit=0.5) as (_, _tiers, pool, stream):
+            pool.told(0, Gauges(kv_usage=0.6))
+            plane = await ask(stream)
+            more = await plane.raw()
+            assert more.HasField("override_message_timeout")
+            assert not engine.asked
+            pool.told(0, Gauges(kv_usage=0.4))
+            assert destination(await plane.answer())
+            assert len(engine.asked) == 1
+
+    asyncio.run(scenario())
+
+
+def test_holding_back_is_bounded():
+    async def scenario():
+        async with tiered(Engine(), kv_limit=0.5, wait_max_s=1e-3) as (home, _, pool, stream):
+            pool.told(0, Gauges(kv_usage=0.6))
+            answer = await (await ask(stream)).answer()
+            assert answer.immediate_response.status.code == 429
+            assert not home.pump.asked
+
+    asyncio.run(scenario())
+
+
+def test_prefill_tier_that_is_down_leaves_prompts_to_decode():
+    async def scenario():
+        async with tiered(Engine()) as (_, _tiers, pool, stream):
+            for _ in range(3):
+                pool.reported(0, ok=False, why="silent")
+            answer = await (await ask(stream)).answer()
+            assert destination(answer) == "10.0.0.2:8000"
+            pool.reported(0, ok=True)
+            assert pool.any_live
+
+    asyncio.run(scenario())
+
+
+def test_short_prompts_are_computed_where_they_are_decoded():
+    async def scenario():
+        engine = Engine()
+        async with tiered(engine, min_prompt_tokens=11) as (_, _tiers, _pool, stream):
+            assert destination(await (await ask(stream)).answer())
+            assert not engine.asked
+
+    asyncio.run(scenario())
+
+
+def test_client_that_leaves_during_prefill_frees_its_place():
+    async def scenario():
+        engine = Engine()
+        engine.go.clear()
+        async with tiered(engine) as (home, _, pool, stream):
+            plane = await ask(stream)
+            await until(lambda: engine.asked)
+            plane.call.cancel()
+            await until(lambda: pool.workers[0].load == 0)
+            assert not home.pump.asked
+            engine.go.set()
+
+    asyncio.run(scenario())
+
+
+def test_prefill_worker_named_in_a_header():
+    async def scenario():
+        async with tiered(Engine(), Engine(), mode="header") as (home, _, pool, stream):
+            first = await (await ask(stream)).answer()
+            second = await (await ask(stream)).answer()
+            named = [set_headers(answer)[names.PREFILLER] for answer in (first, second)]
+            assert sorted(named) == sorted(w.spec.address for w in pool.workers)
+            assert not first.request_body.response.HasField("body_mutation")
+            home.ledger.answering("r0")
+            await (await ask(stream)).answer()
+            assert [worker.load for worker in pool.workers] == [10, 10]
+
+    asyncio.run(scenario())
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["max_tokens", "max_completion_tokens", "max_output_tokens", "n", "top_p"]),
+        st.integers(2, 9),
+    )
+)
+def test_prefill_generates_one_token_and_changes_nothing_of_the_original(original):
+    before = dict(original)
+    body = prefill_body(original)
+    assert original == before
+    limits = [name for name in body if name.startswith("max_")]
+    assert limits
+    assert all(body[name] == 1 for name in limits)
+    assert "n" not in body
+    assert body.get("top_p") == original.get("top_p")
+
+
+@pytest.mark.parametrize("bad", [{"mode": "x"}, {"kv_limit": 0.0}, {"attempts": 0}])
+def test_bad_parameters_are_one_line(bad):
+    with pytest.raises(ParameterError, match=f"^{next(iter(bad))} is "):
+        TiersParams(**bad)

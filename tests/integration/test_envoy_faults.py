@@ -1,0 +1,317 @@
+"""What breaks around a real Envoy, and what clients see of it."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import pytest
+from front_door import PATIENCE_S, FrontDoor, free_ports, front_door, to
+
+from integration.messages import names
+from integration.settings import Limits
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+STREAM = {"stream": True, "gated": True}
+
+
+def through(*engines: Any) -> dict[str, str]:
+    """What the door says to try engines one after the other."""
+    return {names.ENDPOINT: ",".join(engine.address for engine in engines), names.ID: "r1"}
+
+
+def count(front: FrontDoor) -> list[int]:
+    return [len(engine.requests) for engine in front.engines]
+
+
+async def taken(front: FrontDoor) -> None:
+    """Wait until a request is answered: Envoy's threads hear of workers one after the other."""
+    async with asyncio.timeout(PATIENCE_S):
+        while (await front.post({}))[0] != 200:
+            pass
+
+
+async def never() -> None:
+    await asyncio.Event().wait()
+
+
+def test_held_requests_of_a_dead_door_go_on_and_running_streams_end(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with front_door(tmp_path) as front:
+            front.door.decide = lambda request, body: to(front.engines[0])
+            running = asyncio.create_task(front.post(STREAM))
+            await front.engines[0].reached.wait()
+            front.door.waiting.clear()
+            front.door.decide = lambda request, body: never()
+            held = [asyncio.create_task(front.post({"say": f"held {at}"})) for at in range(5)]
+            await front.door.waiting.wait()
+            await front.door.stop()
+            async with asyncio.timeout(PATIENCE_S):
+                answers = await asyncio.gather(*held)
+            assert [answer[0] for answer in answers] == [200] * 5
+            assert (await front.post({"say": "unasked"}))[0] == 200
+            front.engines[0].gate.set()
+            status, _, content = await running
+            assert status == 200
+            assert content.endswith(b"data: [DONE]\n\n")
+            await front.door.start()
+            front.door.decide = lambda request, body: to(front.engines[1])
+            before = len(front.door.asked)
+            assert (await front.post({}))[0] == 200
+            assert len(front.door.asked) == before + 1
+
+    asyncio.run(scenario())
+
+
+def test_a_worker_that_breaks_before_its_first_byte_is_followed_by_the_next(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with front_door(tmp_path, engines=3) as front:
+            first, second, third = front.engines
+            front.door.decide = lambda request, body: through(second, third)
+            second.breaks = True
+            status, _, _ = await front.post({})
+            assert (status, count(front)) == (200, [0, 1, 1])
+            ready = await front.log.wait_for("UpstreamPoolReady", 2)
+            ports = [
+                e.common_properties.upstream_remote_address.socket_address.port_value for e in ready
+            ]
+            assert ports == [second.port, third.port]
+            [end] = await front.log.wait_for("DownstreamEnd")
+            assert end.common_properties.upstream_request_attempt_count == 2
+            assert not first.requests
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("fault", [{"fail": 503}, {"fail": 502}, {"die": "early"}])
+def test_what_has_not_begun_is_tried_again_as_often_as_allowed(
+    tmp_path: Path, fault: dict[str, Any]
+) -> None:
+    async def scenario() -> None:
+        limits = Limits(retries=1, backoff_ms=1.0)
+        async with front_door(tmp_path, engines=3, limits=limits) as front:
+            front.door.decide = lambda request, body: through(*front.engines)
+            status, _, _ = await front.post(fault)
+            assert status in {502, 503}
+            assert count(front) == [1, 1, 0]
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("fault", [{"fail": 500}, {"fail": 400}, {"fail": 429}])
+def test_what_an_engine_answers_goes_out_and_is_not_tried_again(
+    tmp_path: Path, fault: dict[str, Any]
+) -> None:
+    async def scenario() -> None:
+        async with front_door(tmp_path) as front:
+            front.door.decide = lambda request, body: through(*front.engines)
+            status, _, content = await front.post(fault)
+            assert (status, content) == (fault["fail"], b"the engine says no")
+            assert count(front) == [1, 0]
+
+    asyncio.run(scenario())
+
+
+def test_a_stream_that_tears_after_its_first_byte_is_not_tried_again(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with front_door(tmp_path) as front:
+            front.door.decide = lambda request, body: through(*front.engines)
+            with pytest.raises(aiohttp.ClientError):
+                await front.post({"stream": True, "die": "late"})
+            assert count(front) == [1, 0]
+            [end] = await front.log.wait_for("DownstreamEnd")
+            flags = end.common_properties.response_flags
+            assert (
+                flags.upstream_protocol_error
+                or flags.upstream_connection_termination
+                or flags.upstream_remote_reset
+            )
+
+    asyncio.run(scenario())
+
+
+def test_a_worker_silent_for_too_long_is_a_time_out(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        limits = Limits(idle_s=0.3, retries=0)
+        async with front_door(tmp_path, engines=1, limits=limits) as front:
+            front.door.decide = lambda request, body: to(front.engines[0])
+            with pytest.raises(aiohttp.ClientError):
+                await front.post(STREAM)
+            [end] = await front.log.wait_for("DownstreamEnd")
+            assert end.request.request_headers[names.ID] == "r1"
+
+    asyncio.run(scenario())
+
+
+def test_a_worker_that_does_not_begin_is_followed_by_the_next(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with front_door(tmp_path, limits=Limits(idle_s=0.3)) as front:
+            front.engines[0].silent = True
+            front.door.decide = lambda request, body: through(*front.engines)
+            assert (await front.post({}))[0] == 200
+            assert count(front) == [1, 1]
+
+    asyncio.run(scenario())
+
+
+async def talks_nonsense(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.readuntil(b"\r\n\r\n")
+    writer.write(b"\x00\x01 nonsense\r\n\r\n")
+    await writer.drain()
+    writer.close()
+
+
+async def half_closes(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.readuntil(b"\r\n\r\n")
+    writer.write_eof()
+    await reader.read()
+    writer.close()
+
+
+@pytest.mark.parametrize("behaviour", [talks_nonsense, half_closes])
+def test_a_worker_that_speaks_no_http_is_followed_by_the_next(
+    tmp_path: Path, behaviour: Any
+) -> None:
+    async def scenario() -> None:
+        async with front_door(tmp_path, engines=1) as front:
+            [engine] = front.engines
+            async with await asyncio.start_server(behaviour, "127.0.0.1", 0) as server:
+                bad = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+                front.endpoints.write([engine.address, bad])
+                await listed(front, bad)
+                front.door.decide = lambda request, body: {
+                    names.ENDPOINT: f"{bad},{engine.address}"
+                }
+                assert (await front.post({}))[0] == 200
+            assert len(engine.requests) == 1
+
+    asyncio.run(scenario())
+
+
+async def listed(front: FrontDoor, address: str) -> None:
+    """Wait until Envoy has a worker."""
+    async with asyncio.timeout(PATIENCE_S):
+        while address not in {host.address for host in await front.envoy.admin.hosts()}:
+            pass
+
+
+def test_a_worker_that_is_not_there_is_passed_over(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with front_door(tmp_path) as front:
+            [closed] = free_ports(1)
+            gone = f"127.0.0.1:{closed}"
+            front.endpoints.write([*(engine.address for engine in front.engines), gone])
+            await listed(front, gone)
+            second = front.engines[1].address
+            front.door.decide = lambda request, body: {names.ENDPOINT: f"{gone},{second}"}
+            assert (await front.post({}))[0] == 200
+            assert count(front) == [0, 1]
+
+    asyncio.run(scenario())
+
+
+def test_a_picker_that_is_behind_loses_no_entry(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with front_door(tmp_path) as front:
+            turns = itertools.count()
+            front.door.decide = lambda request, body: to(front.engines[0], f"r{next(turns)}")
+            front.log.gate.clear()
+            long = {"user-agent": "x" * 8000}  # which entries hold
+            for _ in range(10):
+                await asyncio.gather(*(front.post({}, headers=long) for _ in range(80)))
+            assert not front.log.entries
+            front.log.gate.set()
+            for kind in ("UpstreamPoolReady", "DownstreamEnd"):
+                entries = await front.log.wait_for(kind, 800)
+                told = {entry.request.request_headers[names.ID] for entry in entries}
+                assert told == {f"r{at}" for at in range(800)}
+            dropped = "access_logs.grpc_access_log.logs_dropped"
+            assert (await front.envoy.admin.figures(dropped)).get(dropped, 0) == 0
+
+    asyncio.run(scenario())
+
+
+def test_no_worker_is_one_error(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with front_door(tmp_path, engines=1) as front:
+            front.endpoints.write([])
+            await front.healthy(0)
+            status, headers, content = await front.post({})
+            assert (status, headers["retry-after"]) == (503, "1")
+            assert b"no healthy upstream" in content
+            async with front.client.get(f"{front.url}/health") as answer:
+                assert answer.status == 503
+
+    asyncio.run(scenario())
+
+
+def test_workers_come_and_go_while_streams_run(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with front_door(tmp_path) as front:
+            old, new = front.engines
+            front.endpoints.write([old.address])
+            await front.healthy(1)
+            front.door.decide = lambda request, body: to(old)
+            running = [asyncio.create_task(front.post(STREAM)) for _ in range(20)]
+            await front.log.wait_for("UpstreamPoolReady", 20)
+            front.endpoints.write([new.address])
+            async with asyncio.timeout(PATIENCE_S):
+                while [h.address for h in await front.envoy.admin.hosts()] != [new.address]:
+                    pass
+            await front.healthy(1)
+            # The door may still name who has gone: another takes it.
+            await taken(front)
+            assert new.requests
+            old.gate.set()
+            async with asyncio.timeout(PATIENCE_S):
+                answers = await asyncio.gather(*running)
+            assert all(content.endswith(b"[DONE]\n\n") for _, _, content in answers)
+            assert len(old.requests) == 20
+
+    asyncio.run(scenario())
+
+
+def test_a_drain_lets_streams_end_and_takes_no_more(tmp_path: Path) -> None:
+    async def refused(front: FrontDoor) -> None:
+        while True:
+            try:
+                async with aiohttp.request("GET", f"{front.url}/v1/models"):
+                    pass
+            except aiohttp.ClientError:
+                return
+
+    async def scenario() -> None:
+        async with front_door(tmp_path, engines=1) as front:
+            front.door.decide = lambda request, body: to(front.engines[0])
+            running = asyncio.create_task(front.post(STREAM))
+            await front.engines[0].reached.wait()
+            assert await front.envoy.admin.active() == 1
+            draining = asyncio.create_task(front.envoy.drain(PATIENCE_S))
+            async with asyncio.timeout(PATIENCE_S):
+                await refused(front)
+            assert not draining.done()
+            front.engines[0].gate.set()
+            assert (await running)[2].endswith(b"[DONE]\n\n")
+            assert await draining == 0
+            await front.envoy.stop()
+            assert not front.envoy.running
+
+    asyncio.run(scenario())
+
+
+def test_a_drain_that_takes_too_long_says_how_many_are_left(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with front_door(tmp_path, engines=1) as front:
+            front.door.decide = lambda request, body: to(front.engines[0])
+            running = asyncio.create_task(front.post(STREAM))
+            await front.engines[0].reached.wait()
+            assert await front.envoy.drain(0.1) == 1
+            await front.envoy.stop()
+            with pytest.raises(aiohttp.ClientError):
+                await running
+
+    asyncio.run(scenario())

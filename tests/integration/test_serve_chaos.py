@@ -1,0 +1,169 @@
+"""Workers that die, hang, reset and talk nonsense at random; a picker that is killed and frozen.
+
+``make chaos`` runs the large one; the small one is among the other tests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import sys
+from collections import Counter
+
+import pytest
+from serve_stack import Stack, ask
+from unruly import KINDS
+
+from integration.serve.traffic import Fate
+
+DEADLINE_S = 300
+SHARE_UNRULY, SHARE_LEAVING = 0.15, 0.03
+
+
+class Chaos:
+    """What is done to a stack, whenever so many requests have been answered.
+
+    Attributes
+    ----------
+    over : list of str
+        Workers that had more requests than slots, by the books.
+    done : Counter
+        How often what was done.
+    """
+
+    def __init__(self, stack, every, seed):
+        self._stack, self._every, self._rng = stack, every, random.Random(seed)  # noqa: S311 # no secret
+        self._replies, self._came = 0, asyncio.Event()
+        self._broken = None
+        self.over, self.done = [], Counter()
+
+    def answered(self, reply):
+        self._replies += 1
+        self._came.set()
+
+    async def go_on(self, total, *, picker):
+        """Do something at every so many answers; to the picker after a third and two thirds."""
+        due = {total // 3: "KILL", 2 * total // 3: "STOP"} if picker else {}
+        looked = 0
+        try:
+            while self._replies < total:
+                await self._came.wait()
+                self._came.clear()
+                for at in [at for at in due if self._replies >= at]:
+                    # One that is just coming back does not count as frozen yet.
+                    if await self._look():
+                        self._to_picker(due.pop(at))
+                if self._replies - looked >= self._every:
+                    looked = self._replies
+                    await self._look()
+                    await self._to_workers()
+        finally:
+            await self._mend()
+
+    def _to_picker(self, name):
+        pid = self._stack.picker
+        if pid is not None:
+            os.kill(pid, getattr(signal, f"SIG{name}"))
+            self.done[f"picker {name}"] += 1
+
+    async def _look(self):
+        try:
+            audit = await asyncio.to_thread(self._stack.audit)
+        except OSError:
+            return False
+        self.over += [w["name"] for w in audit["workers"] if w["reserved"] > w["slots"]]
+        return True
+
+    async def _to_workers(self):
+        await self._mend()
+        relay = self._rng.choice(self._stack.relays)
+        what = self._rng.choice(["die", "freeze", "nothing"])
+        if what == "die":
+            await self._in_loop(relay.die())
+        elif what == "freeze":
+            relay.freeze()
+        self._broken = (relay, what)
+        self.done[f"worker {what}"] += what != "nothing"
+
+    async def _mend(self):
+        if self._broken is None:
+            return
+        (relay, what), self._broken = self._broken, None
+        if what == "die":
+            await self._in_loop(relay.revive())
+        elif what == "freeze":
+            self._stack._loop.call_soon_threadsafe(relay.thaw)
+
+    async def _in_loop(self, coroutine):
+        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(coroutine, self._stack._loop))
+
+
+async def storm(stack, requests, concurrency, *, every, picker, seed=0):
+    """Send requests through all that; return replies, what was done, and who was over slots."""
+    rng = random.Random(seed)  # noqa: S311 # no secret
+    kinds = {i: rng.choice(KINDS) for i in range(requests) if rng.random() < SHARE_UNRULY}
+    leave = {i: rng.randint(0, 3) for i in range(requests) if rng.random() < SHARE_LEAVING}
+    outputs = [rng.randint(4, 40) for _ in range(requests)]
+    chaos = Chaos(stack, every, seed)
+    doing = asyncio.ensure_future(chaos.go_on(requests, picker=picker))
+    async with asyncio.timeout(DEADLINE_S):
+        replies = await ask(
+            stack,
+            outputs,
+            mischief=kinds,
+            leave=leave,
+            tag="storm",
+            concurrency=concurrency,
+            progress=chaos.answered,
+        )
+        await doing
+    return replies, chaos, kinds
+
+
+def judge(replies, chaos, kinds):
+    """Hold what came of it against what must be, and print what it was.
+
+    An answer with anything twice in it would have too many tokens, and so be wrong.
+    """
+    counts = Counter(str(reply.fate) for reply in replies)
+    wrong = [reply for reply in replies if reply.fate is Fate.WRONG]
+    broken = [reply for reply in replies if reply.fate is Fate.BROKEN]
+    refused = Counter((r.status, r.why) for r in replies if r.fate is Fate.REFUSED)
+    for (status, why), count in refused.most_common():
+        sys.stdout.write(f"\n{count} times {status}: {why}")
+    sys.stdout.write(
+        f"\n{len(replies)} requests, {len(kinds)} of them unruly: {dict(counts)}\n"
+        f"done besides: {dict(chaos.done)}; over slots by the books: {Counter(chaos.over)}\n"
+    )
+    assert not wrong, wrong[:3]
+    # An answer that has begun breaks off visibly; what has not begun is one error, in full.
+    assert all(reply.status == 200 for reply in broken), [r for r in broken if r.status != 200][:3]
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("chaos")
+    with Stack(folder, ranks=8, slots=16, speed=1.0, limits={"idle_s": 4.0}) as running:
+        yield running
+
+
+def run(stack, requests, concurrency, *, every, picker):
+    async def whole():
+        replies, chaos, kinds = await storm(
+            stack, requests, concurrency, every=every, picker=picker
+        )
+        await stack.until_idle()
+        judge(replies, chaos, kinds)
+
+    asyncio.run(whole())
+
+
+def test_small_storm(stack):
+    run(stack, 120, 60, every=20, picker=False)
+
+
+@pytest.mark.chaos
+def test_storm_with_a_picker_that_is_killed_and_frozen(stack):
+    run(stack, 1000, 300, every=50, picker=True)
