@@ -1,8 +1,8 @@
 """Kernels of BR-T over workers' loads: as they are, or in the steps to come as well.
 
 Loads have shape (G,) where only the present counts, and (G, H + 1) where steps to come do. Every
-kernel is compiled for either, and for the former has no loop over steps. Sums go on from what they are given, so that they add up in the order of
-`brsolver.routers.reference_waves`.
+kernel is compiled for either, and for the former has no loop over steps. Sums go on from what they
+are given, so that they add up in the order of `brsolver.routers.reference_waves`.
 """
 
 from __future__ import annotations
