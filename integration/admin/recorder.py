@@ -133,4 +133,5 @@ class EventRecorder:
         }
 
     def _pseudonym(self, key: str) -> str:
-        return hashlib.blake2b(key.encode(), digest_size=8, key=self._salt).hexdigest()
+        name = key.encode("utf-8", "surrogatepass")
+        return hashlib.blake2b(name, digest_size=8, key=self._salt).hexdigest()

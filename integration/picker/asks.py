@@ -28,6 +28,11 @@ class Ask:
         What its client goes by, for forecasts that learn by client.
     stream : bool
         Whether its tokens are sent as they come.
+    model : str
+        The model that it names, for forecasts that learn by model; empty if it names none.
+    sequences : int
+        Slots that it takes: choices times prompts. Held for as long as one may be, it makes do
+        with one.
     """
 
     name: str
@@ -36,6 +41,8 @@ class Ask:
     blocks: tuple[int, ...] = ()
     key: str | None = None
     stream: bool = False
+    model: str = ""
+    sequences: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,8 +31,10 @@ class WorkerAudit:
         KV tokens.
     reserved, started : int
         Requests that it was given, and those of them that it has taken: live streams.
+    sequences : int
+        Slots that they take.
     running, queued : int
-        Those that run there by the model, and those that do not yet.
+        Sequences that run there by the model, and those that do not yet.
     foreign : int
         Requests that its engine has beyond these.
     kv_tokens, backlog : int
@@ -47,6 +49,7 @@ class WorkerAudit:
     capacity: int | None
     reserved: int
     started: int
+    sequences: int
     running: int
     queued: int
     foreign: int
@@ -114,10 +117,11 @@ def audit(
     waiting = sum(each.worker == NONE for each in here)
     ended = sum(books.ended.values())
     wrong = [
-        f"{row.name}: {counted} requests counted, {row.reserved} reserved, "
+        f"{row.name}: {counted} sequences counted, {row.sequences} reserved, "
         f"{row.running + row.queued} in the model"
         for worker, row in zip(workers, rows, strict=True)
-        if (counted := len(books.at(worker.index))) != row.reserved
+        if (counted := sum(1 + len(each.beside) for each in books.at(worker.index)))
+        != row.sequences
         or counted != row.running + row.queued
     ]
     if waiting != held:
@@ -139,6 +143,7 @@ def audit(
 
 def _of(worker: Worker, books: Books, state: ClusterState) -> WorkerAudit:
     row = state.workers[:, worker.index]
+    here = books.at(worker.index)
     return WorkerAudit(
         name=worker.spec.name,
         address=worker.spec.address,
@@ -146,8 +151,9 @@ def _of(worker: Worker, books: Books, state: ClusterState) -> WorkerAudit:
         state=worker.state,
         slots=worker.slots,
         capacity=worker.capacity,
-        reserved=worker.reserved,
-        started=sum(each.started for each in books.at(worker.index)),
+        reserved=len(here),
+        started=sum(each.started for each in here),
+        sequences=worker.reserved,
         running=int(row[W_ACTIVE]),
         queued=int(row[W_QUEUED]),
         foreign=worker.foreign,

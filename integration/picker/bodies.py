@@ -68,6 +68,13 @@ class Body:
     n: int = 1
     user: str | None = None
 
+    @property
+    def sequences(self) -> int:
+        """Sequences that an engine decodes for it: each prompt has as many as there are choices."""
+        if self.kind == EMBEDDINGS:
+            return 1
+        return self.n * max(len(self.prompts), 1)
+
 
 def kind_of(path: str) -> str | None:
     """Return what a path asks for; None if it generates nothing."""
@@ -163,7 +170,10 @@ def _whole(value: object) -> int | None:
 
 
 def _text(value: object) -> str | None:
-    return value[:_LONGEST_NAME] if isinstance(value, str) else None
+    if not isinstance(value, str):
+        return None
+    # What JSON may hold and UTF-8 may not would trip whoever writes it down.
+    return value[:_LONGEST_NAME].encode("utf-8", "replace").decode()
 
 
 class _Text:

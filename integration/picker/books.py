@@ -93,7 +93,13 @@ class Books:
             request.identity, worker, request.prompt_tokens, cached_tokens=cached_tokens
         )
         request.worker = worker
-        self._workers[worker].reserved += 1
+        for _ in range(min(request.ask.sequences, self._workers[worker].slots) - 1):
+            other = request.sequence()
+            self._identities.give(other)
+            self._by_identity[other.identity] = other
+            self.ranks.send(other.identity, worker, other.prompt_tokens)
+            request.beside.append(other)
+        self._workers[worker].reserved += 1 + len(request.beside)
 
     def resume(self, request: Request, worker: int, generated: int) -> None:
         """Enter a request that runs at a worker already, with so many tokens."""
@@ -112,8 +118,9 @@ class Books:
 
     def first(self, request: Request) -> None:
         """Take in that the first token of a request is there."""
-        self.ranks.first_now(request.identity)
-        self._admitted.append(request.identity)
+        for each in (request, *request.beside):
+            self.ranks.first_now(each.identity)
+            self._admitted.append(each.identity)
 
     def stepped(self, first: list[int], mark: Mark) -> None:
         """Take in whose first tokens the model has come to, and how the clock stands there."""
@@ -175,6 +182,7 @@ class Books:
             worker.reserved = 0
         for request in self.known.values():
             if request.worker != NONE:
+                self._let_go_beside(request)
                 self.resume(request, request.worker, had[request.name])
 
     def _restart(self, request: Request, worker: int, generated: int) -> None:
@@ -184,9 +192,16 @@ class Books:
         self._admitted.append(request.identity)
 
     def _lift(self, request: Request) -> None:
-        self.ranks.leave(request.identity)
-        self._workers[request.worker].reserved -= 1
+        for each in (request, *request.beside):
+            self.ranks.leave(each.identity)
+        self._workers[request.worker].reserved -= 1 + len(request.beside)
+        self._let_go_beside(request)
         request.worker = NONE
+
+    def _let_go_beside(self, request: Request) -> None:
+        for other in request.beside:
+            self.forget(other)
+        request.beside.clear()
 
 
 def _tokens(ranks: LiveRanks, request: Request) -> int:

@@ -240,7 +240,7 @@ class Core:
         ttft_s, tpot_s = request.times(now, tokens)
         self._learn(request, now, tokens, end)
         self._books.release(request, end, generated=tokens, cancelled=end is not End.FINISHED)
-        self._announcer.emit(Ended(name, worker, end, usage, now, ttft_s, tpot_s))
+        self._announcer.emit(Ended(name, worker, end, usage, now, ttft_s, tpot_s, tokens))
         if worker != NONE:
             self._membership.drained(self.workers[worker])
             self._clock.stop_if_idle()

@@ -123,13 +123,14 @@ class Decider:
 
     def release(self, step: int, clock_s: float) -> list[Placement]:
         """Decide about all that is held."""
-        pool = self.pool
-        room = self.look() if len(pool) else 0
+        room = self.look() if len(self.pool) else 0
         if not room:
             self._patience.used()
             return []
         began = time.perf_counter()
-        held, queue = pool.offer(max(_OFFERED, _OFFERED_PER_SLOT * room))
+        held, queue = self._offered(room)
+        if not held:
+            return []
         answer = self._failsafe_run(queue, step, clock_s, immediate=False)
         if answer is None:
             return self._fall_back(held[:room])
@@ -138,9 +139,9 @@ class Decider:
                 self._failsafe.fail("decision", reason)
             return self._fall_back(held[:room])
         fits = self._session.fits(held[0].request.prompt_tokens)
-        placed = [(held[at], worker) for at, worker in answer]
+        placed = self._with_slots([(held[at], worker) for at, worker in answer])
         for each, worker in placed:
-            pool.take([each])
+            self.pool.take([each])
             self._place(each.request, worker)
         if placed:
             self._patience.used()
@@ -150,26 +151,30 @@ class Decider:
 
     def overdue(self, held: Held[Request]) -> list[Placement]:
         """Place a request that has been held for as long as one may be, if a worker has room."""
-        return self._fall_back([held])
+        return self._fall_back([held], slots=False)
 
-    def least_loaded(self, prompt_tokens: int, *, tokens: bool, full: bool = False) -> int | None:
+    def least_loaded(
+        self, request: Request, *, tokens: bool, slots: bool, full: bool = False
+    ) -> int | None:
         """Return the least loaded worker with room.
 
         Parameters
         ----------
-        prompt_tokens : int
+        request : Request
         tokens : bool
             Whether it must have KV room for the prompt.
+        slots : bool
+            Whether it must have a free slot for each sequence; else for one.
         full : bool
             Whether those without a free slot will do.
         """
-        limits = self._session.limits
+        limits, prompt = self._session.limits, request.prompt_tokens
         best = [
             (int(limits[LOAD, g]), g)
             for g in range(limits.shape[1])
             if limits[SLOTS, g] > 0
-            and (full or limits[ROOM, g] > 0)
-            and (not tokens or limits[TOKEN_ROOM, g] >= prompt_tokens)
+            and (full or limits[ROOM, g] >= (self._needed(request, g) if slots else 1))
+            and (not tokens or limits[TOKEN_ROOM, g] >= prompt)
         ]
         return min(best)[1] if best else None
 
@@ -200,6 +205,51 @@ class Decider:
         ).tolist()
         return pairs
 
+    def _offered(self, room: int) -> tuple[list[Held[Request]], IntArray]:
+        """Return who is to be decided about: of the oldest, those who find slots enough somewhere.
+
+        Others would stand in the way of all that came after them.
+        """
+        held, queue = self.pool.offer(max(_OFFERED, _OFFERED_PER_SLOT * room))
+        limits = self._session.limits
+        most = int(limits[ROOM].max())
+        if all(each.request.ask.sequences <= most for each in held):
+            return held, queue
+        free = [(int(limits[ROOM, each.index]), each.slots) for each in self._workers]
+        chosen = [
+            at
+            for at, each in enumerate(held)
+            if any(0 < min(each.request.ask.sequences, slots) <= left for left, slots in free)
+        ]
+        # Of the one layout that kernels are compiled for.
+        return [held[at] for at in chosen], np.ascontiguousarray(queue[:, chosen])
+
+    def _with_slots(
+        self, answer: list[tuple[Held[Request], int]]
+    ) -> list[tuple[Held[Request], int]]:
+        """Leave out, or lead elsewhere, requests of several sequences that find too few slots.
+
+        Policies count a slot for each request.
+        """
+        limits = self._session.limits
+        slots, tokens = limits[ROOM].tolist(), limits[TOKEN_ROOM].tolist()
+        kept = []
+        for held, chosen in answer:
+            request, worker = held.request, chosen
+            if slots[worker] < self._needed(request, worker):
+                worker = max(range(len(slots)), key=slots.__getitem__)
+                lacking = slots[worker] < self._needed(request, worker)
+                if lacking or tokens[worker] < request.prompt_tokens:
+                    continue
+            slots[worker] -= self._needed(request, worker)
+            tokens[worker] -= request.prompt_tokens
+            kept.append((held, worker))
+        return kept
+
+    def _needed(self, request: Request, worker: int) -> int:
+        """Return how many slots of a worker a request takes: no more than there are."""
+        return min(request.ask.sequences, self._workers[worker].slots)
+
     def _unused(self, oldest: Held[Request], clock_s: float) -> str:
         idle = self.idle()
         fits = self._session.fits(oldest.request.prompt_tokens)
@@ -220,10 +270,15 @@ class Decider:
         limit = self._params.overtakes * slots
         if not self._patience.overtaken(oldest, placed, passed=passed, limit=limit):
             return []
-        return self._fall_back([oldest], tokens=False)
+        return self._fall_back([oldest], tokens=False, slots=False)
 
     def _fall_back(
-        self, chosen: list[Held[Request]], *, tokens: bool = True, full: bool = False
+        self,
+        chosen: list[Held[Request]],
+        *,
+        tokens: bool = True,
+        slots: bool = True,
+        full: bool = False,
     ) -> list[Placement]:
         """Place requests at the least loaded workers, first come first, as far as there is room."""
         placements = []
@@ -232,7 +287,7 @@ class Decider:
             if not self.look() and not full:
                 break
             request = held.request
-            worker = self.least_loaded(request.prompt_tokens, tokens=tokens, full=full)
+            worker = self.least_loaded(request, tokens=tokens, slots=slots, full=full)
             if worker is None:
                 continue
             self.pool.take([held])

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from integration.routing.pool import Held
 
 NEVER = float("inf")
+STILL_S = 0.02
+"""While others' requests alone run, of which no steps are known: between two decisions."""
 
 
 class Driver:
@@ -139,6 +141,8 @@ class Driver:
                 self._refuse(held, NO_WORKER, "no worker is up")
         elif len(pool):
             self._answer(self.decider.release(self._clock.step, now - self._began_s), now)
+            if len(pool) and self._clock.next_s is None:
+                self.look_by(now + STILL_S)
 
     def let_go_overdue(self, now: float) -> None:
         """Place, or refuse, who has been held for as long as anybody may be."""

@@ -136,6 +136,8 @@ class Ended:
     ttft_s, tpot_s : float or None
         Seconds to its first token, and per token after it, as far as they are known; by the model
         where no door tells of first tokens.
+    tokens : int
+        Generated tokens: as the engine counted, or else by the model.
     """
 
     name: str
@@ -145,6 +147,7 @@ class Ended:
     at_s: float
     ttft_s: float | None
     tpot_s: float | None
+    tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

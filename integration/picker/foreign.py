@@ -20,8 +20,9 @@ class Foreign:
     """Further requests at the workers, for the session: `brsolver.cluster.session.Others`.
 
     Engines tell now and then, and a request of ours may just have come or gone. Requests that they
-    have beyond our own count as far as they told it twice. KV tokens beyond those that the books
-    have there count as well, whosever they are: prompts may be longer than they were taken to be.
+    have beyond our own count as far as they told it twice, or at once where there are none of our
+    own yet. KV tokens beyond those that the books have there count as well, whosever they are:
+    prompts may be longer than they were taken to be.
 
     Parameters
     ----------
@@ -46,7 +47,9 @@ class Foreign:
         if requests is None:
             return
         beyond = max(requests - worker.reserved, 0)
-        worker.foreign = min(beyond, self._before.get(worker.index, 0))
+        # Before anything of ours was sent there, nothing of ours can have just come or gone.
+        first = 0 if worker.reserved else beyond
+        worker.foreign = min(beyond, self._before.get(worker.index, first))
         self._before[worker.index] = beyond
         self._tokens[worker.index] = self._beyond_tokens(worker, held_tokens)
 

@@ -71,7 +71,7 @@ class Membership:
         self._calls = calls
 
     def add(self, spec: WorkerSpec) -> int:
-        """Let a worker take requests; return its index: a namesake's that is gone, or a new one.
+        """Let a worker take requests; return its index: that of one that is gone, or a new one.
 
         Raises
         ------

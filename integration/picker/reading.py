@@ -88,6 +88,8 @@ class Reader:
             blocks=block_hashes(one, self._block_tokens, salt=body.model),
             key=body.user,
             stream=body.stream,
+            model=body.model,
+            sequences=body.sequences,
         )
 
     def event(self, event: Event) -> None:

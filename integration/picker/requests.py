@@ -41,12 +41,15 @@ class Request:
         The same for equal prompts, as far as blocks tell.
     model, session : str
         Names by which forecasts may learn.
+    beside : list of Request
+        Its further sequences, which share its prompt, while it has a worker.
     """
 
     __slots__ = (
         "arrival_s",
         "ask",
         "begun",
+        "beside",
         "cached_tokens",
         "decided_s",
         "first_s",
@@ -77,8 +80,15 @@ class Request:
         self.started = False
         self.begun: Mark | None = None
         self.prompt_hash = ask.blocks[-1] if ask.blocks else 0
-        self.model = ""
+        self.model = ask.model
         self.session = ask.key or ""
+        self.beside: list[Request] = []
+
+    def sequence(self) -> Request:
+        """Return a further sequence of it: what the prompt holds counts once."""
+        other = Request(self.ask, self.arrival_s)
+        other.prompt_tokens = 1
+        return other
 
     def times(self, now: float, tokens: int) -> tuple[float | None, float | None]:
         """Return seconds to its first token, and per token after it, as far as they are known.

@@ -43,7 +43,7 @@ class Worker:
     trial : int or None
         While it is tried again: how many requests it may have.
     reserved : int
-        Requests that the books have there.
+        Slots that requests have there by the books: one for each of their sequences.
     foreign : int
         Requests that its engine says it has beyond those.
     gauges : Gauges or None
@@ -108,19 +108,20 @@ class Workers:
         return self._all[index]
 
     def made(self, spec: WorkerSpec) -> Worker:
-        """Return a new worker, or one that is to take the place of a namesake that is gone.
+        """Return a new worker, or one that is to take the place of one that is gone.
 
         Raises
         ------
         ParameterError
             There is one of that name, or it has more slots than a step has tokens.
         """
-        index = len(self._all)
-        for other in self._all:
-            if other.spec.name == spec.name:
-                if not other.gone:
-                    raise ParameterError(f"worker {spec.name!r} is there already")
-                index = other.index
+        gone = [other for other in self._all if other.gone]
+        if any(other.spec.name == spec.name for other in self._all if not other.gone):
+            raise ParameterError(f"worker {spec.name!r} is there already")
+        # Indices are used again, a namesake's first: where every pod has a new name, they would
+        # grow for ever.
+        gone.sort(key=lambda other: other.spec.name != spec.name)
+        index = gone[0].index if gone else len(self._all)
         worker = Worker(spec, index, self._params)
         if self._params.prefill and worker.slots > self._params.budget:
             raise ParameterError(

@@ -152,7 +152,7 @@ class Membership(CoreFleet):
         ParameterError
             There is one at its address already.
         """
-        spec = _by_number(spec)
+        spec = await asyncio.to_thread(_by_number, spec)
         if self._fleet.worker(spec.address, spec.rank) is not None:
             raise ParameterError(f"address is {spec.address!r}, where there is a worker already")
         self._drained.discard(spec.name)

@@ -123,12 +123,24 @@ async def _supervise(path: Path, config: ServeConfig, program: Path | None, fold
     supervisor = Supervisor(path, config, places, program)
     with Signals() as signals:
         try:
-            await supervisor.start()
-            supervisor.announce()
-            await supervisor.go_on(signals)
-            await supervisor.drain(signals)
+            if await _started(supervisor, signals):
+                supervisor.announce()
+                await supervisor.go_on(signals)
+                await supervisor.drain(signals)
         finally:
             await supervisor.stop()
+
+
+async def _started(supervisor: Supervisor, signals: Signals) -> bool:
+    """Start all; tell whether it has come to that before it was to stop."""
+    starting = asyncio.ensure_future(supervisor.start())
+    await first_of(signals.stop.wait(), asyncio.wait([starting]))
+    if starting.done():
+        await starting
+        return True
+    starting.cancel()
+    await asyncio.gather(starting, return_exceptions=True)
+    return False
 
 
 async def preflight(config: ServeConfig, *, envoy: bool) -> None:

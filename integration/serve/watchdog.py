@@ -96,7 +96,7 @@ class Watched:
         self._command, self._params, self._tell = list(command), params, tell
         self._process: asyncio.subprocess.Process | None = None
         self._keeper: asyncio.Task[None] | None = None
-        self._stopping = False
+        self._stopping = self._is_ready = False
         self.starts = 0
 
     @property
@@ -127,14 +127,22 @@ class Watched:
             await asyncio.gather(keeper, return_exceptions=True)
         process = self._process
         if process is not None and process.returncode is None:
-            self.signal(signal.SIGTERM)
+            self._send(signal.SIGTERM)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(grace_s):
                     await self._drained()
         await self._end()
 
     def signal(self, number: signal.Signals) -> None:
-        """Send the child a signal; one that has just ended gets none."""
+        """Send the child a signal, unless it has ended or is not ready.
+
+        One that is being started sees all as it is by then, and might not outlive a signal that it
+        does not handle yet.
+        """
+        if self._is_ready:
+            self._send(number)
+
+    def _send(self, number: signal.Signals) -> None:
         if self._process is not None and self._process.returncode is None:
             # The process's own method would look whether it has ended, and so take its exit
             # status away from whoever waits for it.
@@ -142,6 +150,7 @@ class Watched:
                 os.kill(self._process.pid, number)
 
     async def _spawn(self) -> None:
+        self._is_ready = False
         self._process = await asyncio.create_subprocess_exec(
             *self._command,
             stdin=asyncio.subprocess.PIPE,
@@ -157,6 +166,7 @@ class Watched:
             async with asyncio.timeout(self._params.start_s):
                 while said := await self._output.read(1024):
                     if READY in said:
+                        self._is_ready = True
                         return True
         except TimeoutError:
             self._tell(f"the picker was not ready within {self._params.start_s:g} s")
@@ -195,7 +205,7 @@ class Watched:
                 # Its beats may be there, unread, if this process could not run either.
                 said = await self._said(_GRACE_S)
             if said is None:
-                self.signal(signal.SIGKILL)
+                self._send(signal.SIGKILL)
                 return f"showed no sign of life for {self._params.freeze_s:g} s and was killed"
             if not said:
                 return "ended"
@@ -223,7 +233,7 @@ class Watched:
             # It may be about to end by itself, with a status of its own.
             async with asyncio.timeout(_GRACE_S):
                 await process.wait()
-        self.signal(signal.SIGKILL)
+        self._send(signal.SIGKILL)
         self._process = None
         if process.stdin is not None:
             process.stdin.close()

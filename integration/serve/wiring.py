@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from integration.doors.poller import Poller, PollerParams
 from integration.doors.reception import Reception, by_client
 from integration.doors.reconcile import Reconciler
 from integration.envoy import ENDPOINTS, Endpoints, EnvoyAdmin, EnvoyAdminError
-from integration.picker import Core, End, Pump
+from integration.picker import Core, End, Gauges, Pump
 from integration.picker.reading import Reader
 from integration.serve.administration import administration
 from integration.serve.logs import EventLog, set_up
@@ -63,11 +64,15 @@ class Picker:
         self.logger = set_up(config.log, config.folder)
         self._config, self._places = config, places
         clock = time.monotonic
-        self.core = core = Core(config.router, specs, clock=clock, folder=config.folder)
+        router = config.router
+        if config.tiers is not None:
+            # Prompts come computed.
+            router = replace(router, prefill=False)
+        self.core = core = Core(router, specs, clock=clock, folder=config.folder)
         self._pump = pump = Pump(core)
         self._fleet = fleet = Fleet(pump, specs)
         self._ledger = Ledger(pump, fleet, clock=clock)
-        reader = Reader(config.router, config.folder)
+        reader = Reader(router, config.folder)
         self._reception = Reception(pump, fleet, self._ledger, read=by_client(reader))
         self._poller = Poller(pump, fleet, _polling(config))
         self._prefilling = (
@@ -132,6 +137,7 @@ class Picker:
         while not self._poller.rounds and not self._tasks[0].done():
             # What runs there already counts before anything is decided.
             await asyncio.sleep(POLL_S)
+        await self._count_what_runs()
         await self._grpc.start(host, places.grpc)
         if self._authz is not None:
             await self._authz.start(host, places.door)
@@ -149,7 +155,8 @@ class Picker:
         BrsolverError
             A worker's name is not known.
         """
-        self._membership.set(workers_of(config))
+        # Names are looked up, which takes as long as it takes.
+        self._membership.set(await asyncio.to_thread(workers_of, config))
         self._membership.follow(source_of(config, self.logger.warning))
         self.logger.info("settings were read again: %d workers", len(self._fleet))
 
@@ -184,6 +191,15 @@ class Picker:
                     await asyncio.sleep(POLL_S)
         except TimeoutError:
             self.logger.warning("%d streams still ran", len(self._ledger))
+
+    async def _count_what_runs(self) -> None:
+        """Have streams that Envoy has from before count, where engines tell nothing of theirs."""
+        there = await self._at_envoy() if self._places.envoy else None
+        for address, active in (there or {}).items():
+            for worker in self._fleet.at(address):
+                whole = self._fleet.specs[worker].rank is None
+                if active and whole and worker not in self._poller.last:
+                    self._pump.told(worker, Gauges(running=active))
 
     async def _at_envoy(self) -> dict[str, int] | None:
         """Return how many requests Envoy has at each address; None if it is gone."""

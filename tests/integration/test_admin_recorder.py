@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from brsolver.errors import OutputError
 from brsolver.traces import load_trace
 from integration.admin.recorder import EventRecorder
-from integration.picker.events import NOWHERE, End
+from integration.picker.events import NOWHERE, Ask, End, Ended, Requested, Usage
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -101,6 +101,14 @@ def test_any_mixture_can_be_read_back_and_tells_no_key(tmp_path_factory, asks, o
     keys = [key for *_, key in asks]
     if tenants is not None and None not in keys:
         assert len(set(tenants.tolist())) == len(set(keys))
+
+
+def test_clients_of_any_name_are_recorded(tmp_path):
+    recorder = EventRecorder(tmp_path / "served.jsonl")
+    recorder.event(Requested("a", Ask("a", 3, key="\ud800"), 0.0))
+    recorder.event(Ended("a", 0, End.FINISHED, Usage(3, 4), 1.0, None, None))
+    recorder.close()
+    assert len((tmp_path / "served.jsonl").read_text().splitlines()) == 1
 
 
 def test_full_files_are_put_aside_and_each_is_a_trace(tmp_path):

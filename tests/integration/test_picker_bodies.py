@@ -85,6 +85,11 @@ def test_only_objects_are_bodies(value):
         read_body(CHAT, value.encode())
 
 
+def test_names_can_be_written_down():
+    found = read_body(CHAT, b'{"user":"\\ud800a","model":"\\udfff"}')
+    assert (found.user, found.model) == ("?a", "?")
+
+
 def test_errors_do_not_repeat_what_was_sent():
     with pytest.raises(BodyError) as caught:
         read_body(CHAT, b'{"messages": "a secret')
@@ -132,6 +137,7 @@ def test_a_chat_is_read():
     found = read_body(CHAT, json.dumps(body).encode())
     assert found.prompts == ('[{"type": "function"}]\nsystem\nbe brief\nuser\nhello',)
     assert (found.max_tokens, found.stream, found.n, found.user) == (7, True, 3, "u")
+    assert found.sequences == 3
     assert found.more_tokens > 512
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from picking import HARDWARE, Clock, Picking, spec
+from picking import HARDWARE, Clock, Log, Picking, spec
 
 from brsolver.cluster.view import ROOM, SLOTS
 from brsolver.errors import BrsolverError, ParameterError, StateError
@@ -238,6 +238,7 @@ def test_events_tell_all_that_happens():
     assert kinds == [Requested, Decided, Started, FirstToken, Ended]
     end = p.log.of(Ended)[0]
     assert (end.ttft_s, end.tpot_s) == (0.5, pytest.approx(0.1))
+    assert end.tokens == 11
     assert p.log.of(Stepped)[0].running == 1
 
 
@@ -409,7 +410,6 @@ def test_who_is_never_taken_is_lost():
 def test_what_an_engine_runs_beyond_our_own_takes_its_slots():
     p = Picking(workers=1, slots=2, capacity=1000)
     p.core.told(0, Gauges(running=2, waiting=0, kv_usage=0.5))
-    p.core.told(0, Gauges(running=2, waiting=0, kv_usage=0.5))
     p.request("a")
     p.run(0.1)
     assert p.answer("a") is None
@@ -417,6 +417,24 @@ def test_what_an_engine_runs_beyond_our_own_takes_its_slots():
     p.core.told(0, Gauges(running=1, waiting=0, kv_usage=0.5))
     p.run(0.1)
     assert isinstance(p.answer("a"), Placed)
+
+
+@pytest.mark.parametrize("policy", ["br-t", "br-0", "fcfs"])
+def test_nobody_is_held_for_steps_that_do_not_come(policy):
+    p = Picking(workers=2, slots=4, policy=policy)
+    for worker in range(2):
+        p.core.told(worker, Gauges(running=1))
+    p.request("a")
+    p.run(0.2)
+    assert isinstance(p.answer("a"), Placed)
+
+
+def test_what_may_be_our_own_counts_when_told_twice():
+    p = Picking(workers=1, slots=4)
+    p.request("a")
+    for foreign in (0, 2):
+        p.core.told(0, Gauges(running=3))
+        assert p.core.audit().workers[0].foreign == foreign
 
 
 def test_what_engines_told_long_ago_does_not_count():
@@ -451,7 +469,7 @@ def test_tokens_beyond_the_books_take_room():
         p.core.told(worker, Gauges(running=1, kv_usage=usage))
     for index in range(3):
         p.request(f"r{index}", 10)
-        p.run(0.01)
+        p.run(1.0)
         assert p.worker_of(f"r{index}") == 1
 
 
@@ -526,6 +544,49 @@ def test_prompts_that_fit_nowhere_are_left_to_the_engine():
     assert isinstance(p.answer("b"), Placed)
 
 
+def test_each_choice_takes_a_slot():
+    p = Picking(workers=2, slots=4, policy="fcfs")
+    p.request("a", 20, sequences=3)
+    p.run(0.1)
+    p.request("b", 20, sequences=4)
+    p.run(0.1)
+    assert p.worker_of("a") != p.worker_of("b")
+    p.request("c", 20, sequences=2)
+    p.request("d", 20)
+    p.run(0.1)
+    assert p.answer("c") is None
+    assert p.worker_of("d") == p.worker_of("a")
+    found = p.core.audit()
+    assert found.balanced
+    assert [each.sequences for each in found.workers] == [4, 4]
+    assert [each.reserved for each in found.workers] in ([2, 1], [1, 2])
+    p.core.first_token("b")
+    p.core.started("b", p.worker_of("b"))
+    assert p.core.ended("b", End.FINISHED)
+    p.run(0.1)
+    assert isinstance(p.answer("c"), Placed)
+    for name in "acd":
+        p.core.ended(name, End.FINISHED)
+    assert not any(each.sequences for each in p.core.audit().workers)
+
+
+def test_more_choices_than_slots_are_left_to_the_engine():
+    p = Picking(workers=1, slots=4)
+    p.request("a", 20, sequences=100)
+    assert isinstance(p.answer("a"), Placed)
+    p.core.rebuild([("b", 0, 5, 2)])
+    assert p.core.audit().workers[0].sequences == 5
+
+
+def test_indices_are_used_again():
+    p = Picking(workers=2)
+    for index in range(2, 30):
+        p.core.retire(0)
+        assert p.core.add_worker(spec(index)) == 0
+    assert len(p.core.audit().workers) == 2
+    assert p.core.audit().balanced
+
+
 def test_equal_prefixes_go_where_they_are_cached():
     p = Picking(workers=4, slots=8, policy="prefix-affinity", block_tokens=16)
     blocks = tuple(range(100, 120))
@@ -564,8 +625,28 @@ def test_a_listener_that_fails_is_left_out():
     p.core.listeners.insert(0, Broken())
     p.request("a")
     assert isinstance(p.answer("a"), Placed)
+    assert len(p.core.listeners) == 2
+    p.run(10.0)
     assert [each.kind for each in p.log.of(Fault)] == ["listener"]
     assert len(p.core.listeners) == 1
+
+
+def test_a_listener_that_fails_at_an_event_is_told_of_the_next():
+    p = Picking()
+
+    class Picky(Log):
+        def event(self, event):
+            if type(event) is Decided:
+                raise LookupError("no such worker")
+            super().event(event)
+
+    picky = Picky()
+    p.core.listeners.insert(0, picky)
+    for index in range(200):
+        p.request(f"r{index}")
+        p.core.ended(f"r{index}", End.FINISHED)
+    assert len(picky.of(Ended)) == 200
+    assert not p.log.of(Fault)
 
 
 def test_closed_workers_have_no_room_and_keep_their_loads():

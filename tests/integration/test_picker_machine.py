@@ -52,7 +52,10 @@ class Machine(RuleBasedStateMachine):
             block_tokens=4,
             cached_blocks=8,
         )
+        self.added = 0
         self.asked: list[str] = []
+        self.came: dict[str, float] = {}
+        self.sequences: dict[str, int] = {}
         self.over: set[str] = set()
 
     @property
@@ -76,14 +79,20 @@ class Machine(RuleBasedStateMachine):
         if turn:
             self.core.advance()
 
-    @rule(prompt=st.integers(0, 80), limit=st.none() | st.integers(0, 50), depth=st.integers(0, 4))
-    def asked_for(self, prompt, limit, depth):
-        self.request(prompt, limit, depth)
+    @rule(
+        prompt=st.integers(0, 80),
+        limit=st.none() | st.integers(0, 50),
+        depth=st.integers(0, 4),
+        sequences=st.integers(1, 3),
+    )
+    def asked_for(self, prompt, limit, depth, sequences):
+        self.request(prompt, limit, depth, sequences)
         self.core.advance()
 
-    def request(self, prompt, limit, depth):
+    def request(self, prompt, limit, depth, sequences=1):
         name = f"r{len(self.asked)}"
         self.asked.append(name)
+        self.came[name] = self.p.clock.now
         answers = self.p.answers[name] = []
 
         def answer(given):
@@ -91,9 +100,18 @@ class Machine(RuleBasedStateMachine):
             if isinstance(given, Placed) and self.mode == "pooled":
                 worker = self.core.workers[given.worker]
                 assert worker.open
-                assert worker.reserved <= worker.slots
+                overdue = self.p.clock.now - self.came[name] >= WAIT_S
+                assert worker.reserved <= worker.slots or (overdue and sequences > 1)
 
-        ask = Ask(name, prompt, max_tokens=limit, blocks=tuple(range(depth)), key="k")
+        ask = Ask(
+            name,
+            prompt,
+            max_tokens=limit,
+            blocks=tuple(range(depth)),
+            key="k",
+            sequences=sequences,
+        )
+        self.sequences[name] = sequences
         self.core.request(ask, answer)
 
     @precondition(lambda self: self.asked)
@@ -111,7 +129,7 @@ class Machine(RuleBasedStateMachine):
         name = random.choice(self.placed())
         worker %= len(self.core.workers)
         found = self.core.workers[worker]
-        if found.open and found.reserved < found.slots:
+        if found.open and found.reserved + self.sequences[name] <= found.slots:
             self.core.started(name, worker)
             assert self.core._books.known[name].worker == worker
 
@@ -161,9 +179,11 @@ class Machine(RuleBasedStateMachine):
         found = core.workers[worker % len(core.workers)]
         if what == "add":
             new = len(core.workers)
-            again = found.spec if found.gone else spec(new, slots=slots)
-            if found.gone or new < 5:
-                assert core.add_worker(again) == (found.index if found.gone else new)
+            gone = [each.index for each in core.workers if each.gone]
+            if gone or new < 5:
+                self.added += 1
+                index = core.add_worker(spec(100 + self.added, slots=slots))
+                assert index == (gone[0] if gone else new)
         elif what == "down":
             core.down(found.index, "said so")
         elif what == "retire":

@@ -70,6 +70,26 @@ def test_killed_child_is_started_again():
     asyncio.run(run())
 
 
+def test_child_that_starts_gets_no_signal_that_it_cannot_handle_yet():
+    handles = CHILD.replace(
+        "    heart = ",
+        "    loop = asyncio.get_running_loop()\n"
+        "    loop.add_signal_handler(signal.SIGHUP, print)\n    heart = ",
+    )
+
+    async def scenario():
+        async with watched(handles) as (child, told):
+            await child.start()
+            child.signal(signal.SIGKILL)
+            async with asyncio.timeout(DEADLINE_S):
+                while not any("is back" in line for line in told.lines):
+                    child.signal(signal.SIGHUP)
+                    await asyncio.sleep(0)
+            assert child.starts == 2
+
+    asyncio.run(scenario())
+
+
 def test_frozen_child_is_killed_and_started_again():
     async def run():
         async with watched(freeze_s=1.0) as (child, told):
