@@ -469,7 +469,7 @@ def test_tokens_beyond_the_books_take_room():
         p.core.told(worker, Gauges(running=1, kv_usage=usage))
     for index in range(3):
         p.request(f"r{index}", 10)
-        p.run(1.0)
+        p.run(0.1)
         assert p.worker_of(f"r{index}") == 1
 
 
