@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -64,6 +65,8 @@ class Metrics:
             raise MissingExtraError.for_extra("prometheus-client", "proxy") from error
         self._window = window
         self._registry = self._client.CollectorRegistry(auto_describe=True)
+        self._sums = _Sums()
+        self._children: dict[tuple[Any, ...], Any] = {}
         self._make_counters()
         self._make_histograms()
         self._registry.register(_Levels(window, shadows or (lambda: ())))
@@ -92,10 +95,12 @@ class Metrics:
     def render(self) -> bytes:
         """Return all figures in the text format of Prometheus."""
         self._window.settle()
+        self._flush()
         return bytes(self._client.generate_latest(self._registry))
 
     def value(self, name: str, labels: dict[str, str] | None = None) -> float | None:
         """Return one sample's value, None if there is no such sample."""
+        self._flush()
         found: float | None = self._registry.get_sample_value(name, labels or {})
         return found
 
@@ -144,7 +149,7 @@ class Metrics:
         self._requests.inc()
 
     def _decided(self, event: Decided) -> None:
-        self._routed.labels(event.policy).inc()
+        self._child(self._routed, event.policy).inc()
         self._decision_s.inc(event.decision_s)
         self._routing.observe(event.decision_s)
         self._held.observe(event.held_s)
@@ -156,26 +161,36 @@ class Metrics:
 
     def _ended(self, event: Ended) -> None:
         worker = self._name(event.worker)
-        self._ends.labels(worker, str(event.end)).inc()
+        self._child(self._ends, worker, event.end.value).inc()
         if event.ttft_s is not None:
-            self._ttft.labels(worker).observe(event.ttft_s)
+            self._child(self._ttft, worker).observe(event.ttft_s)
         if event.tpot_s is not None:
-            self._tpot.labels(worker).observe(event.tpot_s)
+            self._child(self._tpot, worker).observe(event.tpot_s)
         if event.usage is not None:
             self._prompt.inc(event.usage.prompt_tokens or 0)
             self._output.inc(event.usage.completion_tokens or 0)
 
     def _stepped(self, event: Stepped) -> None:
-        self._steps.inc()
-        self._step_s.inc(event.step.duration_s)
-        for counter, seconds in zip(
-            self._lost_by_part, netted(np.asarray(event.step.lost_s)), strict=True
-        ):
+        # What happens per step is added up here, and handed over when somebody asks.
+        sums, step = self._sums, event.step
+        sums.steps += 1
+        sums.step_s += step.duration_s
+        sums.lost_s = [a + b for a, b in zip(sums.lost_s, step.lost_s, strict=True)]
+        tokens = self._window.kv_tokens.tolist()
+        if tokens:
+            sums.max_tokens += max(tokens)
+            sums.mean_tokens += sum(tokens) / len(tokens)
+
+    def _flush(self) -> None:
+        sums, self._sums = self._sums, _Sums()
+        self._steps.inc(sums.steps)
+        self._step_s.inc(sums.step_s)
+        self._max_tokens.inc(sums.max_tokens)
+        self._mean_tokens.inc(sums.mean_tokens)
+        # Parts may be negative, counters may not shrink.
+        lost = netted(np.asarray(sums.lost_s))
+        for counter, seconds in zip(self._lost_by_part, lost, strict=True):
             counter.inc(float(seconds))
-        tokens = self._window.kv_tokens
-        if len(tokens):
-            self._max_tokens.inc(int(tokens.max()))
-            self._mean_tokens.inc(float(tokens.mean()))
 
     def _changed(self, event: WorkerChanged) -> None:
         self._changes.labels(event.what).inc()
@@ -183,10 +198,29 @@ class Metrics:
     def _fault(self, event: Fault) -> None:
         self._faults.labels(event.kind).inc()
 
+    def _child(self, metric: Any, *labels: str) -> Any:
+        """Return a metric with labels; looking it up anew takes most of the time of counting."""
+        key = (metric, *labels)
+        child = self._children.get(key)
+        if child is None:
+            child = self._children[key] = metric.labels(*labels)
+        return child
+
     def _name(self, worker: int | None) -> str:
         if worker is None or worker < 0:
             return ""
         return self._window.worker(worker).name
+
+
+@dataclass(slots=True)
+class _Sums:
+    """What steps came to since somebody last asked."""
+
+    steps: int = 0
+    step_s: float = 0.0
+    lost_s: list[float] = field(default_factory=lambda: [0.0] * len(PARTS))
+    max_tokens: int = 0
+    mean_tokens: float = 0.0
 
 
 class _Levels:
@@ -235,10 +269,10 @@ class _Levels:
 
     def _of_shadows(self) -> Iterable[Any]:
         found = self._shadows()
-        for field, metric in SHADOWED.items():
+        for name, metric in SHADOWED.items():
             family = self._gauge(*metric, labels=("policy",))
             for figures in found:
-                value = getattr(figures, field)
+                value = getattr(figures, name)
                 if value is not None:
                     family.add_metric((figures.policy,), float(value))
             yield family

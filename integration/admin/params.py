@@ -66,7 +66,8 @@ class ShadowParams:
         How they route: each request as it comes, as routers without a pool do, or sets of what is
         held. The one that routes does what it does in truth.
     share : float
-        Of one processor that all shadows together may use, in slices.
+        Of one processor that all shadows together may use, in slices, while requests are in
+        progress; without any, half of it.
     slice_ms : float
         Longest time that they use it at once, but for a single step or decision of one of them.
     window_s : float

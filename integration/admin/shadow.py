@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from integration.picker.params import PickerParams
 
 PAUSE_S = 0.05
+IDLE_SHARE = 0.5
+"""Of a processor, while no request is in progress."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,11 +219,12 @@ class Shadows:
         ends = self._timer() + budget_s
         busy = list(self._shadows)
         while busy:
-            for shadow in list(busy):
-                if not shadow.live_on(until_s):
-                    busy.remove(shadow)
-                if self._timer() >= ends:
-                    return bool(busy)
+            # All at about the same time of theirs, so that they have had the same requests.
+            shadow = min(busy, key=lambda each: each.replay.now_s)
+            if not shadow.live_on(until_s):
+                busy.remove(shadow)
+            if self._timer() >= ends:
+                return bool(busy)
         return False
 
     def start(self) -> None:
@@ -239,12 +242,17 @@ class Shadows:
         self._timer_handle = loop.call_later(delay_s, self._slice)
 
     def _slice(self) -> None:
-        began = self._timer()
+        began = time.thread_time()
         more = self.run(self.params.slice_ms / 1000)
-        used_s = self._timer() - began
+        used_s = time.thread_time() - began
         # What one slice took too long is made up for by a longer pause.
-        pause_s = used_s * (1 / self.params.share - 1)
+        pause_s = used_s * (1 / self._share() - 1)
         self._later(pause_s if more else max(pause_s, PAUSE_S))
+
+    def _share(self) -> float:
+        # Nobody is held up while there is nobody.
+        idle = not self._open and not self._overdue
+        return max(IDLE_SHARE, self.params.share) if idle else self.params.share
 
     def _ended(self, event: Ended) -> None:
         late = self._overdue.pop(event.name, None)

@@ -240,4 +240,6 @@ def _or_nan(seconds: float | None) -> float:
 
 
 def _padded(row: NDArray[np.int64], workers: int) -> NDArray[np.int64]:
+    if len(row) == workers:
+        return row
     return np.pad(row, (0, max(workers - len(row), 0)))[:workers]
