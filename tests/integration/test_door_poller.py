@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-import httpx
+import aiohttp
 import pytest
 from aiohttp import web
 from door_support import house, until
@@ -77,7 +77,7 @@ async def polled(handle, ranks=None, **params):
             for rank in ([None] if ranks is None else range(ranks))
         ]
         home = house(specs=specs)
-        async with httpx.AsyncClient() as client:
+        async with aiohttp.ClientSession() as client:
             poller = Poller(home.pump, home.fleet, PollerParams(**params))
             yield home, poller, client
 
@@ -131,7 +131,7 @@ def test_silence_is_reported_and_the_end_of_it():
     async def scenario():
         async with polled(handle, timeout_s=1.0) as (home, poller, client):
             address = home.fleet.addresses()[0]
-        async with httpx.AsyncClient() as client:
+        async with aiohttp.ClientSession() as client:
             await poller.round(client)
             assert home.pump.workers == [("missed", 0)]
         assert address
