@@ -81,6 +81,8 @@ class Reconciler:
             if not suspects:
                 return
             active = await self._active()
+            # Some may have ended while Envoy was asked.
+            suspects &= self._ledger.places.keys()
             beyond = self._beyond(active or {}, suspects)
             for address, count in (beyond & before).items():
                 self._end(address, suspects, count)
