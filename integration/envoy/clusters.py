@@ -80,7 +80,8 @@ def picker(address: Address, *, tls: bool = False) -> Part:
         Whether the picker asks for TLS. Its certificate is for gateways elsewhere and not looked
         at: the picker of this Envoy is on the same machine.
     """
-    alive = {"interval": "1s", "timeout": "1s"}
+    # A busy machine may keep it from answering for a while, and a log that breaks loses entries.
+    alive = {"interval": "1s", "timeout": "3s"}
     cluster = _own(PICKER, address, _http2({"connection_keepalive": alive}))
     if tls:
         context = {"alpn_protocols": ["h2"]}
