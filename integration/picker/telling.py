@@ -57,6 +57,8 @@ class Telling:
         self._foreign.told(worker, held)
         self._leaks.told(worker, now)
         self._learn(worker, gauges, now)
+        prompts, step_s = self._clock.prompts, self._clock.last_s
+        prompts.told(worker.index, gauges.prefills, gauges.prefill_s, step_s)
         return self._pins.told(worker)
 
     def lost_before(self, worker: Worker, now: float) -> tuple[list[Worker], float] | None:
@@ -84,6 +86,7 @@ class Telling:
         self._pins.forget(worker.index)
         self._leaks.forget(worker.index)
         self._marks.pop(worker.index, None)
+        self._clock.prompts.forget(worker.index)
 
     def _learn(self, worker: Worker, gauges: Gauges, now: float) -> None:
         known = self._marks.get(worker.index)
