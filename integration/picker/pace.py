@@ -1,4 +1,4 @@
-"""What is learned of steps while serving: how long they last in truth, and whether prompts are in them."""
+"""What is learned of steps while serving: how long they last, and whether prompts are in them."""
 
 from __future__ import annotations
 
