@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import json
 from collections import OrderedDict
+from itertools import count
 from typing import TYPE_CHECKING, Generic, TextIO, TypeVar
 
 if TYPE_CHECKING:
@@ -62,7 +63,6 @@ class TraceRecorder(Generic[R]):
         self.path = path
         self._logger, self._row_of, self._name_of = logger, row_of, name_of
         self._rotate_bytes = rotate_bytes
-        self._files = 0
         self._file: TextIO | None = _opened(path)
         # In order of arrival, and whether it has ended.
         self._open: OrderedDict[R, bool] = OrderedDict()
@@ -166,10 +166,22 @@ class TraceRecorder(Generic[R]):
 
     def _next_file(self, full: TextIO) -> TextIO:
         full.close()
-        self._files += 1
-        self.path.replace(self.path.with_suffix(f".{self._files}{self.path.suffix}"))
+        put_aside(self.path)
         self._bytes = self._unflushed = 0
         return _opened(self.path)
+
+
+def put_aside(path: Path) -> None:
+    """Rename a file that holds something, with the first number before its suffix that is free.
+
+    Raises
+    ------
+    OSError
+        It cannot be renamed.
+    """
+    if path.exists() and path.stat().st_size:
+        names = (path.with_suffix(f".{number}{path.suffix}") for number in count(1))
+        path.replace(next(name for name in names if not name.exists()))
 
 
 def _opened(path: Path) -> TextIO:

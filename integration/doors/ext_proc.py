@@ -213,9 +213,11 @@ class _Stream:
         self._status = int(headers.get(":status", "0"))
         self._complete = message.response_headers.end_of_stream
         if self._name is not None:
+            ledger = self._door.reception.ledger
+            ledger.answering(self._name)
             served = _served(message)
             if served is not None:
-                self._door.reception.ledger.started(self._name, served)
+                ledger.started(self._name, served)
         await self._write(processing.plain("response_headers"))
         return self._door.params.ends == "log" and self._modes[1] != _DUPLEX
 
@@ -254,6 +256,8 @@ class _Stream:
             routed = Routed(self._door.reception.anywhere(self._subset))
         finally:
             timer.cancel()
+        if self._asking is not None:
+            await self._asking  # gRPC takes one message at a time
         destination = routed.destination
         if isinstance(destination, Refused):
             await self._refuse(destination)

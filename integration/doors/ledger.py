@@ -28,14 +28,16 @@ class Place:
         When it was given the worker, or when the worker took it.
     started : bool
         Whether the proxy said that the worker has it.
+    answering : bool
+        Whether its response has begun, where that is seen.
     """
 
-    __slots__ = ("since_s", "started", "worker")
+    __slots__ = ("answering", "since_s", "started", "worker")
 
     def __init__(self, worker: int, since_s: float) -> None:
         self.worker = worker
         self.since_s = since_s
-        self.started = False
+        self.started = self.answering = False
 
 
 class Ledger:
@@ -142,6 +144,12 @@ class Ledger:
         """Note that a request's first token is there."""
         if name in self.places:
             self._pump.first_token(name)
+
+    def answering(self, name: str) -> None:
+        """Note that a request's response has begun."""
+        place = self.places.get(name)
+        if place is not None:
+            place.answering = True
 
     def doubt(self, name: str, grace_s: float) -> None:
         """Give a request up unless somebody says within `grace_s` seconds that it started."""

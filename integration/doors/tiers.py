@@ -33,6 +33,7 @@ LIMITS: Final = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 _DROPPED: Final = ("stream_options", "min_tokens", "n", "best_of")
 _PASSED_ON: Final = ("authorization", "x-request-id")
 _BUSY = "all prefill workers are full"
+_TOO_MANY_VALUES = Refused(status=413, message="the body has too many values to be read")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,36 +134,39 @@ class Tiers:
         -------
         Routed
         """
-        if ask.prompt_tokens < self._params.min_prompt_tokens or not is_readable(body):
-            return Routed(await self._reception.place(ask, subset))
+        if not is_readable(body):
+            return Routed(_TOO_MANY_VALUES)
+        clean = without_transfer(body)
+        if ask.prompt_tokens < self._params.min_prompt_tokens:
+            return Routed(await self._reception.place(ask, subset), clean)
         if self._params.mode == "header":
-            return await self._named(ask, subset)
-        handed = await self._computed(ask, path, body, headers)
+            return await self._named(ask, subset, clean)
+        handed = await self._computed(ask, path, body if clean is None else clean, headers)
         if isinstance(handed, Refused):
             return Routed(handed)
-        return Routed(await self._reception.place(ask, subset), handed)
+        return Routed(await self._reception.place(ask, subset), clean if handed is None else handed)
 
-    async def _named(self, ask: Ask, subset: Collection[str] | None) -> Routed:
-        """Name a prefill worker in a header; it is busy until the response begins."""
+    async def _named(self, ask: Ask, subset: Collection[str] | None, clean: bytes | None) -> Routed:
+        """Name a prefill worker in a header; it counts as busy until the response begins."""
         self._settle()
         chosen = await self._choose(set())
         if isinstance(chosen, Refused):
             return Routed(chosen)
         if chosen is None:
-            return Routed(await self._reception.place(ask, subset))
+            return Routed(await self._reception.place(ask, subset), clean)
         destination = await self._reception.place(ask, subset)
         if not isinstance(destination, Refused):
             chosen.tokens[ask.name] = ask.prompt_tokens
             self.prefilled += 1
-        return Routed(destination, None, {PREFILLER: chosen.spec.address})
+        return Routed(destination, clean, {PREFILLER: chosen.spec.address})
 
     def _settle(self) -> None:
-        """Forget prompts whose decode worker has begun to answer, or whose request is gone."""
+        """Forget prompts whose decode worker was seen to answer, or whose request is gone."""
         places = self._reception.ledger.places
         for worker in self._pool.workers:
             for name in list(worker.tokens):
                 place = places.get(name)
-                if place is None or place.started:
+                if place is None or place.answering:
                     del worker.tokens[name]
 
     async def _computed(
@@ -239,6 +243,23 @@ class Tiers:
             self._client = None
 
 
+def without_transfer(body: bytes) -> bytes | None:
+    """Return a body without what clients may not say: where engines are to fetch a KV cache.
+
+    Returns
+    -------
+    bytes or None
+        None if it says nothing of that.
+    """
+    # Names may be written with escapes.
+    if TRANSFER.encode() not in body and b"\\u" not in body:
+        return None
+    values = json.loads(body)
+    if TRANSFER not in values:
+        return None
+    return _body({name: value for name, value in values.items() if name != TRANSFER})
+
+
 def prefill_body(original: dict[str, Any]) -> dict[str, Any]:
     """Return a request that computes a prompt, and generates the one token that this takes.
 
@@ -263,7 +284,8 @@ def prefill_body(original: dict[str, Any]) -> dict[str, Any]:
 
 
 def _body(values: dict[str, Any]) -> bytes:
-    return json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode()
+    # In ASCII: a text of JSON may hold what UTF-8 may not.
+    return json.dumps(values, separators=(",", ":")).encode()
 
 
 def _httpx() -> Any:

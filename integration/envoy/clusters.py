@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 SPANS = "spans"
 """Cluster of what takes OpenTelemetry's spans."""
+BACKLOG_BYTES = 64 * 2**20
+"""Of entries that a busy picker has yet to read: some 60,000. Beyond it Envoy drops entries."""
 _PLENTY = 1_000_000
 """For breakers towards the picker, which bounds its pool itself."""
 _HEALTH_S = 2.0
@@ -66,8 +68,8 @@ _TCP_KEEPALIVE = {"keepalive_probes": 3, "keepalive_time": 30, "keepalive_interv
 
 def door(address: Address) -> Part:
     """Return the cluster of the picker's HTTP door."""
-    # aiohttp and the like close connections after 75 s and less.
-    return _own(DOOR, address, _http1(10.0))
+    # The door closes none by itself. Each held request has one.
+    return _own(DOOR, address, _http1(60.0))
 
 
 def picker(address: Address, *, tls: bool = False) -> Part:
@@ -82,7 +84,12 @@ def picker(address: Address, *, tls: bool = False) -> Part:
     """
     # A busy machine may keep it from answering for a while, and a log that breaks loses entries.
     alive = {"interval": "1s", "timeout": "3s"}
-    cluster = _own(PICKER, address, _http2({"connection_keepalive": alive}))
+    windows = {
+        "initial_stream_window_size": BACKLOG_BYTES,
+        "initial_connection_window_size": BACKLOG_BYTES,
+    }
+    cluster = _own(PICKER, address, _http2({"connection_keepalive": alive, **windows}))
+    cluster["per_connection_buffer_limit_bytes"] = BACKLOG_BYTES
     if tls:
         context = {"alpn_protocols": ["h2"]}
         cluster["transport_socket"] = _tls_to(context)
@@ -98,7 +105,9 @@ def _own(name: str, address: Address, protocol: Part) -> Part:
     return {
         "name": name,
         "type": "STRICT_DNS",
-        "connect_timeout": "0.5s",
+        # Nobody listening is refused at once. A busy machine may take its time, and a connection
+        # that times out takes all that wait for one with it, past the picker.
+        "connect_timeout": "5s",
         "circuit_breakers": {"thresholds": [_thresholds(_PLENTY)]},
         "typed_extension_protocol_options": protocol,
         "load_assignment": {

@@ -11,7 +11,9 @@ FLUSH_S = 0.02
 """Seconds for which entries gather; one batch costs Python little more than one entry."""
 START_FLUSH_S = 0.25
 """The same of entries that nobody waits for: that a worker has taken a request."""
-BATCH_BYTES = 16_384
+BATCH_BYTES = 3 * 2**20
+"""At most, while the picker is too busy to take entries; gRPC takes messages of 4 MiB. Beyond it
+Envoy drops entries."""
 
 
 def access_log(*, types: tuple[str, ...] = (), flush_s: float = FLUSH_S) -> Part:

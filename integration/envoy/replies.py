@@ -23,17 +23,22 @@ def local_replies() -> Part:
     Envoy's text becomes the message; it escapes what JSON needs escaped.
     """
     mappers = [_as_it_is(_authz_refused()), _as_it_is(_processor_refused()), _well()]
-    mappers += [_bad_request(), *(_typed(status, kind) for status, kind in _TYPES)]
+    mappers += [*_silent(), *(_typed(status, kind) for status, kind in _TYPES)]
     return {"mappers": mappers, "body_format": _error("invalid_request_error")}
 
 
-def _bad_request() -> Part:
-    """Say which rule of HTTP was broken: Envoy's text does not, or is empty."""
-    text = "Bad request: %RESPONSE_CODE_DETAILS%"
-    return {
-        "filter": _status(400),
-        "body_format_override": _error("invalid_request_error", text),
-    }
+def _silent() -> list[Part]:
+    """Put words to statuses of which Envoy's text says nothing: which rule was broken."""
+    return [
+        {"filter": _status(status), "body_format_override": _error("invalid_request_error", text)}
+        for status, text in _WORDS
+    ]
+
+
+_WORDS = (
+    (400, "Bad request: %RESPONSE_CODE_DETAILS%"),
+    (403, "Neither upgrades nor tunnels are offered here."),
+)
 
 
 def _error(kind: str, message: str = _BODY) -> Part:

@@ -39,6 +39,11 @@ def route_config(config: ServeConfig) -> Part:
         ],
         # Engines do not compress, and what they say of usage is read here.
         "request_headers_to_remove": ["accept-encoding", names.CLIENT, names.ENDPOINT],
+        # An engine that sends its request's headers back tells clients nothing by them.
+        "response_headers_to_remove": [
+            *(names.ENDPOINT, names.SERVED, names.RANK, names.PREFILLER),
+            *(names.ID, names.CLIENT, names.REFUSAL),
+        ],
     }
 
 

@@ -160,8 +160,7 @@ class Core:
             raise StateError(f"request {ask.name!r} is here already")
         now = self._clock_s()
         request = Request(ask, now)
-        most = self.workers.most_tokens()
-        if most is not None and request.prompt_tokens > most:
+        if request.prompt_tokens > self.workers.most_tokens():
             # No worker will hold it: the engine is to say so, and then nothing is there of it.
             request.prompt_tokens = 1
         self._books.enter(request)
@@ -380,7 +379,8 @@ class Core:
         self._announcer.fault(kind, text)
 
     def _failed(self, kind: str) -> None:
-        self._announcer.fault(kind, "the policy failed: the least loaded worker is taken")
+        instead = "the least loaded worker is taken" if kind == "decision" else "it is put off"
+        self._announcer.fault(kind, f"{kind} failed: {instead}")
 
     def _end_all(self, worker: int, end: End, *, before: float = float("inf")) -> int:
         """End what a worker was given before some time; return how many these were."""

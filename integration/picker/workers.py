@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from integration.picker.asks import Gauges
     from integration.picker.params import PickerParams, WorkerSpec
 
+LONGEST = 2**20
+"""Tokens of a prompt, where no worker's capacity is known."""
+
 
 class Witness(Enum):
     """By whose word a worker is down."""
@@ -147,8 +150,7 @@ class Workers:
         """Whether any takes requests."""
         return any(each.open for each in self._all)
 
-    def most_tokens(self) -> int | None:
-        """KV tokens that the largest open worker holds; None is no limit."""
-        sizes = [each.capacity for each in self._all if each.open]
-        known = [size for size in sizes if size is not None]
-        return max(known) if known and len(known) == len(sizes) else None
+    def most_tokens(self) -> int:
+        """KV tokens that the largest open worker holds, as far as any model goes."""
+        sizes = [each.capacity or LONGEST for each in self._all if each.open]
+        return max(sizes, default=LONGEST)

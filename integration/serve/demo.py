@@ -1,7 +1,7 @@
 """``make demo-serve``: all of it on one machine, on engines that only pretend.
 
 Fake engines step as the simulator's ranks do. The same requests are sent twice, routed by vLLM's
-rule and by ``br-t`` with a pool, and the table says what each gave and what the simulator foretells.
+rule and by ``br-t`` with a pool; the table says what each gave and what the simulator foretells.
 """
 
 from __future__ import annotations
@@ -158,8 +158,8 @@ def _verdict(rows: dict[str, dict[str, float]]) -> str:
     real = gains_line(rows[POOLED.name], rows[VLLM.name])
     simulated = gains_line(rows[f"{POOLED.name} (simulated)"], rows[f"{VLLM.name} (simulated)"])
     return (
-        f"gain of {POOLED.name} over {VLLM.name}: {real}\n"
-        f"as the simulator foretold it:{'':{len(POOLED.name)}} {simulated}"
+        f"{POOLED.name} is better than {VLLM.name} by: {real}\n"
+        f"the simulator foretold:{'':{len(POOLED.name + VLLM.name) - 3}} {simulated}"
     )
 
 
@@ -167,7 +167,7 @@ class _Progress:
     def __init__(self, total: int, say: Callable[[str], None]) -> None:
         self._total, self._say, self._done = total, say, 0
 
-    def __call__(self, reply: Reply) -> None:
+    def __call__(self, _: Reply) -> None:
         self._done += 1
         if self._done % EVERY == 0 and sys.stderr.isatty():
             self._say(f"  {self._done} of {self._total} answered")

@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from typing import TYPE_CHECKING, TextIO
+from dataclasses import asdict, is_dataclass
+from typing import TYPE_CHECKING
 
 from brsolver.errors import ParameterError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from integration.picker.events import Event
     from integration.settings import Log
 
 LOGGER = "brsolver"
-_SAID = {"WorkerChanged": logging.INFO, "Fault": logging.WARNING, "Refusal": logging.INFO}
+_SAID = {"WorkerChanged": logging.INFO, "Fault": logging.WARNING}
 """Events that are logged, and how loud; what happens for every request is debugging."""
 
 
@@ -49,9 +51,10 @@ def set_up(log: Log, folder: Path) -> logging.Logger:
         The file cannot be written.
     """
     logger = logging.getLogger(LOGGER)
-    for handler in list(logger.handlers):
-        logger.removeHandler(handler)
-    handler = logging.StreamHandler(_stream(log, folder))
+    for old in list(logger.handlers):
+        logger.removeHandler(old)
+        old.close()
+    handler = _handler(log, folder)
     text = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
     handler.setFormatter(JsonLines() if log.format == "json" else text)
     logger.addHandler(handler)
@@ -60,15 +63,15 @@ def set_up(log: Log, folder: Path) -> logging.Logger:
     return logger
 
 
-def _stream(log: Log, folder: Path) -> TextIO:
+def _handler(log: Log, folder: Path) -> logging.Handler:
     if log.file is None:
-        return sys.stderr
-    path = folder / log.file
+        return logging.StreamHandler(sys.stderr)
     try:
-        return path.open("a", encoding="utf-8", buffering=1)
-    except OSError as error:
+        return logging.FileHandler(folder / log.file, encoding="utf-8")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise ParameterError(
-            f"[log] file is {log.file!r}, must be a file that can be written: {error.strerror}"
+            f"[log] file is {log.file!r}, must be a file that can be written: {reason}"
         ) from error
 
 
@@ -78,10 +81,12 @@ class EventLog:
     Parameters
     ----------
     logger : Logger
+    name_of : callable
+        Returns a worker's name, by index.
     """
 
-    def __init__(self, logger: logging.Logger) -> None:
-        self._logger = logger
+    def __init__(self, logger: logging.Logger, name_of: Callable[[int], str]) -> None:
+        self._logger, self._name_of = logger, name_of
 
     def event(self, event: Event) -> None:
         """Take in an event."""
@@ -89,10 +94,17 @@ class EventLog:
         level = _SAID.get(kind, logging.DEBUG)
         if kind == "Stepped" or not self._logger.isEnabledFor(level):
             return
-        fields = {name: _plain(getattr(event, name)) for name in event.__slots__ if name != "ask"}
+        fields = {
+            name: self._plain(name, getattr(event, name))
+            for name in event.__slots__
+            if name != "ask"
+        }
         said = ", ".join(f"{name} {value}" for name, value in fields.items())
         self._logger.log(level, "%s: %s", kind, said, extra={"fields": {"event": kind, **fields}})
 
-
-def _plain(value: object) -> object:
-    return value if isinstance(value, str | int | float | None) else str(value)
+    def _plain(self, name: str, value: object) -> object:
+        if name == "worker" and isinstance(value, int) and value >= 0:
+            return self._name_of(value)
+        if is_dataclass(value) and not isinstance(value, type):
+            return asdict(value)
+        return value if isinstance(value, str | int | float | None) else str(value)

@@ -23,11 +23,20 @@ if TYPE_CHECKING:
     from integration.settings import ServeConfig
 
 
-def workers_of(config: ServeConfig) -> list[WorkerSpec]:
+def workers_of(
+    config: ServeConfig, complain: Callable[[str], object] | None = None
+) -> list[WorkerSpec]:
     """Return the workers that the settings name, each by its number address.
 
     Envoy knows workers by number, and so does its log. Of a name that stands for several
     addresses the first is taken; with `dns` each is a worker.
+
+    Parameters
+    ----------
+    config : ServeConfig
+    complain : callable, optional
+        Told of names that are not known, which are left out then, unless none is; None takes
+        them for an error.
 
     Raises
     ------
@@ -36,20 +45,37 @@ def workers_of(config: ServeConfig) -> list[WorkerSpec]:
     """
     workers = config.workers
     if config.tiers is not None:
-        return specs_at(config.tiers.decode)
+        return specs_at(config.tiers.decode, complain=complain)
     if workers.file is not None:
         return [_by_number(spec) for spec in read_workers(config.path(workers.file))]
     if workers.dns is not None:
         return [spec for each in resolve(workers.dns) for spec in Shape().workers(each)]
     if workers.service is not None:
         return []
-    return specs_at(workers.addresses, ranks=workers.ranks)
+    return specs_at(workers.addresses, ranks=workers.ranks, complain=complain)
 
 
-def specs_at(addresses: Iterable[str], *, ranks: int | None = None) -> list[WorkerSpec]:
+def specs_at(
+    addresses: Iterable[str],
+    *,
+    ranks: int | None = None,
+    complain: Callable[[str], object] | None = None,
+) -> list[WorkerSpec]:
     """Return the workers at addresses, which may be names; they are called by what was given."""
     shape = Shape(ranks=ranks)
-    return [spec for each in addresses for spec in shape.workers(resolve(each)[0], each)]
+    found: list[WorkerSpec] = []
+    unknown: list[ParameterError] = []
+    for each in addresses:
+        try:
+            found += shape.workers(resolve(each)[0], each)
+        except ParameterError as error:
+            unknown.append(error)
+    if unknown and (complain is None or not found):
+        raise unknown[0]
+    for left_out in unknown:
+        if complain is not None:
+            complain(f"{left_out}; it is left out until the settings are read again")
+    return found
 
 
 def _by_number(spec: WorkerSpec) -> WorkerSpec:
@@ -65,23 +91,34 @@ def source_of(config: ServeConfig, complain: Callable[[str], object]) -> Source 
         host, port = Address.parse(workers.dns)
         return Named(host, port, complain=complain)
     if workers.service is not None:
-        name, _, port = workers.service.partition(":")
-        number: str | int = int(port) if port.isdigit() else port
+        name, _, given = workers.service.partition(":")
+        number: str | int = int(given) if given.isdigit() else given
         selector = f"kubernetes.io/service-name={name}"
         return EndpointSlices(KubernetesApi.in_pod(), selector, port=number, complain=complain)
     return None
 
 
-async def first_workers(config: ServeConfig, complain: Callable[[str], object]) -> list[WorkerSpec]:
+async def first_workers(
+    config: ServeConfig, complain: Callable[[str], object], *, patient: bool
+) -> list[WorkerSpec]:
     """Return the workers to begin with; where they come from a service, wait for the first one.
+
+    Parameters
+    ----------
+    config : ServeConfig
+    complain : callable
+        Told of what is left out.
+    patient : bool
+        Whether to wait for a name with `dns`, too, that has no address yet.
 
     Raises
     ------
     ParameterError
         A name is not known, or a file cannot be read.
     """
-    named = workers_of(config)
     source = source_of(config, complain)
+    later = patient and config.workers.dns is not None
+    named = [] if later else workers_of(config, complain)
     if named or source is None:
         return named
     found: asyncio.Future[list[WorkerSpec]] = asyncio.get_running_loop().create_future()
@@ -91,12 +128,18 @@ async def first_workers(config: ServeConfig, complain: Callable[[str], object]) 
             found.set_result(list(workers))
 
     following = asyncio.ensure_future(source.follow(take))
+    # A source goes on for ever; if this one does not, it says why.
+    following.add_done_callback(lambda task: _pass_on(task, found))
     try:
-        await asyncio.wait([found, following], return_when=asyncio.FIRST_COMPLETED)
-        # A source goes on for ever; if this one did not, it says why.
-        return found.result() if found.done() else following.result() or []
+        return await found
     finally:
         following.cancel()
+
+
+def _pass_on(task: asyncio.Future[None], found: asyncio.Future[list[WorkerSpec]]) -> None:
+    error = None if task.cancelled() else task.exception()
+    if error is not None and not found.done():
+        found.set_exception(error)
 
 
 class Membership(CoreFleet):

@@ -1,4 +1,4 @@
-"""Ports and files as they are once chosen, the same for the supervisor and every picker it starts."""
+"""Ports and files as they are once chosen: for the supervisor and every picker it starts."""
 
 from __future__ import annotations
 

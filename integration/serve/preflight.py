@@ -12,6 +12,8 @@ from brsolver.errors import BrsolverError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from integration.settings import ServeConfig
+
 CONNECT_S = 3.0
 
 
@@ -44,6 +46,32 @@ def check_ports(wanted: Mapping[str, tuple[str, int]]) -> None:
                     f"{name} is {host}:{port}, must be an address that is free here: "
                     f"{error.strerror or error}"
                 ) from error
+
+
+def check_files(config: ServeConfig) -> None:
+    """Refuse certificates and keys that cannot be read.
+
+    Raises
+    ------
+    PreflightError
+        Names the setting, the file and the cause.
+    """
+    named = {
+        "[listen] certificate": config.listen.certificate,
+        "[listen] key": config.listen.key,
+        "[workers] ca": config.workers.ca,
+        "[picker] certificate": config.picker.certificate,
+        "[picker] key": config.picker.key,
+    }
+    for setting, name in named.items():
+        if name is None:
+            continue
+        try:
+            config.path(name).open("rb").close()
+        except OSError as error:
+            raise PreflightError(
+                f"{setting} is {name!r}, must be a file that can be read: {error.strerror}"
+            ) from error
 
 
 async def check_workers(addresses: Iterable[str]) -> list[str]:

@@ -1,7 +1,7 @@
 """The supervisor: runs Envoy and, beside it, a picker that it watches.
 
-It does nothing heavy itself, so that it always sees when the picker comes round no more. Envoy runs on
-whatever becomes of the picker; without one it routes by itself.
+It does nothing heavy itself, so that it always sees when the picker comes round no more. Envoy runs
+on whatever becomes of the picker; without one it routes by itself.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from integration.envoy.bootstrap import ENDPOINTS, Ports, as_text, bootstrap, re
 from integration.envoy.process import EnvoyProcess, EnvoyStartError
 from integration.envoy.program import find_envoy
 from integration.serve.places import LOOPBACK, Places
-from integration.serve.preflight import check_ports, check_workers
+from integration.serve.preflight import check_files, check_ports, check_workers
 from integration.serve.signals import Signals
 from integration.serve.watchdog import ChildError, Watched, WatchParams, first_of
 from integration.settings import Address, load
@@ -162,6 +162,7 @@ async def preflight(config: ServeConfig, *, envoy: bool) -> None:
             "[envoy] admin_port": (LOOPBACK, config.envoy.admin_port),
         }
     check_ports(wanted)
+    check_files(config)
     tiers = config.tiers
     named = config.workers.addresses if tiers is None else (*tiers.prefill, *tiers.decode)
     for missing in await check_workers(named):

@@ -1,8 +1,8 @@
 """A load client that checks its answers: every stream must be whole, or say why it is not.
 
 Requests are completions of token numbers, streamed. An answer is *complete* if it has as many
-tokens as were asked for, a ``usage`` that says so, and ``[DONE]`` at its end; *refused* if it is one
-error in OpenAI's format; *broken off* if its connection visibly ended too early; and *wrong*
+tokens as were asked for, a ``usage`` that says so, and ``[DONE]`` at its end; *refused* if it is
+one error in OpenAI's format; *broken off* if its connection visibly ended too early; and *wrong*
 otherwise, which must never be.
 """
 

@@ -133,7 +133,7 @@ class Watched:
                     await self._drained()
         await self._end()
 
-    def signal(self, number: signal.Signals) -> None:
+    def signal(self, number: int) -> None:
         """Send the child a signal, unless it has ended or is not ready.
 
         One that is being started sees all as it is by then, and might not outlive a signal that it
@@ -142,7 +142,7 @@ class Watched:
         if self._is_ready:
             self._send(number)
 
-    def _send(self, number: signal.Signals) -> None:
+    def _send(self, number: int) -> None:
         if self._process is not None and self._process.returncode is None:
             # The process's own method would look whether it has ended, and so take its exit
             # status away from whoever waits for it.

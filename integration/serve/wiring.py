@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from integration.admin.recorder import EventRecorder
 from integration.doors.access_log import AccessLog
 from integration.doors.authz import AuthzDoor
 from integration.doors.ext_proc import ExtProc, ExtProcParams
@@ -83,7 +84,12 @@ class Picker:
         self._admin = administration(
             config, places, core, clock=clock, fleet=self._membership, unwell=self._unwell
         )
-        core.listeners.extend([reader, self._membership, EventLog(self.logger)])
+        events = EventLog(self.logger, lambda worker: core.workers[worker].spec.name)
+        core.listeners.extend([reader, self._membership, events])
+        record = config.trace.record
+        self._recorder = None if record is None else EventRecorder(config.path(record))
+        if self._recorder is not None:
+            core.listeners.append(self._recorder)
         self._health = Health()
         self._authz: AuthzDoor | None = None
         self._grpc = self._doors()
@@ -99,7 +105,10 @@ class Picker:
             Something of the settings cannot be; one line.
         """
         logger = set_up(config.log, config.folder)
-        return cls(config, places, await first_workers(config, logger.warning))
+        # Pods that are to be picked may come after their picker.
+        patient = not places.envoy
+        specs = await first_workers(config, logger.warning, patient=patient)
+        return cls(config, places, specs)
 
     def _doors(self) -> GrpcServer:
         """Make the doors: ext_authz or ext_proc, and what Envoy's access log comes in by."""
@@ -183,6 +192,8 @@ class Picker:
         await self._grpc.stop()
         await self._admin.stop()
         self._pump.stop()
+        if self._recorder is not None:
+            self._recorder.close()
 
     async def _empty(self) -> None:
         try:

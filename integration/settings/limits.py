@@ -55,7 +55,7 @@ class Limits:
     connections: int = 20_000
     idle_s: float = 300.0
     request_s: float = 3600.0
-    connect_s: float = 1.0
+    connect_s: float = 2.0
     retries: int = 2
     backoff_ms: float = 25.0
     max_backoff_ms: float = 1000.0

@@ -33,6 +33,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PATIENCE_S = 30.0
+PINGED = (
+    ("grpc.http2.min_ping_interval_without_data_ms", 500),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 500),
+    ("grpc.http2.max_ping_strikes", 0),
+    ("grpc.keepalive_permit_without_calls", 1),
+)
+"""Envoy looks each second whether the picker is there."""
 USAGE = {"prompt_tokens": 7, "completion_tokens": 3}
 
 
@@ -74,9 +81,9 @@ class Served:
 class Engine(Served):
     """Answers as an OpenAI API would; what a request's body says decides how.
 
-    ``stream``: server-sent events, with usage at the end. ``gated``: after the first chunk it waits
-    for `gate`. ``fail``: a status to answer; ``die``: the connection ends, before (``"early"``) or
-    after (``"late"``) the first chunk.
+    ``echo``: headers of the request come back. ``stream``: server-sent events, with usage at the
+    end. ``gated``: after the first chunk it waits for `gate`. ``fail``: a status to answer.
+    ``die``: the connection ends, before (``"early"``) or after (``"late"``) the first chunk.
     """
 
     def __init__(self) -> None:
@@ -99,6 +106,11 @@ class Engine(Served):
         asked = json.loads(body) if body.startswith(b"{") else {}
         if self.breaks:
             return _break(request)
+        if asked.get("echo"):
+            back = {names.ENDPOINT: self.address, "x-of-the-engine": "1"}
+            for name in (names.ID, names.RANK):
+                back[name] = request.headers[name]
+            return web.Response(headers=back)
         if self.silent:
             await asyncio.Event().wait()
         if "fail" in asked:
@@ -175,12 +187,14 @@ class LogSink:
 
     def __init__(self) -> None:
         self.entries: list[Any] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
         self._changed = asyncio.Condition()
         self._server: grpc.aio.Server | None = None
         self.port = 0
 
     async def start(self, *handlers: Any, secure: Path | None = None) -> None:
-        self._server = grpc.aio.server()
+        self._server = grpc.aio.server(options=PINGED)
         handler = services.handler(services.ACCESS_LOG, StreamAccessLogs=self._take)
         self._server.add_generic_rpc_handlers((handler, *handlers))
         self.port = self._listen(f"127.0.0.1:{self.port}", secure)
@@ -198,6 +212,7 @@ class LogSink:
             await self._server.stop(None)
 
     async def _take(self, messages: Any, context: Any) -> Any:
+        await self.gate.wait()
         async for message in messages:
             self.entries.extend(message.http_logs.log_entry)
             async with self._changed:

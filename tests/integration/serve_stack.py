@@ -44,10 +44,10 @@ class Stack:
     door : FrontDoor
     """
 
-    def __init__(self, folder, *, ranks=2, slots=2, speed=5.0, router=None, **tables):
+    def __init__(self, folder, *, ranks=2, slots=2, speed=5.0, router=None, engine=(), **tables):
         self._folder, self._ranks, self._slots, self._speed = Path(folder), ranks, slots, speed
         self._router = {"slots": slots, **ROUTER, **(router or {})}
-        self._tables = tables
+        self._tables, self._engine = tables, engine
         self._exits = contextlib.ExitStack()
         self.seen, self.relays = Seen(), []
 
@@ -64,7 +64,7 @@ class Stack:
 
     def _start(self):
         cluster = Cluster(ranks=self._ranks, slots=self._slots, budget=4096, concurrency=1)
-        engines = Engines(cluster, "--speed", str(self._speed))
+        engines = Engines(cluster, "--speed", str(self._speed), *self._engine)
         self._exits.enter_context(engines)
         self.engines = engines
         self._loop = asyncio.new_event_loop()
@@ -111,7 +111,7 @@ class Stack:
     def process(self, words):
         """Return the identity of a child of the supervisor whose command has these words."""
         listed = subprocess.run(
-            ["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True
+            ["/bin/ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True
         )
         for line in listed.stdout.splitlines():
             pid, parent, *command = line.split()

@@ -111,6 +111,18 @@ def test_clients_of_any_name_are_recorded(tmp_path):
     assert len((tmp_path / "served.jsonl").read_text().splitlines()) == 1
 
 
+def test_what_another_recorder_wrote_stays(tmp_path):
+    for index in range(3):
+        recorder = EventRecorder(tmp_path / "served.jsonl")
+        recorder.event(Requested("a", Ask("a", 3 + index), 0.0))
+        recorder.event(Ended("a", 0, End.FINISHED, Usage(3 + index, 4), 1.0, None, None))
+        recorder.close()
+    found = [tmp_path / name for name in ("served.1.jsonl", "served.2.jsonl", "served.jsonl")]
+    assert [f'"prompt_tokens": {n}' in file.read_text() for n, file in enumerate(found, 3)] == [
+        True
+    ] * 3
+
+
 def test_full_files_are_put_aside_and_each_is_a_trace(tmp_path):
     recorder, source = recording(tmp_path / "served.jsonl", rotate_bytes=500)
     for at in range(40):

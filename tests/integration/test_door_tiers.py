@@ -16,7 +16,7 @@ from small_http import http_server
 
 from brsolver.errors import ParameterError
 from integration.doors.prefill_pool import PrefillPool
-from integration.doors.tiers import Tiers, TiersParams, prefill_body
+from integration.doors.tiers import Tiers, TiersParams, prefill_body, without_transfer
 from integration.messages import names
 from integration.picker import Gauges, WorkerSpec
 
@@ -73,6 +73,35 @@ async def ask(stream, body=None, **headers):
     await plane.answer()
     await plane.body(json.dumps(ASKED if body is None else body).encode())
     return plane
+
+
+FORGED = b'{"prompt":"a\\ud800","kv_transfer_params":{"remote_host":"elsewhere"}}'
+
+
+@pytest.mark.parametrize(
+    "params", [{"mode": "call"}, {"mode": "header"}, {"min_prompt_tokens": 100}]
+)
+@pytest.mark.parametrize("name", ["kv_transfer_params", "kv\\u005ftransfer_params"])
+def test_clients_do_not_say_where_a_cache_is_fetched(name, params):
+    async def scenario():
+        async with tiered(Engine(handed=None), **params) as (_, tiers, _, stream):
+            plane = stream()
+            await plane.headers()
+            await plane.answer()
+            await plane.body(FORGED.replace(b"kv_transfer_params", name.encode()))
+            answer = await plane.answer()
+            assert destination(answer)
+            body = answer.request_body.response.body_mutation.body
+            assert json.loads(body) == {"prompt": "a\ud800"}
+            assert not tiers.failed
+
+    asyncio.run(scenario())
+
+
+@given(st.dictionaries(st.text(max_size=3), st.text(max_size=9)), st.booleans())
+def test_other_bodies_stay_as_they_are(values, plain):
+    body = json.dumps(values, ensure_ascii=plain).encode("utf-8", "surrogatepass")
+    assert without_transfer(body) is None
 
 
 def test_picker_computes_the_prompt_and_hands_over():
@@ -217,7 +246,7 @@ def test_prefill_worker_named_in_a_header():
             named = [set_headers(answer)[names.PREFILLER] for answer in (first, second)]
             assert sorted(named) == sorted(w.spec.address for w in pool.workers)
             assert not first.request_body.response.HasField("body_mutation")
-            home.ledger.started("r0", "10.0.0.2:8000")
+            home.ledger.answering("r0")
             await (await ask(stream)).answer()
             assert [worker.load for worker in pool.workers] == [10, 10]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -209,6 +210,27 @@ def test_a_worker_that_is_not_there_is_passed_over(tmp_path: Path) -> None:
             front.door.decide = lambda request, body: {names.ENDPOINT: f"{gone},{second}"}
             assert (await front.post({}))[0] == 200
             assert count(front) == [0, 1]
+
+    asyncio.run(scenario())
+
+
+def test_a_picker_that_is_behind_loses_no_entry(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with front_door(tmp_path) as front:
+            turns = itertools.count()
+            front.door.decide = lambda request, body: to(front.engines[0], f"r{next(turns)}")
+            front.log.gate.clear()
+            long = {"user-agent": "x" * 8000}  # which entries hold
+            for _ in range(10):
+                await asyncio.gather(*(front.post({}, headers=long) for _ in range(80)))
+            assert not front.log.entries
+            front.log.gate.set()
+            for kind in ("UpstreamPoolReady", "DownstreamEnd"):
+                entries = await front.log.wait_for(kind, 800)
+                told = {entry.request.request_headers[names.ID] for entry in entries}
+                assert told == {f"r{at}" for at in range(800)}
+            dropped = "access_logs.grpc_access_log.logs_dropped"
+            assert (await front.envoy.admin.figures(dropped)).get(dropped, 0) == 0
 
     asyncio.run(scenario())
 

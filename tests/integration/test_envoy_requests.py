@@ -233,6 +233,32 @@ def test_a_body_that_does_not_come_is_408(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
+def test_upgrades_and_tunnels_are_refused_in_words(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with front_door(tmp_path, engines=1) as front:
+            upgrade = b"GET /v1/realtime HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\n"
+            for lines in (
+                upgrade + b"upgrade: websocket\r\n",
+                b"CONNECT a:1 HTTP/1.1\r\nhost: a:1\r\n",
+            ):
+                answer = await raw(front, lines + b"\r\n")
+                error(int(answer.split()[1]), answer.partition(b"\r\n\r\n")[2])
+            assert not front.engines[0].requests
+
+    asyncio.run(scenario())
+
+
+def test_headers_that_an_engine_sends_back_stay_here(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with front_door(tmp_path, engines=1) as front:
+            front.door.decide = lambda request, body: to(front.engines[0], **{names.RANK: "1"})
+            status, headers, _ = await front.post({"echo": True})
+            assert (status, headers["x-of-the-engine"]) == (200, "1")
+            assert not {names.ID, names.RANK, names.ENDPOINT} & {name.lower() for name in headers}
+
+    asyncio.run(scenario())
+
+
 def test_paths_that_are_not_offered(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with front_door(tmp_path, engines=1) as front:

@@ -464,7 +464,7 @@ def test_who_is_never_taken_is_no_fault_of_its_worker():
 
 
 def test_tokens_beyond_the_books_take_room():
-    p = Picking(workers=2, slots=4, capacity=100, block_tokens=0)
+    p = Picking(workers=2, slots=4, capacity=100, policy="jsq-load")
     for worker, usage in ((0, 0.95), (1, 0.0)):
         p.core.told(worker, Gauges(running=1, kv_usage=usage))
     for index in range(3):
@@ -585,6 +585,14 @@ def test_indices_are_used_again():
         assert p.core.add_worker(spec(index)) == 0
     assert len(p.core.audit().workers) == 2
     assert p.core.audit().balanced
+
+
+def test_prompts_that_no_model_takes_are_not_booked():
+    p = Picking(workers=1)
+    p.request("a", 10**9)
+    p.run(1.0)
+    assert p.core.audit().workers[0].kv_tokens < 1000
+    assert max(each.step.duration_s for each in p.log.of(Stepped)) < 1.0
 
 
 def test_equal_prefixes_go_where_they_are_cached():

