@@ -28,6 +28,8 @@ vllm:num_requests_waiting{engine="1",model_name="m"} 0.0
 vllm:kv_cache_usage_perc{engine="0",model_name="m"} 0.25
 vllm:kv_cache_usage_perc{engine="1",model_name="m"} 0.5
 vllm:prompt_tokens_total{engine="0",model_name="m"} 100.0
+vllm:request_prefill_time_seconds_sum{engine="0",model_name="m"} 0.25
+vllm:request_prefill_time_seconds_count{engine="0",model_name="m"} 3.0
 vllm:generation_tokens_total{engine="0",model_name="m"} 2e+02
 vllm:iteration_tokens_total_bucket{engine="0",le="1.0",model_name="m"} 7.0
 vllm:iteration_tokens_total_count{engine="0",model_name="m"} 42.0
@@ -41,7 +43,14 @@ sglang:generation_tokens_total{model_name="m",dp_rank="0"} 10.0
 sglang:prompt_tokens_total{model_name="m",dp_rank="0"} 20.0 1700000000000
 """
 FIRST = Gauges(
-    running=3, waiting=1, kv_usage=0.25, steps=42, generation_tokens=200, prompt_tokens=100
+    running=3,
+    waiting=1,
+    kv_usage=0.25,
+    steps=42,
+    generation_tokens=200,
+    prompt_tokens=100,
+    prefills=3,
+    prefill_s=0.25,
 )
 
 
