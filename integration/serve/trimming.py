@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +13,15 @@ COMPILER = "libllvmlite"
 """File of the compiler: once all kernels are loaded, nobody reads it any more."""
 _DONT_NEED = 4
 """Linux's ``MADV_DONTNEED``: what a file holds is read again if it is wanted after all."""
+
+
+def freeze_objects() -> None:
+    """Keep the garbage collector off what is there by now: modules and kernels, which stay.
+
+    Looking through them holds the event loop up for a tenth of a second, again and again.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 class _Mapping(NamedTuple):
