@@ -79,7 +79,7 @@ class Prompts:
         prefills, prefill_s : int or None, float or None
             Prompts so far, and seconds that they took.
         step_s : float
-            How long a step lasts.
+            How long a step lasts at least.
         """
         if prefills is None or prefill_s is None:
             return
