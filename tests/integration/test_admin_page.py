@@ -51,7 +51,7 @@ def browser() -> Iterator[Any]:
 def served() -> Iterator[Served]:
     with page_served() as source:
         # They sleep until somebody asks.
-        source.do(lambda: source.admin.shadows.figures())
+        source.do(source.admin.shadows.figures)
         source.live(40.0)
         source.do(lambda: source.admin.shadows.run(float("inf")))
         yield source
