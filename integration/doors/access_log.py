@@ -3,6 +3,8 @@
 Envoy keeps one log stream per thread of its own. An upstream entry says that a worker has a
 request (`UpstreamPoolReady`), the downstream one how it ended, with the `usage` that Envoy read
 out of the response. Entries without our identity are of requests that took no reservation.
+
+Times of first bytes are left aside: engines send their headers at once, so these are no tokens.
 """
 
 from __future__ import annotations

@@ -14,15 +14,16 @@ if TYPE_CHECKING:
     from integration.doors.fleet import Fleet
     from integration.doors.ledger import Ledger
 
-LOOKS = 5
-"""Times that Envoy is asked at most after a break."""
+LOOKS = 30
+"""Looks in a row with nothing wrong, after a break, with which it is over."""
 
 
 class Reconciler:
     """Holds the books against Envoy's figures after a log stream broke.
 
-    Entries that were under way are lost then, and with Envoy all its streams. What the books have
-    at a worker beyond what Envoy has there, in two looks in a row, has ended: the oldest did.
+    Entries that were under way are lost then, those that follow until Envoy has a stream again,
+    and with Envoy all that it had. If more requests that are not new have begun at a worker than
+    Envoy has there, new ones included, in two looks in a row, the oldest have ended.
 
     Parameters
     ----------
@@ -31,7 +32,7 @@ class Reconciler:
     active : callable
         Awaited for Envoy's requests by worker's address; answers None if Envoy is gone.
     grace_s : float
-        Seconds before the first look, and between two.
+        Seconds before the first look, and between two; younger requests are not suspected.
 
     Attributes
     ----------
@@ -68,34 +69,25 @@ class Reconciler:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _run(self) -> None:
-        while self._again:
+        clean, before = 0, Counter[str]()
+        suspects = set(self._ledger.places)
+        while clean < LOOKS:
             self._again = False
-            await self._look_repeatedly(set(self._ledger.places))
-
-    async def _look_repeatedly(self, suspects: set[str]) -> None:
-        """End what is beyond Envoy's figures in two looks in a row."""
-        before: Counter[str] = Counter()
-        for _ in range(LOOKS):
             await asyncio.sleep(self._grace_s)
-            suspects &= self._ledger.places.keys()
-            if not suspects:
-                return
             active = await self._active()
             # Some may have ended while Envoy was asked.
             suspects &= self._ledger.places.keys()
-            beyond = self._beyond(active or {}, suspects)
+            beyond = self._beyond(active, suspects)
             for address, count in (beyond & before).items():
                 self._end(address, suspects, count)
-            before = beyond
-            if not beyond:
-                return
+            before, suspects = beyond, set(self._ledger.places)
+            clean = 0 if beyond or self._again else clean + 1
 
-    def _beyond(self, active: Mapping[str, int], suspects: set[str]) -> Counter[str]:
-        """Return by address how many requests the books have there that Envoy has not."""
-        there = Counter(self._where(name) for name in self._ledger.places)
-        old = Counter(self._where(name) for name in suspects)
-        excess = {a: min(there[a] - active.get(a, 0), old[a]) for a in old}
-        return Counter({address: count for address, count in excess.items() if count > 0})
+    def _beyond(self, active: Mapping[str, int] | None, suspects: set[str]) -> Counter[str]:
+        """Return by address how many of these requests have surely ended."""
+        places = self._ledger.places
+        old = Counter(self._where(n) for n in suspects if active is None or places[n].started)
+        return old - Counter(active or {})
 
     def _where(self, name: str) -> str:
         return self._fleet.specs[self._ledger.places[name].worker].address

@@ -235,10 +235,10 @@ class Core:
         if worker == NONE:
             self._driver.decider.pool.drop(name)
         self._driver.unstarted.pop(name, None)
-        tokens = self._books.tokens_of(request, usage)
-        ttft_s, tpot_s = request.times(now, tokens)
-        self._learn(request, now, tokens, end)
-        self._books.release(request, end, generated=tokens, cancelled=end is not End.FINISHED)
+        tokens, each = self._books.tokens_of(request, usage)
+        ttft_s, tpot_s = request.times(now, each)
+        self._learn(request, now, each, end)
+        self._books.release(request, end, generated=each, cancelled=end is not End.FINISHED)
         self._announcer.emit(Ended(name, worker, end, usage, now, ttft_s, tpot_s, tokens))
         if worker != NONE:
             self._membership.drained(self.workers[worker])
@@ -251,7 +251,9 @@ class Core:
         self._clock.saw_end(now)
         # By the model's word for its first token, too few tokens tell nothing.
         least = 1 if request.first_s is not None else _ENOUGH_TOKENS
-        if request.begun is not None and tokens > least:
+        # Several sequences may have run one after another: theirs are not the steps that passed.
+        alone = request.ask.sequences == 1
+        if alone and request.begun is not None and tokens > least:
             self._clock.learn(request.begun, now, tokens - 1)
 
     def told(self, worker: int, gauges: Gauges) -> None:

@@ -36,6 +36,28 @@ class JsonLines(logging.Formatter):
         return json.dumps(told, ensure_ascii=False, default=str)
 
 
+class LogFile(logging.FileHandler):
+    """A log file that is allowed to fail: said once on standard error, not for each line."""
+
+    failing = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the record, or lose it."""
+        self._lost = False
+        super().emit(record)
+        self.failing = self._lost
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: ARG002, N802 # as logging has it
+        """Say that lines are lost, unless it has been said."""
+        self._lost = True
+        if not self.failing:
+            reason = sys.exc_info()[1]
+            sys.stderr.write(
+                f"brsolver: warning: [log] file {self.baseFilename!r} cannot be written: "
+                f"{reason}; lines are lost until it can\n"
+            )
+
+
 def set_up(log: Log, folder: Path) -> logging.Logger:
     """Make the logger of this process write as the settings say.
 
@@ -67,7 +89,7 @@ def _handler(log: Log, folder: Path) -> logging.Handler:
     if log.file is None:
         return logging.StreamHandler(sys.stderr)
     try:
-        return logging.FileHandler(folder / log.file, encoding="utf-8")
+        return LogFile(folder / log.file, encoding="utf-8")
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ParameterError(

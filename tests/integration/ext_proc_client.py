@@ -121,3 +121,25 @@ def destination(answer: Any) -> str:
     by_metadata = answer.dynamic_metadata.fields[names.LB].struct_value.fields[names.ENDPOINT]
     assert by_metadata.string_value == by_header
     return by_header
+
+
+async def placed(stream: Any, *modes: str) -> DataPlane:
+    """Open a stream, and have its request placed."""
+    plane = stream(*modes)
+    await plane.headers()
+    await plane.answer()
+    await plane.body()
+    await plane.answer()
+    return plane
+
+
+async def streamed(plane: DataPlane, kind: str) -> bytes:
+    """Read a body that comes in parts."""
+    whole = b""
+    while True:
+        answer = await plane.answer()
+        part = getattr(answer, kind).response.body_mutation.streamed_response
+        assert len(part.body) < 65_536
+        whole += part.body
+        if part.end_of_stream:
+            return whole

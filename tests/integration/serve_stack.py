@@ -19,7 +19,7 @@ from integration.serve.processes import fetch
 from integration.serve.traffic import TrafficParams, send
 
 DEADLINE_S = 60
-ROUTER = {"policy": "br-t", "wait_max_s": 60.0, "start_max_s": 20.0}
+ROUTER = {"policy": "br-t", "wait_max_s": 60.0, "start_max_s": 20.0, "down_after": 1000}
 LIMITS = {"idle_s": 5.0, "drain_s": 20.0, "backoff_ms": 5.0, "max_backoff_ms": 20.0}
 
 
@@ -150,7 +150,7 @@ def idle(audit):
     return (
         audit["balanced"]
         and audit["reserved"] == audit["held"] == 0
-        and all(each["foreign"] == 0 for each in audit["workers"])
+        and all(each["foreign"] == 0 and each["state"] != "down" for each in audit["workers"])
     )
 
 

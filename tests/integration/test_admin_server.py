@@ -214,6 +214,20 @@ def test_a_token_opens_what_has_one():
     run(scenario)
 
 
+def test_a_token_that_is_no_text_is_a_wrong_one():
+    async def scenario():
+        async with serving(token=TOKEN) as here:
+            port = here.admin.server.port
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            head = f"GET /metrics HTTP/1.0\r\nHost: 127.0.0.1:{port}\r\nAuthorization: Bearer "
+            writer.write(head.encode() + b"\xff\xfe\r\n\r\n")
+            assert b" 401 " in await reader.readline()
+            writer.close()
+            await writer.wait_closed()
+
+    run(scenario)
+
+
 def test_whoever_is_reachable_from_elsewhere_serves_addresses_and_own_names_only():
     async def scenario():
         every = "0.0.0.0"  # noqa: S104 # with a token

@@ -8,13 +8,16 @@ from door_support import house, to, until, workers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from integration.doors.reconcile import Reconciler
+from integration.doors.reconcile import LOOKS, Reconciler
 from integration.picker import End, WorkerSpec
 
 
-async def _place(home, count):
+async def _place(home, count, *, started=True):
     for _ in range(count):
-        await home.reception.place(home.reception.read("POST", "/", b"{}", None))
+        ask = home.reception.read("POST", "/", b"{}", None)
+        await home.reception.place(ask)
+        if started:
+            home.ledger.started(ask.name)
 
 
 def test_envoy_gone_ends_what_it_had():
@@ -88,6 +91,45 @@ def test_what_ends_meanwhile_is_not_ended_twice():
         await until(reconciler._task.done)
         assert home.pump.ends == [("r0", End.FINISHED, None)]
         assert list(home.ledger.places) == ["r1"]
+
+    asyncio.run(scenario())
+
+
+def test_requests_under_way_are_not_taken_for_ended():
+    async def scenario():
+        home = house(to(0))
+        await _place(home, 2)
+        await _place(home, 3, started=False)
+
+        async def active():
+            return {"10.0.0.1:8000": 2}
+
+        reconciler = Reconciler(home.ledger, home.fleet, active, grace_s=1e-3)
+        reconciler.broken()
+        await until(reconciler._task.done)
+        assert reconciler.closed == 0
+        assert len(home.ledger) == 5
+
+    asyncio.run(scenario())
+
+
+def test_entries_lost_after_the_break_are_noticed_too():
+    async def scenario():
+        home = house(to(0))
+        looks = []
+
+        async def active():
+            looks.append(1)
+            if len(looks) == 2:
+                await _place(home, 2)
+            return {"10.0.0.1:8000": 1}
+
+        reconciler = Reconciler(home.ledger, home.fleet, active, grace_s=1e-3)
+        reconciler.broken()
+        await until(reconciler._task.done)
+        assert reconciler.closed == 1
+        assert list(home.ledger.places) == ["r1"]
+        assert len(looks) > LOOKS
 
     asyncio.run(scenario())
 

@@ -578,6 +578,30 @@ def test_more_choices_than_slots_are_left_to_the_engine():
     assert p.core.audit().workers[0].sequences == 5
 
 
+def test_tokens_of_several_choices_are_not_the_steps_of_one():
+    p = Picking(workers=1, slots=16)
+    p.request("a", 20, sequences=8, max_tokens=50)
+    p.run(1.0)
+    p.core.started("a", 0)
+    p.core.first_token("a")
+    p.run(1.0)
+    before = p.core.audit().scale
+    assert p.core.ended("a", End.FINISHED, Usage(20, 400))
+    assert p.core.audit().scale == before
+    (ended,) = p.log.of(Ended)
+    assert ended.tokens == 400
+    assert ended.tpot_s == pytest.approx((ended.at_s - p.log.of(FirstToken)[0].at_s) / 49)
+
+
+def test_the_models_own_count_stays_within_what_was_allowed():
+    p = Picking(workers=1)
+    p.request("a", 20, max_tokens=2)
+    p.core.started("a", 0)
+    p.run(5.0)
+    assert p.core.ended("a", End.DISCONNECTED)
+    assert p.log.of(Ended)[0].tokens == 2
+
+
 def test_indices_are_used_again():
     p = Picking(workers=2)
     for index in range(2, 30):
