@@ -6,7 +6,7 @@ from math import ceil
 from typing import TYPE_CHECKING
 
 from integration.envoy._parts import Part, exactly, extension, seconds
-from integration.envoy.logs import PICKER, START_FLUSH_S, access_log
+from integration.envoy.logs import PICKER, access_log
 from integration.messages import names
 
 if TYPE_CHECKING:
@@ -234,6 +234,6 @@ def _router() -> Part:
         "filters.http.router.v3.Router",
         suppress_envoy_headers=True,
         # An entry when a worker has a request, of every attempt: the last one is where it runs.
-        upstream_log=[access_log(types=("UpstreamPoolReady",), flush_s=START_FLUSH_S)],
+        upstream_log=[access_log(types=("UpstreamPoolReady",))],
         upstream_log_options={"flush_upstream_log_on_upstream_stream": True},
     )

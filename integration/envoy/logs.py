@@ -9,22 +9,18 @@ PICKER = "picker"
 """Cluster of the picker's gRPC services."""
 FLUSH_S = 0.02
 """Seconds for which entries gather; one batch costs Python little more than one entry."""
-START_FLUSH_S = 0.25
-"""The same of entries that nobody waits for: that a worker has taken a request."""
 BATCH_BYTES = 3 * 2**20
 """At most, while the picker is too busy to take entries; gRPC takes messages of 4 MiB. Beyond it
 Envoy drops entries."""
 
 
-def access_log(*, types: tuple[str, ...] = (), flush_s: float = FLUSH_S) -> Part:
+def access_log(*, types: tuple[str, ...] = ()) -> Part:
     """Return a log to the picker.
 
     Parameters
     ----------
     types : tuple of str
         Kinds of entries that it is for; empty is all.
-    flush_s : float
-        Seconds for which entries gather.
     """
     log = extension(
         "access_loggers.http_grpc",
@@ -33,7 +29,7 @@ def access_log(*, types: tuple[str, ...] = (), flush_s: float = FLUSH_S) -> Part
             "log_name": names.LOG,
             "transport_api_version": "V3",
             "grpc_service": {"envoy_grpc": {"cluster_name": PICKER}},
-            "buffer_flush_interval": seconds(flush_s),
+            "buffer_flush_interval": seconds(FLUSH_S),
             "buffer_size_bytes": BATCH_BYTES,
         },
         additional_request_headers_to_log=[names.ID],
