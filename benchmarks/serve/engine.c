@@ -137,8 +137,11 @@ static void tell_metrics(struct connection *c) {
         "vllm:prompt_tokens_total{engine=\"0\",model_name=\"fake\"} %ld\n"
         "vllm:generation_tokens_total{engine=\"0\",model_name=\"fake\"} %ld\n"
         "vllm:iteration_tokens_total_sum{engine=\"0\",model_name=\"fake\"} %ld\n"
-        "vllm:iteration_tokens_total_count{engine=\"0\",model_name=\"fake\"} %ld\n",
-        running[g], prompts[g], generated[g], prompts[g] + generated[g], steps);
+        "vllm:iteration_tokens_total_count{engine=\"0\",model_name=\"fake\"} %ld\n"
+        /* First tokens go out at once: prompts take no time. */
+        "vllm:request_prefill_time_seconds_sum{engine=\"0\",model_name=\"fake\"} 0\n"
+        "vllm:request_prefill_time_seconds_count{engine=\"0\",model_name=\"fake\"} %ld\n",
+        running[g], prompts[g], generated[g], prompts[g] + generated[g], steps, prompts[g] / 100);
     answer(c, "text/plain; version=0.0.4", body, (size_t)n);
 }
 

@@ -7,6 +7,9 @@ which is when it has ended. The clock waits for the oldest request that has not,
 than `patience_s`; then that request is replayed without a length and leaves the shadow at its
 own, or, if it has had that many tokens there before, as soon as its end is known.
 
+While it runs by timers, a shadow sleeps as long as nobody asks what it has found, and begins anew
+when somebody does: it costs nothing where nobody looks.
+
 What shadows say is to be compared with each other, the one of the policy that routes among them:
 all have the same requests and the same model, and what the model has wrong they have in common.
 """
@@ -38,6 +41,8 @@ if TYPE_CHECKING:
     from integration.picker.params import PickerParams
 
 PAUSE_S = 0.05
+AWAKE_S = 120.0
+"""For how long they go on after somebody has asked."""
 IDLE_SHARE = 0.5
 """Of a processor, while no request is in progress."""
 
@@ -166,6 +171,9 @@ class Shadows:
         self._known: set[str] = set()
         self._overdue: dict[str, Seen] = {}
         self._timer_handle: asyncio.TimerHandle | None = None
+        self._running = False
+        self._asleep = False
+        self._asked_s = -AWAKE_S
         self._shadows = [
             self._made(policy, mode, folder, routes=routes)
             for policy, mode, routes in self._lineup(core.params)
@@ -189,7 +197,11 @@ class Shadows:
 
     def event(self, event: Event) -> None:
         """Take in what the core that is listened to does."""
-        if isinstance(event, Requested):
+        if isinstance(event, WorkerChanged):
+            self._changed(event)
+        elif self._asleep:
+            return
+        elif isinstance(event, Requested):
             self._open[event.name] = Seen(ask=event.ask, at_s=event.at_s)
         elif isinstance(event, FirstToken):
             seen = self._open.get(event.name)
@@ -199,12 +211,12 @@ class Shadows:
             self._ended(event)
         elif isinstance(event, Refusal):
             self._open.pop(event.name, None)
-        elif isinstance(event, WorkerChanged):
-            self._changed(event)
 
     def figures(self) -> list[ShadowFigures]:
         """Return what all have found, the policy that routes first."""
-        now = self._clock()
+        self._asked_s = now = self._clock()
+        if self._asleep:
+            self._wake(now)
         return [shadow.figures(now) for shadow in self._shadows]
 
     def run(self, budget_s: float) -> bool:
@@ -228,20 +240,41 @@ class Shadows:
         return False
 
     def start(self) -> None:
-        """Run slices by the timers of the running event loop."""
-        self._later(PAUSE_S)
+        """Run slices by the timers of the running event loop, while somebody looks."""
+        self._running = True
+        self._fall_asleep()
 
     def stop(self) -> None:
         """Run no more."""
+        self._running = False
         if self._timer_handle is not None:
             self._timer_handle.cancel()
             self._timer_handle = None
+
+    def _fall_asleep(self) -> None:
+        self._asleep = True
+        self._open.clear()
+        self._known.clear()
+        self._overdue.clear()
+
+    def _wake(self, now: float) -> None:
+        """Begin anew with what comes from now on."""
+        self._asleep = False
+        for shadow in self._shadows:
+            shadow.replay.begin_anew(now)
+            shadow.skipped = 0
+        if self._running:
+            self._later(PAUSE_S)
 
     def _later(self, delay_s: float) -> None:
         loop = asyncio.get_running_loop()
         self._timer_handle = loop.call_later(delay_s, self._slice)
 
     def _slice(self) -> None:
+        if self._asked_s + AWAKE_S <= self._clock():
+            self._timer_handle = None
+            self._fall_asleep()
+            return
         began = time.thread_time()
         more = self.run(self.params.slice_ms / 1000)
         used_s = time.thread_time() - began

@@ -11,13 +11,15 @@ from integration.picker import Gauges
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-RUNNING, WAITING, KV_USAGE, STEPS, GENERATION, PROMPT = (
+RUNNING, WAITING, KV_USAGE, STEPS, GENERATION, PROMPT, PREFILLS, PREFILL_S = (
     "running",
     "waiting",
     "kv_usage",
     "steps",
     "generation_tokens",
     "prompt_tokens",
+    "prefills",
+    "prefill_s",
 )
 NAMES: Final = {
     "vllm:num_requests_running": RUNNING,
@@ -27,6 +29,8 @@ NAMES: Final = {
     "vllm:iteration_tokens_total_count": STEPS,
     "vllm:generation_tokens_total": GENERATION,
     "vllm:prompt_tokens_total": PROMPT,
+    "vllm:request_prefill_time_seconds_count": PREFILLS,
+    "vllm:request_prefill_time_seconds_sum": PREFILL_S,
     "sglang:num_running_reqs": RUNNING,
     "sglang:num_queue_reqs": WAITING,
     "sglang:token_usage": KV_USAGE,
@@ -40,7 +44,8 @@ _LINE = re.compile(
     rf"^({'|'.join(re.escape(name) for name in NAMES)})(?:\{{(.*)\}})?[ \t]+(\S+)", re.MULTILINE
 )
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
-_SUMS: Final = (RUNNING, WAITING, GENERATION, PROMPT)
+_SHARES: Final = (KV_USAGE, PREFILL_S)
+_SUMS: Final = (RUNNING, WAITING, GENERATION, PROMPT, PREFILLS, PREFILL_S)
 
 
 def read_metrics(text: str) -> dict[int | None, Gauges]:
@@ -87,6 +92,6 @@ def _rank(labels: str) -> int | None:
 
 
 def _gauges(fields: dict[str, float]) -> Gauges:
-    gauges = Gauges(kv_usage=fields.get(KV_USAGE))
-    whole = {name: int(value) for name, value in fields.items() if name != KV_USAGE}
+    gauges = Gauges(kv_usage=fields.get(KV_USAGE), prefill_s=fields.get(PREFILL_S))
+    whole = {name: int(value) for name, value in fields.items() if name not in _SHARES}
     return replace(gauges, **whole)

@@ -35,6 +35,8 @@ _WHOLE: Final = (BODY_MODES["BUFFERED"], _DUPLEX)
 SUBSET: Final = "x-gateway-destination-endpoint-subset"
 """Metadata key of the workers that may be picked."""
 SUBSET_NAMESPACE: Final = "envoy.lb.subset_hint"
+TURNS = 4
+"""Of the loop, in which a request is decided that is not held: then no watch is kept over it."""
 TAIL = 4096
 """Bytes at a response's end in which its ``usage`` is looked for."""
 _PROMPT = re.compile(rb'"prompt_tokens"\s*:\s*(\d{1,15})')
@@ -143,7 +145,7 @@ class _Stream:
         self._tail = b""
         self._complete = False
         self._refused = False
-        self._told = False
+        self._routed = self._told = False
 
     async def take(self, message: Any) -> bool:
         """Take a message in; return whether the stream can be closed."""
@@ -163,11 +165,16 @@ class _Stream:
         short = self._door.params.ends == "log" and self._modes[0] == BODY_MODES["BUFFERED"]
         if not short or self._task is None:
             return False
+        for _ in range(TURNS):
+            if self._routed:
+                await self._task
+                return True
+            await asyncio.sleep(0)
         gone = asyncio.ensure_future(anext(messages, None))
-        await asyncio.wait({self._task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not gone.done():
+        try:
+            await asyncio.wait({self._task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
             gone.cancel()
-            await asyncio.wait({gone})
         return True
 
     def _begin(self, message: Any) -> None:
@@ -256,6 +263,7 @@ class _Stream:
             routed = Routed(self._door.reception.anywhere(self._subset))
         finally:
             timer.cancel()
+        self._routed = True
         if self._asking is not None:
             await self._asking  # gRPC takes one message at a time
         destination = routed.destination

@@ -85,13 +85,13 @@ class Poller:
         Raises
         ------
         MissingExtraError
-            If httpx is not installed.
+            If aiohttp is not installed.
         """
-        httpx = _httpx()
-        limits = httpx.Limits(max_keepalive_connections=1000, max_connections=None)
-        timeout = httpx.Timeout(self._params.timeout_s)
+        aiohttp = _aiohttp()
+        timeout = aiohttp.ClientTimeout(total=self._params.timeout_s)
         # Engines' certificates are seldom anybody's but their own cluster's.
-        async with httpx.AsyncClient(limits=limits, timeout=timeout, verify=False) as client:
+        connector = aiohttp.TCPConnector(limit=0, ssl=False)
+        async with aiohttp.ClientSession(connector=connector, timeout=timeout) as client:
             await self.round(client)
             await self._go_on(client)
 
@@ -117,7 +117,7 @@ class Poller:
 
         Parameters
         ----------
-        client : httpx.AsyncClient
+        client : aiohttp.ClientSession
         """
         addresses = self._fleet.addresses()
         await asyncio.gather(*(self._ask(client, address) for address in addresses))
@@ -143,10 +143,10 @@ class Poller:
         """Return status and text, or None and why there was no answer."""
         url = f"{self._params.scheme}://{address}{path}"
         try:
-            response = await client.get(url)
-        except (_httpx().HTTPError, ValueError, OSError) as error:
+            async with client.get(url, allow_redirects=False) as response:
+                return int(response.status), str(await response.text(errors="replace"))
+        except (_aiohttp().ClientError, ValueError, OSError) as error:
             return None, f"{path} does not answer: {type(error).__name__}"
-        return int(response.status_code), str(response.text)
 
     def _told(self, address: str, text: str) -> None:
         found = read_metrics(text)
@@ -160,8 +160,8 @@ class Poller:
                 self._pump.told(worker, gauges)
 
 
-def _httpx() -> Any:
+def _aiohttp() -> Any:
     try:
-        return import_module("httpx")
+        return import_module("aiohttp")
     except ImportError as error:
-        raise MissingExtraError.for_extra("httpx", "proxy") from error
+        raise MissingExtraError.for_extra("aiohttp", "proxy") from error

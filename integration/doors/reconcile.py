@@ -75,6 +75,7 @@ class Reconciler:
             self._again = False
             await asyncio.sleep(self._grace_s)
             active = await self._active()
+            # Some may have ended while Envoy was asked.
             suspects &= self._ledger.places.keys()
             beyond = self._beyond(active, suspects)
             for address, count in (beyond & before).items():

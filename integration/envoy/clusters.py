@@ -82,6 +82,7 @@ def picker(address: Address, *, tls: bool = False) -> Part:
         Whether the picker asks for TLS. Its certificate is for gateways elsewhere and not looked
         at: the picker of this Envoy is on the same machine.
     """
+    # A busy machine may keep it from answering for a while, and a log that breaks loses entries.
     alive = {"interval": "1s", "timeout": "3s"}
     windows = {
         "initial_stream_window_size": BACKLOG_BYTES,

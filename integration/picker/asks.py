@@ -123,6 +123,10 @@ class Gauges:
         Steps since it started.
     generation_tokens, prompt_tokens : int or None
         Tokens it has generated, and of prompts computed, since it started.
+    prefills : int or None
+        Prompts that it has computed since it started.
+    prefill_s : float or None
+        Seconds that these took, from when each was begun to its first token, added up.
     """
 
     running: int | None = None
@@ -131,6 +135,8 @@ class Gauges:
     steps: int | None = None
     generation_tokens: int | None = None
     prompt_tokens: int | None = None
+    prefills: int | None = None
+    prefill_s: float | None = None
 
     @property
     def requests(self) -> int | None:

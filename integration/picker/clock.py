@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from integration.picker.pace import Pace
+from integration.picker.pace import Pace, Prompts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,6 +32,7 @@ class StepClock:
     ----------
     ranks : LiveRanks
     pace : Pace
+    prompts : Prompts
     next_s : float or None
         When the next step begins; None while nothing runs.
     last_s : float
@@ -41,6 +42,7 @@ class StepClock:
     def __init__(self, ranks: LiveRanks) -> None:
         self.ranks = ranks
         self.pace = Pace()
+        self.prompts = Prompts()
         self.next_s: float | None = None
         self.last_s = 0.0
         self._model_s = 0.0

@@ -122,7 +122,7 @@ class Core:
             began_s=self._clock_s(),
         )
         self._telling = Telling(
-            params, workers, state=self._state, clock=self._clock, foreign=self._foreign
+            params, workers, made=self._made, clock=self._clock, foreign=self._foreign
         )
         calls = Calls(emit=self._announcer.emit, lost=self._end_all, emptied=self._emptied)
         self._membership = Membership(params, workers, session=session, books=books, calls=calls)

@@ -79,7 +79,7 @@ class Driver:
         self._asked_again_s = NEVER
         self._began_s = began_s
         self._look_at = NEVER
-        self._told_scale = 1.0
+        self._told_scale, self._told_apart = 1.0, False
         self.unstarted: dict[str, Request] = {}
         self._forecasts = Forecasts(
             made.session, books, failsafe, refresh_steps=params.refresh_steps
@@ -246,10 +246,10 @@ class Driver:
         self._announcer.emit(Stepped(step, at_s, running, self.held, backlog))
 
     def _reprice(self) -> None:
-        scale = self._clock.pace.scale
-        if abs(scale / self._told_scale - 1) > NOTICED:
-            self._told_scale = scale
-            self._made.session.costs = self._made.costs(scale)
+        scale, apart = self._clock.pace.scale, self._clock.prompts.apart
+        if abs(scale / self._told_scale - 1) > NOTICED or apart != self._told_apart:
+            self._told_scale, self._told_apart = scale, apart
+            self._made.session.costs = self._made.costs(scale, apart=apart)
 
     def _begin_anew(self, error: Exception, now: float) -> None:
         """Enter everyone anew, the model being broken."""

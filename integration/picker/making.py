@@ -46,9 +46,16 @@ class Made(NamedTuple):
     step_time: StepTime
     prefill: Prefill
 
-    def costs(self, scale: float) -> StepCosts:
-        """Return what a step costs where all take `scale` times as long as the hardware says."""
-        budget = self.prefill.budget if self.prefill.colocated else 0
+    def costs(self, scale: float, *, apart: bool = False) -> StepCosts:
+        """Return what a step costs where all take `scale` times as long as the hardware says.
+
+        Parameters
+        ----------
+        scale : float
+        apart : bool
+            Whether prompts are computed without anybody waiting for them.
+        """
+        budget = self.prefill.budget if self.prefill.colocated and not apart else 0
         costs = step_costs(self.step_time, budget=budget)
         names = [name for name in costs.__dataclass_fields__ if name.endswith("_s")]
         return replace(costs, **{name: scale * getattr(costs, name) for name in names})

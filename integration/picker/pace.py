@@ -1,4 +1,4 @@
-"""How much longer steps last in truth than the hardware says, learned while serving."""
+"""What is learned of steps while serving: how long they last, and whether prompts are in them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ NOTICED = 0.05
 _MEMORY_STEPS = 256.0
 _MOST_AT_ONCE = 0.5
 """Of the way to what was seen last, at most."""
+_APART, _TOGETHER = 0.5, 0.8
+"""Of a step: prompts that take less are not computed in it, and are again if they take more."""
+_ENOUGH_PROMPTS = 8
 
 
 class Pace:
@@ -47,3 +50,48 @@ class Pace:
         share = 1.0 if not self._seen else min(1 - math.exp(-steps / _MEMORY_STEPS), _MOST_AT_ONCE)
         self._seen = True
         self.scale *= (wanted / self.scale) ** share
+
+
+class Prompts:
+    """Whether engines compute prompts in the steps that others wait for.
+
+    Then each prompt takes a step at least. Where they say that prompts take far less, nobody waits
+    for any, and nothing is gained by holding requests to have prompts computed together.
+
+    Attributes
+    ----------
+    apart : bool
+        Whether they are computed without anybody waiting.
+    """
+
+    def __init__(self) -> None:
+        self.apart = False
+        self._marks: dict[int, tuple[int, float]] = {}
+
+    def told(
+        self, worker: int, prefills: int | None, prefill_s: float | None, step_s: float
+    ) -> None:
+        """Take in what an engine says.
+
+        Parameters
+        ----------
+        worker : int
+        prefills, prefill_s : int or None, float or None
+            Prompts so far, and seconds that they took.
+        step_s : float
+            How long a step lasts at least.
+        """
+        if prefills is None or prefill_s is None:
+            return
+        count, seconds = self._marks.setdefault(worker, (prefills, prefill_s))
+        more = prefills - count
+        if more < 0:
+            self._marks[worker] = prefills, prefill_s
+        elif more >= _ENOUGH_PROMPTS and step_s > 0:
+            self._marks[worker] = prefills, prefill_s
+            limit = _APART if not self.apart else _TOGETHER
+            self.apart = (prefill_s - seconds) / more < limit * step_s
+
+    def forget(self, worker: int) -> None:
+        """Begin anew with an engine."""
+        self._marks.pop(worker, None)

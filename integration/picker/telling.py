@@ -11,10 +11,10 @@ _STALE_S = 15.0
 """After which nothing that an engine told counts any more."""
 
 if TYPE_CHECKING:
-    from brsolver.cluster.state import ClusterState
     from integration.picker.asks import Gauges
     from integration.picker.clock import Mark, StepClock
     from integration.picker.foreign import Foreign
+    from integration.picker.making import Made
     from integration.picker.params import PickerParams
     from integration.picker.workers import Worker, Workers
 
@@ -26,7 +26,7 @@ class Telling:
     ----------
     params : PickerParams
     workers : Workers
-    state : ClusterState
+    made : Made
     clock : StepClock
     foreign : Foreign
     """
@@ -36,11 +36,12 @@ class Telling:
         params: PickerParams,
         workers: Workers,
         *,
-        state: ClusterState,
+        made: Made,
         clock: StepClock,
         foreign: Foreign,
     ) -> None:
-        self._state = state
+        self._base_s = made.costs(1.0).base_s
+        self._state = made.session.state
         self._clock = clock
         self._foreign = foreign
         self._pins = Pins(workers)
@@ -57,6 +58,9 @@ class Telling:
         self._foreign.told(worker, held)
         self._leaks.told(worker, now)
         self._learn(worker, gauges, now)
+        # No step is shorter than one without load.
+        step_s = self._base_s * self._clock.pace.scale
+        self._clock.prompts.told(worker.index, gauges.prefills, gauges.prefill_s, step_s)
         return self._pins.told(worker)
 
     def lost_before(self, worker: Worker, now: float) -> tuple[list[Worker], float] | None:
@@ -84,6 +88,7 @@ class Telling:
         self._pins.forget(worker.index)
         self._leaks.forget(worker.index)
         self._marks.pop(worker.index, None)
+        self._clock.prompts.forget(worker.index)
 
     def _learn(self, worker: Worker, gauges: Gauges, now: float) -> None:
         known = self._marks.get(worker.index)

@@ -15,6 +15,7 @@ from pathlib import Path
 from brsolver.errors import BrsolverError
 from integration.serve.places import Places
 from integration.serve.signals import Signals
+from integration.serve.trimming import forget_compiler, freeze_objects
 from integration.serve.watchdog import Heart, first_of
 from integration.serve.wiring import Picker
 from integration.settings import load
@@ -39,6 +40,8 @@ async def _serve(path: Path, places: Places) -> None:
         picker = await Picker.found(load(path), places)
         asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, picker.proxy_gone)
         await picker.start()
+        forget_compiler()
+        freeze_objects()
         heart.start()
         try:
             await _until_stopped(path, picker, signals)

@@ -50,6 +50,8 @@ def browser() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def served() -> Iterator[Served]:
     with page_served() as source:
+        # They sleep until somebody asks.
+        source.do(source.admin.shadows.figures)
         source.live(40.0)
         source.do(lambda: source.admin.shadows.run(float("inf")))
         yield source

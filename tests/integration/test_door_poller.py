@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-import httpx
+import aiohttp
 import pytest
 from aiohttp import web
 from door_support import house, until
@@ -28,6 +28,8 @@ vllm:num_requests_waiting{engine="1",model_name="m"} 0.0
 vllm:kv_cache_usage_perc{engine="0",model_name="m"} 0.25
 vllm:kv_cache_usage_perc{engine="1",model_name="m"} 0.5
 vllm:prompt_tokens_total{engine="0",model_name="m"} 100.0
+vllm:request_prefill_time_seconds_sum{engine="0",model_name="m"} 0.25
+vllm:request_prefill_time_seconds_count{engine="0",model_name="m"} 3.0
 vllm:generation_tokens_total{engine="0",model_name="m"} 2e+02
 vllm:iteration_tokens_total_bucket{engine="0",le="1.0",model_name="m"} 7.0
 vllm:iteration_tokens_total_count{engine="0",model_name="m"} 42.0
@@ -41,7 +43,14 @@ sglang:generation_tokens_total{model_name="m",dp_rank="0"} 10.0
 sglang:prompt_tokens_total{model_name="m",dp_rank="0"} 20.0 1700000000000
 """
 FIRST = Gauges(
-    running=3, waiting=1, kv_usage=0.25, steps=42, generation_tokens=200, prompt_tokens=100
+    running=3,
+    waiting=1,
+    kv_usage=0.25,
+    steps=42,
+    generation_tokens=200,
+    prompt_tokens=100,
+    prefills=3,
+    prefill_s=0.25,
 )
 
 
@@ -77,7 +86,7 @@ async def polled(handle, ranks=None, **params):
             for rank in ([None] if ranks is None else range(ranks))
         ]
         home = house(specs=specs)
-        async with httpx.AsyncClient() as client:
+        async with aiohttp.ClientSession() as client:
             poller = Poller(home.pump, home.fleet, PollerParams(**params))
             yield home, poller, client
 
@@ -131,7 +140,7 @@ def test_silence_is_reported_and_the_end_of_it():
     async def scenario():
         async with polled(handle, timeout_s=1.0) as (home, poller, client):
             address = home.fleet.addresses()[0]
-        async with httpx.AsyncClient() as client:
+        async with aiohttp.ClientSession() as client:
             await poller.round(client)
             assert home.pump.workers == [("missed", 0)]
         assert address
