@@ -1,15 +1,16 @@
-"""HTTP/1.1 as Envoy's ext_authz client speaks it: one request at a time, its length in its head.
+"""HTTP/1.1 as Envoy's ext_authz client speaks it, parsed by httptools.
 
-Every request of every client passes here, so nothing is done that Envoy has done already: it has
-parsed, normalised and bounded what clients sent. A framework would take 100 µs of processor time
-per request for that a second time; this takes a third.
+Every request of every client passes here, and nothing is needed of a framework: Envoy has parsed,
+normalised and bounded what clients sent, and of its headers one is read.
 """
 
 from __future__ import annotations
 
 import asyncio
-import re
-from typing import TYPE_CHECKING, cast
+from collections import deque
+from typing import TYPE_CHECKING, NamedTuple, cast
+
+import httptools
 
 from integration.doors.answers import REASONS, error_body
 
@@ -18,25 +19,31 @@ if TYPE_CHECKING:
 
 HEAD_LIMIT = 128 * 1024
 """Bytes of a request's head; Envoy's own limit is 60 KiB."""
-_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,18})[ \t]*(?=\r\n)", re.IGNORECASE)
-_CHUNKED = re.compile(rb"\r\ntransfer-encoding:", re.IGNORECASE)
+MOST_QUEUED = 16
+"""Requests that a connection may send ahead; Envoy sends none."""
 
 
-def header(head: bytes, name: bytes) -> str | None:
-    """Return a header of a request's head; None if it has none of that name.
+class Received(NamedTuple):
+    """A request as it came.
 
-    Parameters
+    Attributes
     ----------
-    head : bytes
-        Request line and headers, the empty line included.
-    name : bytes
-        In lower case, as Envoy writes them.
+    method, path : str
+        The path without its query.
+    headers : dict of bytes to bytes
+        By name in lower case; of a name that came twice, the first.
+    body : bytes
     """
-    at = head.find(b"\r\n" + name + b":")
-    if at < 0:
-        return None
-    begin = at + len(name) + 3
-    return head[begin : head.index(b"\r\n", begin)].strip().decode("latin-1")
+
+    method: str
+    path: str
+    headers: dict[bytes, bytes]
+    body: bytes
+
+    def header(self, name: bytes) -> str | None:
+        """Return a header; None if the request has none of that name."""
+        value = self.headers.get(name)
+        return None if value is None else value.decode("latin-1")
 
 
 def response(status: int, body: bytes = b"", headers: str = "") -> bytes:
@@ -61,7 +68,7 @@ class Connection(asyncio.Protocol):
     Parameters
     ----------
     handle : callable
-        Takes the connection, the request's head and its body. Calls `reply` now or later.
+        Takes the connection and a request. Calls `reply` now or later.
     body_limit : int
         Bytes of a body.
 
@@ -75,30 +82,19 @@ class Connection(asyncio.Protocol):
         Whatever `handle` keeps of its last request.
     """
 
-    __slots__ = (
-        "_body_limit",
-        "_busy",
-        "_handle",
-        "_needed",
-        "_received",
-        "_transport",
-        "last",
-        "on_end",
-        "on_lost",
-    )
-
-    def __init__(
-        self, handle: Callable[[Connection, bytes, bytes], None], *, body_limit: int
-    ) -> None:
+    def __init__(self, handle: Callable[[Connection, Received], None], *, body_limit: int) -> None:
         self._handle = handle
         self._body_limit = body_limit
-        self._received = bytearray()
-        self._needed = 0
+        self._parser = httptools.HttpRequestParser(self)
+        self._queued: deque[Received] = deque()
         self._busy = False
+        self._refused = False
         self._transport: asyncio.Transport | None = None
         self.on_lost: Callable[[], object] | None = None
         self.on_end: Callable[[], object] | None = None
         self.last: str | None = None
+        self._in_head, self._head_bytes = True, 0
+        self.on_message_begin()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport; asyncio calls this."""
@@ -116,57 +112,60 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take bytes in; asyncio calls this."""
-        if not self._received and not self._busy and self._whole(data):
+        if self._refused:
             return
-        self._received += data
-        self._advance()
+        if self._in_head:
+            self._head_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            self._refuse(400, f"this is no HTTP request: {error}")
+        if self._in_head and self._head_bytes > HEAD_LIMIT:
+            self._refuse(431, f"the head is over {HEAD_LIMIT} bytes")
 
-    def _whole(self, data: bytes) -> bool:
-        """Handle a request that came in one piece, as nearly all do, without copying it."""
-        end = data.find(b"\r\n\r\n") + 4
-        if end < 4:
-            return False
-        found = _LENGTH.search(data, 0, end)
-        if found is None or len(data) != end + int(found[1]):
-            return False
-        self._begin(data[:end], data[end:])
-        return True
+    def on_message_begin(self) -> None:
+        """Begin a request; the parser calls this."""
+        self._url = b""
+        self._headers: dict[bytes, bytes] = {}
+        self._pieces: list[bytes] = []
+        self._length = 0
 
-    def _advance(self) -> None:
-        if self._busy or len(self._received) < self._needed:
-            return
-        end = self._received.find(b"\r\n\r\n") + 4
-        if end < 4:
-            if len(self._received) > HEAD_LIMIT:
-                self._refuse(431, f"the head is over {HEAD_LIMIT} bytes")
-            return
-        head = bytes(self._received[:end])
-        length = self._length(head)
-        if length is None:
-            return
-        self._needed = end + length
-        if len(self._received) < self._needed:
-            return
-        body = bytes(self._received[end : self._needed])
-        del self._received[: self._needed]
-        self._needed = 0
-        self._begin(head, body)
+    def on_url(self, url: bytes) -> None:
+        """Take in a piece of the target; the parser calls this."""
+        self._url += url
 
-    def _length(self, head: bytes) -> int | None:
-        """Return the body's length, or refuse what says none that can be trusted."""
-        lengths = _LENGTH.findall(head)
-        if _CHUNKED.search(head) or len(set(lengths)) > 1:
-            self._refuse(411, "the body's length is not in the head")
-            return None
-        length = int(lengths[0]) if lengths else 0
-        if length > self._body_limit:
-            self._refuse(413, f"the body is {length} bytes, must be at most {self._body_limit}")
-            return None
-        return length
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take in a header; the parser calls this."""
+        self._headers.setdefault(name.lower(), value)
 
-    def _begin(self, head: bytes, body: bytes) -> None:
-        self._busy = True
-        self._handle(self, head, body)
+    def on_headers_complete(self) -> None:
+        """Refuse a body that says it will be too long; the parser calls this."""
+        self._in_head = False
+        self._bound(int(self._headers.get(b"content-length", b"0")))
+
+    def on_body(self, body: bytes) -> None:
+        """Take in a piece of the body; the parser calls this."""
+        self._length += len(body)
+        if self._bound(self._length):
+            self._pieces.append(body)
+
+    def on_message_complete(self) -> None:
+        """Hand the request over, or let it wait for the one before; the parser calls this."""
+        self._in_head, self._head_bytes = True, 0
+        if self._refused:
+            return
+        method = self._parser.get_method().decode("latin-1")
+        path = self._url.partition(b"?")[0].decode("latin-1")
+        self._queued.append(Received(method, path, self._headers, b"".join(self._pieces)))
+        self._pieces = []
+        if len(self._queued) > MOST_QUEUED:
+            self._refuse(400, f"more than {MOST_QUEUED} requests were sent ahead")
+        self._next()
+
+    def _next(self) -> None:
+        if self._queued and not self._busy:
+            self._busy = True
+            self._handle(self, self._queued.popleft())
 
     def reply(self, payload: bytes) -> None:
         """Answer the request under way; nothing happens if the connection is lost."""
@@ -175,16 +174,27 @@ class Connection(asyncio.Protocol):
         if self._transport is None:
             return
         self._transport.write(payload)
-        if self._received:
-            self._advance()
+        self._next()
 
     def close(self) -> None:
         """Close the connection, after what has been replied."""
         if self._transport is not None:
             self._transport.close()
 
+    def _bound(self, length: int) -> bool:
+        """Tell whether a body is short enough; refuse it if not."""
+        if length > self._body_limit:
+            self._refuse(413, f"the body is {length} bytes, must be at most {self._body_limit}")
+        return not self._refused
+
     def _refuse(self, status: int, message: str) -> None:
-        self._received.clear()
-        self.reply(response(status, error_body(status, message), "connection: close\r\n"))
-        self._busy = True
+        """Answer what cannot be handled, and hear no more; whoever waits is told by the close."""
+        if self._refused or self._transport is None:
+            return
+        self._refused = True
+        self._queued.clear()
+        self._pieces = []
+        if not self._busy:
+            refusal = error_body(status, message)
+            self._transport.write(response(status, refusal, "connection: close\r\n"))
         self.close()

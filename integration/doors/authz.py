@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from integration.doors._http import Connection, header, response
+from integration.doors._http import Connection, response
 from integration.doors.answers import error_body, retry_after
 from integration.messages.names import CLIENT, ENDPOINT, ID, RANK, REFUSAL, RETRY_AFTER
 from integration.picker import Refused
 
 if TYPE_CHECKING:
+    from integration.doors._http import Received
     from integration.doors.reception import Destination, Reception
     from integration.picker import Ask
 
@@ -94,16 +95,16 @@ class AuthzDoor:
         connection.on_end = lambda: self._ended(connection)
         return connection
 
-    def _asked(self, connection: Connection, head: bytes, body: bytes) -> None:
+    def _asked(self, connection: Connection, received: Received) -> None:
         try:
-            self._answer(connection, head, body)
+            self._answer(connection, received)
         except Exception as error:  # noqa: BLE001 # what trips us goes to a worker all the same
             self._tripped(error)
             connection.reply(passed(self._reception.anywhere()))
 
-    def _answer(self, connection: Connection, head: bytes, body: bytes) -> None:
-        method, path = _request_line(head)
-        ask = self._reception.read(method, path, body, header(head, _CLIENT))
+    def _answer(self, connection: Connection, received: Received) -> None:
+        client = received.header(_CLIENT)
+        ask = self._reception.read(received.method, received.path, received.body, client)
         if ask is None:
             connection.reply(passed(self._reception.anywhere()))
         elif isinstance(ask, Refused):
@@ -159,8 +160,3 @@ def refusal(refused: Refused) -> bytes:
     if refused.status >= 500:
         return response(200, headers=f"{headers}{REFUSAL}: {refused.status}\r\n")
     return response(refused.status, error_body(refused.status, refused.message), headers)
-
-
-def _request_line(head: bytes) -> tuple[str, str]:
-    method, target, _ = head[: head.index(b"\r\n")].split(b" ", 2)
-    return method.decode("latin-1"), target.partition(b"?")[0].decode("latin-1")
