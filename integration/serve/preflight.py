@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from brsolver.errors import BrsolverError
+from brsolver.errors import BrsolverError, MissingExtraError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -15,10 +16,32 @@ if TYPE_CHECKING:
     from integration.settings import ServeConfig
 
 CONNECT_S = 3.0
+PACKAGES = ("aiohttp", "google.protobuf", "grpc", "httptools", "httpx", "prometheus_client")
+"""What the picker imports besides what brsolver needs anyway."""
 
 
 class PreflightError(BrsolverError, RuntimeError):
     """Something that serving needs is not there."""
+
+
+def check_packages() -> None:
+    """Refuse to begin without the packages of the extra ``proxy``.
+
+    Raises
+    ------
+    MissingExtraError
+        Names the first that is missing.
+    """
+    for package in PACKAGES:
+        if not _installed(package):
+            raise MissingExtraError.for_extra(package, "proxy")
+
+
+def _installed(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except ModuleNotFoundError:  # of the package that it stands in
+        return False
 
 
 def check_ports(wanted: Mapping[str, tuple[str, int]]) -> None:

@@ -19,7 +19,7 @@ from integration.envoy.bootstrap import ENDPOINTS, Ports, as_text, bootstrap, re
 from integration.envoy.process import EnvoyProcess, EnvoyStartError
 from integration.envoy.program import find_envoy
 from integration.serve.places import LOOPBACK, Places
-from integration.serve.preflight import check_files, check_ports, check_workers
+from integration.serve.preflight import check_files, check_packages, check_ports, check_workers
 from integration.serve.signals import Signals
 from integration.serve.watchdog import ChildError, Watched, WatchParams, first_of
 from integration.settings import Address, load
@@ -50,6 +50,7 @@ def run_serve(path: Path, *, envoy: str | None = None) -> int:
         Something that serving needs is not there; one line.
     """
     config = load(path)
+    check_packages()
     program = find_envoy(envoy if envoy is not None else _named(config))
     return _run(path, config, program)
 
@@ -62,7 +63,9 @@ def run_picker(path: Path) -> int:
     BrsolverError
         Something that it needs is not there; one line.
     """
-    return _run(path, load(path), None)
+    config = load(path)
+    check_packages()
+    return _run(path, config, None)
 
 
 def bootstrap_text(path: Path) -> str:

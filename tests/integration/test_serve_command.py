@@ -57,6 +57,20 @@ def test_wrong_settings_are_one_line_each(tmp_path):
     assert "did you mean 'policy'" in refused("picker", path)
 
 
+@pytest.mark.parametrize("package", ["httptools", "grpc", "google.protobuf"])
+@pytest.mark.parametrize("command", ["serve", "picker"])
+def test_without_the_extra_it_is_named(tmp_path, monkeypatch, command, package):
+    parent = package.partition(".")[0]
+    blocked = f"import sys\nsys.modules[{parent!r}] = None\n"
+    (tmp_path / "sitecustomize.py").write_text(blocked)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
+    path = tmp_path / "serve.toml"
+    path.write_text(toml(workers={"addresses": ["127.0.0.1:1"]}))
+    told = refused(command, path)
+    assert f"{package} is not installed" in told
+    assert "brsolver[proxy]" in told
+
+
 def test_no_worker_can_be_reached(tmp_path):
     path = tmp_path / "serve.toml"
     address = f"127.0.0.1:{dead_port()}"
