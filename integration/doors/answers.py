@@ -17,7 +17,6 @@ TYPES: Final = {
 }
 REASONS: Final = {
     400: "Bad Request",
-    411: "Length Required",
     413: "Content Too Large",
     429: "Too Many Requests",
     431: "Request Header Fields Too Large",

@@ -231,8 +231,9 @@ def test_requests_are_the_same_however_they_are_cut(bodies, cuts):
 @pytest.mark.parametrize(
     ("head", "status"),
     [
-        (b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n", 411),
-        (b"POST / HTTP/1.1\r\ncontent-length: 3\r\ncontent-length: 4\r\n\r\nabcd", 411),
+        (b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n3e9\r\n" + b"a" * 1001, 413),
+        (b"POST / HTTP/1.1\r\ncontent-length: 3\r\ncontent-length: 4\r\n\r\nabcd", 400),
+        (b"POST / HTTP/1.1\r\ncontent-length: -3\r\n\r\n", 400),
         (b"POST / HTTP/1.1\r\ncontent-length: 99999999\r\n\r\n", 413),
         (b"POST / HTTP/1.1\r\nx: " + b"a" * 200_000, 431),
     ],
@@ -245,6 +246,20 @@ def test_what_envoy_never_sends_is_refused_and_the_connection_closed(head, statu
             assert (await client.reply()).status == status
             await client.closed()
         assert not home.pump.asked
+
+    asyncio.run(scenario())
+
+
+def test_a_body_in_chunks_is_a_body():
+    async def scenario():
+        home = house(to(1))
+        chunks = b"1\r\nb\r\n2\r\nad\r\n0\r\n\r\n"
+        async with door(home) as (_, port), http_client(port) as client:
+            client.send(b"POST /v1/x HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n" + chunks)
+            assert (await client.reply()).status == 400
+            client.ask()
+            assert (await client.reply()).status == 200
+        assert len(home.pump.asked) == 1
 
     asyncio.run(scenario())
 
