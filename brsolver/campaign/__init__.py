@@ -1,0 +1,13 @@
+"""Many independent cells, each a row of figures: carried out anywhere, and never twice.
+
+A cell's row is written as soon as it is there. What was interrupted goes on where it was: only
+what is missing is computed.
+"""
+
+from __future__ import annotations
+
+from brsolver.campaign.cells import Campaign, Cell
+from brsolver.campaign.run import FAILED, run_campaign
+from brsolver.campaign.store import ResultStore
+
+__all__ = ["FAILED", "Campaign", "Cell", "ResultStore", "run_campaign"]

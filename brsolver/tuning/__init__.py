@@ -1,0 +1,1 @@
+"""A search for the router and the settings of a server, on its own traffic."""
