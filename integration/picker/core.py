@@ -18,12 +18,12 @@ from integration.picker.events import Ended, FirstToken, Requested, Started
 from integration.picker.foreign import Foreign
 from integration.picker.making import made_ready
 from integration.picker.membership import Calls, Membership
-from integration.picker.prefixes import PrefixHistory, cached_by
 from integration.picker.requests import Request
 from integration.picker.telling import Telling
 from integration.picker.workers import Workers
 from integration.routing.failsafe import Failsafe, Words
 from integration.routing.pool import Held
+from integration.routing.prefixes import PrefixHistory, cached_by
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -107,7 +107,9 @@ class Core:
         for worker in workers:
             self._history.open(worker.index)
         if params.block_tokens and params.cached_blocks:
-            session.cached = cached_by(self._history, lambda who: books.by_identity(who).ask.blocks)
+            session.cached = cached_by(
+                lambda: self._history, lambda who: books.by_identity(who).ask.blocks
+            )
         self._driver = Driver(
             params,
             self._made,

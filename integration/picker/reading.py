@@ -12,7 +12,7 @@ from integration.picker.asks import BAD_REQUEST, Ask, Refused
 from integration.picker.bodies import BodyError, kind_of, read_body
 from integration.picker.events import Ended, Refusal
 from integration.picker.lengths import Lengths, units
-from integration.picker.prefixes import block_hashes
+from integration.routing.prefixes import block_hashes
 
 if TYPE_CHECKING:
     from integration.picker.bodies import Body

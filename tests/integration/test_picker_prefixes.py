@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from integration.picker.prefixes import CHARACTERS, MOST_BLOCKS, PrefixHistory, block_hashes
+from integration.routing.prefixes import CHARACTERS, MOST_BLOCKS, PrefixHistory, block_hashes
 
 IDS = st.lists(st.integers(0, 3), max_size=40)
 BLOCK = 4
