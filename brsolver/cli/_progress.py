@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +12,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PATIENCE_S = 1.0
+PLAIN_S = 30.0
+"""Seconds between two lines where standard error is no terminal, such as a log of a batch job."""
 
 
 class LateBar:
-    """A bar that appears once a second has passed, if standard error is a terminal.
+    """A bar that appears once a second has passed; a line now and then where there is no terminal.
 
     Parameters
     ----------
@@ -28,12 +31,14 @@ class LateBar:
         self._bar: Any = None
         self._lock = threading.Lock()
         self._ended = False
+        self._said = time.monotonic()
+        self._plain = not sys.stderr.isatty()
         self._timer = threading.Timer(PATIENCE_S, self._appear)
         self._timer.daemon = True
 
     def start(self) -> None:
         """Begin to wait."""
-        if sys.stderr.isatty():
+        if not self._plain:
             self._timer.start()
 
     def update(self, done: int, total: int) -> None:
@@ -42,6 +47,10 @@ class LateBar:
             self._state = (done, total)
             if self._bar is not None:
                 self._show()
+            elif self._plain and time.monotonic() - self._said >= PLAIN_S:
+                self._said = time.monotonic()
+                sys.stderr.write(f"{self._what}: {done:,} of {total:,}\n")
+                sys.stderr.flush()
 
     def rename(self, what: str) -> None:
         """Say that something else is being done now, of unknown extent yet."""
