@@ -19,13 +19,6 @@ Function = Callable[[Any, Mapping[str, Any]], object]
 MOST_ATTEMPTS = 3
 """Times that a task is begun whose process, or node, is killed every time."""
 NOTHING_UNDER_WAY = "no task is under way, must be handed in first"
-THREAD_VARIABLES = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "NUMBA_NUM_THREADS",
-)
-"""Set to 1 where tasks run side by side. Read when libraries are first imported."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

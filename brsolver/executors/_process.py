@@ -16,8 +16,9 @@ from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Any
 
 from brsolver.errors import StateError
-from brsolver.executors._base import THREAD_VARIABLES, Begun, Lost, attempted
+from brsolver.executors._base import Begun, Lost, attempted
 from brsolver.executors._shared import SharedValues
+from brsolver.executors._threads import one_thread_each
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -88,28 +89,16 @@ class WorkerProcess:
 
 @contextmanager
 def _inherited() -> Iterator[None]:
-    """Set what a process must find as it starts, for it imports the calling script first.
-
-    Libraries read the thread limits when they are first imported, and Ctrl-C, which the terminal
-    sends to all of the group, is for the parent to speak about.
-    """
-    before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
-    os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
+    """Set what a process must find as it starts, for it imports the calling script first."""
     # Else the first start would launch it in the block below, and take the mask away.
     resource_tracker.ensure_running()
-    try:
-        with _interrupts_blocked():
-            yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+    with one_thread_each(), _interrupts_blocked():
+        yield
 
 
 @contextmanager
 def _interrupts_blocked() -> Iterator[None]:
+    """Keep Ctrl-C, which a terminal sends to all of the group, for the parent to speak about."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return

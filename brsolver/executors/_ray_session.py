@@ -6,11 +6,13 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from brsolver.errors import BrsolverError, ParameterError
+from brsolver.executors._threads import one_thread_each
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,7 +29,7 @@ _HEAD_BYTES, _TYPE_AT, _SETTINGS = 9, 3, 4
 
 
 @contextmanager
-def connected(ray: Any, address: str | None, jobs: int | None) -> Iterator[None]:
+def connected(ray: Any, address: str | None, jobs: int | None) -> Iterator[bool]:
     """Be connected while the block runs; whoever is connected already stays so.
 
     Parameters
@@ -39,6 +41,11 @@ def connected(ray: Any, address: str | None, jobs: int | None) -> Iterator[None]
     jobs : int or None
         Processors of one that is started here.
 
+    Yields
+    ------
+    bool
+        Whether it was started here, with one thread for each process.
+
     Raises
     ------
     ParameterError
@@ -47,12 +54,13 @@ def connected(ray: Any, address: str | None, jobs: int | None) -> Iterator[None]
         The cluster cannot be reached.
     """
     if ray.is_initialized():
-        yield
+        yield False
         return
-    with _own_signals():
-        _connect(ray, address or os.environ.get("RAY_ADDRESS") or HERE, jobs)
+    address = address or os.environ.get("RAY_ADDRESS") or HERE
+    with _own_signals(), _own_output():
+        _connect(ray, address, jobs)
         try:
-            yield
+            yield address == HERE
         finally:
             ray.shutdown()
 
@@ -69,6 +77,25 @@ def _own_signals() -> Iterator[None]:
             signal.signal(signal.SIGTERM, before)
 
 
+@contextmanager
+def _own_output() -> Iterator[None]:
+    """Keep to Ray what it has to say of nodes and processes that end.
+
+    It prints that on standard output, where results belong, and has no option against it.
+    """
+    printer = "print_to_stdstream"
+    worker: Any = sys.modules.get("ray._private.worker")
+    before = getattr(worker, printer, None)
+    if before is None:
+        yield
+        return
+    setattr(worker, printer, lambda *_, **__: None)
+    try:
+        yield
+    finally:
+        setattr(worker, printer, before)
+
+
 def _connect(ray: Any, address: str, jobs: int | None) -> None:
     _require_reachable(address)
     given: dict[str, Any] = {"address": address}
@@ -76,7 +103,8 @@ def _connect(ray: Any, address: str, jobs: int | None) -> None:
         given |= {"num_cpus": jobs, "include_dashboard": False}
     try:
         # One line of ours is enough if it fails, and results are all that belongs on stdout.
-        ray.init(**given, logging_level=logging.ERROR, log_to_driver=False)
+        with one_thread_each() if address == HERE else nullcontext():
+            ray.init(**given, logging_level=logging.ERROR, log_to_driver=False)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         ray.shutdown()
         raise _unreachable(address, str(error)) from error

@@ -12,13 +12,13 @@ from brsolver.errors import BrsolverError, MissingExtraError, StateError
 from brsolver.executors._base import (
     MOST_ATTEMPTS,
     NOTHING_UNDER_WAY,
-    THREAD_VARIABLES,
     Begun,
     Lost,
     tell_begun_again,
 )
 from brsolver.executors._ray_node import OtherVersion, Payload, carry_out_there, extra_paths
 from brsolver.executors._ray_session import connected
+from brsolver.executors._threads import THREAD_VARIABLES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -77,8 +77,8 @@ class RayExecutor:
         BrsolverError
             The cluster cannot be reached.
         """
-        with connected(self._ray, self.address, self.jobs):
-            lane = RayLane(self._ray, function, shared or {}, self.jobs)
+        with connected(self._ray, self.address, self.jobs) as limited:
+            lane = RayLane(self._ray, function, shared or {}, self.jobs, limited=limited)
             try:
                 yield lane
             finally:
@@ -92,7 +92,13 @@ class RayLane:
     """
 
     def __init__(
-        self, ray: Any, function: Function, shared: Mapping[str, object], jobs: int | None
+        self,
+        ray: Any,
+        function: Function,
+        shared: Mapping[str, object],
+        jobs: int | None,
+        *,
+        limited: bool,
     ) -> None:
         self._ray = ray
         self._jobs = jobs
@@ -104,10 +110,10 @@ class RayLane:
             shared={name: self._put(value) for name, value in shared.items()},
         )
         self._payload = ray.put(payload)
+        # Processes of a cluster that others started are started anew for it: seconds.
+        limits = None if limited else {"env_vars": dict.fromkeys(THREAD_VARIABLES, "1")}
         self._remote = ray.remote(carry_out_there).options(
-            num_cpus=1,
-            max_retries=0,
-            runtime_env={"env_vars": dict.fromkeys(THREAD_VARIABLES, "1")},
+            num_cpus=1, max_retries=0, runtime_env=limits
         )
         self._waiting: deque[Begun] = deque()
         self._running: dict[Any, Begun] = {}

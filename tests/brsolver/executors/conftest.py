@@ -6,34 +6,33 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
-    from typing import Any
+
+
+class Gates:
+    """Pipes: `hello`, where tasks say that they begin, and a gate at which each then waits."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for name in ("hello", *(f"gate-{task}" for task in range(4))):
+            os.mkfifo(folder / name)
+        # Both ends are open here, so that no task waits for a reader, or loses one.
+        self._hello = os.fdopen(os.open(folder / "hello", os.O_RDWR), "r")
+
+    def hello(self, lines: int) -> list[str]:
+        """Wait for so many tasks to begin; returns what they said."""
+        return [self._hello.readline().rstrip() for _ in range(lines)]
+
+    def let_through(self, task: int) -> None:
+        (self.folder / f"gate-{task}").write_text("")
+
+    def close(self) -> None:
+        self._hello.close()
 
 
 @pytest.fixture
-def cluster_of() -> Iterator[Callable[..., Any]]:
-    """Start a real cluster of several nodes on this machine, each with its own processes."""
-    pytest.importorskip("ray")
-    from ray.cluster_utils import Cluster
-
-    started: list[Cluster] = []
-
-    def start(*processors: int) -> Cluster:
-        cluster = Cluster()
-        started.append(cluster)
-        for count in processors:
-            cluster.add_node(num_cpus=count, include_dashboard=False)
-        return cluster
-
-    yield start
-    for cluster in started:
-        cluster.shutdown()
-
-
-@pytest.fixture
-def gates(tmp_path: Path) -> Path:
-    """Return a folder of pipes: `hello`, where tasks say that they begin, and a gate for each."""
-    for name in ("hello", *(f"gate-{task}" for task in range(4))):
-        os.mkfifo(tmp_path / name)
-    return tmp_path
+def gates(tmp_path: Path) -> Iterator[Gates]:
+    made = Gates(tmp_path)
+    yield made
+    made.close()

@@ -70,19 +70,28 @@ def always_dies(task: int, shared: Mapping[str, Any]) -> int:
     return task
 
 
-def held_at_gate(task: int, shared: Mapping[str, Any]) -> tuple[int, str]:
-    """Wait, the first time, until the test opens this task's gate; says where it ran."""
+def waits_at_gate(task: str, shared: Mapping[str, Any]) -> None:
+    """Wait at the first gate of a folder; says which process does."""
+    del shared
+    with Path(task, "hello").open("w") as hello:
+        hello.write(f"{os.getpid()}\n")
+    Path(task, "gate-0").read_text()
+
+
+def held_at_gate(task: tuple[str, int], shared: Mapping[str, Any]) -> tuple[int, str]:
+    """Wait, the first time, until the test opens this task's gate; says on which node it ran."""
     import ray
 
+    del shared
+    folder, number = Path(task[0]), task[1]
     node = ray.get_runtime_context().get_node_id()
-    folder = Path(shared["folder"])
-    begun = folder / f"begun-{task}"
+    begun = folder / f"begun-{number}"
     if not begun.exists():
         begun.touch()
         with (folder / "hello").open("w") as hello:
-            hello.write(f"{task} {node}\n")
-        (folder / f"gate-{task}").read_text()
-    return task, node
+            hello.write(f"{number} {node}\n")
+        (folder / f"gate-{number}").read_text()
+    return number, node
 
 
 def simulated(task: tuple[str, int], shared: Mapping[str, Any]) -> bytes:

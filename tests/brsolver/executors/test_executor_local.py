@@ -16,9 +16,8 @@ from brsolver.executors import Lost, carry_out
 from brsolver.executors.local import LocalExecutor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from conftest import Gates
 
-HERE = Path(__file__).parent
 DRIVER = """
 import os
 from pathlib import Path
@@ -26,13 +25,13 @@ from brsolver.executors import carry_out
 from brsolver.executors.local import LocalExecutor
 
 def waits(task, shared):
-    with open(shared["folder"] + "/hello", "w") as hello:
+    with Path(task, "hello").open("w") as hello:
         hello.write(f"{os.getpid()}\\n")
-    Path(shared["folder"], "gate-0").read_text()
+    Path(task, "gate-0").read_text()
 
 if __name__ == "__main__":
     import sys
-    list(carry_out(LocalExecutor(jobs=2), waits, [1, 2], {"folder": sys.argv[1]}))
+    list(carry_out(LocalExecutor(jobs=2), waits, [sys.argv[1]] * 2))
 """
 
 
@@ -69,69 +68,34 @@ def test_processes_are_kept_and_end_with_the_lane() -> None:
     assert not any(Path(f"/proc/{pid}").exists() for pid in found.values())
 
 
-def test_a_lane_that_is_left_early_ends_its_processes(gates: Path) -> None:
-    with pytest.raises(RuntimeError, match="enough"):
-        _leave_early(gates)
-    assert _processes_that_know(gates) == []
-
-
-def _leave_early(gates: Path) -> None:
-    with LocalExecutor(jobs=2).open(waits_at_gate, {"folder": str(gates)}) as lane:
-        lane.submit(0)
-        lane.submit(1)
-        assert len(_read_hello(gates, 2)) == 2
-        raise RuntimeError("enough")
-
-
-def waits_at_gate(task: int, shared: dict[str, str]) -> None:
-    folder = Path(shared["folder"])
-    with (folder / "hello").open("w") as hello:
-        hello.write(f"{os.getpid()}\n")
-    (folder / f"gate-{task}").read_text()
+def test_a_lane_that_is_left_early_ends_its_processes(gates: Gates) -> None:
+    with LocalExecutor(jobs=2).open(tasks.waits_at_gate) as lane:
+        for _ in range(2):
+            lane.submit(str(gates.folder))
+        pids = [int(each) for each in gates.hello(2)]
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
 
 
 @pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
-def test_no_process_outlives_its_parent(gates: Path, kill: signal.Signals) -> None:
-    script = gates / "driver.py"
+def test_no_process_outlives_its_parent(gates: Gates, kill: signal.Signals) -> None:
+    script = gates.folder / "driver.py"
     script.write_text(DRIVER)
-    driver = subprocess.Popen([sys.executable, str(script), str(gates)], stderr=subprocess.PIPE)
-    children = _read_hello(gates, 2)
+    driver = subprocess.Popen(
+        [sys.executable, str(script), str(gates.folder)], stderr=subprocess.PIPE
+    )
+    children = [int(each) for each in gates.hello(2)]
     driver.send_signal(kill)
     _, said = driver.communicate()
     assert driver.returncode != 0
     # Only the driver may speak of an interruption.
     assert said.count(b"Traceback") == (kill == signal.SIGINT)
-    _wait_until(lambda: not any(_runs(pid) for pid in children))
+    while any(runs(pid) for pid in children):
+        os.sched_yield()
 
 
-def _read_hello(gates: Path, lines: int) -> list[int]:
-    found: list[str] = []
-    while len(found) < lines:
-        found += (gates / "hello").read_text().split()
-    return [int(each) for each in found]
-
-
-def _runs(pid: int) -> bool:
+def runs(pid: int) -> bool:
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return False
     return state != "Z"
-
-
-def _processes_that_know(folder: Path) -> list[str]:
-    """Return the processes of this machine, but our own, that have a file of the folder open."""
-    found = []
-    for each in Path("/proc").glob("[0-9]*/fd/*"):
-        try:
-            target = str(each.readlink())
-        except OSError:
-            continue
-        if target.startswith(str(folder)) and f"/{os.getpid()}/" not in str(each):
-            found.append(target)
-    return found
-
-
-def _wait_until(seen: Callable[[], bool]) -> None:
-    while not seen():
-        os.sched_yield()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import pickle
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import executor_tasks as tasks
@@ -102,8 +104,6 @@ def test_bad_parameters_are_refused(
 
 @given(asked=st.lists(st.sampled_from("abcd"), max_size=30), most=st.integers(0, 4000))
 def test_shared_values_are_right_whatever_is_given_up(asked: list[str], most: int) -> None:
-    import pickle
-
     values = {name: name * 1000 for name in "abcd"}
     fetched: list[str] = []
 
@@ -113,7 +113,7 @@ def test_shared_values_are_right_whatever_is_given_up(asked: list[str], most: in
 
     shared = SharedValues(values, fetch, most=most)
     assert [shared[name] for name in asked] == [values[name] for name in asked]
-    repeats = sum(one == other for one, other in zip(asked, asked[1:], strict=False))
+    repeats = sum(one == other for one, other in pairwise(asked))
     assert len(fetched) <= len(asked) - repeats
     assert set(fetched) == set(asked)
     assert (list(shared), len(shared), "x" in shared) == (list("abcd"), 4, False)
