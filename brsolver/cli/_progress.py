@@ -12,33 +12,35 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PATIENCE_S = 1.0
-PLAIN_S = 30.0
+LINE_S = 30.0
 """Seconds between two lines where standard error is no terminal, such as a log of a batch job."""
 
 
 class LateBar:
-    """A bar that appears once a second has passed; a line now and then where there is no terminal.
+    """A bar that appears once a second has passed, if standard error is a terminal.
 
     Parameters
     ----------
     what : str
         What is being done, and the unit of progress.
+    lines : bool
+        Whether a line now and then says the same where there is no terminal.
     """
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, what: str, *, lines: bool = False) -> None:
         self._what = what
         self._state: tuple[int, int | None] = (0, None)
         self._bar: Any = None
         self._lock = threading.Lock()
         self._ended = False
         self._said = time.monotonic()
-        self._plain = not sys.stderr.isatty()
+        self._lines = lines and not sys.stderr.isatty()
         self._timer = threading.Timer(PATIENCE_S, self._appear)
         self._timer.daemon = True
 
     def start(self) -> None:
         """Begin to wait."""
-        if not self._plain:
+        if sys.stderr.isatty():
             self._timer.start()
 
     def update(self, done: int, total: int) -> None:
@@ -47,7 +49,7 @@ class LateBar:
             self._state = (done, total)
             if self._bar is not None:
                 self._show()
-            elif self._plain and time.monotonic() - self._said >= PLAIN_S:
+            elif self._lines and time.monotonic() - self._said >= LINE_S:
                 self._said = time.monotonic()
                 sys.stderr.write(f"{self._what}: {done:,} of {total:,}\n")
                 sys.stderr.flush()
@@ -100,9 +102,9 @@ class LateBar:
 
 
 @contextmanager
-def late_bar(what: str) -> Iterator[LateBar]:
+def late_bar(what: str, *, lines: bool = False) -> Iterator[LateBar]:
     """Show a `LateBar` while the block runs."""
-    bar = LateBar(what)
+    bar = LateBar(what, lines=lines)
     bar.start()
     try:
         yield bar

@@ -92,7 +92,9 @@ def compare(
     from brsolver.results.request_times import check_times_file, write_times
 
     counts = () if workers is None else parse_workers(workers)
-    with late_bar("simulating, runs") as bar:
+    # What is kept or sent to a cluster takes hours, and is often watched by its log.
+    long = executor != "local" or resume is not None
+    with late_bar("simulating, runs", lines=long) as bar:
         check_out_dir(out)
         _check_resume(resume, out)
         if requests_out is not None:

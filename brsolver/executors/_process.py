@@ -21,7 +21,7 @@ from brsolver.executors._shared import SharedValues
 from brsolver.executors._threads import one_thread_each
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from multiprocessing.connection import Connection
     from multiprocessing.context import SpawnContext
 
@@ -121,7 +121,7 @@ def serve(connection: Connection[Any, Any], payload: bytes) -> None:
 
     shared = SharedValues(names, fetch)
 
-    def carry_out(packed: bytes, shared: SharedValues) -> Any:
+    def carry_out(packed: bytes, shared: Mapping[str, Any]) -> Any:
         return function(pickle.loads(packed), shared)  # noqa: S301 # our parent wrote it
 
     # A parent that has no more tasks, or has gone, closes its end.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import socket
 import sys
 from dataclasses import dataclass
 from functools import lru_cache
@@ -78,7 +79,7 @@ def carry_out_there(holder: list[Any], packed: bytes) -> Any:
         return here
     function, shared = here
 
-    def carry_out(task: bytes, values: SharedValues) -> Any:
+    def carry_out(task: bytes, values: Mapping[str, Any]) -> Any:
         return function(pickle.loads(task), values)  # noqa: S301 # our own driver's
 
     return attempted(carry_out, packed, shared)
@@ -91,8 +92,7 @@ def _unpacked(reference: Any) -> tuple[Function, SharedValues] | OtherVersion:
 
     payload: Payload = ray.get(reference)
     if payload.version != __version__:
-        node = ray.util.get_node_ip_address()
-        return OtherVersion(node=node, version=__version__)
+        return OtherVersion(node=socket.gethostname(), version=__version__)
     # Last: what is installed here takes precedence.
     sys.path.extend(place for place in payload.paths if place not in sys.path)
     shared = SharedValues(payload.shared, lambda name: ray.get(payload.shared[name]))

@@ -6,7 +6,6 @@ import os
 import socket
 import subprocess
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import executor_tasks as tasks
@@ -18,22 +17,12 @@ from brsolver.executors import ExecutorParams, Lost, carry_out, executor_of
 from brsolver.traces.trace import Trace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
+    from pathlib import Path
 
     from conftest import Gates
 
 ray = pytest.importorskip("ray")
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
-    """Return a cluster of three nodes, of which tests may take the last."""
-    from ray.cluster_utils import Cluster
-
-    started = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-    started.spare = [started.add_node(num_cpus=1), started.add_node(num_cpus=1)]
-    yield started
-    started.shutdown()
 
 
 def on(cluster: Any, **more: Any) -> Any:
@@ -161,6 +150,13 @@ def test_a_cluster_with_another_version_is_refused(
     monkeypatch.setattr("brsolver.executors.ray.__version__", "0.0.7")
     with pytest.raises(BrsolverError, match=r"has brsolver \S+, must be 0\.0\.7 as here"):
         list(carry_out(on(cluster), tasks.shifted, [1], {"offset": 0}))
+
+
+def test_without_an_address_a_cluster_is_started_here_and_ended() -> None:
+    executor = executor_of(ExecutorParams(executor="ray", jobs=2))
+    found = dict(carry_out(executor, tasks.facts, ["a", "b"], {"array": np.arange(5)}))
+    assert [set(limits.values()) for *_, limits in found.values()] == [{"1"}, {"1"}]
+    assert not ray.is_initialized()
 
 
 @pytest.fixture

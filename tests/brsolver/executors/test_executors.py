@@ -22,18 +22,14 @@ if TYPE_CHECKING:
 
     from brsolver.executors import Executor
 
-KINDS = {
-    "inline": ExecutorParams(jobs=1),
-    "local": ExecutorParams(jobs=2),
-    "ray": ExecutorParams(executor="ray", jobs=2),
-}
 
-
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=["inline", "local", "ray"])
 def executor(request: pytest.FixtureRequest) -> Executor:
+    params = ExecutorParams(jobs=1 if request.param == "inline" else 2)
     if request.param == "ray":
-        pytest.importorskip("ray")
-    found = executor_of(KINDS[request.param])
+        address = request.getfixturevalue("cluster").address
+        params = ExecutorParams(executor="ray", ray_address=address)
+    found = executor_of(params)
     assert found.name == request.param
     return found
 
@@ -83,7 +79,7 @@ def test_our_own_environment_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
     before = dict(os.environ)
-    dict(carry_out(executor_of(KINDS["local"]), tasks.shifted, [1, 2], {"offset": 1}))
+    dict(carry_out(executor_of(ExecutorParams(jobs=2)), tasks.shifted, [1, 2], {"offset": 1}))
     assert dict(os.environ) == before
 
 
