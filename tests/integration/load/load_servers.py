@@ -18,6 +18,10 @@ EVENTS = "Content-Type: text/event-stream\r\n"
 MODELS = {"object": "list", "data": [{"id": "m", "max_model_len": 1000}]}
 
 
+class Cut(bytes):
+    """Bytes with which a connection ends."""
+
+
 @dataclass(frozen=True)
 class Asked:
     """A request, as a server got it."""
@@ -70,30 +74,37 @@ def whole(asked: Asked) -> bytes:
 async def serving(answers, *, models=MODELS, tls=None):
     """A server; ``answers(asked, number)`` returns bytes, or None for no answer at all.
 
-    Yields its URL and the list of requests that it got. Answers that are no whole ones end with
-    the connection.
+    Yields its URL and the list of requests that it got.
     """
     got: list[Asked] = []
+    handlers: set[asyncio.Task] = set()
 
     async def handle(reader, writer):
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
-            while asked := await _asked(reader):
-                if asked.path.endswith("/models") and models is not None:
-                    given = models if isinstance(models, bytes) else answer(models)
-                else:
-                    got.append(asked)
-                    given = answers(asked, len(got) - 1)
-                    given = await given if asyncio.iscoroutine(given) else given
-                if given is None:
-                    await reader.read()
-                    break
-                writer.write(given)
-                await writer.drain()
-                if not given.endswith(b"\n\n") and b"application/json" not in given:
-                    break
-        writer.close()
-        with contextlib.suppress(OSError):
-            await writer.wait_closed()
+        handlers.add(asyncio.current_task())
+        try:
+            await converse(reader, writer)
+        except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass
+        finally:
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+    async def converse(reader, writer):
+        while asked := await _asked(reader):
+            if asked.path.endswith("/models"):
+                given = models if isinstance(models, bytes) else answer(models)
+            else:
+                got.append(asked)
+                given = answers(asked, len(got) - 1)
+                given = await given if asyncio.iscoroutine(given) else given
+            if given is None:
+                await reader.read()
+                break
+            writer.write(given)
+            await writer.drain()
+            if isinstance(given, Cut):
+                break
 
     server = await asyncio.start_server(handle, "127.0.0.1", 0, ssl=tls, limit=2**24)
     scheme = "http" if tls is None else "https"
@@ -101,6 +112,9 @@ async def serving(answers, *, models=MODELS, tls=None):
         yield f"{scheme}://127.0.0.1:{server.sockets[0].getsockname()[1]}", got
     finally:
         server.close()
+        for task in handlers:
+            task.cancel()
+        await asyncio.gather(*handlers)
 
 
 async def _asked(reader) -> Asked | None:
