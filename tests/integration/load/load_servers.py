@@ -77,18 +77,15 @@ async def serving(answers, *, models=MODELS, tls=None):
     Yields its URL and the list of requests that it got.
     """
     got: list[Asked] = []
-    handlers: set[asyncio.Task] = set()
+    there: dict[asyncio.Task, asyncio.StreamWriter] = {}
 
     async def handle(reader, writer):
-        handlers.add(asyncio.current_task())
-        try:
+        there[asyncio.current_task()] = writer
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
             await converse(reader, writer)
-        except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            pass
-        finally:
-            writer.close()
-            with contextlib.suppress(OSError):
-                await writer.wait_closed()
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
 
     async def converse(reader, writer):
         while asked := await _asked(reader):
@@ -112,9 +109,9 @@ async def serving(answers, *, models=MODELS, tls=None):
         yield f"{scheme}://127.0.0.1:{server.sockets[0].getsockname()[1]}", got
     finally:
         server.close()
-        for task in handlers:
-            task.cancel()
-        await asyncio.gather(*handlers)
+        for writer in there.values():
+            writer.close()
+        await asyncio.gather(*there)
 
 
 async def _asked(reader) -> Asked | None:
