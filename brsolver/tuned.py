@@ -1,9 +1,9 @@
 """The file that tuning writes, and what each of its readers takes from it.
 
-Nothing stands in it twice: ``[router]`` says how to route, ``[engine]`` what the engines are started
-with, ``[simulation]`` what else a simulation of them needs, and ``[tuned]``, by which the file is
-known, where all that comes from. ``[adapter]`` and ``[picker]`` are for what the user adds for one
-reader alone.
+Nothing stands in it twice: ``[router]`` says how to route, ``[engine]`` what the engines are
+started with, ``[simulation]`` what else a simulation of them needs, and ``[tuned]``, by which the
+file is known, where all that comes from. ``[adapter]`` and ``[picker]`` are for what the user adds
+for one reader alone.
 """
 
 from __future__ import annotations
@@ -80,7 +80,9 @@ class Tuned:
         _check_keys("[router]", tables["router"], _ROUTER)
         _check_keys("[engine]", tables["engine"], _ENGINE)
         if not isinstance(tables["router"].get("policy"), str):
-            raise ParameterError("[router]: policy is missing, must be a text: NAME[:KEY=VALUE,...]")
+            raise ParameterError(
+                "[router]: policy is missing, must be a text: NAME[:KEY=VALUE,...]"
+            )
         return cls(
             facts=tables[MARK],
             router=tables["router"],

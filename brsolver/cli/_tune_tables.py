@@ -37,7 +37,7 @@ def validated_table(result: TuneResult) -> Table:
     for heading, *_ in columns:
         table.add_column(heading, justify="right")
     for each in result.validated:
-        cells = [_cell(each, *column) for _, *column in columns]
+        cells = [_cell(each, *column) for column in columns]
         mark = "→ " if each.role == result.recommended else "  "
         table.add_row(
             Text(mark + each.role), Text(str(each.candidate)), Text(_gain(each)), *map(Text, cells)
@@ -50,6 +50,7 @@ def _gain(each: Validated) -> str:
     return "" if gain is None else str(gain)
 
 
-def _cell(each: Validated, metric: str, factor: float, form: str) -> str:
+def _cell(each: Validated, heading: str, metric: str, factor: float, form: str) -> str:
+    del heading
     value = each.mean(metric)
     return "–" if value is None else format(factor * value, form)

@@ -44,8 +44,8 @@ def tune(
         typer.Option(
             metavar="NAME|FILE.toml",
             rich_help_panel=CLUSTER,
-            help="What a step costs, see brsolver hardware list; several are chosen from. With what "
-            "is its own: NAME:workers=G,slots=B,capacity=K. (default: minimax-m2.7-h200-dp4)",
+            help="What a step costs, see brsolver hardware list; several are chosen from. With "
+            "what is its own: NAME:workers=G,slots=B,capacity=K. (default: minimax-m2.7-h200-dp4)",
             show_default=False,
         ),
     ] = None,
@@ -109,7 +109,9 @@ def tune(
     starts: Annotated[
         int,
         typer.Option(
-            metavar="N", rich_help_panel=TUNING, help="Pieces of that part, each a start of its own."
+            metavar="N",
+            rich_help_panel=TUNING,
+            help="Pieces of that part, each a start of its own.",
         ),
     ] = 5,
     storage: Annotated[
@@ -189,7 +191,7 @@ def _tuned(
 
     params = _params(options, asked)
     tuning = TuneParams(**asked, given=given_names(options))
-    specs = options.policies(read_policies(policies if policies else DEFAULT_POLICIES))
+    specs = options.policies(read_policies(policies or DEFAULT_POLICIES))
     _check_gpus(tuning, options)
     loaded = options.source(trace, params).load(params.seed)
 

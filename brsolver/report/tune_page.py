@@ -30,16 +30,16 @@ SHOWN = 200
 """Trials in the page's table at most: the best of those in full, then what failed."""
 
 _HISTORY = (
-    "Each mark is a trial, coloured by policy. Those that fell behind on a prefix of the trace were "
-    "given up there, and their value is of that prefix; the line is the best of those in full."
+    "Each mark is a trial, coloured by policy. Those that fell behind on a prefix of the trace "
+    "were given up there, and their value is of that prefix; the line is the best of those in full."
 )
 _IMPORTANCE = (
     "What the best trials have in common that the others have not, of all parameters that were "
     "searched, those of single policies included."
 )
 _FRONTS = (
-    "Trials in full. Above and to the left is better; the grey line joins those that no other beats "
-    "in both figures. It is for whoever wants another compromise than the goal's."
+    "Trials in full. Above and to the left is better; the grey line joins those that no other "
+    "beats in both figures. It is for whoever wants another compromise than the goal's."
 )
 
 

@@ -127,11 +127,12 @@ class BRHParams:
     patience: int = field(default=2500, metadata=_PATIENCE)
     guard: bool = field(default=True, metadata=_GUARD)
     growth: bool = field(
-        default=False, metadata=option(
+        default=False,
+        metadata=option(
             "Project a token per request and step.",
             panel=POLICY,
             search=Search(choices=(False, True)),
-        )
+        ),
     )
     projection: Literal["expected", "survival"] = field(
         default="survival",

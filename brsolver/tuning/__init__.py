@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from brsolver.tuning.goals import GOALS, Gain, Goal
     from brsolver.tuning.layouts import Layout
     from brsolver.tuning.result import GapLeft, TuneResult, Validated
-    from brsolver.tuning.wording import failures_told, sentences
     from brsolver.tuning.study import Tried
+    from brsolver.tuning.wording import failures_told, sentences
     from brsolver.tuning.write import tuned_text, write_tuned
 
 _HOMES = {

@@ -113,7 +113,9 @@ class Dimension:
         if self.whole:
             number = trial.suggest_int(self.name, int(self.low), int(self.high), log=self.log)
             return self._rounded(number)
-        return float(f"{trial.suggest_float(self.name, self.low, self.high, log=self.log):.{_DIGITS}g}")
+        return float(
+            f"{trial.suggest_float(self.name, self.low, self.high, log=self.log):.{_DIGITS}g}"
+        )
 
     def _rounded(self, number: int) -> int:
         if number == self.default or self.multiple == 1:
@@ -131,7 +133,7 @@ class Dimension:
 
 
 def policy_dimensions(spec: PolicySpec) -> tuple[Dimension, ...]:
-    """Return what is chosen from for a policy: of each parameter that its specification leaves open.
+    """Return what is chosen from for a policy: of each parameter that is left open.
 
     A parameter that has an `Option` says itself what is worth trying, if anything. One that has
     none, as a stranger's, is tried in a factor of `AROUND` around its default, as far as its class
@@ -196,7 +198,7 @@ def _takes(params: Any, name: str, value: Any) -> bool:
 
 
 def read_ranges(text: str) -> dict[str, Search | None]:
-    """Read what is to be searched although it was given: ``slots=16..256,budget,delayer=none|atom``.
+    """Read what is to be searched although it was given: ``slots=16..256,delayer=none|atom``.
 
     Returns
     -------

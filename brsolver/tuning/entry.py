@@ -180,8 +180,8 @@ def tune(
 def _kept(tuning: TuneParams, params: SimulationParams) -> frozenset[str]:
     """Return what is not searched.
 
-    Where requests are kept waiting whatever the server does, fewer slots are always sooner done with
-    each: by latency they would be the fewest that may be tried.
+    Where requests are kept waiting whatever the server does, fewer slots are always sooner done
+    with each: by latency they would be the fewest that may be tried.
     """
     if tuning.goal == "latency" and params.arrivals.mode == "pool":
         return tuning.given | {"slots"}
@@ -302,7 +302,7 @@ class _Plan:
         if self.goal.name == "latency" and self.space.base.arrivals.mode == "pool":
             notes.append(
                 "requests are kept waiting whatever the server does: their time to the last token "
-                "counts that wait; arrivals by time (--timestamps, --rate R) are what latency is for"
+                "counts that wait; latency is for arrivals by time (--timestamps, --rate R)"
             )
         return tuple(notes)
 

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def engine_line(candidate: Candidate) -> str:
-    """Return the command line that starts engines of that setting; what it leaves out is as it was."""
+    """Return the command line that starts such engines; what it leaves out is as it was."""
     sglang = candidate.params.prefill.colocated and candidate.params.prefill.scheduler == "sglang"
     words = _sglang(candidate) if sglang else _vllm(candidate)
     return " ".join(words)

@@ -1,4 +1,4 @@
-"""Which of the things that were chosen made the difference, and which settings are not dominated."""
+"""Which of what was chosen made the difference, and which settings no other beats."""
 
 from __future__ import annotations
 
@@ -25,9 +25,7 @@ def importance_of(study: Study) -> dict[str, float]:
     """
     optuna = optuna_module()
     with quiet():
-        complete = study.get_trials(
-            deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,)
-        )
+        complete = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
         chosen = [trial for trial in complete if trial.params]
         if len(chosen) < FEWEST:
             return {}

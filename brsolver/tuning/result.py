@@ -164,9 +164,9 @@ class TuneResult:
             "engine": None if chosen is None else engine_line(chosen.candidate),
             "summary": list(sentences(self)),
             "validated": [_validated(each) for each in self.validated],
-            "gap": None if self.gap is None else {
-                name: getattr(self.gap, name) for name in self.gap.__slots__
-            },
+            "gap": None
+            if self.gap is None
+            else {name: getattr(self.gap, name) for name in self.gap.__slots__},
             "importance": dict(self.importance),
             "trials": [each.to_dict() for each in self.tried],
             "counts": self.counts(),

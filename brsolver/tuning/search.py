@@ -247,14 +247,16 @@ class Search:
         trial.report(value, step=FACTOR**flight.rung)
         if flight.rung + 1 == len(self._rungs):
             self._end(flight, value)
-        elif not flight.role and self._falls_behind(flight):
+        elif self._falls_behind(flight):
             self._end(flight, None)
         else:
             flight.rung += 1
             self._submit(flight)
 
     def _falls_behind(self, flight: _Flight) -> bool:
-        return flight.trial.should_prune() or not self._fits(self._rungs[flight.rung + 1])
+        """Tell whether a trial is given up; the defaults never are, but others are held to them."""
+        behind = flight.trial.should_prune()
+        return not flight.role and (behind or not self._fits(self._rungs[flight.rung + 1]))
 
     def _end(self, flight: _Flight, value: float | None) -> None:
         from optuna.trial import TrialState
@@ -290,7 +292,9 @@ class Search:
         if self._progress is None:
             return
         best = best_of(tried_in(self._study), self._goal)
-        told = "" if best is None or best.value is None else f", best {self._goal.shown(best.value)}"
+        told = (
+            "" if best is None or best.value is None else f", best {self._goal.shown(best.value)}"
+        )
         self._progress(f"{self._trials} trials{told}", self.spent_s, self._limits.budget_s)
 
 

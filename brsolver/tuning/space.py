@@ -1,4 +1,4 @@
-"""All settings that are tried: policies with their parameters, and what engines are started with."""
+"""All settings that are tried: policies, their parameters, and what engines are started with."""
 
 from __future__ import annotations
 
@@ -246,7 +246,9 @@ def _engine(
 ) -> Iterator[Dimension]:
     says = _says(SimulationParams, "routing")
     if "routing" not in kept:
-        yield Dimension.of("routing", "routing", base.routing, with_range(says, search.get("routing")))
+        yield Dimension.of(
+            "routing", "routing", base.routing, with_range(says, search.get("routing"))
+        )
     if "slots" not in kept:
         for layout in layouts:
             if "slots" in search or not layout.fixed:

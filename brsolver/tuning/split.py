@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -51,9 +52,7 @@ class Split:
         return shortest // FILLINGS
 
 
-def split(
-    trace: Trace, params: SimulationParams, *, validate_from: float, starts: int
-) -> Split:
+def split(trace: Trace, params: SimulationParams, *, validate_from: float, starts: int) -> Split:
     """Split a trace.
 
     Parameters
@@ -100,14 +99,14 @@ def _rungs(size: int, slots: int) -> tuple[int, ...]:
 
 def _blocks(size: int, count: int) -> tuple[tuple[int, int], ...]:
     edges = [round(size * at / count) for at in range(count + 1)]
-    return tuple(zip(edges, edges[1:], strict=False))
+    return tuple(pairwise(edges))
 
 
 def settled(trace: Trace, params: SimulationParams) -> tuple[Trace, SimulationParams]:
     """Fix when requests come, so that all trials and all parts of the trace meet the same traffic.
 
-    A rate, or a utilisation of the slots as they are given, becomes times of arrival; a pool as many
-    requests as the given workers would have waiting.
+    A rate, or a utilisation of the slots as they are given, becomes times of arrival; a pool as
+    many requests as the given workers would have waiting.
     """
     arrivals = params.arrivals
     if arrivals.mode == "pool":

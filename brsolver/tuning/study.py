@@ -206,8 +206,8 @@ def _require_same(study: Study, name: str, facts: Mapping[str, Any]) -> None:
     if theirs is None:
         if study.trials:
             raise ParameterError(
-                f"study {name!r} holds {len(study.trials)} trials of something else, must be one of "
-                "brsolver tune, or new: give another --study or --storage"
+                f"study {name!r} holds {len(study.trials)} trials of something else, must be one "
+                "of brsolver tune, or new: give another --study or --storage"
             )
         study.set_user_attr(FACTS, dict(facts))
         return

@@ -15,8 +15,8 @@ from brsolver.simulator.params import SimulationParams
 from brsolver.traces.atomic import replacing
 from brsolver.tuned import read_tuned
 from brsolver.tuning.flags import engine_line
-from brsolver.tuning.wording import sentences
 from brsolver.tuning.study import PUBLISHED
+from brsolver.tuning.wording import sentences
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -105,7 +105,7 @@ def tuned_text(result: TuneResult, *, own: Mapping[str, Any] | None = None) -> s
         **_simulation(result, chosen.candidate),
         **(own or {}),
     }
-    return "\n".join(_comments(result, chosen)) + "\n\n" + written(tables)
+    return "\n".join(_comments(result, chosen)) + "\n" + written(tables)
 
 
 def _comments(result: TuneResult, chosen: Validated) -> Iterator[str]:
@@ -188,7 +188,7 @@ def _simulation(result: TuneResult, candidate: Candidate) -> dict[str, Any]:
             changed = _changed(value)
             if changed:
                 tables[f"simulation.{each.name}"] = changed
-        elif value is not None and value != () and value != each.default:
+        elif value is not None and value not in ((), each.default):
             plain[each.name] = value
     return {"simulation": plain, **tables}
 

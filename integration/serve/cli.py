@@ -59,9 +59,7 @@ def serve(
     raise typer.Exit(run_serve(config, envoy=envoy, workers=workers))
 
 
-def picker(
-    *, config: ConfigOption = Path("serve.toml"), workers: WorkersOption = None
-) -> None:
+def picker(*, config: ConfigOption = Path("serve.toml"), workers: WorkersOption = None) -> None:
     """Pick endpoints for gateways of Kubernetes, without Envoy.
 
     It speaks the protocol of the Gateway API Inference Extension (ext_proc over gRPC) and answers

@@ -36,6 +36,7 @@ TUNED = "tuned"
 """Key of ``[router]``: a file of ``brsolver tune``."""
 _WHO = ("addresses", "ranks", "file", "dns", "service")
 
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServeConfig:
     """What ``brsolver serve`` is told: a field for each table of its file.
@@ -119,7 +120,8 @@ def load(
     environ : mapping of str to str, optional
         Where API keys may stand; None takes the process's.
     workers : str, optional
-        ``HOST:PORT,...`` of the engines, or a file of them (`Workers.file`), in place of the file's.
+        ``HOST:PORT,...`` of the engines, or a file of them (`Workers.file`), in place of those
+        that the file names.
 
     Raises
     ------
@@ -148,7 +150,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _routed(values: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Put what was tuned in place of the file that holds it; what stands beside takes precedence."""
+    """Put what was tuned in place of its file's name; what stands beside takes precedence."""
     if is_tuned(values):
         return {"router": Tuned.of(values).for_picker()}
     router = values.get("router")
