@@ -12,7 +12,7 @@ from brsolver.report.parameters import parameter_rows
 from brsolver.report.write import PNG_DPI
 from brsolver.results.plain import finite_only
 from brsolver.tuning import engine_line, failures_told, sentences
-from brsolver.tuning.result import CALLED
+from brsolver.tuning.study import CALLED
 from brsolver.tuning.write import tuned_text
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from brsolver.tuning.study import PROJECT, PUBLISHED, TUNED
+from brsolver.tuning.study import PUBLISHED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -15,13 +15,6 @@ if TYPE_CHECKING:
     from brsolver.tuning.dimensions import Dimension
     from brsolver.tuning.goals import Gain, Goal
     from brsolver.tuning.study import Tried
-
-CALLED = {
-    PUBLISHED: "the published default",
-    PROJECT: "this project's default",
-    TUNED: "the best that was found",
-}
-"""What sentences call each role."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -78,8 +79,8 @@ def split(trace: Trace, params: SimulationParams, *, validate_from: float, start
     if cut < least or left < 2 * least:
         needed = max(least / validate_from, 2 * least / (1 - validate_from))
         raise ParameterError(
-            f"{trace.name} has {len(trace):,} requests, must have at least {int(needed) + 1:,} to "
-            f"be split at {validate_from:g}: {least:,} to search on and twice as many to validate "
+            f"{trace.name} has {len(trace):,} requests, must have at least {math.ceil(needed):,} "
+            f"to be split at {validate_from:g}: {least:,} to search on and twice as many to validate "
             f"with, for {slots:,} slots"
         )
     rows = np.arange(len(trace))

@@ -7,6 +7,7 @@ import re
 import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from brsolver.errors import BrsolverError, MissingExtraError, ParameterError
@@ -22,6 +23,14 @@ if TYPE_CHECKING:
 
 PUBLISHED, PROJECT, TUNED = "published", "project", "tuned"
 """Roles: vLLM's rule and engines as given; this project's default; the best that was found."""
+CALLED: Mapping[str, str] = MappingProxyType(
+    {
+        PUBLISHED: "the published default",
+        PROJECT: "this project's default",
+        TUNED: "the best that was found",
+    }
+)
+"""What sentences call each role."""
 FACTS, SPENT_S = "brsolver", "spent_s"
 """Names of what is kept with the study: whose it is, and seconds of search so far."""
 STARTUP = 10
@@ -169,7 +178,7 @@ def storage_errors(storage: str) -> Iterator[None]:
         raise
     except (OptunaError, SQLAlchemyError, ImportError, OSError, ValueError, RuntimeError) as error:
         cause: BaseException = error
-        while isinstance(cause, OptunaError) and cause.__cause__ is not None:
+        while isinstance(cause, OptunaError | ImportError) and cause.__cause__ is not None:
             cause = cause.__cause__
         cause = getattr(cause, "orig", None) or cause
         reason = " ".join(str(cause).split())

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from brsolver.tuning.result import CALLED
-from brsolver.tuning.study import PROJECT, PUBLISHED, TUNED
+from brsolver.tuning.study import CALLED, PROJECT, PUBLISHED, TUNED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
