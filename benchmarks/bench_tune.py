@@ -1,9 +1,9 @@
 """Tuning on the first half of a trace, held against the second: docs/tune.md.
 
 Run ``python -m benchmarks.bench_tune AZURE BURSTGPT MOONCAKE [--budget 3m] [--jobs N]
-[--out DIR]``. Prompts computed by the workers and elsewhere; requests kept waiting (goal throughput)
-and by arrivals at 70 % of the slots (goal latency). With ``--out`` studies are kept, and the same
-line goes on with them.
+[--out DIR]``. Prompts computed by the workers and elsewhere; requests kept waiting (goal
+throughput) and by arrivals at 70 % of the slots (goal latency). With ``--out`` studies are kept,
+and the same line goes on with them.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ def validated_table(result: TuneResult) -> Table:
     )
     table.add_column("")
     table.add_column("setting", overflow="fold")
-    table.add_column("over published", justify="right")
+    table.add_column("gain", justify="right")
     for heading, *_ in columns:
         table.add_column(heading, justify="right")
     for each in result.validated:

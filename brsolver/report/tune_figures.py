@@ -14,7 +14,7 @@ from brsolver.report.style import FAINT, INK, PALETTE, figure, legend_beside
 from brsolver.tuning.importance import pareto
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 SHOWN = 14
 """Parameters of the importance plot at most."""
+WIDE = 5.0
+"""Ratio of the largest to the least value from which on an axis is logarithmic."""
 _BAR_IN = 0.3
 _FRONTS = (
     ("ttft_mean_s", "mean time to the first token (s)", 1.0),
@@ -44,6 +46,7 @@ def history(result: TuneResult) -> Figure:
         _points(axes, whole, colour, name, hollow=False)
         _points(axes, cut, colour, "", hollow=True)
     _best_so_far(axes, result)
+    _spread(axes.set_yscale, [each.value for each in _valued(result.tried)])
     axes.set_xlabel("trial (hollow: given up on a prefix)")
     axes.set_ylabel(f"{result.goal.label} ({result.goal.unit})")
     legend_beside(axes, names)
@@ -69,6 +72,13 @@ def _best_so_far(axes: Axes, result: TuneResult) -> None:
     axes.step([each.number for each in whole], best, where="post", color=INK, lw=1.0, label="best")
 
 
+def _spread(scale: Callable[[str], None], values: Sequence[float | None]) -> None:
+    """Make an axis logarithmic where one value would squeeze all others to the edge."""
+    known = [value for value in values if value is not None]
+    if known and min(known) > 0 and max(known) > WIDE * min(known):
+        scale("log")
+
+
 def importance(result: TuneResult) -> Figure:
     """Draw each parameter's share of what mattered."""
     shown = list(result.importance.items())[:SHOWN]
@@ -91,7 +101,7 @@ def fronts(result: TuneResult) -> Figure:
     """Draw throughput against times to the first token and per token, and what no trial beats."""
     drawn = figure(3.8)
     panels = drawn.subplots(1, len(_FRONTS), sharey=True)
-    names = _policies(result.tried)
+    names = _policies([each for each in result.tried if each.state == "complete"])
     for axes, (metric, label, factor) in zip(panels, _FRONTS, strict=True):
         for index, name in enumerate(names):
             mine = [each for each in _whole(result, metric) if _name(each) == name]
@@ -103,6 +113,7 @@ def fronts(result: TuneResult) -> Figure:
                 label=name,
             )
         _front(axes, result, metric, factor)
+        _spread(axes.set_xscale, [each.figures[metric] for each in _whole(result, metric)])
         _defaults(axes, result, metric, factor)
         axes.set_xlabel(label)
     panels[0].set_ylabel("throughput (tok/s)")
@@ -122,16 +133,21 @@ def _front(axes: Axes, result: TuneResult, metric: str, factor: float) -> None:
 
 
 def _defaults(axes: Axes, result: TuneResult, metric: str, factor: float) -> None:
+    middle = sum(axes.transAxes.transform([(0, 0), (1, 1)])[:, 0]) / 2
     for each in _whole(result, metric):
-        if each.role in _CALLED:
-            axes.annotate(
-                _CALLED[each.role],
-                (factor * (each.figures[metric] or 0.0), each.figures["throughput_tok_s"] or 0.0),
-                xytext=(6, -10),
-                textcoords="offset points",
-                fontsize=7.5,
-                color=INK,
-            )
+        if each.role not in _CALLED:
+            continue
+        at = (factor * (each.figures[metric] or 0.0), each.figures["throughput_tok_s"] or 0.0)
+        left = axes.transData.transform(at)[0] > middle
+        axes.annotate(
+            _CALLED[each.role],
+            at,
+            xytext=(-6 if left else 6, -10),
+            ha="right" if left else "left",
+            textcoords="offset points",
+            fontsize=7.5,
+            color=INK,
+        )
 
 
 def _whole(result: TuneResult, metric: str) -> list[Tried]:

@@ -46,6 +46,15 @@ class Goal:
         """Tell whether one value is better than another."""
         return value > other if self.maximise else value < other
 
+    def told(self, gain: Gain, other: str) -> str:
+        """Say what a gain is over something: by how much the figure rises, or falls."""
+        if math.isnan(gain.mean):
+            return f"{other} has no {self.label} at all, it does"
+        if self.maximise:
+            return f"{gain} {self.label} over {other}"
+        fall = Gain(mean=-gain.mean, half_width=gain.half_width, starts=gain.starts)
+        return f"{fall} {self.label} against {other}"
+
     def shown(self, value: float) -> str:
         """Write a value with its unit."""
         return f"{value:,.0f} {self.unit}" if abs(value) >= 1000 else f"{value:,.3g} {self.unit}"
@@ -165,4 +174,5 @@ class Gain:
     def __str__(self) -> str:
         if math.isnan(self.mean):
             return "not told: the other has none"
-        return f"{100 * self.mean:+.1f} % ± {100 * self.half_width:.1f}"
+        mean = round(100 * self.mean, 1) + 0.0  # not -0.0
+        return f"{mean:+.1f} % ± {100 * self.half_width:.1f}"

@@ -80,8 +80,8 @@ def split(trace: Trace, params: SimulationParams, *, validate_from: float, start
         needed = max(least / validate_from, 2 * least / (1 - validate_from))
         raise ParameterError(
             f"{trace.name} has {len(trace):,} requests, must have at least {math.ceil(needed):,} "
-            f"to be split at {validate_from:g}: {least:,} to search on and twice as many to validate "
-            f"with, for {slots:,} slots"
+            f"to be split at {validate_from:g}: {least:,} to search on and twice as many to "
+            f"validate with, for {slots:,} slots"
         )
     rows = np.arange(len(trace))
     return Split(

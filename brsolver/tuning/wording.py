@@ -10,6 +10,7 @@ from brsolver.tuning.study import CALLED, PROJECT, PUBLISHED, TUNED
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from brsolver.tuning.goals import Gain
     from brsolver.tuning.result import TuneResult, Validated
 
 
@@ -35,11 +36,7 @@ def _sentences(result: TuneResult) -> Iterator[str]:
 def _verdict(result: TuneResult, chosen: Validated) -> str:
     if chosen.role == PUBLISHED:
         return f"Keep {CALLED[PUBLISHED]}, {chosen.candidate}: nothing beats it for certain."
-    gain = chosen.gains[PUBLISHED]
-    if math.isnan(gain.mean):
-        figure = f"{CALLED[PUBLISHED]} has no {result.goal.label} at all, it does"
-    else:
-        figure = f"{gain} {result.goal.label} over {CALLED[PUBLISHED]}"
+    figure = result.goal.told(chosen.gains[PUBLISHED], CALLED[PUBLISHED])
     return f"Run {CALLED[chosen.role]}, {chosen.candidate}: {figure} ({_over(result)})."
 
 
@@ -58,16 +55,16 @@ def _compared(result: TuneResult) -> Iterator[str]:
             continue
         gain = each.gains[other]
         what = f", {each.candidate}," if role != result.recommended and other == PUBLISHED else ""
-        yield f"{CALLED[role].capitalize()}{what} over {CALLED[other]}: {gain}{_means(gain)}."
+        figure = result.goal.told(gain, CALLED[other])
+        yield f"{CALLED[role].capitalize()}{what}: {figure}{_means(gain)}."
     if result.by_role(TUNED) is None:
         yield "The search found nothing better than the two defaults."
 
 
-def _means(gain: object) -> str:
-    low, high = getattr(gain, "low", math.nan), getattr(gain, "high", math.nan)
-    if low > 0:
+def _means(gain: Gain) -> str:
+    if gain.sure or math.isnan(gain.mean):
         return ""
-    if high < 0:
+    if gain.high < 0:
         return ", worse for certain"
     return ", an interval with zero in it: not better for certain"
 
@@ -84,6 +81,8 @@ def _gap(result: TuneResult) -> Iterator[str]:
         f"less than {gap.lower_bound_s:,.1f} s: at most {100 * gap.gap:.1f} % are left to any "
         f"router with these engines (certified for {gap.valid_for})."
     )
+    if not result.base.arrivals.by_events:
+        yield "That bound does not know when requests come: by arrivals it is loose."
 
 
 def _effort(result: TuneResult) -> str:

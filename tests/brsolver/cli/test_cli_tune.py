@@ -29,7 +29,7 @@ def traffic(tmp_path: Path) -> Path:
 
 def test_all_that_is_written(brsolver: Callable[..., Any], traffic: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    done = brsolver("tune", traffic, *SHORT, "--trials", 10, "--out", out)
+    done = brsolver("tune", traffic, *SHORT, "--trials", 18, "--out", out)
     assert done.code == 0
     assert done.err == f"wrote {out}/tune.html\nwrote {out}/tuned.toml\n"
     assert "vllm serve MODEL --data-parallel-size 2 --max-num-seqs 4" in done.out
@@ -41,7 +41,7 @@ def test_all_that_is_written(brsolver: Callable[..., Any], traffic: Path, tmp_pa
     for heading in ("Validation", "What was tried", "What mattered", "Throughput against times"):
         assert heading in page
     facts = json.loads((out / "tune.json").read_text())
-    assert len(facts["trials"]) == 10
+    assert len(facts["trials"]) == 18
     assert facts["trials"][0]["role"] == "published"
     assert facts["searched"].keys() >= {"policy", "routing", "interval", "br-t.kappa"}
     assert not facts["searched"].keys() & {"slots", "budget", "hardware"}

@@ -39,9 +39,7 @@ def validated(metric: str, **values: list[float]) -> tuple[Validated, ...]:
         for role, found in values.items()
     }
     names = {PUBLISHED: "vllm", PROJECT: "br-t", TUNED: "br-t:kappa=2"}
-    found, failures = _told_apart(
-        {role: candidate(names[role]) for role in values}, figures, goal
-    )
+    found, failures = _told_apart({role: candidate(names[role]) for role in values}, figures, goal)
     assert failures == ()
     return found
 
@@ -55,9 +53,7 @@ def test_the_interval_is_students(values: list[float], others: list[float]) -> N
     shares = [(v - o) / base for v, o in zip(values, others, strict=True)]
     assert gain.mean == pytest.approx(sum(shares) / count, rel=1e-9, abs=1e-12)
     if max(shares) > min(shares):
-        low, high = stats.t.interval(
-            0.95, count - 1, loc=gain.mean, scale=stats.sem(shares)
-        )
+        low, high = stats.t.interval(0.95, count - 1, loc=gain.mean, scale=stats.sem(shares))
         assert (gain.low, gain.high) == pytest.approx((low, high), rel=1e-6, abs=1e-9)
     less = Gain.between(LATENCY, values, others)
     assert less.mean == pytest.approx(-gain.mean, abs=1e-12)
@@ -142,9 +138,7 @@ def test_the_front_is_what_no_other_beats(points: list[tuple[int, int]]) -> None
     ]
     front = {each.number for each in pareto(tried, "more", "less")}
     for at, (more, less) in enumerate(points):
-        beaten = any(
-            m >= more and l <= less and (m, l) != (more, less) for m, l in points
-        )
+        beaten = any(a >= more and b <= less and (a, b) != (more, less) for a, b in points)
         if at in front:
             assert not beaten
         elif not beaten:

@@ -103,9 +103,7 @@ def test_what_is_given_is_kept(data: st.DataObject) -> None:
     base = SimulationParams(
         workers=2, slots=8, routing="immediate", prefill=Prefill(mode="colocated", budget=1000)
     )
-    made = space_of(
-        base, policies=["br-t:kappa=3", "vllm"], given=["slots", "routing", "budget"]
-    )
+    made = space_of(base, policies=["br-t:kappa=3", "vllm"], given=["slots", "routing", "budget"])
     trial = Drawn(data)
     found = made.candidate(lambda dimension: dimension.suggested(trial))
     assert found.params.slots == 8
@@ -196,7 +194,9 @@ def test_each_hardware_has_slots_of_its_own() -> None:
     assert found.params.slots == 128
     assert names[0] not in asked
     assert names[1] in asked
-    assert "--data-parallel-size 2 --tensor-parallel-size 4 --max-num-seqs 128" in engine_line(found)
+    assert "--data-parallel-size 2 --tensor-parallel-size 4 --max-num-seqs 128" in engine_line(
+        found
+    )
 
 
 def test_engine_lines_say_what_was_chosen() -> None:
