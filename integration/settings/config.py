@@ -13,6 +13,7 @@ from brsolver._limits import require
 from brsolver.errors import BrsolverError, ParameterError, UnknownNameError
 from brsolver.options import alternatives, parameters
 from brsolver.specs import build_params
+from brsolver.tuned import Tuned, is_tuned, read_tuned
 from integration.picker.params import PickerParams
 from integration.settings.keys import ApiKey, read_keys
 from integration.settings.limits import Auth, Limits
@@ -29,6 +30,11 @@ from integration.settings.tables import (
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+
+TUNED = "tuned"
+"""Key of ``[router]``: a file of ``brsolver tune``."""
+_WHO = ("addresses", "ranks", "file", "dns", "service")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,14 +104,24 @@ class ServeConfig:
         return self.folder / name
 
 
-def load(path: str | Path, environ: Mapping[str, str] | None = None) -> ServeConfig:
-    """Read ``serve.toml``.
+def load(
+    path: str | Path,
+    environ: Mapping[str, str] | None = None,
+    *,
+    workers: str | None = None,
+) -> ServeConfig:
+    """Read ``serve.toml``, or a file that ``brsolver tune`` wrote.
+
+    The second says how to route and names no workers; the first may name it: ``[router] tuned``.
 
     Parameters
     ----------
     path : str or Path
     environ : mapping of str to str, optional
         Where API keys may stand; None takes the process's.
+    workers : str, optional
+        ``HOST:PORT,...`` of the engines, or a file of them (`Workers.file`), in place of those
+        that the file names.
 
     Raises
     ------
@@ -115,7 +131,10 @@ def load(path: str | Path, environ: Mapping[str, str] | None = None) -> ServeCon
     """
     path = Path(path)
     try:
-        return _build(_read(path), path, os.environ if environ is None else environ)
+        values = _routed(_read(path), path.parent)
+        if workers is not None:
+            values["workers"] = _worked(values.get("workers"), workers)
+        return _build(values, path, os.environ if environ is None else environ)
     except BrsolverError as error:
         text = str(error)
         raise ParameterError(text if text.startswith(f"{path}:") else f"{path}: {text}") from error
@@ -128,6 +147,32 @@ def _read(path: Path) -> dict[str, Any]:
         # What is not TOML or not UTF-8 is a ValueError.
         reason = getattr(error, "strerror", None) or str(error)
         raise ParameterError(f"cannot be read as TOML: {' '.join(reason.split())}") from error
+
+
+def _routed(values: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Put what was tuned in place of its file's name; what stands beside takes precedence."""
+    if is_tuned(values):
+        return {"router": Tuned.of(values).for_picker()}
+    router = values.get("router")
+    if not isinstance(router, dict) or TUNED not in router:
+        return values
+    name = router[TUNED]
+    require(isinstance(name, str), f"[router]: {TUNED} is {name!r}, must be the path of a file")
+    found = read_tuned(folder / name)
+    if found is None:
+        raise ParameterError(f"[router]: {TUNED} is {name!r}, must be a file of brsolver tune")
+    beside = {key: value for key, value in router.items() if key != TUNED}
+    return {**values, "router": {**found.for_picker(Path(name).parent), **beside}}
+
+
+def _worked(table: object, workers: str) -> object:
+    """Put the workers of the command line in place of the file's."""
+    if table is not None and not isinstance(table, dict):
+        return table
+    rest = {key: value for key, value in (table or {}).items() if key not in _WHO}
+    if workers.endswith(".toml"):
+        return {**rest, "file": str(Path(workers).absolute())}
+    return {**rest, "addresses": [each.strip() for each in workers.split(",")]}
 
 
 def _build(values: Mapping[str, Any], path: Path, environ: Mapping[str, str]) -> ServeConfig:
