@@ -56,14 +56,15 @@ def show(title: str, farm: Farm, options: argparse.Namespace) -> None:
     print(f"| rule | last response | 90 % of them | {idle} | prompts cached | against verl's |")
     print("|---|---|---|---|---|---|", flush=True)
     rules = options.rules or list(RULES)
-    base = [one.makespan_s for one in _run(farm, "verl", options)]
+    base_runs = _run(farm, "verl", options)
+    base = [one.makespan_s for one in base_runs]
     for rule in rules:
-        runs = _run(farm, rule, options)
-        span = np.array([one.makespan_s for one in runs])
-        gain = np.array(base) / span - 1.0
+        runs = base_runs if rule == "verl" else _run(farm, rule, options)
+        spans = np.array([one.makespan_s for one in runs])
+        gain = np.array(base) / spans - 1.0
         spread = f" ± {gain.std(ddof=1):.1%}" if len(gain) > 1 else ""
         print(
-            f"| {rule} | {span.mean():.1f} s | {_mean(runs, 'most_s'):.1f} s "
+            f"| {rule} | {spans.mean():.1f} s | {_mean(runs, 'most_s'):.1f} s "
             f"| {_mean(runs, 'lost_share'):.1%} | {_mean(runs, 'cached_share'):.0%} "
             f"| {gain.mean():+.1%}{spread} |",
             flush=True,

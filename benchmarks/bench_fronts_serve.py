@@ -152,7 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--speed", type=float, default=1.0)
     parser.add_argument("--seeds", type=int, default=1)
     options = parser.parse_args(arguments)
-    ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    ray.init("local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     serve.start(proxy_location="Disabled")
     slots = {"slots": options.slots, "hardware": HARDWARE}
     rules = {

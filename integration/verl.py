@@ -82,7 +82,7 @@ class Balancer:
         self._servers = dict(servers)
         self._inflight = dict.fromkeys(self._servers, 0)
         self._last: OrderedDict[str, str] = OrderedDict()
-        self._seats: dict[tuple[str, str], deque[Seat]] = {}
+        self._seats: dict[tuple[str, str | None], deque[Seat]] = {}
         self._front: Front | None = None
         if self._servers:
             self._open()
@@ -136,12 +136,15 @@ class Balancer:
     async def release_server(
         self, server_id: str, request_id: str | None = None, **_more: object
     ) -> None:
-        """Take in that a request has ended."""
-        seats = self._seats.get((server_id, request_id or ""))
+        """Take in that a request has ended; the oldest at the server, if nobody says which."""
+        key = server_id, request_id
+        if request_id is None:
+            key = next((each for each in self._seats if each[0] == server_id), key)
+        seats = self._seats.get(key)
         if seats and self._front is not None:
             self._front.ended(seats.popleft(), End.FINISHED)
             if not seats:
-                del self._seats[server_id, request_id or ""]
+                del self._seats[key]
         if self._inflight.get(server_id, 0) > 0:
             self._inflight[server_id] -= 1
 

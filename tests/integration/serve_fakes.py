@@ -1,4 +1,4 @@
-"""Replicas of Ray Serve whose streams go on when a gate is opened; found in every process."""
+"""Replicas of Ray Serve whose streams go on when a gate is opened."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections import Counter
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ SETTINGS = {"policy": "jsq", "predictor": "none", "slots": 2, "budget": 64, "bud
 @pytest.fixture(scope="module")
 def cluster():
     ray.init(
+        "local",
         num_cpus=2,
         include_dashboard=False,
         log_to_driver=False,
@@ -44,13 +46,23 @@ def cluster():
     ray.shutdown()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def gate(cluster):
     actor = Gate.options(name=GATE).remote()
     yield actor
-    for name in serve.status().applications:
-        serve.delete(name)
     ray.kill(actor)
+
+
+@pytest.fixture(scope="module")
+def shared(gate):
+    """An application that several tests use, one after the other; each leaves it empty."""
+    return Serving(gate)
+
+
+@pytest.fixture
+def serving(shared):
+    shared.begin()
+    return shared
 
 
 class Serving:
@@ -70,12 +82,22 @@ class Serving:
         self.router: SessionRouter = self.stream._router._asyncio_router.request_router
         self.loop = self.stream._router._asyncio_router._event_loop
         self.on_loop(self.router._front._core.listeners.append, self)
+        self.until(lambda books: books.reserved == 0)
 
     def deploy(self, replicas: int, *, wait: bool = True) -> Any:
         config = router_config(**self._settings)
         app = Streams.options(num_replicas=replicas, request_router_config=config).bind()
         target = serve.RunTarget(app, name=self.name, route_prefix=None)
         return serve.run_many([target], wait_for_applications_running=wait)[0]
+
+    def begin(self) -> None:
+        """Count ends from now on, and let no name stand for two requests."""
+        self._before = Counter(self.on_loop(self.router.audit).ended)
+        self._prefix = f"{next(APPLICATIONS)}-"
+
+    def ends(self, audit: Any) -> dict[End, int]:
+        """Return the ends since `begin`."""
+        return dict(Counter(audit.ended) - self._before)
 
     def event(self, event: Event) -> None:
         # The model steps for as long as streams run.
@@ -97,135 +119,142 @@ class Serving:
                 return audit
             assert self._changed.wait(PATIENCE_S), audit
 
-    def send(self, *names: str, prompt: int = 8) -> dict[str, Any]:
-        return {each: self.stream.remote(each, list(range(prompt))) for each in names}
+    def named(self, *names: str) -> list[str]:
+        return [self._prefix + name for name in names]
+
+    def send(self, *names: str) -> dict[str, Any]:
+        return {each: self.stream.remote(self._prefix + each, list(range(8))) for each in names}
 
     def began(self, *names: str) -> dict[str, str]:
-        return ray.get(self.gate.began.remote(list(names)), timeout=PATIENCE_S)
+        """Wait until replicas run these requests; return which."""
+        found = ray.get(self.gate.began.remote(self.named(*names)), timeout=PATIENCE_S)
+        return {name.removeprefix(self._prefix): replica for name, replica in found.items()}
+
+    def seen(self) -> set[str]:
+        """Return which requests replicas have ever run."""
+        found = ray.get(self.gate.seen.remote())
+        return {each.removeprefix(self._prefix) for each in found if each.startswith(self._prefix)}
 
     def let(self, *names: str) -> None:
-        ray.get(self.gate.let.remote(list(names)))
+        ray.get(self.gate.let.remote(self.named(*names)))
 
-
-def ends(audit: Any) -> dict[End, int]:
-    return {end: count for end, count in audit.ended.items() if count}
+    def all_tokens(self, sent: dict[str, Any]) -> bool:
+        return all(
+            list(answer) == [f"{self._prefix}{name}:first", f"{self._prefix}{name}:last"]
+            for name, answer in sent.items()
+        )
 
 
 def names(count: int) -> list[str]:
     return [f"r{index}" for index in range(count)]
 
 
-def test_requests_are_held_while_slots_are_taken_and_the_books_end_at_zero(gate):
-    serving = Serving(gate)
+def full(books: Any) -> bool:
+    return books.started == 4 and books.held == 2
+
+
+def test_requests_are_held_while_slots_are_taken_and_the_books_end_at_zero(serving):
     sent = serving.send(*names(6))
-    audit = serving.until(lambda books: books.started == 4 and books.held == 2)
+    audit = serving.until(full)
     assert audit.wrong == ()
     assert [worker.started for worker in audit.workers] == [2, 2]
     serving.began(*names(4))
-    assert set(ray.get(gate.seen.remote())) == set(names(4))
+    assert serving.seen() == set(names(4))
     serving.let(*names(6))
-    for name, answer in sent.items():
-        assert list(answer) == [f"{name}:first", f"{name}:last"]
+    assert serving.all_tokens(sent)
     audit = serving.until(lambda books: books.reserved == 0)
     assert (audit.held, audit.wrong) == (0, ())
-    assert ends(audit) == {End.FINISHED: 7}
-    assert set(ray.get(gate.concurrency.remote()).values()) == {2}
+    assert serving.ends(audit) == {End.FINISHED: 6}
+    assert set(ray.get(serving.gate.concurrency.remote()).values()) == {2}
 
 
-def test_who_cancels_while_held_never_reaches_a_replica_and_mid_stream_frees_a_slot(gate):
-    serving = Serving(gate)
+def test_who_cancels_while_held_never_reaches_a_replica_and_mid_stream_frees_a_slot(serving):
     sent = serving.send("a", "b", "c", "d")
     serving.until(lambda books: books.started == 4)
     sent |= serving.send("held", "next", "last")
     serving.until(lambda books: books.held == 3)
     sent["held"].cancel()
     audit = serving.until(lambda books: books.held == 2)
-    assert ends(audit) == {End.FINISHED: 1, End.DISCONNECTED: 1}
+    assert serving.ends(audit) == {End.DISCONNECTED: 1}
     serving.let("a")
-    assert list(sent["a"]) == ["a:first", "a:last"]
+    assert serving.all_tokens({"a": sent["a"]})
     serving.began("next")
     sent["b"].cancel()
     serving.began("last")
-    assert "held" not in ray.get(gate.seen.remote())
+    assert "held" not in serving.seen()
     serving.let("c", "d", "next", "last")
     audit = serving.until(lambda books: books.reserved == 0)
     assert audit.wrong == ()
-    assert ends(audit) == {End.FINISHED: 6, End.DISCONNECTED: 2}
+    assert serving.ends(audit) == {End.FINISHED: 5, End.DISCONNECTED: 2}
 
 
-def test_what_an_application_raises_is_no_fault_of_its_replica(gate):
-    serving = Serving(gate)
+def test_what_an_application_raises_is_no_fault_of_its_replica(serving):
     for _ in range(5):
         with pytest.raises(ValueError, match="raise"):
             serving.unary.remote("bad", "raise").result(timeout_s=PATIENCE_S)
     audit = serving.until(lambda books: books.reserved == 0)
     # Ray hands errors on as it hands on answers.
-    assert ends(audit) == {End.FINISHED: 6}
+    assert serving.ends(audit) == {End.FINISHED: 5}
     assert [worker.state for worker in audit.workers] == ["up", "up"]
 
 
-def test_a_replica_that_dies_costs_its_own_requests_and_another_takes_its_place(gate):
-    serving = Serving(gate)
+def test_a_replica_that_dies_costs_its_own_requests_and_another_takes_its_place(serving):
     sent = serving.send(*names(6))
-    serving.until(lambda books: books.started == 4 and books.held == 2)
+    serving.until(full)
     where = serving.began(*names(4))
     victim = where["r0"]
     died = [name for name, at in where.items() if at == victim]
-    ids = {each.unique_id: each for each in serving.router.curr_replicas}
-    ray.kill(serving.router.curr_replicas[ids[victim]]._actor_handle)
+    known = {each.unique_id: replica for each, replica in serving.router.curr_replicas.items()}
+    ray.kill(known[victim]._actor_handle)
     for name in died:
         with pytest.raises(RayError):
-            list(sent[name])
-    audit = serving.until(lambda books: ends(books).get(End.WORKER_DIED) == len(died))
+            list(sent.pop(name))
+    serving.until(lambda books: serving.ends(books).get(End.WORKER_DIED) == len(died))
     serving.let(*names(6))
-    for name in set(sent) - set(died):
-        assert list(sent[name]) == [f"{name}:first", f"{name}:last"]
+    assert serving.all_tokens(sent)
     # Ray Serve starts another, which takes requests as soon as it is there.
     serving.until(lambda books: sum(worker.state == "up" for worker in books.workers) == 2)
     more = serving.send("x0", "x1", "x2", "x3")
-    found = serving.began("x0", "x1", "x2", "x3")
-    assert victim not in found.values()
-    assert len(set(found.values())) == 2
+    found = set(serving.began(*more).values())
+    assert victim not in found
+    assert len(found) == 2
     serving.let(*more)
     audit = serving.until(lambda books: books.reserved == 0)
     assert (audit.held, audit.wrong) == (0, ())
 
 
-def test_replicas_that_take_the_place_of_others_take_what_is_held(gate):
-    serving = Serving(gate, replicas=1)
-    sent = serving.send(*names(4))
-    serving.until(lambda books: books.started == 2 and books.held == 2)
-    before = set(serving.began("r0", "r1").values())
+def test_replicas_that_take_the_place_of_others_take_what_is_held(serving):
+    sent = serving.send(*names(6))
+    serving.until(full)
+    before = set(serving.began(*names(4)).values())
     serving.deploy(2, wait=False)
-    after = set(serving.began("r2", "r3").values())
+    after = set(serving.began("r4", "r5").values())
     assert not before & after
-    # What the old one runs runs on.
+    # What the old ones run runs on.
     serving.let(*sent)
-    for name, answer in sent.items():
-        assert list(answer) == [f"{name}:first", f"{name}:last"]
+    assert serving.all_tokens(sent)
     audit = serving.until(lambda books: books.reserved == 0)
     assert audit.wrong == ()
-    assert ends(audit) == {End.FINISHED: 5}
+    assert serving.ends(audit) == {End.FINISHED: 6}
 
 
-def test_a_core_that_breaks_leaves_everybody_to_power_of_two(gate, caplog):
+def test_a_core_that_breaks_leaves_everybody_to_power_of_two(gate):
     serving = Serving(gate, max_failures=1)
     sent = serving.send(*names(6))
-    serving.until(lambda books: books.started == 4 and books.held == 2)
+    serving.until(full)
 
     def broken() -> float | None:
         raise RuntimeError("broken")
 
-    core = serving.router._front._core
-    serving.on_loop(setattr, core, "advance", broken)
-    serving.on_loop(serving.router._front._pump._run_in, 0.0)
+    front = serving.router._front
+    serving.on_loop(setattr, front._core, "advance", broken)
+    serving.on_loop(front._pump._run_in, 0.0)
     # The two that were held, and whoever comes now, go where Ray Serve sends them.
     sent |= serving.send("late")
-    serving.began(*names(6), "late")
+    serving.began(*sent)
     serving.let(*sent)
-    for name, answer in sent.items():
-        assert list(answer) == [f"{name}:first", f"{name}:last"]
-    assert not serving.router._front.active
+    assert serving.all_tokens(sent)
+    assert not front.active
 
 
 def test_wrong_settings_are_refused_where_they_are_written():

@@ -95,6 +95,18 @@ def test_without_sticky_a_later_turn_is_placed_as_any_other():
     asyncio.run(run())
 
 
+def test_a_release_without_a_request_is_that_of_the_oldest():
+    async def run():
+        made = balancer({"host:1": "handle-1"})
+        await acquired(made, *"ab")
+        for _ in range(3):
+            await made.release_server("host:1")
+        assert made.audit().reserved == 0
+        assert made.get_total_inflight() == 0
+
+    asyncio.run(run())
+
+
 def test_who_is_cancelled_while_held_is_withdrawn():
     async def run():
         made = balancer()
@@ -196,17 +208,16 @@ def test_settings_of_a_file_hold_where_they_are_not_given(tmp_path):
     assert made._settings.folder == tmp_path
 
 
-class Server:
-    """As verl's servers: generates, then says what."""
-
-    async def generate(self, *, request_id: str, prompt_ids: list[int], **_more: object):
-        return SimpleNamespace(token_ids=[1], extra_fields={}, request_id=request_id)
-
-
 @pytest.fixture(scope="module")
 def cluster():
     ray = pytest.importorskip("ray", reason="Ray is not installed")
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
+    ray.init(
+        "local",
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        configure_logging=False,
+    )
     yield ray
     ray.shutdown()
 
@@ -228,9 +239,7 @@ def test_as_an_actor_it_hears_of_ends_however_many_are_held(cluster):
         server, handle = ray.get(ready)
         assert handle == SERVERS[server]
         served[server] += 1
-        releases.append(
-            made.release_server.remote(server_id=server, request_id=waiting.pop(ready))
-        )
+        releases.append(made.release_server.remote(server_id=server, request_id=waiting.pop(ready)))
     ray.get(releases, timeout=60.0)
     audit = ray.get(made.audit.remote())
     assert (audit.held, audit.reserved, audit.wrong) == (0, 0, ())
@@ -243,6 +252,10 @@ def test_as_an_actor_it_hears_of_ends_however_many_are_held(cluster):
 def test_under_verls_own_client(cluster, tmp_path):
     from verl.workers.rollout.llm_server import LLMServerClient
     from verl.workers.rollout.router import RequestLoadBalancer, get_router_handle
+
+    class Server:
+        async def generate(self, *, request_id: str, **_asked: object) -> SimpleNamespace:
+            return SimpleNamespace(token_ids=[1], extra_fields={}, request_id=request_id)
 
     wanted = [name for name in dir(RequestLoadBalancer) if not name.startswith("_")]
     assert "acquire_server" in wanted
