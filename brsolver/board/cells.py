@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from brsolver.board.definition import BoardDefinition, Regime
-    from brsolver.board.policies import BoardPolicy
+    from brsolver.board.policies import BoardPolicy, Routing
     from brsolver.board.sources import LoadedTrace
     from brsolver.campaign import Cell
+    from brsolver.campaign.cells import Plain
     from brsolver.registry import PolicySpec
     from brsolver.traces.trace import Trace
 
@@ -53,14 +54,14 @@ class Place:
     params : SimulationParams
         Its cluster, with slots that never run empty.
     baseline : PolicySpec
-    routing : str
+    routing : {"pooled", "immediate"}
         The baseline's.
     """
 
     trace: str
     params: SimulationParams
     baseline: PolicySpec
-    routing: str
+    routing: Routing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +72,7 @@ class PolicyRun:
     ----------
     place : Place
     spec : PolicySpec
-    routing : str
+    routing : {"pooled", "immediate"}
     regime : Regime
     reference : mapping of str to float
         The place's row of `reference_figures`; empty if there is none.
@@ -81,7 +82,7 @@ class PolicyRun:
 
     place: Place
     spec: PolicySpec
-    routing: str
+    routing: Routing
     regime: Regime
     reference: Mapping[str, Any]
     missing: str
@@ -107,7 +108,7 @@ def places(
                 continue
             for hardware, step_time in definition.hardware.items():
                 for seed, trace in loaded.by_seed.items():
-                    key = {
+                    key: dict[str, Plain] = {
                         "trace": loaded.name,
                         "origin": loaded.origin,
                         "fingerprint": trace.fingerprint(),
@@ -137,8 +138,7 @@ def runs(
     policies: tuple[BoardPolicy, ...],
 ) -> Iterator[Cell]:
     """Yield a cell per place, regime and policy; `found` has places with their rows."""
-    from brsolver.campaign import Cell
-    from brsolver.campaign.run import FAILED
+    from brsolver.campaign import FAILED, Cell
 
     for cell, row in found.values():
         place: Any = cell.task

@@ -41,9 +41,7 @@ def read_choice(texts: Iterable[str]) -> dict[str, tuple[str, ...]]:
     return chosen
 
 
-def narrowed(
-    definition: BoardDefinition, chosen: Mapping[str, tuple[str, ...]]
-) -> BoardDefinition:
+def narrowed(definition: BoardDefinition, chosen: Mapping[str, tuple[str, ...]]) -> BoardDefinition:
     """Return the definition with the chosen parts alone, in its own order.
 
     Raises
@@ -56,6 +54,8 @@ def narrowed(
         part = _WHAT[what]
         for name in names:
             if name not in kept[part]:
-                raise UnknownNameError.suggest(f"{what} of board {definition.name}", name, kept[part])
+                raise UnknownNameError.suggest(
+                    f"{what} of board {definition.name}", name, kept[part]
+                )
         kept[part] = {name: one for name, one in kept[part].items() if name in names}
     return replace(definition, **kept)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping  # noqa: TC003 # get_type_hints evaluates them
 from dataclasses import asdict, dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -21,7 +21,7 @@ from brsolver._limits import (
 )
 from brsolver.errors import ParameterError, UnknownNameError
 from brsolver.hardware.model import step_time_of
-from brsolver.hardware.step_time import StepTime
+from brsolver.hardware.step_time import StepTime  # noqa: TC001 # the same
 from brsolver.simulator.config import component_from
 from brsolver.simulator.prefill import Prefill
 from brsolver.specs import build_params, convert
@@ -222,9 +222,7 @@ def _built(values: Mapping[str, Any], folder: Path | None) -> BoardDefinition:
 
 
 _READERS: Mapping[str, Callable[[str, dict[str, Any]], Any]] = {
-    "traces": lambda name, one: build_params(
-        BoardTrace, one, f"trace {name}", convert_texts=False
-    ),
+    "traces": lambda name, one: build_params(BoardTrace, one, f"trace {name}", convert_texts=False),
     "prefill": lambda name, one: component_from(Prefill, one, f"prefill {name}"),
     "regimes": lambda name, one: build_params(Regime, one, f"regime {name}", convert_texts=False),
 }

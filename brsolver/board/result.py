@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from brsolver.board.standings import Standing, scored_rows, standings
-from brsolver.campaign.run import FAILED
+from brsolver.campaign import FAILED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,6 +69,13 @@ class Board:
             who = f"{row['policy']}@{row['routing']}"
             found.setdefault((who, str(row[FAILED])), []).append(row)
         return [_told(who, why, rows) for (who, why), rows in found.items()]
+
+    def remark(self, one: Standing) -> str:
+        """Say what of a policy's line cannot be compared with the others; empty if all can."""
+        if one.failed:
+            return f"failed in {one.failed} of {one.cells}"
+        most = max(other.cells for other in self.standings)
+        return f"{one.cells} of {most} cells" if one.cells < most else ""
 
     def notes(self) -> tuple[str, ...]:
         """Return what a reader of the figures must know."""

@@ -122,7 +122,10 @@ def kind_of(row: Mapping[str, Any]) -> Kind:
 def standings(
     rows: Sequence[Mapping[str, Any]], baseline: tuple[str, str], failed: str
 ) -> tuple[Standing, ...]:
-    """Make a line per policy, best first; those without figures for all their cells come last.
+    """Make a line per policy, best first.
+
+    Means over other cells cannot be compared: policies that run in fewer places come after the
+    others, and those without figures for some of their cells after these.
 
     Parameters
     ----------
@@ -139,7 +142,10 @@ def standings(
         own = [row for row in rows if _who(row) == (policy, routing)]
         known = [row for row in scored if _who(row) == (policy, routing)]
         lines.append(_standing(policy, routing, own, known, failed))
-    return tuple(sorted(lines, key=lambda one: (one.failed > 0, -_or_least(one.score))))
+    most = max((one.cells for one in lines), default=0)
+    return tuple(
+        sorted(lines, key=lambda one: (one.failed > 0, one.cells < most, -_or_least(one.score)))
+    )
 
 
 def scored_rows(

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from brsolver.board.standings import KINDS, LOSS
 from brsolver.results.deciding import short, times
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from brsolver.board.result import Board
     from brsolver.board.standings import Kind
@@ -22,7 +22,6 @@ MEANT = {
     "stand-in": "* a preset stands in for the public trace",
     "other file": "† a file that is not the published one",
 }
-WHEN: dict[Kind, str] = {"saturated": "saturated", "by arrivals": "by arrivals"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +31,8 @@ class Column:
     Attributes
     ----------
     label : str
+    group : str
+        What it is about, above the labels of several; empty if it is about all cells.
     values : tuple of float
         One per standing, to sort by; NaN where there is none.
     texts : tuple of str
@@ -39,8 +40,14 @@ class Column:
     """
 
     label: str
+    group: str
     values: tuple[float, ...]
     texts: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """Return group and label."""
+        return f"{self.group}, {self.label}" if self.group else self.label
 
 
 def overview(board: Board) -> list[Column]:
@@ -48,18 +55,14 @@ def overview(board: Board) -> list[Column]:
     lines = board.standings
     found = [_column("all cells", [one.score for one in lines], times)]
     for prefill, kind in parts(board):
-        of_part = {column.label: column for column in part_columns(board, prefill, kind)}
-        found.append(_renamed(of_part["score"], f"{prefill}, {WHEN[kind]}"))
+        score, *_, gap, _ = part_columns(board, prefill, kind)
+        found.append(replace(score, label=kind, group=prefill))
         if kind == "saturated":
-            found.append(_renamed(of_part["gap to the bound"], f"{prefill}, gap to the bound"))
+            found.append(replace(gap, label="gap", group=prefill))
     found.append(_column("worst cell", [one.worst for one in lines], times))
-    found.append(
-        Column(
-            label=f"lost by {LOSS:.0%}",
-            values=tuple(float(one.losses) for one in lines),
-            texts=tuple(f"{one.losses} of {one.cells - one.failed}" for one in lines),
-        )
-    )
+    lost = _column("lost", [one.losses for one in lines], str)
+    of = tuple(f"{one.losses} of {one.cells - one.failed}" for one in lines)
+    found.append(replace(lost, texts=of))
     found.append(_column("a decision, µs", [one.decision_us for one in lines], short))
     return found
 
@@ -89,13 +92,9 @@ def parts(board: Board) -> list[tuple[str, Kind]]:
     return [each for each in every if each in known]
 
 
-def _column(label: str, values: list[float], write: Callable[[float], str]) -> Column:
+def _column(label: str, values: Sequence[float], write: Callable[[float], str]) -> Column:
     texts = tuple(DASH if math.isnan(value) else write(value) for value in values)
-    return Column(label=label, values=tuple(values), texts=texts)
-
-
-def _renamed(column: Column, label: str) -> Column:
-    return Column(label=label, values=column.values, texts=column.texts)
+    return Column(label=label, group="", values=tuple(map(float, values)), texts=texts)
 
 
 def percent(value: float) -> str:
@@ -149,6 +148,10 @@ def reading(board: Board) -> Iterator[str]:
         "time of release. No policy can be better by more than that. Of it placement is what "
         "lies beyond the best assignment of the requests that were admitted, and prefilled, when "
         "this run did."
+    )
+    yield (
+        f"Lost are cells with a score of less than {1 - LOSS:g}: with one seed nothing is known of "
+        "noise below that."
     )
     loose = sum(not row["certified"] for row in board.scored())
     yield (

@@ -39,8 +39,9 @@ def _table(board: Board) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("policy", no_wrap=True)
     for column in found:
-        table.add_column(column.label, justify="right")
+        table.add_column(column.name, justify="right")
     for at, one in enumerate(board.standings):
-        mark = " (failed in some)" if one.failed else ""
-        table.add_row(Text(one.label + mark), *(column.texts[at] for column in found))
+        remark = board.remark(one)
+        name = f"{one.label} ({remark})" if remark else one.label
+        table.add_row(Text(name), *(column.texts[at] for column in found))
     return table

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from matplotlib.ticker import LogLocator, NullLocator
+
 from brsolver.board.standings import geometric
 from brsolver.report.style import FAINT, INK, MARKERS, PALETTE, figure
 
@@ -37,6 +39,9 @@ def gaps(board: Board) -> Figure:
     axes.set_yticks(range(len(labels)), labels)
     axes.invert_yaxis()
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("Seconds beyond the certified lower bound of all runs, per cent")
     axes.grid(visible=False, axis="y")
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(ways))

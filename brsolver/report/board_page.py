@@ -57,6 +57,8 @@ class Line:
     """A line of a table."""
 
     name: str
+    routing: str
+    remark: str
     values: tuple[Value, ...]
 
 
@@ -105,7 +107,7 @@ def render(board: Board, pictures: Sequence[Picture]) -> str:
     """Fill the page template; pictures are embedded, nothing is fetched when it is opened."""
     return render_page(
         "board.html.jinja",
-        {"ratio": _ratio, "verdict": _verdict},
+        {"ratio": _ratio, "verdict": _verdict, "groups": _groups},
         board=board,
         conditions=conditions(board),
         reading=list(reading(board)),
@@ -113,13 +115,14 @@ def render(board: Board, pictures: Sequence[Picture]) -> str:
         notes=board.notes(),
         failures=board.failures_told(),
         overview=_lines(board, overview(board)),
+        heads=overview(board),
         parts=[
             (f"{prefill}, {kind}", _lines(board, part_columns(board, prefill, kind), kept=True))
             for prefill, kind in parts(board)
         ],
-        loses=[(one.label, one) for one in board.standings],
+        loses=board.standings,
         cells=[_cell(board, row) for row in board.scored()],
-        filters=[(name, _choices(board, name)) for name in FILTERS],
+        choosers=[(name, _choices(board, name)) for name in FILTERS],
         embedded=[embed(picture) for picture in pictures],
         parameters=list(_parameters(board)),
     )
@@ -145,11 +148,12 @@ def _lines(board: Board, columns: Sequence[Column], *, kept: bool = False) -> li
         if kept and all(math.isnan(column.values[at]) for column in columns):
             continue
         values = tuple(
-            Value(label=column.label, text=column.texts[at], key=_key(column.values[at]))
+            Value(label=column.name, text=column.texts[at], key=_key(column.values[at]))
             for column in columns
         )
-        mark = f" (failed in {one.failed} of {one.cells})" if one.failed else ""
-        found.append(Line(name=one.label + mark, values=values))
+        found.append(
+            Line(name=one.policy, routing=one.routing, remark=board.remark(one), values=values)
+        )
     return found
 
 
@@ -163,9 +167,15 @@ def _table(lines: Sequence[Line]) -> str:
     heads = ["policy", *(value.label for value in lines[0].values)]
     rows = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     rows += [
-        f"| `{line.name}` | {' | '.join(value.text for value in line.values)} |" for line in lines
+        f"| `{line.name}@{line.routing}`{_aside(line.remark)} | "
+        f"{' | '.join(value.text for value in line.values)} |"
+        for line in lines
     ]
     return "\n".join(rows)
+
+
+def _aside(remark: str) -> str:
+    return f" ({remark})" if remark else ""
 
 
 def _worst(board: Board) -> str:
@@ -239,3 +249,10 @@ def _verdict(score: float | str) -> str:
     if isinstance(score, str) or abs(score - 1) <= LOSS:
         return ""
     return "better" if score > 1 else "worse"
+
+
+def _groups(columns: Sequence[Column]) -> list[tuple[str, int]]:
+    """Return what stands above columns next to each other, and above how many."""
+    from itertools import groupby
+
+    return [(name, len(list(those))) for name, those in groupby(columns, lambda one: one.group)]
