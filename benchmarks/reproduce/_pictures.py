@@ -1,0 +1,136 @@
+"""Pictures: published beside ours, sweeps, and a map of two parameters.
+
+Call them inside `brsolver.report.style.styled`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from brsolver.report.style import FAINT, INK, MARKERS, PALETTE, SEQUENTIAL, figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from benchmarks.reproduce._tables import Interval
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beside:
+    """A published figure, if there is one, and ours."""
+
+    label: str
+    ours: Interval
+    published: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Curve:
+    """A line of a sweep; `published` ones are dashed, with hollow marks."""
+
+    label: str
+    x: Sequence[float]
+    y: Sequence[Interval]
+    published: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Panel:
+    """One pair of axes; `log` names those axes whose scale is logarithmic."""
+
+    title: str
+    xlabel: str
+    ylabel: str
+    curves: Sequence[Curve]
+    log: str = ""
+
+
+def beside(panels: Mapping[str, Sequence[Beside]], xlabel: str, *, log: bool = False) -> Figure:
+    """Draw published figures as hollow marks and ours as full ones, a row per method."""
+    drawn = figure(1.1 + 0.27 * max(len(rows) for rows in panels.values()))
+    for axes, (title, rows) in zip(_axes(drawn, len(panels)), panels.items(), strict=True):
+        at = np.arange(len(rows))[::-1]
+        for y, row in zip(at, rows, strict=True):
+            axes.errorbar(row.ours.mean, y, xerr=_half(row.ours), fmt="o", color=PALETTE[0], ms=5)
+            if row.published is not None:
+                axes.plot(row.published, y, "D", mfc="none", mec=PALETTE[1], ms=6)
+        axes.set_yticks(at, [row.label for row in rows])
+        axes.set(title=title, xlabel=xlabel)
+        if log:
+            axes.set_xscale("log")
+    axes.plot([], [], "o", color=PALETTE[0], label="ours")
+    axes.plot([], [], "D", mfc="none", mec=PALETTE[1], label="published")
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0))
+    return drawn
+
+
+def sweeps(panels: Sequence[Panel]) -> Figure:
+    """Draw lines with their 95 % intervals, one pair of axes per panel."""
+    drawn = figure(2.9)
+    labels = list(dict.fromkeys(curve.label for panel in panels for curve in panel.curves))
+    for axes, panel in zip(_axes(drawn, len(panels)), panels, strict=True):
+        for curve in panel.curves:
+            _line(axes, curve, labels.index(curve.label))
+        axes.set(title=panel.title, xlabel=panel.xlabel, ylabel=panel.ylabel)
+        if "x" in panel.log:
+            axes.set_xscale("log", base=2)
+            ticks = sorted({x for curve in panel.curves for x in curve.x})
+            axes.set_xticks(ticks, [f"{x:g}" for x in ticks])
+            axes.minorticks_off()
+        if "y" in panel.log:
+            axes.set_yscale("log")
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0))
+    return drawn
+
+
+def _line(axes: Axes, curve: Curve, index: int) -> None:
+    colour, marker = PALETTE[index % len(PALETTE)], MARKERS[index % len(MARKERS)]
+    means = [y.mean for y in curve.y]
+    if curve.published:
+        axes.plot(
+            curve.x, means, ":", color=colour, marker=marker, mfc="none", label=curve.label, lw=1.0
+        )
+        return
+    spread = [_half(y) for y in curve.y]
+    axes.errorbar(
+        curve.x, means, yerr=spread, color=colour, marker=marker, ms=4, label=curve.label, capsize=2
+    )
+
+
+def heat(
+    values: Sequence[Sequence[float]],
+    *,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    ylabel: str,
+    xlabel: str,
+    title: str,
+    form: str = "{:.1f}",
+) -> Figure:
+    """Draw a map of two parameters, each cell with its value."""
+    drawn = figure(0.9 + 0.36 * len(rows))
+    axes, grid = drawn.subplots(), np.asarray(values, dtype=float)
+    axes.imshow(grid, cmap=SEQUENTIAL, aspect="auto")
+    axes.grid(visible=False)
+    middle = (np.nanmin(grid) + np.nanmax(grid)) / 2
+    for (y, x), value in np.ndenumerate(grid):
+        colour = INK if value > middle else "white"
+        axes.text(x, y, form.format(value), ha="center", va="center", color=colour, fontsize=8)
+    axes.set_xticks(range(len(columns)), columns)
+    axes.set_yticks(range(len(rows)), rows)
+    axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
+    axes.tick_params(length=0, color=FAINT)
+    return drawn
+
+
+def _axes(drawn: Figure, count: int) -> list[Axes]:
+    return list(drawn.subplots(1, count, squeeze=False).flat)
+
+
+def _half(value: Interval) -> float:
+    return value.half if np.isfinite(value.half) else 0.0
