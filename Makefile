@@ -7,7 +7,7 @@ STAMP := $(VENV)/.ready
 REPRODUCE := $(BIN)/python -m benchmarks.reproduce --docs docs
 
 .PHONY: setup demo demo-serve test lint docs bench reproduce chaos fuzz dist clean vllm-rig test-vllm bench-vllm
-.PHONY: reproduce-br-table reproduce-br-scaling reproduce-br-sensitivity reproduce-dpr-overhead reproduce-dpr-scaling \
+.PHONY: reproduce-br-table reproduce-br-causes reproduce-br-scaling reproduce-br-sensitivity reproduce-dpr-overhead reproduce-dpr-scaling \
   reproduce-dpr-points reproduce-bfio-peer reproduce-bfio-slots reproduce-bfio-workers reproduce-bfio-horizon
 
 setup: $(STAMP)
@@ -70,6 +70,9 @@ reproduce: $(STAMP)
 
 reproduce-br-table: $(STAMP)
 	$(REPRODUCE) br-table
+
+reproduce-br-causes: $(STAMP)
+	$(REPRODUCE) br-causes
 
 reproduce-br-scaling: $(STAMP)
 	$(REPRODUCE) br-scaling

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from benchmarks.reproduce._cells import Row
     from benchmarks.reproduce._study import Study
+    from brsolver.campaign.run import Progress
 
 FOLDER = "reproduced"
 
@@ -96,7 +97,7 @@ def _tell_failures(study: Study, failed: Sequence[Row]) -> None:
     print(f"{study.name}: {len(failed)} runs failed, no table is made", file=sys.stderr)
 
 
-def _told(name: str):  # noqa: ANN202 # a closure for `run_campaign`
+def _told(name: str) -> Progress:
     def tell(done: int, total: int) -> None:
         end = "\n" if done == total else ""
         if sys.stderr.isatty() or end:

@@ -21,11 +21,18 @@ if TYPE_CHECKING:
     from brsolver.campaign import Cell
 
 SLOTS = 72
-STEP_TIME = StepTime(model="affine", base=0.045, per_token=1e-7)
-"""The slope is [BFIO]'s; with 45 ms at zero load Round-Robin's TPOT is near the published one."""
+STEP_TIME = StepTime(model="affine", base=0.05, per_token=1e-7)
+"""The slope is [BFIO]'s; with 50 ms at zero load Round-Robin's TPOT is near the published one."""
 PROPRIETARY, AZURE = "proprietary", "Azure-2024"
-WORKLOADS = {PROPRIETARY: ("recurring-prompts", 8000), AZURE: ("azure2024-long-like", 10_000)}
-"""Presets in their place, and requests."""
+WIDE = "proprietary, wide prompts"
+PUBLISHED = (PROPRIETARY, AZURE)
+WIDE_TRACE = "proprietary-like:prompt_std=9000"
+WORKLOADS = {
+    PROPRIETARY: ("recurring-prompts", 8000),
+    AZURE: ("azure2024-long-like", 10_000),
+    WIDE: (WIDE_TRACE, 8000),
+}
+"""Presets in their place, and requests; `br_causes` says why there is a third."""
 AS_PUBLISHED = "br-h:projection=expected,gamma=0.86,r_max=4,guard=false"
 BASELINES: dict[str, tuple[str, str | None]] = {
     "Random": ("random", None),

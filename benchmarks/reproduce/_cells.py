@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from benchmarks.reproduce._policies import POLICIES
 from brsolver import SimulationParams, load_trace, simulate
 from brsolver.campaign import Cell
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from brsolver.results.logs import StepLog
 
 Row = dict[str, Any]
-Figure = "Callable[[Row], float]"
 
 METRICS = (
     "avg_imbalance_range", "avg_imbalance_sum", "avg_imbalance_sum_post", "idle_rate",
@@ -42,6 +42,7 @@ class Asked:
         How many of a shared trace's requests are drawn, with replacement, as in the public code
         of [BFIO]; of a preset, which is drawn anew, how many there are.
     policy : str
+        A specification, or one of `POLICIES`.
     predictor : str or None
     params : SimulationParams
         Its seed draws the trace, too.
@@ -78,7 +79,8 @@ class Asked:
 def simulated(asked: Asked, shared: Mapping[str, Any]) -> dict[str, float]:
     """Simulate; returns `METRICS`, and sums over the window of averages and over the whole run."""
     trace = asked.draw(shared)
-    result = simulate(trace, asked.policy, asked.params, predictor=asked.predictor)
+    policy = POLICIES[asked.policy]() if asked.policy in POLICIES else asked.policy
+    result = simulate(trace, policy, asked.params, predictor=asked.predictor)
     metrics = result.metrics
     window = slice(metrics.window_first, metrics.window_end)
     return {

@@ -5,7 +5,6 @@ Call them inside `brsolver.report.style.styled`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,8 @@ import numpy as np
 from brsolver.report.style import FAINT, INK, MARKERS, PALETTE, SEQUENTIAL, figure
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 

@@ -43,9 +43,7 @@ def tables(rows: Sequence[Row], scope: Scope) -> dict[str, str]:
     found = {}
     for workload in bfio.present(rows):
         of = bfio.methods(rows, workload=workload)
-        lines = [
-            [label, *bfio.columns(each, of[bfio.FCFS])] for label, each in of.items()
-        ]
+        lines = [[label, *bfio.columns(each, of[bfio.FCFS])] for label, each in of.items()]
         found[f"bfio-horizon-{workload}"] = markdown(("H", *bfio.HEADER), lines)
     return found
 

@@ -59,10 +59,12 @@ SETTINGS = (
 METHODS: dict[str, tuple[str | None, int]] = {
     "bf-io:horizon=0": (None, 0),
     "br-0": (None, 0),
+    "br-0:guard=false": (None, 0),
     "br-0:r_max=4": (None, 0),
     "bf-io:horizon=20": ("oracle", 20),
     "bf-io:horizon=80": ("oracle", 80),
     "br-h": ("oracle", 80),
+    "br-h:guard=false": ("oracle", 80),
     "br-h:r_max=4": ("oracle", 80),
 }
 """What each is told, and the horizon of the printed figure that had as much information."""

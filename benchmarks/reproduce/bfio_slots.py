@@ -20,11 +20,12 @@ from benchmarks.reproduce._study import Scope, Study
 from benchmarks.reproduce._tables import markdown, over, pick, ratio, slope
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from matplotlib.figure import Figure
 
     from benchmarks.reproduce._cells import Row
+    from benchmarks.reproduce._tables import Interval
     from brsolver.campaign import Cell
 
 WORKERS = 16
@@ -35,9 +36,7 @@ METHODS = {**bfio.BASELINES, **{f"BF-IO, H = {h}": bfio.bf_io(h) for h in HORIZO
 
 def cells(scope: Scope) -> list[Cell]:
     """Return all B."""
-    return [
-        cell for b in scope.kept(SLOTS) for cell in bfio.cells(scope, WORKERS, b, METHODS)
-    ]
+    return [cell for b in scope.kept(SLOTS) for cell in bfio.cells(scope, WORKERS, b, METHODS)]
 
 
 def tables(rows: Sequence[Row], scope: Scope) -> dict[str, str]:
@@ -82,7 +81,7 @@ def sweep_picture(rows: Sequence[Row], name: str, xlabel: str) -> Figure:
     values = sorted({row[name] for row in rows})
     labels = list(dict.fromkeys(row["method"] for row in rows))
 
-    def curves(of) -> list[Curve]:  # noqa: ANN001 # the panels' own functions
+    def curves(of: Callable[[list[Row], list[Row]], Interval]) -> list[Curve]:
         return [
             Curve(label=label, x=values, y=[of(pick(rows, method=label, **{name: v}),
                   pick(rows, method=bfio.FCFS, **{name: v})) for v in values])

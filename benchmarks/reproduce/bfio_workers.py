@@ -39,9 +39,7 @@ PUBLISHED = {(32, "BF-IO, H = 20"): "v1: +14 %, -13 %, -3.3 %"}
 
 def cells(scope: Scope) -> list[Cell]:
     """Return all G."""
-    return [
-        cell for g in scope.kept(WORKERS) for cell in bfio.cells(scope, g, SLOTS, METHODS)
-    ]
+    return [cell for g in scope.kept(WORKERS) for cell in bfio.cells(scope, g, SLOTS, METHODS)]
 
 
 def tables(rows: Sequence[Row], scope: Scope) -> dict[str, str]:
@@ -54,9 +52,7 @@ def tables(rows: Sequence[Row], scope: Scope) -> dict[str, str]:
             for label, each in of.items():
                 said = PUBLISHED.get((g, label), "–")
                 times = bfio.falls(each, of[bfio.FCFS]).text(".1f")
-                lines.append(
-                    [str(g), label, *bfio.columns(each, of[bfio.FCFS]), f"×{times}", said]
-                )
+                lines.append([str(g), label, *bfio.columns(each, of[bfio.FCFS]), f"×{times}", said])
         header = ("G", "method", *bfio.HEADER, "imbalance of FCFS over it", "published")
         found[f"bfio-workers-{workload}"] = markdown(header, lines)
     return found

@@ -2,7 +2,8 @@
 
 Published: BR-0 +11 %, +11 % and +20.5 %, BR-H with an oracle +13.4 %, +21.5 % and +34.5 %.
 
-Here: as in `br_table`, with G workers and as many requests for all G.
+Here: as in `br_table`, with G workers and as many requests for all G; and with the wide prompts of
+`br_causes`.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 WORKERS = (4, 8, 16)
 ROUTERS = {**br.BR0, **br.ORACLE, **br.OURS}
 METHODS = {**br.BASELINES, **ROUTERS}
+WORKLOADS = {br.PROPRIETARY: METHODS, br.WIDE: {**br.BASELINES, **br.BR0, **br.ORACLE}}
 PUBLISHED = {"BR-0": (11.0, 11.0, 20.5), "BR-H, oracle": (13.4, 21.5, 34.5)}
 """Per cent over the best baseline, by G."""
 
@@ -35,7 +37,8 @@ def cells(scope: Scope) -> list[Cell]:
     return [
         cell
         for g in scope.kept(WORKERS)
-        for cell in br.cells(scope, br.PROPRIETARY, METHODS, workers=g)
+        for workload, methods in WORKLOADS.items()
+        for cell in br.cells(scope, workload, methods, workers=g)
     ]
 
 
@@ -43,9 +46,9 @@ def tables(rows: Sequence[Row], scope: Scope) -> dict[str, str]:
     """Return one table, G by G."""
     lines = []
     for i, g in enumerate(scope.kept(WORKERS)):
-        base = best_baseline(rows, G=g)
+        base = best_baseline(rows, G=g, workload=br.PROPRIETARY)
         for method in ROUTERS:
-            each = pick(rows, G=g, method=method)
+            each = pick(rows, G=g, method=method, workload=br.PROPRIETARY)
             said = PUBLISHED.get(method)
             lines.append(
                 [
@@ -53,37 +56,53 @@ def tables(rows: Sequence[Row], scope: Scope) -> dict[str, str]:
                     method,
                     "–" if said is None else f"{said[i]:+.1f} %",
                     ratio(each, base, "throughput_tok_s").gain(),
+                    "–" if said is None else _gain(rows, g, method, br.WIDE).gain(),
                     over(base, "idle_rate").text(".1f", 100),
                     over(each, "idle_rate").text(".1f", 100),
                 ]
             )
-    header = ("G", "method", "published", "ours", "idle % of the best baseline", "of the method")
+    header = (
+        "G",
+        "method",
+        "published",
+        "ours",
+        "ours, wide prompts",
+        "idle % of the best baseline",
+        "of the method",
+    )
     return {"br-scaling": markdown(header, lines)}
 
 
+def _gain(rows: Sequence[Row], g: int, method: str, workload: str) -> Interval:
+    base = best_baseline(rows, G=g, workload=workload)
+    return ratio(pick(rows, G=g, method=method, workload=workload), base, "throughput_tok_s")
+
+
 def picture(rows: Sequence[Row]) -> Figure:
-    """Draw gains over G, published and ours."""
+    """Draw gains over G, published and ours on both surrogates."""
     workers = sorted({row["G"] for row in rows})
-    curves = []
-    for method in ROUTERS:
-        gains = [
-            _per_cent(
-                ratio(pick(rows, G=g, method=method), best_baseline(rows, G=g), "throughput_tok_s")
+    panels = []
+    for method, said in PUBLISHED.items():
+        curves = [
+            Curve(
+                label=label,
+                x=workers,
+                y=[_per_cent(_gain(rows, g, method, workload)) for g in workers],
             )
-            for g in workers
+            for workload, label in ((br.PROPRIETARY, "ours"), (br.WIDE, "ours, wide prompts"))
         ]
-        curves.append(Curve(label=method, x=workers, y=gains))
-        if method in PUBLISHED:
-            said = [Interval(value) for value in PUBLISHED[method][: len(workers)]]
-            curves.append(Curve(label=f"{method}, published", x=workers, y=said, published=True))
-    panel = Panel(
-        title="throughput over the best baseline",
-        xlabel="workers G",
-        ylabel="per cent more",
-        curves=curves,
-        log="x",
-    )
-    return sweeps([panel])
+        then = [Interval(value) for value in said[: len(workers)]]
+        curves.append(Curve(label="published", x=workers, y=then, published=True))
+        panels.append(
+            Panel(
+                title=method,
+                xlabel="workers G",
+                ylabel="tok/s over the best baseline, per cent",
+                curves=curves,
+                log="x",
+            )
+        )
+    return sweeps(panels)
 
 
 def _per_cent(value: Interval) -> Interval:

@@ -5,7 +5,7 @@ imbalance is the mean of ``max_g L_g - min_g L_g``.
 
 Here: the simulator, a pool of 4·G that is kept filled, 8 draws. Matched: G, the number of requests,
 mean lengths, H, R_max. Differs: traces (surrogates of the published means and, for the
-proprietary one, of its predictors' accuracy), step time (45 ms + 0.1 µs per KV token of the
+proprietary one, of its predictors' accuracy), step time (50 ms + 0.1 µs per KV token of the
 fullest worker), B, the pool, γ = 0.86 and β = α·G; all methods choose from a pool, where the
 published baselines are those of a proxy that sends each request on as it comes.
 """
@@ -61,7 +61,7 @@ HEADER = (
 
 def cells(scope: Scope) -> list[Cell]:
     """Return all methods on both workloads."""
-    return [cell for name in br.WORKLOADS for cell in br.cells(scope, name, METHODS)]
+    return [cell for name in br.PUBLISHED for cell in br.cells(scope, name, METHODS)]
 
 
 def gain_published(workload: str, method: str) -> float | None:
@@ -75,7 +75,7 @@ def gain_published(workload: str, method: str) -> float | None:
 def tables(rows: Sequence[Row], scope: Scope) -> dict[str, str]:
     """Return a table per workload."""
     del scope
-    return {f"br-table-{name.lower()}": _table(rows, name) for name in br.WORKLOADS}
+    return {f"br-table-{name.lower()}": _table(rows, name) for name in br.PUBLISHED}
 
 
 def _table(rows: Sequence[Row], workload: str) -> str:
@@ -107,7 +107,7 @@ def best_baseline(rows: Sequence[Row], **key: object) -> Sequence[Row]:
 def picture(rows: Sequence[Row]) -> Figure:
     """Draw imbalances, published and ours."""
     panels = {}
-    for workload in br.WORKLOADS:
+    for workload in br.PUBLISHED:
         panels[workload] = [
             Beside(
                 label=method,

@@ -10,6 +10,7 @@ from benchmarks.reproduce import (
     bfio_peer,
     bfio_slots,
     bfio_workers,
+    br_causes,
     br_scaling,
     br_sensitivity,
     br_table,
@@ -28,6 +29,7 @@ STUDIES: Mapping[str, Study] = MappingProxyType(
         module.STUDY.name: module.STUDY
         for module in (
             br_table,
+            br_causes,
             br_scaling,
             br_sensitivity,
             dpr_overhead,

@@ -3,8 +3,8 @@
 Published (*The EP Barrier Tax*, "Realistic simulation with MoE overhead model"), b = 0, 0.3, 0.5
 and 1.0: JSQ-Load +12.0, +9.4, +8.2 and +6.2 %, Fast-Φ +5.5, +4.4, +3.8 and +3.0 %.
 
-Here: `preset:chat` for ShareGPT, 128 slots per worker, G = 8, 5,000 requests, 70 % utilisation,
-by steps and by seconds, and a full cluster (see `_dpr`).
+Here: `preset:chat` cut at 1,024 output tokens for ShareGPT, 128 slots per worker, G = 8, 5,000
+requests, 70 % utilisation by steps and by seconds, and a full cluster (see `_dpr`).
 """
 
 from __future__ import annotations
