@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib.ticker import LogLocator
 
-from brsolver.report.style import FAINT, INK, MARKERS, PALETTE, SEQUENTIAL, figure
+from brsolver.report.style import FAINT, INK, MARKERS, PALETTE, SEQUENTIAL, figure, token_axis
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -32,7 +33,7 @@ class Beside:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Curve:
-    """A line of a sweep; `published` ones are dashed, with hollow marks."""
+    """A line of a sweep; `published` ones are dotted, hollow, and in the colour of `label`."""
 
     label: str
     x: Sequence[float]
@@ -60,10 +61,13 @@ def beside(panels: Mapping[str, Sequence[Beside]], xlabel: str, *, log: bool = F
             axes.errorbar(row.ours.mean, y, xerr=_half(row.ours), fmt="o", color=PALETTE[0], ms=5)
             if row.published is not None:
                 axes.plot(row.published, y, "D", mfc="none", mec=PALETTE[1], ms=6)
-        axes.set_yticks(at, [row.label for row in rows])
+        axes.set_yticks(at, [row.label.replace("`", "") for row in rows])
         axes.set(title=title, xlabel=xlabel)
         if log:
             axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.minorticks_off()
+        token_axis(axes, which="x")
     axes.plot([], [], "o", color=PALETTE[0], label="ours")
     axes.plot([], [], "D", mfc="none", mec=PALETTE[1], label="published")
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0))
@@ -73,10 +77,11 @@ def beside(panels: Mapping[str, Sequence[Beside]], xlabel: str, *, log: bool = F
 def sweeps(panels: Sequence[Panel]) -> Figure:
     """Draw lines with their 95 % intervals, one pair of axes per panel."""
     drawn = figure(2.9)
-    labels = list(dict.fromkeys(curve.label for panel in panels for curve in panel.curves))
+    named = (curve.label for panel in panels for curve in panel.curves)
+    colours = list(dict.fromkeys(named))
     for axes, panel in zip(_axes(drawn, len(panels)), panels, strict=True):
         for curve in panel.curves:
-            _line(axes, curve, labels.index(curve.label))
+            _line(axes, curve, colours.index(curve.label))
         axes.set(title=panel.title, xlabel=panel.xlabel, ylabel=panel.ylabel)
         if "x" in panel.log:
             axes.set_xscale("log", base=2)
@@ -85,6 +90,8 @@ def sweeps(panels: Sequence[Panel]) -> Figure:
             axes.minorticks_off()
         if "y" in panel.log:
             axes.set_yscale("log")
+        if "tokens" in panel.ylabel:
+            token_axis(axes)
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0))
     return drawn
 
@@ -94,12 +101,26 @@ def _line(axes: Axes, curve: Curve, index: int) -> None:
     means = [y.mean for y in curve.y]
     if curve.published:
         axes.plot(
-            curve.x, means, ":", color=colour, marker=marker, mfc="none", label=curve.label, lw=1.0
+            curve.x,
+            means,
+            ":",
+            color=colour,
+            marker=marker,
+            mfc="none",
+            lw=1.0,
+            label=f"{curve.label}, published",
         )
         return
     spread = [_half(y) for y in curve.y]
     axes.errorbar(
-        curve.x, means, yerr=spread, color=colour, marker=marker, ms=4, label=curve.label, capsize=2
+        curve.x,
+        means,
+        yerr=spread,
+        color=colour,
+        marker=marker,
+        ms=4,
+        capsize=2,
+        label=curve.label.replace("`", ""),
     )
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from benchmarks.reproduce._cells import Asked
 from benchmarks.reproduce._pictures import Beside, beside
 from benchmarks.reproduce._study import Scope, Study
-from benchmarks.reproduce._tables import Interval, markdown, over, pick, published
+from benchmarks.reproduce._tables import markdown, over, pick, published
 from brsolver import SimulationParams
 from brsolver.hardware.model import step_time_of
 
@@ -115,20 +115,12 @@ def picture(rows: Sequence[Row]) -> Figure:
         panels[setting.name] = [
             Beside(
                 label=name,
-                ours=_thousands(over(pick(rows, setting=setting.name, method=name), _imbalance)),
-                published=setting.printed[horizon] / 1000,
+                ours=over(pick(rows, setting=setting.name, method=name), "avg_imbalance_sum_post"),
+                published=setting.printed[horizon],
             )
             for name, (_, horizon) in METHODS.items()
         ]
-    return beside(panels, "imbalance after departures, thousand KV tokens")
-
-
-def _imbalance(row: Row) -> float:
-    return float(row["avg_imbalance_sum_post"])
-
-
-def _thousands(value: Interval) -> Interval:
-    return Interval(value.mean / 1000, value.half / 1000)
+    return beside(panels, "imbalance after departures, KV tokens")
 
 
 STUDY = Study(

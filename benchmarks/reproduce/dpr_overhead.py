@@ -101,9 +101,7 @@ def picture(rows: Sequence[Row]) -> Figure:
             curves.append(Curve(label=method, x=OVERHEADS, y=gains))
             if method in PUBLISHED:
                 said = [Interval(value) for value in PUBLISHED[method]]
-                curves.append(
-                    Curve(label=f"{method}, published", x=OVERHEADS, y=said, published=True)
-                )
+                curves.append(Curve(label=method, x=OVERHEADS, y=said, published=True))
         panels.append(
             Panel(title=_TITLES[regime], xlabel="b/a", ylabel="per cent over JSQ", curves=curves)
         )

@@ -89,7 +89,7 @@ def picture(rows: Sequence[Row]) -> Figure:
         own = [Interval(100 * gain.mean - 100, 100 * gain.half) for gain in gains]
         curves.append(Curve(label=method, x=workers, y=own))
         then = [Interval(value) for value in said[: len(workers)]]
-        curves.append(Curve(label=f"{method}, published", x=workers, y=then, published=True))
+        curves.append(Curve(label=method, x=workers, y=then, published=True))
     return sweeps(
         [
             Panel(
