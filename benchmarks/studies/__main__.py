@@ -19,6 +19,7 @@ from benchmarks.studies.plan import (
     ELSEWHERE,
     REQUESTS,
     WORKERS,
+    Sized,
     campaign_of,
     cell_runs,
     runs,
@@ -76,14 +77,15 @@ def planned_by(options: argparse.Namespace) -> list[Run]:
     """Return the runs that options ask for, in the order in which they are carried out."""
     workers = [int(each) for each in options.workers.split(",")]
     seeds = [int(each) for each in options.seeds.split(",")]
+    sized = Sized(requests=options.requests, per_slot=options.per_slot)
     planned: list[Run] = []
     for part in options.parts.split(","):
         prefill, in_cells = PARTS[part]
         for source in options.traces or ["preset:chat"]:
             planned += (
-                cell_runs(prefill, source, max(workers), seeds, options.requests)
+                cell_runs(prefill, source, max(workers), seeds, sized)
                 if in_cells
-                else runs(prefill, source, workers, seeds, options.requests)
+                else runs(prefill, source, workers, seeds, sized)
             )
     return planned
 
@@ -101,6 +103,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--workers", default=",".join(map(str, WORKERS)))
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--requests", type=int, default=REQUESTS)
+    parser.add_argument("--per-slot", type=int, default=0, help="requests per slot instead")
     parser.add_argument("--executor", default="local", choices=["local", "ray"])
     parser.add_argument("--ray-address")
     parser.add_argument("--jobs", type=int, default=1, help="runs at once")

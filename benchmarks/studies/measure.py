@@ -6,20 +6,24 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
-from time import perf_counter
+from pathlib import Path
+from time import perf_counter, thread_time_ns
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from benchmarks.studies.plan import BUDGET, COLOCATED, SLOTS, Run
 from brsolver.errors import BrsolverError
+from brsolver.policy import BasePolicy, as_policy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from brsolver import SimulationParams, SimulationResult, Trace
+    from brsolver.cluster.view import ClusterView, Decision, Waiting
 
 STEADY = (0.25, 0.9)
 """Quantiles of admissions between which a run is looked at."""
@@ -70,7 +74,9 @@ def params_of(run: Run) -> SimulationParams:
     from brsolver.simulator import Prefill
 
     own = run.prefill == COLOCATED
-    prefill = Prefill(mode="colocated", budget=BUDGET) if own else Prefill()
+    prefill = Prefill()
+    if own:
+        prefill = Prefill(mode="colocated", budget=BUDGET, interval=run.interval)
     return SimulationParams(workers=run.workers, slots=SLOTS, prefill=prefill, seed=run.seed)
 
 
@@ -110,37 +116,78 @@ def figures_of(result: SimulationResult) -> dict[str, float]:
     }
 
 
-def clocked_of(result: SimulationResult) -> dict[str, float]:
-    """Return what decisions and the run took on this machine."""
-    took = result.dispatch_us
+class OnProcessor(BasePolicy):
+    """A policy, and the processor's time for each of its decisions, whoever else computes.
+
+    Parameters
+    ----------
+    inner : Policy
+    """
+
+    def __init__(self, inner: object) -> None:
+        self.inner = as_policy(inner)
+        self.horizon, self.holds_s = self.inner.horizon, self.inner.holds_s
+        self.steps: list[int] = []
+        self.took_ns: list[int] = []
+
+    def route(self, cluster: ClusterView, waiting: Waiting) -> Decision:
+        """Ask the policy; see `brsolver.Policy`."""
+        self.steps.append(cluster.step)
+        began = thread_time_ns()
+        pairs = self.inner.route(cluster, waiting)
+        self.took_ns.append(thread_time_ns() - began)
+        return pairs
+
+    def took_us(self, window: slice) -> np.ndarray:
+        """Return microseconds of decisions in a window of steps."""
+        steps = np.array(self.steps)
+        inside = (steps >= window.start) & (steps < window.stop)
+        return np.array(self.took_ns)[inside] / 1000.0
+
+
+def clocked_of(result: SimulationResult, policy: OnProcessor) -> dict[str, float]:
+    """Return what decisions in the steady window, and the run, took on this machine."""
+    took = policy.took_us(window_of(result))
     return {
         "decision_us_p50": float(np.percentile(took, 50)),
         "decision_us_p99": float(np.percentile(took, 99)),
-        "decisions_s": float(took.sum()) / 1e6,
+        "decisions_s": sum(policy.took_ns) / 1e9,
         "run_s": result.metrics.wall_s,
     }
 
 
 def peak_mib() -> float:
-    """Return the most memory that this process has had, in MiB."""
+    """Return the most memory that this process has had, in MiB.
+
+    Linux counts that of the process which started it into ``ru_maxrss``, and tells its own apart.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        found = re.search(r"^VmHWM:\s*(\d+) kB", status.read_text(), re.MULTILINE)
+        if found:
+            return int(found[1]) / 1024
     import resource
 
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # Kilobytes on Linux, bytes on macOS.
+    # Kilobytes, but bytes on macOS.
     return most / 1024**2 if sys.platform == "darwin" else most / 1024
 
 
 def measured(run: Run) -> dict[str, float]:
     """Carry out a run in this process."""
     from brsolver import simulate
+    from brsolver.registry import PolicySpec
+    from brsolver.streams import stream
 
     began = perf_counter()
     trace = trace_of(run)
     drawn_s = perf_counter() - began
-    result = simulate(trace, run.policy, params_of(run))
+    spec = PolicySpec.parse(run.policy)
+    policy = OnProcessor(spec.make(rng=stream(run.seed, "policy")))
+    result = simulate(trace, policy, params_of(run))
     return {
         **figures_of(result),
-        **clocked_of(result),
+        **clocked_of(result, policy),
         "trace_s": drawn_s,
         "peak_mib": peak_mib(),
     }

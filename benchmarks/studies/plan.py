@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from brsolver.campaign import Campaign, Cell
 
@@ -48,6 +48,9 @@ CELLS = MappingProxyType(
     }
 )
 """Cells of workers instead of one router, by where prompts are computed."""
+INTERVAL = 32
+"""Steps between two of prefill, with which cells that compute prompts are tried, too."""
+WITH_INTERVAL = ("vllm", "br-t", "cells:size=64,d=2,inner=br-t", "cells:size=64,d=2,inner=jsq-load")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +67,10 @@ class Run:
     seed : int
         Of the requests that are drawn, and of the run.
     requests : int
+    per_slot : int
+        Requests per slot that there are, where their number goes by the cluster; else 0.
+    interval : int
+        Workers compute prompts in steps divisible by this only (``prefill_schedule_interval``).
     """
 
     prefill: str
@@ -72,6 +79,8 @@ class Run:
     policy: str
     seed: int
     requests: int
+    per_slot: int = 0
+    interval: int = 1
 
     @property
     def trace(self) -> str:
@@ -93,35 +102,58 @@ class Run:
             "policy": self.policy,
             "seed": self.seed,
             "requests": self.requests,
+            "per_slot": self.per_slot,
+            "interval": self.interval,
         }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sized:
+    """How many requests runs have.
+
+    Attributes
+    ----------
+    requests : int
+        Whatever the cluster is.
+    per_slot : int
+        Per slot instead, if it is not 0.
+    """
+
+    requests: int = REQUESTS
+    per_slot: int = 0
+
+    def run(self, *, workers: int, **of: Any) -> Run:
+        """Return a run of that many."""
+        requests = self.per_slot * workers * SLOTS if self.per_slot else self.requests
+        return Run(requests=requests, per_slot=self.per_slot, workers=workers, **of)
+
+
 def runs(
-    prefill: str, source: str, workers: Iterable[int], seeds: Iterable[int], requests: int
+    prefill: str, source: str, workers: Iterable[int], seeds: Iterable[int], sized: Sized
 ) -> list[Run]:
-    """Return the runs of a part for one trace: small clusters first, then by seed."""
+    """Return the runs of a part for one trace: by seed, small clusters first."""
     return [
-        Run(
-            prefill=prefill, source=source, workers=each, policy=policy, seed=seed,
-            requests=requests,
-        )
+        sized.run(prefill=prefill, source=source, workers=each, policy=policy, seed=seed)
         for seed in seeds
         for each in workers
         for policy in POLICIES[prefill]
-    ]  # fmt: skip
+    ]
 
 
 def cell_runs(
-    prefill: str, source: str, workers: int, seeds: Iterable[int], requests: int
+    prefill: str, source: str, workers: int, seeds: Iterable[int], sized: Sized
 ) -> list[Run]:
-    """Return the runs of cells instead of one router."""
+    """Return the runs of cells instead of one router, and what else they are compared with."""
+    tried = [(policy, 1) for policy in CELLS[prefill]]
+    if prefill == COLOCATED:
+        tried += [(policy, INTERVAL) for policy in WITH_INTERVAL]
     return [
-        Run(
+        sized.run(
             prefill=prefill, source=source, workers=workers, policy=policy, seed=seed,
-            requests=requests,
+            interval=interval,
         )
         for seed in seeds
-        for policy in CELLS[prefill]
+        for policy, interval in tried
     ]  # fmt: skip
 
 

@@ -25,7 +25,7 @@ class Results:
     """
 
     def __init__(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        self.rows = [dict(row) for row in rows if row.get("failed") is None]
+        self.rows = [{**row, "length": _length(row)} for row in rows if row.get("failed") is None]
         self._gains()
 
     def _gains(self) -> None:
@@ -45,8 +45,8 @@ class Results:
         return [row for row in self.rows if all(row[k] == v for k, v in values.items())]
 
     def settings(self) -> list[dict[str, Any]]:
-        """Return where prompts are computed, traces and numbers of requests, as they appear."""
-        names = ("prefill", "trace", "requests")
+        """Return where prompts are computed, traces, numbers of requests and intervals."""
+        names = ("prefill", "trace", "length", "interval")
         found = dict.fromkeys(tuple(row[name] for name in names) for row in self.rows)
         return [dict(zip(names, values, strict=True)) for values in found]
 
@@ -68,6 +68,12 @@ class Results:
         return exponent(by_seed)
 
 
+def _length(row: Mapping[str, Any]) -> str:
+    if row["per_slot"]:
+        return f"{row['per_slot']} requests per slot"
+    return f"{row['requests']:,} requests"
+
+
 def in_cells(policy: str) -> bool:
     """Tell whether workers were in cells."""
     return policy.startswith("cells")
@@ -78,8 +84,8 @@ FIGURES: Sequence[tuple[str, str, Callable[[float], str]]] = (
     ("imbalance_share", "imbalance over G·max, %", lambda x: f"{100 * x:.2f}"),
     ("lost_share", "time lost, %", lambda x: f"{100 * x:.2f}"),
     ("gain", "tokens/s over vllm, %", lambda x: f"{100 * x:+.2f}"),
-    ("decision_us_p50", "decision P50, ms", lambda x: f"{x / 1e3:.3f}"),
-    ("decision_us_p99", "decision P99, ms", lambda x: f"{x / 1e3:.3f}"),
+    ("decision_us_p50", "decision P50, ms of a processor", lambda x: f"{x / 1e3:.3f}"),
+    ("decision_us_p99", "decision P99, ms of a processor", lambda x: f"{x / 1e3:.3f}"),
 )
 """Figure, heading, and how it is written."""
 
@@ -88,7 +94,7 @@ def show_growth(results: Results) -> None:
     """Print how each figure grows, for one router."""
     for setting in results.settings():
         sizes = results.sizes(**setting)
-        for figure, heading, text in FIGURES if sizes else ():
+        for figure, heading, text in FIGURES if len(sizes) > 1 else ():
             rows = [
                 (
                     policy,
@@ -104,21 +110,19 @@ def show_growth(results: Results) -> None:
 
 def titled(setting: Mapping[str, Any]) -> str:
     """Name a setting in a table's title."""
-    return f"{setting['trace']}, {setting['requests']:,} requests, prompts {setting['prefill']}"
+    where = f"prompts {setting['prefill']}, interval {setting['interval']}"
+    return f"{setting['trace']}, {setting['length']}, {where}"
 
 
 def show_costs(results: Results) -> None:
     """Print what the runs took."""
+    names = ("trace", "prefill", "interval", "workers", "policy", "seed", "requests", "steps")
+    figures = ("run_s", "decisions_s", "peak_mib")
     rows = [
-        (
-            row["trace"], row["prefill"], row["workers"], row["policy"], row["seed"],
-            row["requests"], row["steps"], f"{row['run_s']:.1f}", f"{row['decisions_s']:.1f}",
-            f"{row['peak_mib']:,.0f}",
-        )
+        (*(row[name] for name in names), *(f"{row[name]:,.1f}" for name in figures))
         for row in results.rows
-    ]  # fmt: skip
-    header = ("trace", "prompts", "G", "policy", "seed", "requests", "steps", "run s",
-              "decisions s", "peak MiB")  # fmt: skip
+    ]
+    header = (*names, "run, s", "decisions, s of a processor", "peak, MiB")
     show("Wall time and memory", header, rows)
 
 
@@ -126,8 +130,8 @@ def show_cells(results: Results) -> None:
     """Print what cells cost, beside one router of the same policy."""
     for setting in results.settings():
         found = results.of(**setting)
-        rows = [_cells_row(results, row) for row in found if in_cells(row["policy"])]
-        if rows:
+        rows = [_cells_row(results, row) for row in found]
+        if any(in_cells(row["policy"]) for row in found):
             header = ("G", "seed", "policy", "imbalance over one router's", "time lost, %",
                       "one router, %", "tokens/s over one router's, %", "over vllm's, %",
                       "TTFT P99 s", "one router, s", "slots in use, %")  # fmt: skip
@@ -135,17 +139,17 @@ def show_cells(results: Results) -> None:
 
 
 def inner_of(policy: str) -> str:
-    """Return the policy within cells."""
+    """Return the policy within cells; itself, where there are none."""
     from brsolver.specs import parse_spec
 
+    if not in_cells(policy):
+        return policy
     return parse_spec(policy)[1].get("inner", "br-ramp")
 
 
 def _cells_row(results: Results, row: Mapping[str, Any]) -> tuple[object, ...]:
-    one = results.of(
-        policy=inner_of(row["policy"]),
-        **{name: row[name] for name in ("prefill", "trace", "workers", "seed", "requests")},
-    )
+    same = ("prefill", "trace", "workers", "seed", "length", "interval")
+    one = results.of(policy=inner_of(row["policy"]), **{name: row[name] for name in same})
     beside = one[0] if one else dict.fromkeys(row, math.nan)
     return (
         row["workers"], row["seed"], row["policy"].removeprefix("cells:"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -125,7 +126,7 @@ def choose(drawn: list[list[int]], cells: Standing, brings: IntArray, by: str) -
     rank = ranking(cells, load, requests, by)
     chosen = []
     for some, tokens in zip(drawn, brings.tolist(), strict=True):
-        best = min(some, key=lambda c, s=tokens: rank(c, s))
+        best = min(some, key=partial(rank, tokens))
         load[best] += tokens
         requests[best] += 1
         chosen.append(best)
@@ -134,7 +135,7 @@ def choose(drawn: list[list[int]], cells: Standing, brings: IntArray, by: str) -
 
 def ranking(
     cells: Standing, load: list[float], requests: list[float], by: str
-) -> Callable[[int, float], float]:
+) -> Callable[[float, int], float]:
     """Return what says of a cell how little it suits a request of such a load.
 
     By both, where more requests are there than slots: of ``Σ_c [(s̄·n_c)² + L_c²]``, with n
@@ -144,9 +145,9 @@ def ranking(
     """
     workers, slots = cells.workers.tolist(), cells.slots.tolist()
     if by == "requests":
-        return lambda c, _: requests[c] / slots[c]
+        return lambda _, c: requests[c] / slots[c]
     if by == "load" or sum(requests) <= sum(slots):
-        return lambda c, _: load[c] / workers[c]
+        return lambda _, c: load[c] / workers[c]
     mean = cells.mean
     each = mean * mean * sum(slots) / sum(workers)
-    return lambda c, s: each * requests[c] / slots[c] + (s - mean) * load[c] / workers[c]
+    return lambda s, c: each * requests[c] / slots[c] + (s - mean) * load[c] / workers[c]

@@ -67,7 +67,8 @@ class Cells(BasePolicy):
         self._routers: list[BasePolicy] = []
         first = self._router(0)
         self.horizon, self.holds_s = first.horizon, first.holds_s
-        self._forget()
+        self._requests: IntArray = np.zeros(0, np.int64)
+        self._cell_of: IntArray = np.zeros(0, np.int64)
         self._moved = 0
 
     def route(self, cluster: ClusterView, waiting: Waiting) -> IntArray:
@@ -141,10 +142,6 @@ class Cells(BasePolicy):
         requests, cells = waiting.request[left], at[left]
         order = np.argsort(requests, kind="stable")
         self._requests, self._cell_of = requests[order], cells[order]
-
-    def _forget(self) -> None:
-        self._requests: IntArray = np.zeros(0, np.int64)
-        self._cell_of: IntArray = np.zeros(0, np.int64)
 
     def _decided(self, parts: _Parts, cell: int, waiting: Waiting, at: IntArray) -> IntArray:
         """Ask a cell's router; return its pairs as those of the whole cluster."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict, replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -62,9 +63,18 @@ def test_figures_are_those_of_the_steady_window():
     )
 
 
+@pytest.mark.parametrize("policy", ["p2c", "br-h:horizon=8", "cells:size=1,inner=p2c"])
+def test_taking_the_time_changes_no_decision(policy):
+    run = replace(RUN, policy=policy)
+    plain = simulate(measure.trace_of(run), policy, measure.params_of(run))
+    found = measure.measured(run)
+    for name, figure in measure.figures_of(plain).items():
+        assert found[name] == figure, name
+
+
 def test_a_run_in_a_process_of_its_own_has_the_same_figures():
     here = measure.measured(RUN)
-    there = measure.alone(plan.asdict(RUN), {})
+    there = measure.alone(asdict(RUN), {})
     assert here.keys() == there.keys()
     assert there["peak_mib"] > 50
     for name in here.keys() - measure.CLOCKED:
@@ -85,7 +95,7 @@ def test_requests_of_a_file_are_drawn_by_seed(tmp_path):
 
 
 def test_a_run_that_ends_otherwise_says_why():
-    bad = {**plan.asdict(RUN), "policy": "br-00"}
+    bad = {**asdict(RUN), "policy": "br-00"}
     with pytest.raises(BrsolverError, match=r"ended with status 1.*br-00"):
         measure.alone(bad, {})
 
@@ -104,7 +114,7 @@ def test_a_study_goes_on_where_it_was_and_shows_all(tmp_path, capsys):
     assert [(row["workers"], row["policy"]) for row in rows] == [
         (g, policy) for g in (2, 4) for policy in plan.POLICIES[plan.COLOCATED]
     ]
-    assert all(row["failed"] is None and row["peak_mib"] > 50 for row in rows)
+    assert all(row["failed"] is None and 50 < row["peak_mib"] < 1000 for row in rows)
     printed = capsys.readouterr()
     assert "time lost, %" in printed.out
     assert "Wall time and memory" in printed.out
@@ -113,14 +123,15 @@ def test_a_study_goes_on_where_it_was_and_shows_all(tmp_path, capsys):
     assert picture.name == "studies-colocated-uniform.png"
     assert picture.read_bytes()[:4] == b"\x89PNG"
     again, _ = study(tmp_path, "--parts", "colocated")
-    assert again == rows
+    for first, second in zip(rows, again, strict=True):
+        assert {name: second[name] for name in first} == first
     assert capsys.readouterr().err.splitlines() == ["6 of 6 runs"]
 
 
 def row_of(policy, workers, tokens_s, **more):
     return {
         "prefill": plan.ELSEWHERE, "trace": "t", "workers": workers, "policy": policy, "seed": 0,
-        "requests": 9, "tokens_s": tokens_s, "failed": None, **more,
+        "requests": 9, "per_slot": 0, "tokens_s": tokens_s, "failed": None, **more,
     }  # fmt: skip
 
 
@@ -143,3 +154,4 @@ def test_gains_are_over_vllms_rule_on_the_same_requests():
 def test_the_policy_within_cells_is_told():
     assert inner_of("cells:size=64,d=2,inner=jsq-load") == "jsq-load"
     assert inner_of("cells") == "br-ramp"
+    assert inner_of("br-h:horizon=4") == "br-h:horizon=4"
