@@ -15,13 +15,15 @@ from integration.doors.ext_proc import ExtProc, ExtProcParams
 from integration.doors.fleet import Fleet
 from integration.doors.grpc_server import GrpcServer
 from integration.doors.health import Health
+from integration.doors.kv_events import KvEvents, KvEventsParams
 from integration.doors.ledger import Ledger
 from integration.doors.poller import Poller, PollerParams
 from integration.doors.reception import Reception, by_client
 from integration.doors.reconcile import Reconciler
 from integration.envoy import ENDPOINTS, Endpoints, EnvoyAdmin, EnvoyAdminError
-from integration.picker import Core, End, Gauges, Pump
+from integration.picker import Core, End, Pump
 from integration.picker.reading import Reader
+from integration.picker.resuming import found_running
 from integration.serve.administration import administration
 from integration.serve.logs import EventLog, set_up
 from integration.serve.membership import Membership, first_workers, source_of, workers_of
@@ -73,7 +75,10 @@ class Picker:
         self._pump = pump = Pump(core)
         self._fleet = fleet = Fleet(pump, specs)
         self._ledger = Ledger(pump, fleet, clock=clock)
-        reader = Reader(router, config.folder)
+        self._kv_events = _kv_events(config, core, fleet)
+        adapters = None if self._kv_events is None else self._kv_events.adapters
+        reader = Reader(router, config.folder, adapters=adapters)
+        self._reader = reader
         self._reception = Reception(pump, fleet, self._ledger, read=by_client(reader))
         self._poller = Poller(pump, fleet, _polling(config))
         self._prefilling = (
@@ -115,7 +120,11 @@ class Picker:
         places, config = self._places, self._config
         self._envoy = EnvoyAdmin(places.envoy_admin)
         self._reconciler = Reconciler(self._ledger, self._fleet, self._at_envoy)
-        log = AccessLog(self._ledger, broken=self._reconciler.broken if places.envoy else None)
+        log = AccessLog(
+            self._ledger,
+            broken=self._reconciler.broken if places.envoy else None,
+            ours=self._reader.named,
+        )
         handlers = [log.handler(), self._health.handler()]
         if places.envoy and config.picker.door == "ext_authz":
             self._authz = AuthzDoor(self._reception, body_limit=config.limits.body_bytes)
@@ -146,7 +155,9 @@ class Picker:
         while not self._poller.rounds and not self._tasks[0].done():
             # What runs there already counts before anything is decided.
             await asyncio.sleep(POLL_S)
-        await self._count_what_runs()
+        await self._take_over()
+        if self._kv_events is not None:
+            self._tasks.append(asyncio.get_running_loop().create_task(self._kv_events.run()))
         await self._grpc.start(host, places.grpc)
         if self._authz is not None:
             await self._authz.start(host, places.door)
@@ -203,14 +214,19 @@ class Picker:
         except TimeoutError:
             self.logger.warning("%d streams still ran", len(self._ledger))
 
-    async def _count_what_runs(self) -> None:
-        """Have streams that Envoy has from before count, where engines tell nothing of theirs."""
+    async def _take_over(self) -> None:
+        """Enter what Envoy has from before; what engines run besides is counted as others'."""
         there = await self._at_envoy() if self._places.envoy else None
-        for address, active in (there or {}).items():
-            for worker in self._fleet.at(address):
-                whole = self._fleet.specs[worker].rank is None
-                if active and whole and worker not in self._poller.last:
-                    self._pump.told(worker, Gauges(running=active))
+        told = self._poller.last
+        live = found_running(self.core.workers, there or {}, told)
+        if not live:
+            return
+        self._ledger.take_over(live)
+        for worker, gauges in told.items():
+            # Of what they run, that much is in the books now.
+            self._pump.told(worker, gauges)
+        # Those that no picker named end without a word.
+        self._reconciler.watch()
 
     async def _at_envoy(self) -> dict[str, int] | None:
         """Return how many requests Envoy has at each address; None if it is gone."""
@@ -225,6 +241,20 @@ class Picker:
 
     def _unwell(self) -> str | None:
         return None if self._fleet.live else "no worker answers"
+
+
+def _kv_events(config: ServeConfig, core: Core, fleet: Fleet) -> KvEvents | None:
+    table = config.kv_events
+    if table is None:
+        return None
+    params = KvEventsParams(
+        port=table.port,
+        replay_port=table.replay_port,
+        topic=table.topic,
+        add_place=table.add_place,
+        block_tokens=config.router.block_tokens,
+    )
+    return KvEvents(core, fleet, params)
 
 
 def _polling(config: ServeConfig) -> PollerParams:

@@ -20,6 +20,7 @@ from integration.settings.tables import (
     Admin,
     Door,
     Envoy,
+    KvEvents,
     Listen,
     Log,
     Tiers,
@@ -42,6 +43,8 @@ class ServeConfig:
     tiers : Tiers or None
         Given where prompts are computed by workers of their own.
     router : PickerParams
+    kv_events : KvEvents or None
+        Given where engines publish what their prefix caches hold.
     limits : Limits
     auth : Auth
     picker : Door
@@ -59,6 +62,7 @@ class ServeConfig:
     workers: Workers = field(default_factory=Workers)
     tiers: Tiers | None = None
     router: PickerParams = field(default_factory=PickerParams)
+    kv_events: KvEvents | None = None
     limits: Limits = field(default_factory=Limits)
     auth: Auth = field(default_factory=Auth)
     picker: Door = field(default_factory=Door)
@@ -71,6 +75,10 @@ class ServeConfig:
 
     def __post_init__(self) -> None:
         self._check_workers()
+        require(
+            self.kv_events is None or bool(self.router.block_tokens),
+            "router.block_tokens is 0, must be what the engines have where there are kv_events",
+        )
         _require_apart(
             {
                 "listen.port": self.listen.port,

@@ -168,6 +168,30 @@ def test_picker_killed_or_frozen(stack, name):
     asyncio.run(run())
 
 
+def test_picker_that_is_back_knows_what_runs(stack):
+    async def run():
+        await stack.until_idle()
+        picker = stack.picker
+        running = asyncio.ensure_future(ask(stack, [20 * LONG] * 4, tag="before"))
+        await stack.until(lambda audit: audit["started"] == 4, what="full")
+        os.kill(picker, signal.SIGKILL)
+        audit = await stack.until(lambda audit: audit["reserved"] == 4, what="what ran, entered")
+        assert stack.picker not in {None, picker}
+        assert audit["begun"] == audit["started"] == 4
+        assert [each["sequences"] for each in audit["workers"]] == [2, 2]
+        # No slot is given twice.
+        held = asyncio.ensure_future(ask(stack, [6, 6], tag="after"))
+        audit = await stack.until(lambda audit: audit["held"] == 2, what="holding")
+        assert audit["reserved"] == 4
+        assert not any(each["foreign"] for each in audit["workers"])
+        running.cancel()
+        assert fates(await held) == ["complete"] * 2
+        audit = await stack.until_idle()
+        assert audit["ended"] == {"finished": 2, "disconnected": 4}
+
+    asyncio.run(run())
+
+
 def test_envoy_restarted(stack):
     async def run():
         before = await stack.until_idle()
