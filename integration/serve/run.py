@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import signal
 import sys
 import tempfile
@@ -233,6 +234,7 @@ class Supervisor:
             waits = [signals.stop.wait(), signals.reload.wait()]
             if self.envoy is not None:
                 waits.append(self.envoy.wait())  # type: ignore[arg-type] # all that is awaited
+                waits.append(self._envoy_frozen(self.envoy))  # type: ignore[arg-type] # likewise
             happened = await first_of(*waits)
             if happened == 0:
                 return
@@ -241,6 +243,13 @@ class Supervisor:
                 self.picker.signal(signal.SIGHUP)
             else:
                 await self._envoy_again(signals)
+
+    async def _envoy_frozen(self, envoy: EnvoyProcess) -> None:
+        """Wait until Envoy has been frozen for too long, and end it."""
+        limit_s = self._config.envoy.watchdog_s
+        await envoy.silent(limit_s or math.inf)
+        _say(f"Envoy has not answered for {limit_s:g} s and is killed")
+        await envoy.kill()
 
     async def _envoy_again(self, signals: Signals) -> None:
         """Start Envoy anew; the picker is told first that all streams have ended."""
