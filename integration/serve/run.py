@@ -19,6 +19,8 @@ from brsolver.errors import OutputError
 from integration.envoy.bootstrap import ENDPOINTS, Ports, as_text, bootstrap, redacted
 from integration.envoy.process import EnvoyProcess, EnvoyStartError
 from integration.envoy.program import find_envoy
+from integration.serve.by_hand import FILE as BY_HAND
+from integration.serve.membership import workers_of
 from integration.serve.places import LOOPBACK, Places
 from integration.serve.preflight import check_files, check_packages, check_ports, check_workers
 from integration.serve.signals import Signals
@@ -122,6 +124,8 @@ def _folder(config: ServeConfig) -> Iterator[Path]:
 
 
 async def _supervise(path: Path, config: ServeConfig, program: Path | None, folder: Path) -> None:
+    # What was done by hand holds as long as this serves, whatever becomes of pickers.
+    (folder / BY_HAND).unlink(missing_ok=True)
     await preflight(config, envoy=program is not None)
     places = Places.choose(config, folder, envoy=program is not None)
     supervisor = Supervisor(path, config, places, program)
@@ -167,10 +171,21 @@ async def preflight(config: ServeConfig, *, envoy: bool) -> None:
         }
     check_ports(wanted)
     check_files(config)
-    tiers = config.tiers
-    named = config.workers.addresses if tiers is None else (*tiers.prefill, *tiers.decode)
-    for missing in await check_workers(named):
+    for missing in await check_workers(await asyncio.to_thread(_addresses, config, envoy=envoy)):
         _say(f"warning: worker {missing} cannot be reached; it gets no requests until it can")
+
+
+def _addresses(config: ServeConfig, *, envoy: bool) -> list[str]:
+    """Return the workers that can be looked for: named in the settings, a file, or by a name.
+
+    Pods that are to be picked may come after their picker, and a service is asked while serving.
+    """
+    tiers, workers = config.tiers, config.workers
+    if tiers is not None:
+        return [*tiers.prefill, *tiers.decode]
+    if envoy and (workers.file is not None or workers.dns is not None):
+        return [each.address for each in workers_of(config)]
+    return list(workers.addresses)
 
 
 class Supervisor:

@@ -25,10 +25,13 @@ from integration.picker import Core, End, Pump
 from integration.picker.reading import Reader
 from integration.picker.resuming import found_running
 from integration.serve.administration import administration
+from integration.serve.by_hand import FILE as BY_HAND
+from integration.serve.by_hand import ByHand
 from integration.serve.logs import EventLog, set_up
 from integration.serve.membership import Membership, first_workers, source_of, workers_of
 from integration.serve.prefilling import Prefilling
 from integration.serve.watchdog import first_of
+from integration.settings import named
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,6 +54,8 @@ class Picker:
         Ports and files as they are once chosen.
     specs : sequence of WorkerSpec
         Workers to begin with.
+    hands : ByHand, optional
+        What was added and drained by hand.
 
     Attributes
     ----------
@@ -63,7 +68,13 @@ class Picker:
         Something of the settings cannot be; one line.
     """
 
-    def __init__(self, config: ServeConfig, places: Places, specs: Sequence[WorkerSpec]) -> None:
+    def __init__(
+        self,
+        config: ServeConfig,
+        places: Places,
+        specs: Sequence[WorkerSpec],
+        hands: ByHand | None = None,
+    ) -> None:
         self.logger = set_up(config.log, config.folder)
         self._config, self._places = config, places
         clock = time.monotonic
@@ -71,13 +82,15 @@ class Picker:
         if config.tiers is not None:
             # Prompts come computed.
             router = replace(router, prefill=False)
-        self.core = core = Core(router, specs, clock=clock, folder=config.folder)
+        with named(config.file, "[router]"):
+            self.core = core = Core(router, specs, clock=clock, folder=config.folder)
         self._pump = pump = Pump(core)
         self._fleet = fleet = Fleet(pump, specs)
         self._ledger = Ledger(pump, fleet, clock=clock)
         self._kv_events = _kv_events(config, core, fleet)
         adapters = None if self._kv_events is None else self._kv_events.adapters
-        reader = Reader(router, config.folder, adapters=adapters)
+        with named(config.file, "[router]"):
+            reader = Reader(router, config.folder, adapters=adapters)
         self._reader = reader
         self._reception = Reception(pump, fleet, self._ledger, read=by_client(reader))
         self._poller = Poller(pump, fleet, _polling(config))
@@ -85,7 +98,7 @@ class Picker:
             Prefilling(config.tiers, self._reception, _polling(config)) if config.tiers else None
         )
         self._endpoints = Endpoints(Path(places.folder) / ENDPOINTS) if places.envoy else None
-        self._membership = Membership(core, fleet, changed=self._workers_changed)
+        self._membership = Membership(core, fleet, changed=self._workers_changed, hands=hands)
         self._admin = administration(
             config, places, core, clock=clock, fleet=self._membership, unwell=self._unwell
         )
@@ -113,7 +126,10 @@ class Picker:
         # Pods that are to be picked may come after their picker.
         patient = not places.envoy
         specs = await first_workers(config, logger.warning, patient=patient)
-        return cls(config, places, specs)
+        hands = ByHand(Path(places.folder) / BY_HAND)
+        there = {(each.address, each.rank) for each in specs}
+        added = [each for each in hands.added.values() if (each.address, each.rank) not in there]
+        return cls(config, places, [*specs, *added], hands)
 
     def _doors(self) -> GrpcServer:
         """Make the doors: ext_authz or ext_proc, and what Envoy's access log comes in by."""
@@ -156,6 +172,7 @@ class Picker:
             # What runs there already counts before anything is decided.
             await asyncio.sleep(POLL_S)
         await self._take_over()
+        self._membership.restore()
         if self._kv_events is not None:
             self._tasks.append(asyncio.get_running_loop().create_task(self._kv_events.run()))
         await self._grpc.start(host, places.grpc)
@@ -264,4 +281,5 @@ def _polling(config: ServeConfig) -> PollerParams:
         metrics_path=workers.metrics_path,
         health_path=workers.health_path,
         scheme="https" if workers.tls else "http",
+        ca=None if workers.ca is None else config.path(workers.ca),
     )

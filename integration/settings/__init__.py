@@ -7,7 +7,7 @@ Whatever is wrong with a file is one line.
 from __future__ import annotations
 
 from integration.settings._checks import Address
-from integration.settings.config import ServeConfig, load
+from integration.settings.config import ServeConfig, load, named
 from integration.settings.keys import ApiKey
 from integration.settings.limits import Auth, Limits
 from integration.settings.tables import (
@@ -38,4 +38,5 @@ __all__ = [
     "Trace",
     "Workers",
     "load",
+    "named",
 ]

@@ -1,4 +1,4 @@
-"""`brsolver serve` before a real vLLM: one server of two ranks, and a server for each of two."""
+"""`brsolver serve` before a real vLLM: ranks of one server, a server for each, and two tiers."""
 
 from __future__ import annotations
 
@@ -37,6 +37,9 @@ _SUCCESSES = re.compile(
 )
 _ENDS = re.compile(
     r'^brsolver_ended_requests_total\{end="finished",worker="([^"]+)"\} ([\d.e+]+)', re.MULTILINE
+)
+_SOURCES = re.compile(
+    r'^vllm:prompt_tokens_by_source_total\{.*?source="(\w+)".*?\} ([\d.e+]+)', re.MULTILINE
 )
 
 
@@ -113,6 +116,41 @@ def apart(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[list[Serve
         folder = tmp_path_factory.mktemp("apart")
         addresses = [address(server) for server in servers]
         yield servers, stack.enter_context(front_door(folder, {"addresses": addresses}))
+
+
+@pytest.fixture(scope="module")
+def tiers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[list[Server], FrontDoor]]:
+    """A server that computes prompts, and one that decodes; NIXL carries KV blocks over TCP."""
+    pytest.importorskip("nixl", reason="NIXL could not be had when the rig was made")
+    connector = {
+        "kv_connector": "NixlConnector",
+        "kv_role": "kv_both",
+        "kv_buffer_device": "cpu",
+    }
+    servers = [
+        rig_server(
+            ranks=1,
+            weights=True,
+            slots=SLOTS,
+            arguments=("--kv-transfer-config", json.dumps(connector), "--block-size", str(BLOCK)),
+            environment={
+                "VLLM_NIXL_SIDE_CHANNEL_HOST": "127.0.0.1",
+                "VLLM_NIXL_SIDE_CHANNEL_PORT": str(free_port()),
+                "UCX_TLS": "tcp,self,sm",
+            },
+        )
+        for _ in range(2)
+    ]
+    with contextlib.ExitStack() as stack:
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(stack.enter_context, servers))
+        folder = tmp_path_factory.mktemp("tiers")
+        prefill, decode = map(address, servers)
+        tables = {
+            "tiers": {"prefill": [prefill], "decode": [decode]},
+            "picker": {"door": "ext_proc"},
+        }
+        yield servers, stack.enter_context(front_door(folder, {}, **tables))
 
 
 def of(rank: int, rpc_port: str) -> tuple[str, ...]:
@@ -238,6 +276,25 @@ def test_a_server_for_each_rank_answers_as_when_asked_directly(apart) -> None:
     assert sum(placed) == len(ASKED)
     assert min(placed) > 0
     assert after["ended"] == {"finished": len(ASKED)}
+
+
+def test_tiers_answer_as_one_server_does(tiers) -> None:
+    (prefill, decode), door = tiers
+    asked = [list(range(first, first + 3 * BLOCK + 5)) for first in range(5, 5 + len(ASKED))]
+    through = complete_all(door, asked)
+    after = asyncio.run(until(door, idle))
+    # Its own cache would have them next time; nothing is computed twice.
+    assert sources(decode)["local_compute"] <= BLOCK * len(asked)
+    assert sources(decode)["external_kv_transfer"] >= 3 * BLOCK * len(asked)
+    assert sources(prefill)["local_compute"] > 0
+    assert through == complete_all(decode, asked) == complete_all(prefill, asked)
+    assert after["ended"] == {"finished": len(asked)}
+
+
+def sources(server: Server) -> dict[str, int]:
+    """Prompt tokens of a server by where they came from."""
+    found = _SOURCES.findall(server.get("/metrics"))
+    return {source: int(float(count)) for source, count in found}
 
 
 def figure(door: FrontDoor, name: str) -> int:
