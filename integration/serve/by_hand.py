@@ -12,6 +12,7 @@ from brsolver.traces.atomic import replacing
 from integration.picker.params import WorkerSpec
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
 FILE = "by-hand.json"
@@ -46,6 +47,20 @@ class ByHand:
 
     def __bool__(self) -> bool:
         return bool(self.added or self.drained)
+
+    def among(self, named: Iterable[WorkerSpec]) -> list[WorkerSpec]:
+        """Return workers that settings name and those added; at a place that has both, the latter.
+
+        Whoever drained one and added another at its place wants that one.
+        """
+        added = {(each.address, each.rank): each for each in self.added.values()}
+        kept = [
+            each
+            for each in named
+            if (each.address, each.rank) not in added or each.name not in self.drained
+        ]
+        there = {(each.address, each.rank) for each in kept}
+        return kept + [each for place, each in added.items() if place not in there]
 
     def add(self, spec: WorkerSpec) -> None:
         """Note that a worker was added."""

@@ -127,9 +127,7 @@ class Picker:
         patient = not places.envoy
         specs = await first_workers(config, logger.warning, patient=patient)
         hands = ByHand(Path(places.folder) / BY_HAND)
-        there = {(each.address, each.rank) for each in specs}
-        added = [each for each in hands.added.values() if (each.address, each.rank) not in there]
-        return cls(config, places, [*specs, *added], hands)
+        return cls(config, places, hands.among(specs), hands)
 
     def _doors(self) -> GrpcServer:
         """Make the doors: ext_authz or ext_proc, and what Envoy's access log comes in by."""

@@ -66,8 +66,9 @@ class Workers:
         Data-parallel ranks behind the one address, each of them a worker, for engines that take
         ``X-data-parallel-rank``; None where each address is one worker.
     file : str or None
-        Instead of addresses: a TOML file with a table ``[[worker]]`` for each server (`address`,
-        and `name`, `ranks`, `slots`, `capacity` where needed), read again when it changes.
+        Instead of addresses: a TOML file ``….toml`` with a table ``[[worker]]`` for each server
+        (`address`, and `name`, `ranks`, `slots`, `capacity` where needed), or another one with an
+        address in each line; read again when it changes.
     dns : str or None
         Instead of addresses: ``name:port``, each address of the name being a worker.
     service : str or None

@@ -7,9 +7,12 @@ import asyncio
 from door_support import house, to, until, workers
 from hypothesis import given
 from hypothesis import strategies as st
+from picking import Picking
 
+from integration.doors.fleet import Fleet
 from integration.doors.reconcile import LOOKS, Reconciler
-from integration.picker import End, Gauges, PickerParams, WorkerSpec
+from integration.picker import End, Gauges, PickerParams, Pump, WorkerSpec
+from integration.picker.events import Fault
 from integration.picker.resuming import found_running
 from integration.picker.workers import Worker
 
@@ -145,6 +148,24 @@ def test_fleet_follows_its_source():
     assert home.fleet.worker("10.0.0.9:8000") == 3
     assert home.fleet.worker("10.0.0.1:8000") is None
     assert home.fleet.addresses() == ["10.0.0.2:8000", "10.0.0.9:8000"]
+
+
+def test_a_successor_whose_namesake_still_drains_is_told_of_by_name():
+    p = Picking(workers=2)
+    specs = [worker.spec for worker in p.core.workers]
+    fleet = Fleet(Pump(p.core), specs)
+    p.request("a")
+    p.run(0.1)
+    busy = specs[p.worker_of("a")]
+
+    async def scenario():
+        fleet.set([each for each in specs if each != busy])
+        fleet.set(specs)
+
+    asyncio.run(scenario())
+    assert fleet.specs[fleet.worker(busy.address)].name == f"{busy.name}~2"
+    (fault,) = p.log.of(Fault)
+    assert fault.text == f"{busy.name} still has requests: its successor is called {busy.name}~2"
 
 
 @given(st.lists(st.sets(st.integers(0, 5), max_size=6), max_size=6))
