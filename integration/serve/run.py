@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import signal
 import sys
 import tempfile
@@ -18,6 +19,8 @@ from brsolver.errors import OutputError
 from integration.envoy.bootstrap import ENDPOINTS, Ports, as_text, bootstrap, redacted
 from integration.envoy.process import EnvoyProcess, EnvoyStartError
 from integration.envoy.program import find_envoy
+from integration.serve.by_hand import FILE as BY_HAND
+from integration.serve.membership import workers_of
 from integration.serve.places import LOOPBACK, Places
 from integration.serve.preflight import check_files, check_packages, check_ports, check_workers
 from integration.serve.signals import Signals
@@ -139,6 +142,8 @@ def _folder(config: ServeConfig) -> Iterator[Path]:
 async def _supervise(
     source: Source, config: ServeConfig, program: Path | None, folder: Path
 ) -> None:
+    # What was done by hand holds as long as this serves, whatever becomes of pickers.
+    (folder / BY_HAND).unlink(missing_ok=True)
     await preflight(config, envoy=program is not None)
     places = Places.choose(config, folder, envoy=program is not None)
     supervisor = Supervisor(source, config, places, program)
@@ -184,10 +189,21 @@ async def preflight(config: ServeConfig, *, envoy: bool) -> None:
         }
     check_ports(wanted)
     check_files(config)
-    tiers = config.tiers
-    named = config.workers.addresses if tiers is None else (*tiers.prefill, *tiers.decode)
-    for missing in await check_workers(named):
+    for missing in await check_workers(await asyncio.to_thread(_addresses, config, envoy=envoy)):
         _say(f"warning: worker {missing} cannot be reached; it gets no requests until it can")
+
+
+def _addresses(config: ServeConfig, *, envoy: bool) -> list[str]:
+    """Return the workers that can be looked for: named in the settings, a file, or by a name.
+
+    Pods that are to be picked may come after their picker, and a service is asked while serving.
+    """
+    tiers, workers = config.tiers, config.workers
+    if tiers is not None:
+        return [*tiers.prefill, *tiers.decode]
+    if envoy and (workers.file is not None or workers.dns is not None):
+        return [each.address for each in workers_of(config)]
+    return list(workers.addresses)
 
 
 class Supervisor:
@@ -253,6 +269,7 @@ class Supervisor:
             waits = [signals.stop.wait(), signals.reload.wait()]
             if self.envoy is not None:
                 waits.append(self.envoy.wait())  # type: ignore[arg-type] # all that is awaited
+                waits.append(self._envoy_frozen(self.envoy))  # type: ignore[arg-type] # likewise
             happened = await first_of(*waits)
             if happened == 0:
                 return
@@ -261,6 +278,13 @@ class Supervisor:
                 self.picker.signal(signal.SIGHUP)
             else:
                 await self._envoy_again(signals)
+
+    async def _envoy_frozen(self, envoy: EnvoyProcess) -> None:
+        """Wait until Envoy has been frozen for too long, and end it."""
+        limit_s = self._config.envoy.watchdog_s
+        await envoy.silent(limit_s or math.inf)
+        _say(f"Envoy has not answered for {limit_s:g} s and is killed")
+        await envoy.kill()
 
     async def _envoy_again(self, signals: Signals) -> None:
         """Start Envoy anew; the picker is told first that all streams have ended."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import os
 import tomllib
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from brsolver._limits import require
-from brsolver.errors import BrsolverError, ParameterError, UnknownNameError
+from brsolver.errors import BrsolverError, MissingExtraError, ParameterError, UnknownNameError
 from brsolver.options import alternatives, parameters
 from brsolver.specs import build_params
 from brsolver.tuned import Tuned, is_tuned, read_tuned
@@ -21,6 +22,7 @@ from integration.settings.tables import (
     Admin,
     Door,
     Envoy,
+    KvEvents,
     Listen,
     Log,
     Tiers,
@@ -29,7 +31,7 @@ from integration.settings.tables import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 
 TUNED = "tuned"
@@ -48,6 +50,8 @@ class ServeConfig:
     tiers : Tiers or None
         Given where prompts are computed by workers of their own.
     router : PickerParams
+    kv_events : KvEvents or None
+        Given where engines publish what their prefix caches hold.
     limits : Limits
     auth : Auth
     picker : Door
@@ -57,6 +61,8 @@ class ServeConfig:
     trace : Trace
     folder : Path
         What relative paths are seen from: the file's folder.
+    file : Path or None
+        Where all of this stands.
     keys : tuple of ApiKey
         Of clients, as `auth` says; empty lets everyone in.
     """
@@ -65,6 +71,7 @@ class ServeConfig:
     workers: Workers = field(default_factory=Workers)
     tiers: Tiers | None = None
     router: PickerParams = field(default_factory=PickerParams)
+    kv_events: KvEvents | None = None
     limits: Limits = field(default_factory=Limits)
     auth: Auth = field(default_factory=Auth)
     picker: Door = field(default_factory=Door)
@@ -73,10 +80,15 @@ class ServeConfig:
     log: Log = field(default_factory=Log)
     trace: Trace = field(default_factory=Trace)
     folder: Path = field(default_factory=Path)
+    file: Path | None = None
     keys: tuple[ApiKey, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         self._check_workers()
+        require(
+            self.kv_events is None or bool(self.router.block_tokens),
+            "router.block_tokens is 0, must be what the engines have where there are kv_events",
+        )
         _require_apart(
             {
                 "listen.port": self.listen.port,
@@ -140,6 +152,30 @@ def load(
         raise ParameterError(text if text.startswith(f"{path}:") else f"{path}: {text}") from error
 
 
+@contextmanager
+def named(file: Path | None, table: str) -> Iterator[None]:
+    """Have errors of parameters that come up late name the file and the table that they are of.
+
+    Parameters
+    ----------
+    file : Path or None
+    table : str
+        As messages have it: ``"[router]"``.
+
+    Raises
+    ------
+    ParameterError
+        In place of one that names neither.
+    """
+    try:
+        yield
+    except MissingExtraError:
+        raise
+    except BrsolverError as error:
+        where = table if file is None else f"{file}: {table}"
+        raise ParameterError(f"{where} {error}") from error
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_bytes().decode())
@@ -183,7 +219,7 @@ def _build(values: Mapping[str, Any], path: Path, environ: Mapping[str, str]) ->
             raise UnknownNameError.suggest("table", name, tables)
     built = {name: _table(name, tables[name], value) for name, value in values.items()}
     keys = read_keys(built.get("auth", Auth()), path.parent, environ)
-    return ServeConfig(folder=path.parent, keys=keys, **built)
+    return ServeConfig(folder=path.parent, file=path, keys=keys, **built)
 
 
 def _dataclass(hint: Any) -> Any:
