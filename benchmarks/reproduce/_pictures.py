@@ -61,6 +61,7 @@ def beside(panels: Mapping[str, Sequence[Beside]], xlabel: str, *, log: bool = F
             axes.errorbar(row.ours.mean, y, xerr=_half(row.ours), fmt="o", color=PALETTE[0], ms=5)
             if row.published is not None:
                 axes.plot(row.published, y, "D", mfc="none", mec=PALETTE[1], ms=6)
+        axes.set_ylim(-0.6, len(rows) - 0.4)
         axes.set_yticks(at, [row.label.replace("`", "") for row in rows])
         axes.set(title=title, xlabel=xlabel)
         if log:
