@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -67,7 +68,7 @@ def _scope(options: argparse.Namespace) -> Scope:
         from brsolver import load_trace
 
         given[BURSTGPT] = load_trace(options.burstgpt)
-    return Scope(**QUICK, given=given) if options.quick else Scope(given=given)
+    return replace(QUICK if options.quick else Scope(), given=given)
 
 
 def _reproduced(study: Study, scope: Scope, options: argparse.Namespace) -> int:

@@ -27,7 +27,7 @@ GENERATIONS = 8
 """Requests per slot, so that filling and draining are as small a part for every G and B."""
 
 FCFS, JSQ = "FCFS", "JSQ"
-BASELINES = {FCFS: ("fcfs", None), JSQ: ("jsq-load", None)}
+BASELINES: dict[str, tuple[str, str | None]] = {FCFS: ("fcfs", None), JSQ: ("jsq-load", None)}
 """Its JSQ goes by KV tokens."""
 
 

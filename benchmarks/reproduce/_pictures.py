@@ -33,12 +33,16 @@ class Beside:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Curve:
-    """A line of a sweep; `published` ones are dotted, hollow, and in the colour of `label`."""
+    """A line of a sweep.
+
+    One that is `published` is dotted and hollow, in the colour of `label`, and called `shown`.
+    """
 
     label: str
     x: Sequence[float]
     y: Sequence[Interval]
     published: bool = False
+    shown: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +65,7 @@ def beside(panels: Mapping[str, Sequence[Beside]], xlabel: str, *, log: bool = F
             axes.errorbar(row.ours.mean, y, xerr=_half(row.ours), fmt="o", color=PALETTE[0], ms=5)
             if row.published is not None:
                 axes.plot(row.published, y, "D", mfc="none", mec=PALETTE[1], ms=6)
+        axes.set_ylim(-0.6, len(rows) - 0.4)
         axes.set_yticks(at, [row.label.replace("`", "") for row in rows])
         axes.set(title=title, xlabel=xlabel)
         if log:
@@ -108,7 +113,7 @@ def _line(axes: Axes, curve: Curve, index: int) -> None:
             marker=marker,
             mfc="none",
             lw=1.0,
-            label=f"{curve.label}, published",
+            label=curve.shown or f"{curve.label}, published",
         )
         return
     spread = [_half(y) for y in curve.y]

@@ -57,7 +57,7 @@ class Scope:
         return tuple(values[: self.values])
 
 
-QUICK = {"name": "quick", "seeds": 2, "share": 1 / 40, "values": 2}
+QUICK = Scope(name="quick", seeds=2, share=1 / 40, values=2)
 """A run of seconds, which shows that all works and nothing else."""
 
 

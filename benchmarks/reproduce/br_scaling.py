@@ -92,7 +92,7 @@ def picture(rows: Sequence[Row]) -> Figure:
             for workload, label in ((br.PROPRIETARY, "ours"), (br.WIDE, "ours, wide prompts"))
         ]
         then = [Interval(value) for value in said[: len(workers)]]
-        curves.append(Curve(label="ours", x=workers, y=then, published=True))
+        curves.append(Curve(label="ours", x=workers, y=then, published=True, shown="published"))
         panels.append(
             Panel(
                 title=method,

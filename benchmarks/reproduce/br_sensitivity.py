@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from benchmarks.reproduce._cells import Row
     from brsolver.campaign import Cell
 
-BETAS = (1, 2, 4, 8, 16, 43, 64)
+BETAS: tuple[float, ...] = (1, 2, 4, 8, 16, 43, 64)
 GAMMAS = (0.5, 0.7, 0.86, 0.95, 0.99, 1.0)
 SEEDS = 4
 OPERATING = (8, 0.86)
@@ -46,7 +46,7 @@ def _grid(scope: Scope) -> list[tuple[float, float]]:
 
 def cells(scope: Scope) -> list[Cell]:
     """Return baselines and all pairs."""
-    methods = {
+    methods: dict[str, tuple[str, str | None]] = {
         _name(beta, gamma): (
             f"br-h:projection=expected,beta={beta},gamma={gamma},r_max=4,guard=false",
             "oracle",

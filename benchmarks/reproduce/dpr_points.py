@@ -78,13 +78,21 @@ def tables(rows: Sequence[Row], scope: Scope) -> dict[str, str]:
 
 
 def picture(rows: Sequence[Row]) -> Figure:
-    """Draw imbalances, published and ours."""
-    rows_of = {method: pick(rows, regime=dpr.STEPS, method=method) for method in METHODS}
-    marks = [
-        Beside(label=method, ours=over(rows_of[method], FIGURE), published=PUBLISHED.get(method))
-        for method in METHODS
-    ]
-    return beside({"70 % busy, arrivals by steps": marks}, "imbalance, range form, KV tokens")
+    """Draw imbalances, published and ours in both regimes."""
+    panels = {}
+    for regime, title in _TITLES.items():
+        panels[title] = [
+            Beside(
+                label=method,
+                ours=over(pick(rows, regime=regime, method=method), FIGURE),
+                published=PUBLISHED.get(method),
+            )
+            for method in METHODS
+        ]
+    return beside(panels, "imbalance, range form, KV tokens")
+
+
+_TITLES = {dpr.STEPS: "70 % busy, arrivals by steps", dpr.FULL: "full cluster"}
 
 
 STUDY = Study(

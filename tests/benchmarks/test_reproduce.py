@@ -207,4 +207,4 @@ def test_markdown_has_as_many_cells_in_every_line():
 
 
 def test_quick_runs_are_named_apart_from_full_ones():
-    assert Scope(**QUICK).name != Scope().name
+    assert QUICK.name != Scope().name
