@@ -101,7 +101,19 @@ def read_body(kind: str, content: bytes) -> Body:
     """
     if not is_readable(content):
         return Body(kind=kind, more_tokens=len(content) // _BYTES_PER_TOKEN)
-    values = _loaded(content)
+    return body_of(kind, _loaded(content))
+
+
+def body_of(kind: str, values: dict[str, Any]) -> Body:
+    """Return what a body asks for that has been taken apart.
+
+    Parameters
+    ----------
+    kind : str
+        As of `kind_of`.
+    values : dict of str to object
+        Its fields; one of another type than the API says counts as not given.
+    """
     messages = _Text()
     prompts = _prompts(kind, values, messages)
     return Body(

@@ -214,12 +214,7 @@ class PickerParams:
         ParameterError
             It cannot be read, or holds something that cannot be.
         """
-        try:
-            values = tomllib.loads(Path(path).read_bytes().decode())
-        except (OSError, ValueError, RecursionError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
-            raise ParameterError(f"{path}: cannot be read as TOML: {reason}") from error
-        return cls.from_table(values, str(path))
+        return cls.from_table(toml_table(path), str(path))
 
 
 _WHOLE = {
@@ -249,3 +244,18 @@ _NUMBERS = {
     "start_max_s": (0.0, MAX_WAIT_S),
     "leak_s": (0.0, MAX_WAIT_S),
 }
+
+
+def toml_table(path: str | Path) -> dict[str, object]:
+    """Read a TOML file.
+
+    Raises
+    ------
+    ParameterError
+        It cannot be read.
+    """
+    try:
+        return tomllib.loads(Path(path).read_bytes().decode())
+    except (OSError, ValueError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ParameterError(f"{path}: cannot be read as TOML: {reason}") from error
