@@ -81,7 +81,7 @@ def board(
     ] = None,
     json: o.JsonOption = False,
 ) -> None:
-    """Run every policy on the same traces, regimes and hardware, beside certified bounds.
+    """Run every policy on the same traces, at the same loads, beside certified bounds.
 
     The exit status is 1 where a policy failed in a cell; the other cells are shown.
     """

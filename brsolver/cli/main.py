@@ -37,7 +37,7 @@ COMMANDS = MappingProxyType(
         "explain": "Say where a run's time goes, and what better routing would buy.",
         "policies": "List the installed routing policies with their parameters and sources.",
         "oracle": "Solve saved states by every solver, side by side.",
-        "board": "Run every policy on the same traces, regimes and hardware, beside bounds.",
+        "board": "Run every policy on the same traces, at the same loads, beside certified bounds.",
         "hardware": "What a step costs on which hardware: list, show, fit to measurements.",
         "trace": "Look at traces, convert them, take samples.",
     }

@@ -12,6 +12,7 @@ from brsolver.board.definition import PACKAGED, load_definition
 from brsolver.board.policies import policies_of, read_policy
 from brsolver.errors import ParameterError, UnknownNameError
 from brsolver.registry import policy_names
+from brsolver.routers.cell_params import CellsParams
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,6 +38,8 @@ mode = "none"
 load = 0.5
 """
 BY_SOLVER = {"milp-step", "lp-round", "local-search"}
+OF_MORE_WORKERS = {"cells"}
+"""With the board's workers it is one cell, and so the router within."""
 
 
 @pytest.fixture
@@ -58,10 +61,11 @@ def test_what_comes_with_the_package_is_whole(name):
     assert set(texts) == {*found.policies, *found.cache_policies}
 
 
-def test_the_published_board_has_every_policy_that_solves_nothing():
+def test_the_published_board_has_every_policy_but_solvers_and_cells():
     found = load_definition()
     named = {policy.spec.name for policy in policies_of(found)}
-    assert named == set(policy_names()) - BY_SOLVER
+    assert named == set(policy_names()) - BY_SOLVER - OF_MORE_WORKERS
+    assert found.workers <= CellsParams().size
 
 
 def test_every_public_trace_can_be_fetched_and_checked():
