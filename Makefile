@@ -3,7 +3,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: setup demo demo-serve test lint docs bench chaos fuzz dist clean vllm-rig test-vllm bench-vllm
+# What was computed before is kept in reproduced/ and not computed again.
+REPRODUCE := $(BIN)/python -m benchmarks.reproduce --docs docs
+
+.PHONY: setup demo demo-serve test lint docs bench reproduce chaos fuzz dist clean vllm-rig test-vllm bench-vllm
+.PHONY: reproduce-br-table reproduce-br-causes reproduce-br-scaling reproduce-br-sensitivity reproduce-dpr-overhead reproduce-dpr-scaling \
+  reproduce-dpr-points reproduce-bfio-peer reproduce-bfio-slots reproduce-bfio-workers reproduce-bfio-horizon
 
 setup: $(STAMP)
 
@@ -58,6 +63,43 @@ docs: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks
+
+# Published tables and figures, rebuilt into docs/reproduce.md and docs/images; all, or one of them.
+reproduce: $(STAMP)
+	$(REPRODUCE)
+
+reproduce-br-table: $(STAMP)
+	$(REPRODUCE) br-table
+
+reproduce-br-causes: $(STAMP)
+	$(REPRODUCE) br-causes
+
+reproduce-br-scaling: $(STAMP)
+	$(REPRODUCE) br-scaling
+
+reproduce-br-sensitivity: $(STAMP)
+	$(REPRODUCE) br-sensitivity
+
+reproduce-dpr-overhead: $(STAMP)
+	$(REPRODUCE) dpr-overhead
+
+reproduce-dpr-scaling: $(STAMP)
+	$(REPRODUCE) dpr-scaling
+
+reproduce-dpr-points: $(STAMP)
+	$(REPRODUCE) dpr-points
+
+reproduce-bfio-peer: $(STAMP)
+	$(REPRODUCE) bfio-peer
+
+reproduce-bfio-slots: $(STAMP)
+	$(REPRODUCE) bfio-slots
+
+reproduce-bfio-workers: $(STAMP)
+	$(REPRODUCE) bfio-workers
+
+reproduce-bfio-horizon: $(STAMP)
+	$(REPRODUCE) bfio-horizon
 
 # A real vLLM on CPU (docs/vllm-rig.md), in .vllm-rig or where BRSOLVER_VLLM_RIG says. Where its
 # wheels cannot be had, the tests are skipped and say so; everything else fails as usual.

@@ -67,6 +67,7 @@ class LlmDPrefix(BasePolicy):
         Breaks ties; by default one seeded with 0.
     """
 
+    asks_cached = True
     source = "llm-d router, prefixcacheaffinity and tokenload (guide optimized-baseline)"
     Params = LlmDPrefixParams
 

@@ -20,6 +20,7 @@ class PrefixAffinity(BasePolicy):
     requests while there is room.
     """
 
+    asks_cached = True
     source = "llm-d, prefix-cache-scorer alone under max-score-picker"
 
     def route(self, cluster: ClusterView, waiting: Waiting) -> Decision:

@@ -43,6 +43,7 @@ class PrefixWithin(BasePolicy):
         How far loads may lie apart.
     """
 
+    asks_cached = True
     source = "this project, docs/prefix.md"
     Params = PrefixWithinParams
 

@@ -60,6 +60,7 @@ class SGLangCacheAware(BasePolicy):
     params : SGLangCacheAwareParams, optional
     """
 
+    asks_cached = True
     source = "SGLang, sgl-model-gateway/src/policies/cache_aware.rs"
     Params = SGLangCacheAwareParams
 

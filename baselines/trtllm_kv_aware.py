@@ -64,6 +64,7 @@ class TRTLLMKVAware(BasePolicy):
         Breaks ties; by default one seeded with 0.
     """
 
+    asks_cached = True
     source = "TensorRT-LLM, pyexecutor/scheduler/adp_router.py, KVCacheAwareADPRouter"
     Params = TRTLLMParams
 

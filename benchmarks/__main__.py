@@ -10,7 +10,6 @@ from benchmarks import (
     bench_dispatch,
     bench_drift,
     bench_memory,
-    bench_quality,
     bench_simulation,
     bench_time,
     bench_transit,
@@ -22,7 +21,6 @@ def main() -> None:
     bench_dispatch.main()
     bench_simulation.main(sys.argv[1] if len(sys.argv) > 1 else None)
     bench_memory.main()
-    bench_quality.main()
     bench_classifiers.main()
     bench_discount.main(sys.argv[1:2])
     bench_drift.main([])

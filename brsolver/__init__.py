@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from brsolver.routers import BR0, BRH, BR0Params, BRHParams, BRRamp, BRRampParams
     from brsolver.simulator import SimulationParams, simulate
     from brsolver.traces import Trace, load_trace, preset_trace, write_trace
+    from brsolver.tuning import TuneParams, TuneResult, tune
 
 _HOMES = {
     "brsolver.compare": ("compare",),
@@ -43,6 +44,7 @@ _HOMES = {
     "brsolver.simulator": ("SimulationParams", "simulate"),
     "brsolver.cluster.state": ("ClusterState",),
     "brsolver.traces": ("Trace", "load_trace", "preset_trace", "write_trace"),
+    "brsolver.tuning": ("TuneParams", "TuneResult", "tune"),
 }
 
 __all__ = [
@@ -66,6 +68,8 @@ __all__ = [
     "SimulationParams",
     "SimulationResult",
     "Trace",
+    "TuneParams",
+    "TuneResult",
     "Waiting",
     "__version__",
     "compare",
@@ -76,6 +80,7 @@ __all__ = [
     "predictor_names",
     "preset_trace",
     "simulate",
+    "tune",
     "write_trace",
 ]
 

@@ -1,4 +1,4 @@
-"""Run a grid of policies × workers × seeds in parallel processes and collect what came out."""
+"""Run a grid of policies × workers × seeds side by side and collect what came out."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from brsolver._grid import Failed, Progress, Task, run_all, silent
+from brsolver._resumed import run_kept
 from brsolver.errors import ParameterError, UnknownNameError
 from brsolver.results.comparison import Comparison, Estimate, Failure, Run
 from brsolver.traces.read_options import ReadOptions
@@ -17,6 +18,7 @@ from brsolver.traces.read_options import ReadOptions
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from brsolver.executors import ExecutorParams
     from brsolver.registry import PolicySpec, PredictorSpec
     from brsolver.simulator.held_out import HeldOut
     from brsolver.simulator.params import SimulationParams
@@ -77,6 +79,8 @@ def compare(
     predictor: str | PredictorSpec | None = None,
     baseline: str | None = None,
     jobs: int | None = None,
+    executor: ExecutorParams | None = None,
+    resume: str | Path | None = None,
     progress: Progress | None = None,
     vary_start: bool = True,
     keep_times: bool = False,
@@ -110,8 +114,13 @@ def compare(
     baseline : str, optional
         Policy that ratios refer to, by specification or name; default the first.
     jobs : int, optional
-        Processes, each limited to one thread; default the number of processors. 1 runs
-        everything in this process.
+        Runs at once, each limited to one thread; default the number of processors. 1 runs
+        everything in this process, unless a cluster is asked for.
+    executor : ExecutorParams, optional
+        Where runs are carried out; default processes of this machine. Figures are the same.
+    resume : str or Path, optional
+        Folder where every run is kept as it ends. Runs that it has are not carried out again, so
+        that what was interrupted, or has more seeds or policies now, goes on from there.
     progress : callable, optional
         Called with (finished runs, all runs).
     vary_start : bool
@@ -132,6 +141,7 @@ def compare(
         Any input is bad, or a run of every policy failed.
     """
     from brsolver._version import __version__
+    from brsolver.executors import executor_of
     from brsolver.simulator.params import SimulationParams
     from brsolver.wiring import read_policies
 
@@ -141,18 +151,26 @@ def compare(
     chosen = _find_baseline(baseline, specs)
     seeds_used = _check_seeds(seeds, params.seed)
     workers = _check_workers(workers)
+    where = executor_of(_where(executor, jobs), most=len(specs) * len(seeds_used) * len(workers))
     traces = _load(trace, seeds_used)
     held = _hold_out(traces, predictor, specs)
+    names, shared = _named(held)
     tasks = [
         replace(
             task,
             keep_times=keep_times,
-            start=_start(traces, task, vary=vary_start),
-            first_row=len(traces[task.params.seed]) - len(task.held.trace),
+            start=_start(traces, task, len(shared[task.held].trace), vary=vary_start),
+            first_row=len(traces[task.params.seed]) - len(shared[task.held].trace),
         )
-        for task in _grid(held, specs, workers, params)
+        for task in _grid(names, specs, workers, params)
     ]
-    runs, failures = _apart(run_all(tasks, jobs, progress or silent), specs)
+    tell = progress or silent
+    outcomes = (
+        run_all(tasks, shared, where, tell)
+        if resume is None
+        else run_kept(tasks, shared, resume, predictor=predictor, executor=where, progress=tell)
+    )
+    runs, failures = _apart(outcomes, specs)
     policies = _whole(specs, failures)
     return Comparison(
         runs=runs,
@@ -169,11 +187,29 @@ def compare(
     )
 
 
-def _start(traces: dict[int, Trace], task: Task, *, vary: bool) -> int:
+def _where(executor: ExecutorParams | None, jobs: int | None) -> ExecutorParams:
+    from brsolver.executors import ExecutorParams
+
+    executor = executor or ExecutorParams()
+    return executor if jobs is None else replace(executor, jobs=jobs)
+
+
+def _named(held: dict[int, HeldOut]) -> tuple[dict[int, str], dict[str, HeldOut]]:
+    """Name what runs share, once each; returns the name of every seed, and what has it."""
+    shared: dict[str, HeldOut] = {}
+    names: dict[int, str] = {}
+    for seed, each in held.items():
+        known = (name for name, other in shared.items() if other is each)
+        names[seed] = next(known, f"trace of seed {seed}")
+        shared[names[seed]] = each
+    return names, shared
+
+
+def _start(traces: dict[int, Trace], task: Task, requests: int, *, vary: bool) -> int:
     """Return how many requests a run leaves out at its start."""
     fixed = all(trace is next(iter(traces.values())) for trace in traces.values())
     later = list(traces).index(task.params.seed) if vary and fixed else 0
-    return min(later, len(task.held.trace) - 1)
+    return min(later, requests - 1)
 
 
 def _apart(
@@ -245,16 +281,16 @@ def _load(trace: str | Path | TraceSource | Trace, seeds: Sequence[int]) -> dict
 
 
 def _grid(
-    held: dict[int, HeldOut],
+    names: dict[int, str],
     specs: Sequence[PolicySpec],
     workers: Sequence[int],
     params: SimulationParams,
 ) -> Iterator[Task]:
     for count in workers:
         for policy in specs:
-            for index, seed in enumerate(held):
+            for index, (seed, held) in enumerate(names.items()):
                 yield Task(
-                    held=held[seed],
+                    held=held,
                     policy=policy,
                     params=replace(params, workers=count, seed=seed),
                     keep_curves=index == 0,

@@ -57,6 +57,32 @@ class Named:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Search:
+    """Values of a field that are worth trying where it is tuned.
+
+    Attributes
+    ----------
+    low, high : float
+        Least and most; whole numbers where the field is one.
+    log : bool
+        Whether ratios matter rather than differences.
+    multiple : int
+        Whole numbers are rounded to multiples of it.
+    choices : tuple
+        Instead of a range: the values themselves.
+    within : (str, tuple) or None
+        A field beside it, and the values of that with which this one matters.
+    """
+
+    low: float = 0.0
+    high: float = 0.0
+    log: bool = False
+    multiple: int = 1
+    choices: tuple[object, ...] = ()
+    within: tuple[str, tuple[object, ...]] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Option:
     """What a field says of itself.
 
@@ -87,6 +113,8 @@ class Option:
     bounded : bool
         Whether bounds of the best run hold whatever its value, or a run's own check notices if
         they do not: then ``brsolver gap`` offers it.
+    search : Search or None
+        What ``brsolver tune`` tries; None leaves it as it is.
     """
 
     help: str
@@ -101,6 +129,7 @@ class Option:
     named: Named | None = None
     instead_of: str = ""
     bounded: bool = False
+    search: Search | None = None
 
 
 def option(text: str, **more: Any) -> dict[str, Option]:

@@ -63,6 +63,8 @@ class BasePolicy(ABC):
         Longest time, in seconds, for which it may leave slots free that waiting requests would fit
         into, while something runs. The vLLM adapter counts a policy that does so for longer as
         failed.
+    asks_cached : bool
+        Whether it looks at `ClusterView.cached_tokens`: fronts hash prompts only for those that do.
     params : object or None
         Its parameters.
     """
@@ -73,6 +75,7 @@ class BasePolicy(ABC):
     source: ClassVar[str] = ""
     horizon: int = 0
     holds_s: float = 0.0
+    asks_cached: bool = False
     params: object | None = None
 
     @abstractmethod
@@ -112,6 +115,8 @@ class PlainPolicy(BasePolicy):
         # Below 0 as 0: it has never looked ahead.
         self.horizon = max(0, int(getattr(plain, "horizon", BasePolicy.horizon)))
         self.holds_s = max(0.0, float(getattr(plain, "holds_s", BasePolicy.holds_s)))
+        # One that does not say may look at anything.
+        self.asks_cached = bool(getattr(plain, "asks_cached", True))
 
     def route(self, cluster: ClusterView, waiting: Waiting) -> Decision:
         """Ask the object; see `Policy`."""

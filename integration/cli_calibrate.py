@@ -171,10 +171,10 @@ def _served(
     from pathlib import Path
 
     from integration.bench.calibrate import ask
-    from integration.bench.client import require_httpx
     from integration.bench.server import Server
+    from integration.load.http import require_aiohttp
 
-    require_httpx()
+    require_aiohttp("bench")
     if model is None:
         yield ask(str(url)), Path(str(steps))
         return

@@ -6,8 +6,8 @@ what is missing is computed.
 
 from __future__ import annotations
 
-from brsolver.campaign.cells import Campaign, Cell
-from brsolver.campaign.run import FAILED, run_campaign
+from brsolver.campaign.cells import FAILED, WALL_S, Campaign, Cell
+from brsolver.campaign.run import run_campaign
 from brsolver.campaign.store import ResultStore
 
-__all__ = ["FAILED", "Campaign", "Cell", "ResultStore", "run_campaign"]
+__all__ = ["FAILED", "WALL_S", "Campaign", "Cell", "ResultStore", "run_campaign"]

@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 
 Plain = str | int | float | bool | None
 
+FAILED = "failed"
+"""Column of the reason why a cell has no figures; null for one that has."""
+WALL_S = "wall_s"
+"""Column of the seconds that a cell took, by a clock of the machine that computed it."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
@@ -59,7 +64,8 @@ class Campaign:
     settings : mapping of str to plain value
         What figures depend on and no key says. A folder of other settings is not gone on with.
     clocked : frozenset of str
-        Figures that a clock of the machine made.
+        Figures that a clock of the machine made, besides `WALL_S`: all others are the same to the
+        bit wherever a cell is computed.
 
     Raises
     ------
@@ -82,3 +88,8 @@ class Campaign:
             if cell.identity in seen:
                 raise ParameterError(f"{self.name} has two cells {cell}, must differ")
             seen.add(cell.identity)
+
+    @property
+    def key_names(self) -> tuple[str, ...]:
+        """Names of the keys of all cells, in order of appearance."""
+        return tuple(dict.fromkeys(name for cell in self.cells for name in cell.key))

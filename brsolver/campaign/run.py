@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from brsolver.campaign.store import ResultStore, as_table
+from brsolver.campaign.cells import FAILED, WALL_S
+from brsolver.campaign.store import ResultStore
+from brsolver.campaign.tables import as_table
 from brsolver.executors import Lost, carry_out, executor_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     import pyarrow as pa
@@ -18,10 +21,6 @@ if TYPE_CHECKING:
     from brsolver.campaign.cells import Campaign, Cell
     from brsolver.executors import Executor
 
-FAILED = "failed"
-"""Column of the reason why a cell has no figures; null for one that has."""
-WALL_S = "wall_s"
-"""Column of the seconds that a cell took."""
 Progress = Callable[[int, int], None]
 
 
@@ -53,57 +52,67 @@ def run_campaign(
     Raises
     ------
     ParameterError
-        The folder holds another campaign.
+        The folder holds another campaign, or another process works on it.
     BrsolverError
-        Nothing can be carried out: the cluster cannot be reached.
+        A part of the folder is damaged, or nothing can be carried out: the cluster cannot be
+        reached.
     """
-    store = None if folder is None else ResultStore(folder, campaign)
-    rows = {} if store is None else _whole(store.rows)
-    missing = [cell for cell in campaign.cells if cell.identity not in rows]
-    total = len(campaign.cells)
-    tell = progress or _silent
-    tell(total - len(missing), total)
-    try:
+    with nullcontext() if folder is None else ResultStore(folder, campaign) as store:
+        rows = {} if store is None else _whole(store.rows)
+        missing = [cell for cell in campaign.cells if cell.identity not in rows]
+        total = len(campaign.cells)
+        tell = progress or _silent
+        tell(total - len(missing), total)
         computed = _computed(campaign, missing, executor)
         for done, (cell, row) in enumerate(computed, start=total - len(missing) + 1):
             rows[cell.identity] = row
             if store is not None:
                 store.add(cell.identity, row)
             tell(done, total)
-    finally:
+        table = as_table([rows[cell.identity] for cell in campaign.cells], campaign.key_names)
         if store is not None:
-            store.flush()
-    table = as_table(rows[cell.identity] for cell in campaign.cells)
-    if store is not None:
-        store.finish(table)
+            store.finish(table)
     return table
 
 
 def _whole(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    return {name: row for name, row in rows.items() if row.get(FAILED) is None}
+    return {name: row for name, row in rows.items() if row[FAILED] is None}
 
 
 def _computed(
-    campaign: Campaign, cells: list[Cell], executor: Executor | None
+    campaign: Campaign, cells: Sequence[Cell], executor: Executor | None
 ) -> Iterator[tuple[Cell, Mapping[str, Any]]]:
     if not cells:
         return
     executor = executor or executor_of(most=len(cells))
     tasks = [(campaign.function, cell.task) for cell in cells]
     for at, result in carry_out(executor, _timed, tasks, campaign.shared):
-        cell = cells[at]
-        if isinstance(result, Lost):
-            yield cell, {**cell.key, FAILED: result.reason, WALL_S: None}
-        else:
-            figures, wall_s = result
-            yield cell, {**cell.key, **figures, FAILED: None, WALL_S: wall_s}
+        yield cells[at], _row(cells[at], result)
+
+
+def _row(cell: Cell, result: Any) -> Mapping[str, Any]:
+    if isinstance(result, Lost):
+        return {**cell.key, FAILED: result.reason, WALL_S: None}
+    figures, wall_s = result
+    taken = [name for name in (*cell.key, FAILED, WALL_S) if name in figures]
+    if taken:
+        reason = f"its figures have the name {taken[0]!r}, which the campaign has another use for"
+        return {**cell.key, FAILED: reason, WALL_S: wall_s}
+    return {**cell.key, **figures, FAILED: None, WALL_S: wall_s}
 
 
 def _timed(task: Any, shared: Mapping[str, Any]) -> tuple[Mapping[str, Any], float]:
     function, inner = task
     began = perf_counter()
-    figures = function(inner, shared)
+    figures = {name: _plain(value) for name, value in function(inner, shared).items()}
     return figures, perf_counter() - began
+
+
+def _plain(value: Any) -> Any:
+    """Return Python's own number for one of numpy's: files give back no other."""
+    import numpy as np
+
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _silent(done: int, total: int) -> None:

@@ -29,12 +29,14 @@ from brsolver.routers.params import BR0Params, BRHParams, BRRampParams
 from brsolver.simulator.config import component_from, component_parse
 from brsolver.simulator.params import SimulationParams
 from brsolver.specs import convert
+from brsolver.tuned import read_tuned
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from brsolver.compare import TraceSource
     from brsolver.registry import PolicySpec, PredictorSpec
+    from brsolver.tuned import Tuned
 
 ROUTERS = {"br-h": BRHParams, "br-0": BR0Params, "br-ramp": BRRampParams}
 """Policies whose parameters are options."""
@@ -222,10 +224,20 @@ class RunOptions:
         return tuple(spec.set_where_free(self.knobs) for spec in asked)
 
     def predictor_spec(self) -> PredictorSpec | None:
-        """Read the predictor, if one was given."""
+        """Read the predictor, if one was given, or is named by a file that was tuned."""
         from brsolver.registry import PredictorSpec
 
-        return None if self.predictor is None else PredictorSpec.parse(self.predictor)
+        tuned = self._tuned()
+        named = self.predictor or (tuned.predictor if tuned is not None else None)
+        return None if named is None else PredictorSpec.parse(named)
+
+    def tuned_policy(self) -> str | None:
+        """Return the policy that the configuration names: only one that was tuned does."""
+        tuned = self._tuned()
+        return None if tuned is None else tuned.policy
+
+    def _tuned(self) -> Tuned | None:
+        return None if self.config is None else read_tuned(self.config)
 
 
 def _value(each: Parameter, base: Any, given: Mapping[Flag, Any]) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PATIENCE_S = 1.0
+LINE_S = 30.0
+"""Seconds between two lines where standard error is no terminal, such as a log of a batch job."""
 
 
 class LateBar:
@@ -20,14 +23,18 @@ class LateBar:
     ----------
     what : str
         What is being done, and the unit of progress.
+    lines : bool
+        Whether a line now and then says the same where there is no terminal.
     """
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, what: str, *, lines: bool = False) -> None:
         self._what = what
         self._state: tuple[int, int | None] = (0, None)
         self._bar: Any = None
         self._lock = threading.Lock()
         self._ended = False
+        self._said = time.monotonic()
+        self._lines = lines and not sys.stderr.isatty()
         self._timer = threading.Timer(PATIENCE_S, self._appear)
         self._timer.daemon = True
 
@@ -42,6 +49,10 @@ class LateBar:
             self._state = (done, total)
             if self._bar is not None:
                 self._show()
+            elif self._lines and time.monotonic() - self._said >= LINE_S:
+                self._said = time.monotonic()
+                sys.stderr.write(f"{self._what}: {done:,} of {total:,}\n")
+                sys.stderr.flush()
 
     def rename(self, what: str) -> None:
         """Say that something else is being done now, of unknown extent yet."""
@@ -91,9 +102,9 @@ class LateBar:
 
 
 @contextmanager
-def late_bar(what: str) -> Iterator[LateBar]:
+def late_bar(what: str, *, lines: bool = False) -> Iterator[LateBar]:
     """Show a `LateBar` while the block runs."""
-    bar = LateBar(what)
+    bar = LateBar(what, lines=lines)
     bar.start()
     try:
         yield bar

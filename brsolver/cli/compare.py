@@ -8,6 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from brsolver.cli import _options as o
+from brsolver.cli._executor_options import (
+    SCALE,
+    ExecutorOption,
+    JobsOption,
+    RayAddressOption,
+    executor_params,
+)
 from brsolver.cli._params import RunOptions  # noqa: TC001 # typer evaluates annotations
 from brsolver.cli._run_options import takes_run_options
 
@@ -47,10 +54,15 @@ def compare(
             help="Policy that ratios refer to. (default: first)",
         ),
     ] = None,
-    jobs: Annotated[
-        int | None,
+    executor: ExecutorOption = "local",
+    ray_address: RayAddressOption = None,
+    jobs: JobsOption = None,
+    resume: Annotated[
+        str | None,
         typer.Option(
-            metavar="N", rich_help_panel=o.RUN, help="Processes. (default: all processors)"
+            metavar="DIR",
+            rich_help_panel=SCALE,
+            help="Keep every run there as it ends, and carry out only those that are not there.",
         ),
     ] = None,
     same_start: Annotated[
@@ -80,13 +92,17 @@ def compare(
     from brsolver.results.request_times import check_times_file, write_times
 
     counts = () if workers is None else parse_workers(workers)
-    with late_bar("simulating, runs") as bar:
+    # What is kept or sent to a cluster takes hours, and is often watched by its log.
+    long = executor != "local" or resume is not None
+    with late_bar("simulating, runs", lines=long) as bar:
         check_out_dir(out)
+        _check_resume(resume, out)
         if requests_out is not None:
             check_times_file(requests_out)
         comparison = _compare(
             trace, policies, options, bar, workers=counts, seeds=seeds, baseline=baseline,
-            jobs=jobs, vary_start=not same_start, keep_times=requests_out is not None,
+            executor=executor_params(executor, jobs, ray_address), resume=resume,
+            vary_start=not same_start, keep_times=requests_out is not None,
         )  # fmt: skip
         bar.rename("drawing, figures")
         write_report(comparison, out, progress=bar.update)
@@ -100,6 +116,18 @@ def compare(
         typer.echo(f"wrote {path}", err=True)
     if comparison.failures:
         raise typer.Exit(SOME_FAILED)
+
+
+def _check_resume(resume: str | None, out: str) -> None:
+    """Raise `ParameterError` where rows of both would have one name."""
+    from pathlib import Path
+
+    from brsolver.errors import ParameterError
+
+    if resume is not None and not resume.strip():
+        raise ParameterError("resume is an empty name, must be a folder")
+    if resume is not None and Path(resume).resolve() == Path(out).resolve():
+        raise ParameterError(f"resume is {resume!r}, must be another folder than the report's")
 
 
 def _compare(

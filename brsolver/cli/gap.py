@@ -10,6 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from brsolver.cli import _options as o
+from brsolver.cli._executor_options import (
+    SCALE,
+    ExecutorOption,
+    RayAddressOption,
+    executor_params,
+)
 from brsolver.cli._params import RunOptions  # noqa: TC001 # typer evaluates annotations
 from brsolver.cli._run_options import takes_run_options
 
@@ -17,6 +23,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from brsolver.cli._progress import LateBar
+    from brsolver.executors import ExecutorParams
     from brsolver.oracles.gap import GapReport, PolicyGap
     from brsolver.oracles.gap_time import TimeGapReport
 
@@ -72,6 +79,17 @@ def gap(
             "run by --step-time, and where those beyond the bound went).",
         ),
     ] = "barrier",
+    executor: ExecutorOption = "local",
+    ray_address: RayAddressOption = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            rich_help_panel=SCALE,
+            help="Runs and bounds at once. (default: 1, in this process; on a cluster all "
+            "processors)",
+        ),
+    ] = None,
     json: o.JsonOption = False,
     out: o.OutOption = None,
 ) -> None:
@@ -86,6 +104,7 @@ def gap(
         "objective": objective,
         "budget_s": parse_span(budget),
         "horizon": horizon,
+        "executor": _executor(executor, jobs, ray_address),
     }
     if out is not None:
         check_out_dir(out)
@@ -101,6 +120,13 @@ def gap(
         print_time_report(report)
     if out is not None:
         typer.echo(f"wrote {out}", err=True)
+
+
+def _executor(executor: str, jobs: int | None, ray_address: str | None) -> ExecutorParams | None:
+    """Return where to compute; None is in this process, which processes would only delay."""
+    found = executor_params(executor, jobs, ray_address)
+    here = found.executor == "local" and (found.jobs is None or found.jobs == 1)
+    return None if here else found
 
 
 def _report(

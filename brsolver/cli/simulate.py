@@ -26,8 +26,14 @@ def simulate(
     trace: o.TraceArgument,
     *,
     policy: Annotated[
-        str, typer.Option(metavar="NAME[:k=v,...]", help="Policy; see brsolver policies.")
-    ],
+        str | None,
+        typer.Option(
+            metavar="NAME[:k=v,...]",
+            help="Policy; see brsolver policies. (default: that of a --config that brsolver tune "
+            "wrote)",
+            show_default=False,
+        ),
+    ] = None,
     options: RunOptions,
     json: o.JsonOption = False,
     out: o.OutOption = None,
@@ -66,17 +72,29 @@ def _check_places(out: str | None, requests_out: str | None) -> None:
 
 
 def _simulate(
-    trace: str, policy: str, options: RunOptions, bar: LateBar
+    trace: str, policy: str | None, options: RunOptions, bar: LateBar
 ) -> tuple[Trace, SimulationResult]:
     from brsolver.registry import PolicySpec
     from brsolver.simulator import simulate as run
 
     params = options.params()
-    (spec,) = options.policies([PolicySpec.parse(policy)])
+    chosen = PolicySpec.parse(_required(policy or options.tuned_policy()))
+    (spec,) = options.policies([chosen])
     predictor = options.predictor_spec()
     loaded = options.source(trace, params).load(params.seed)
     bar.rename("simulating, requests")
     return loaded, run(loaded, spec, params, predictor=predictor, progress=bar.update)
+
+
+def _required(policy: str | None) -> str:
+    from brsolver.errors import ParameterError
+
+    if policy is None:
+        raise ParameterError(
+            "--policy is missing, must be given: NAME[:KEY=VALUE,...], see brsolver policies; only "
+            "a --config that brsolver tune wrote names one"
+        )
+    return policy
 
 
 def _alone(

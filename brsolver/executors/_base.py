@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -17,13 +18,7 @@ Function = Callable[[Any, Mapping[str, Any]], object]
 
 MOST_ATTEMPTS = 3
 """Times that a task is begun whose process, or node, is killed every time."""
-THREAD_VARIABLES = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "NUMBA_NUM_THREADS",
-)
-"""Set to 1 where tasks run side by side. Read when libraries are first imported."""
+NOTHING_UNDER_WAY = "no task is under way, must be handed in first"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,10 +36,46 @@ class Lost:
     @classmethod
     def raised(cls, error: BaseException) -> Lost:
         """Say what a function raised: an error of ours by its message alone."""
-        first = str(error).strip().partition("\n")[0]
         if isinstance(error, BrsolverError):
             return cls(reason=" ".join(str(error).split()))
-        return cls(reason=f"{type(error).__name__}: {first}" if first else type(error).__name__)
+        first = str(error).strip().partition("\n")[0]
+        kind = type(error).__name__
+        return cls(reason=f"{kind}: {first}" if first else kind)
+
+
+@dataclass(slots=True, kw_only=True)
+class Begun:
+    """A task, and how often it was begun.
+
+    Attributes
+    ----------
+    number : int
+    task : object
+    attempts : int
+    """
+
+    number: int
+    task: Any
+    attempts: int = 0
+
+
+def attempted(function: Function, task: object, shared: Mapping[str, Any]) -> Any:
+    """Carry out one task; what it raises comes back as `Lost`: its mistake is not another's."""
+    try:
+        return function(task, shared)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 # a policy may raise anything
+        return Lost.raised(error)
+
+
+def tell_begun_again(begun: Begun, cause: str) -> None:
+    """Say on standard error, unless the caller has other plans, what a lost process costs."""
+    logging.getLogger("brsolver").warning(
+        "task %d was lost (%s) and is begun again, %d of %d times",
+        begun.number + 1,
+        cause,
+        begun.attempts + 1,
+        MOST_ATTEMPTS,
+    )
 
 
 class Lane(Protocol):

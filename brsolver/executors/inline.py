@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from brsolver.errors import StateError
-from brsolver.executors._base import Lost
+from brsolver.executors._base import NOTHING_UNDER_WAY, attempted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -48,9 +48,6 @@ class InlineLane:
     def next(self) -> tuple[int, Any]:
         """Carry out the oldest task; see `Lane.next`."""
         if not self._tasks:
-            raise StateError("no task is under way, must be handed in first")
+            raise StateError(NOTHING_UNDER_WAY)
         number, task = self._tasks.popleft()
-        try:
-            return number, self._function(task, self._shared)
-        except Exception as error:  # noqa: BLE001 # one task's mistake is not another's
-            return number, Lost.raised(error)
+        return number, attempted(self._function, task, self._shared)

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import pickle
-import signal
 from collections import deque
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass
+from multiprocessing.connection import wait
 from typing import TYPE_CHECKING, Any
 
 from brsolver.errors import BrsolverError, StateError
-from brsolver.executors._base import MOST_ATTEMPTS, THREAD_VARIABLES, Lost
+from brsolver.executors._base import (
+    MOST_ATTEMPTS,
+    NOTHING_UNDER_WAY,
+    Begun,
+    Lost,
+    tell_begun_again,
+)
+from brsolver.executors._process import DONE, READY, WANTED, WorkerProcess
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from brsolver.executors._base import Function
 
-_ENDED = "a worker process ended abruptly"
+ENDED = "a worker process ended abruptly"
 
 
 class LocalExecutor:
@@ -53,138 +56,106 @@ class LocalExecutor:
             lane.close()
 
 
-@dataclass(slots=True, kw_only=True)
-class _Begun:
-    """A task, and how often it was begun."""
-
-    number: int
-    task: object
-    attempts: int = 0
-
-
 class LocalLane:
-    """Tasks in a pool of processes, which is made anew if one of them is killed; see `Lane`.
+    """Tasks in processes, one per process at a time; see `Lane`.
 
-    No more tasks are in the pool than it has processes: a process that is killed costs these, and
-    they are begun again.
+    A process that is killed costs the task that it had: another process begins it again.
     """
 
     def __init__(self, jobs: int, function: Function, shared: Mapping[str, object]) -> None:
         self.slots = jobs
-        self._payload = pickle.dumps((function, shared), pickle.HIGHEST_PROTOCOL)
-        self._waiting: deque[_Begun] = deque()
-        self._running: dict[Future[object], _Begun] = {}
+        self._shared = shared
+        self._payload = pickle.dumps((function, tuple(shared)), pickle.HIGHEST_PROTOCOL)
+        self._context = multiprocessing.get_context("spawn")
+        self._workers: list[WorkerProcess] = []
+        self._waiting: deque[Begun] = deque()
         self._ended: deque[tuple[int, Any]] = deque()
         self._count = 0
-        self._before = set(multiprocessing.active_children())
-        self._context = multiprocessing.get_context("spawn")
-        self._started = self._context.Event()
-        self._pool: ProcessPoolExecutor | None = None
+        self._any_ready = False
 
     def submit(self, task: object) -> int:
         """Hand in a task; see `Lane.submit`."""
         number, self._count = self._count, self._count + 1
-        self._waiting.append(_Begun(number=number, task=task))
-        self._fill()
+        self._waiting.append(Begun(number=number, task=task))
+        self._hand_out()
         return number
 
     def next(self) -> tuple[int, Any]:
         """Wait for a task that ends; see `Lane.next`."""
         while not self._ended:
-            if not self._running and not self._waiting:
-                raise StateError("no task is under way, must be handed in first")
-            self._fill()
-            done, _ = wait(self._running, return_when=FIRST_COMPLETED)
-            # By number, so that tasks which end together are told of in one order.
-            for future in sorted(done, key=lambda each: self._running[each].number):
-                self._take(future)
-        self._fill()
+            self._hand_out()
+            busy = [worker for worker in self._workers if worker.begun is not None]
+            if not busy:
+                raise StateError(NOTHING_UNDER_WAY)
+            ready = set(wait([worker.connection for worker in busy]))
+            for worker in busy:
+                if worker.connection in ready:
+                    self._hear(worker)
+        # Whoever is free works on while the caller looks at what has ended.
+        self._hand_out()
         return self._ended.popleft()
 
     def close(self) -> None:
         """End all processes: without this, one that was interrupted would go on for minutes."""
-        if self._pool is None:
-            return
-        self._pool.shutdown(wait=False, cancel_futures=True)
-        if self._running:
-            for child in set(multiprocessing.active_children()) - self._before:
-                child.terminate()
-        self._pool.shutdown(wait=True, cancel_futures=True)
-        self._pool = None
+        for worker in self._workers:
+            worker.end()
+        for worker in self._workers:
+            worker.bury()
+        self._workers.clear()
 
-    def _fill(self) -> None:
-        while self._waiting and len(self._running) < self.slots:
-            begun = self._waiting.popleft()
-            begun.attempts += 1
-            try:
-                future = self._processes().submit(_call, begun.task)
-            except BrokenProcessPool:
-                # It broke since it was last looked at; the ones under way will say so.
-                begun.attempts -= 1
-                self._waiting.appendleft(begun)
-                if self._running:
-                    return
-                self._renew()
-            else:
-                self._running[future] = begun
+    def _hand_out(self) -> None:
+        while self._waiting and (worker := self._free()) is not None:
+            worker.begin(self._waiting.popleft())
 
-    def _processes(self) -> ProcessPoolExecutor:
-        if self._pool is None:
-            self._pool = ProcessPoolExecutor(
-                self.slots,
-                mp_context=self._context,
-                initializer=_start,
-                initargs=(self._started, self._payload),
-            )
-        return self._pool
+    def _free(self) -> WorkerProcess | None:
+        for worker in [each for each in self._workers if each.begun is None]:
+            if worker.alive:
+                return worker
+            self._remove(worker)
+        if len(self._workers) == self.slots:
+            return None
+        worker = WorkerProcess(self._context, self._payload)
+        self._workers.append(worker)
+        return worker
 
-    def _take(self, future: Future[object]) -> None:
-        begun = self._running.pop(future, None)
-        if begun is None:
-            return
+    def _hear(self, worker: WorkerProcess) -> None:
+        """Take what a process says: an end of the stream says that it has died."""
         try:
-            self._ended.append((begun.number, future.result()))
-        except BrokenProcessPool as error:
-            self._broken([begun, *self._running.values()], error)
-        except Exception as error:  # noqa: BLE001 # one task's mistake is not another's
-            self._ended.append((begun.number, Lost.raised(error)))
+            kind, value = worker.connection.recv()
+        except (EOFError, OSError):
+            self._lose(worker)
+            return
+        if kind == READY:
+            self._any_ready = True
+        elif kind == WANTED:
+            worker.send(pickle.dumps(self._shared[value], pickle.HIGHEST_PROTOCOL))
+        elif kind == DONE:
+            self._ended.append((worker.finish().number, _unpacked(value)))
 
-    def _broken(self, costs: list[_Begun], error: BrokenProcessPool) -> None:
-        self._running.clear()
-        self._renew()
-        if not self._started.is_set():
+    def _lose(self, worker: WorkerProcess) -> None:
+        begun = worker.finish()
+        self._remove(worker)
+        if not self._any_ready:
             raise BrsolverError(
-                f"{_ENDED} before it did anything: either for lack of memory (try fewer jobs), or "
+                f"{ENDED} before it did anything: either for lack of memory (try fewer jobs), or "
                 'because the calling script has no if __name__ == "__main__": guard around its top '
                 "level (add one, or use jobs=1)"
-            ) from error
-        for begun in sorted(costs, key=lambda each: each.number, reverse=True):
-            if begun.attempts < MOST_ATTEMPTS:
-                self._waiting.appendleft(begun)
-            else:
-                reason = (
-                    f"{_ENDED} {begun.attempts} times, maybe for lack of memory: try fewer jobs"
-                )
-                self._ended.append((begun.number, Lost(reason=reason)))
+            )
+        if begun.attempts < MOST_ATTEMPTS:
+            tell_begun_again(begun, ENDED)
+            self._waiting.appendleft(begun)
+            return
+        reason = f"{ENDED} {begun.attempts} times, maybe for lack of memory: try fewer jobs"
+        self._ended.append((begun.number, Lost(reason=reason)))
 
-    def _renew(self) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(wait=True, cancel_futures=True)
-            self._pool = None
+    def _remove(self, worker: WorkerProcess) -> None:
+        self._workers.remove(worker)
+        worker.end()
+        worker.bury()
 
 
-_here: dict[str, Any] = {}
-"""The function of this worker process, and what its tasks share."""
-
-
-def _start(started: Any, payload: bytes) -> None:
-    # The terminal sends Ctrl-C to the whole group; the parent alone is to speak about it.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    # Before numpy is imported: this module and its imports leave that to what is in the payload.
-    os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
-    _here["function"], _here["shared"] = pickle.loads(payload)  # noqa: S301 # our own bytes
-    started.set()
-
-
-def _call(task: object) -> object:
-    return _here["function"](task, _here["shared"])
+def _unpacked(result: bytes) -> Any:
+    try:
+        return pickle.loads(result)  # noqa: S301 # our own process wrote it
+    except Exception as error:  # noqa: BLE001 # a stranger's object may raise anything
+        return Lost.raised(error)

@@ -3,27 +3,41 @@
 from __future__ import annotations
 
 import logging
-import socket
+from collections import deque
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from brsolver.errors import BrsolverError, MissingExtraError, ParameterError, StateError
-from brsolver.executors._base import MOST_ATTEMPTS, THREAD_VARIABLES, Lost
+from brsolver._version import __version__
+from brsolver.errors import BrsolverError, MissingExtraError, StateError
+from brsolver.executors._base import (
+    MOST_ATTEMPTS,
+    NOTHING_UNDER_WAY,
+    Begun,
+    Lost,
+    tell_begun_again,
+)
+from brsolver.executors._ray_node import OtherVersion, Payload, carry_out_there, extra_paths
+from brsolver.executors._ray_session import connected
+from brsolver.executors._threads import THREAD_VARIABLES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from brsolver.executors._base import Function
 
-CONNECT_S = 5.0
-"""How long a cluster may take to accept a connection."""
+MOST_AHEAD = 1000
+"""Tasks that Ray is given ahead where `jobs` sets no limit: enough for hundreds of processors, and
+few enough to look at them all."""
+PATIENCE_S = 10.0
+"""Seconds without a result after which the cluster is asked whether it has a processor at all."""
+_ANYTHING_LOST = object()
 
 
 class RayExecutor:
     """Carries out calls as Ray tasks of one processor each.
 
     A task whose process or node is killed is begun again elsewhere. What tasks share is put into
-    the object store once, and taken out once by each process.
+    the object store once, and taken out of it by each process once.
 
     Parameters
     ----------
@@ -56,99 +70,82 @@ class RayExecutor:
     ) -> Iterator[RayLane]:
         """Connect, and get ready; see `Executor.open`.
 
+        A process that is connected to a cluster already uses that one, and stays connected.
+
         Raises
         ------
         BrsolverError
             The cluster cannot be reached.
         """
-        connected = self._ray.is_initialized()
-        if not connected:
-            self._connect()
-        lane = RayLane(self._ray, function, shared or {}, self.jobs)
-        try:
-            yield lane
-        finally:
-            lane.close()
-            if not connected:
-                self._ray.shutdown()
-
-    def _connect(self) -> None:
-        if self.address is not None:
-            _require_reachable(self.address)
-        # Ray says in its log what it does; one line of ours is enough if it fails.
-        quiet = {"logging_level": logging.ERROR, "log_to_driver": False, "configure_logging": True}
-        try:
-            if self.address is None:
-                self._ray.init(num_cpus=self.jobs, include_dashboard=False, **quiet)
-            else:
-                self._ray.init(address=self.address, **quiet)
-        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-            raise _unreachable(self.address or "local", str(error)) from error
-
-
-def _require_reachable(address: str) -> None:
-    """Raise within seconds where Ray itself would try for a minute."""
-    if address in ("auto", "local"):
-        return
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if not (colon and host and port.isdecimal() and 0 < int(port) < 65_536):
-        raise ParameterError(
-            f"ray_address is {address!r}, must be HOST:PORT, ray://HOST:PORT or auto"
-        )
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
-    except OSError as error:
-        raise _unreachable(address, error.strerror or str(error)) from error
-
-
-def _unreachable(address: str, cause: str) -> BrsolverError:
-    line = " ".join(cause.split())
-    return BrsolverError(
-        f"no Ray cluster can be reached at {address}: {line[:200]}; start one with "
-        "ray start --head, or leave the address out to have one started here"
-    )
+        with connected(self._ray, self.address, self.jobs) as limited:
+            lane = RayLane(self._ray, function, shared or {}, self.jobs, limited=limited)
+            try:
+                yield lane
+            finally:
+                lane.close()
 
 
 class RayLane:
-    """Tasks of a Ray cluster; see `Lane`."""
+    """Tasks of a Ray cluster; see `Lane`.
+
+    Ray itself begins nothing again: what a lost process costs is counted here, as for local ones.
+    """
 
     def __init__(
-        self, ray: Any, function: Function, shared: Mapping[str, object], jobs: int | None
+        self,
+        ray: Any,
+        function: Function,
+        shared: Mapping[str, object],
+        jobs: int | None,
+        *,
+        limited: bool,
     ) -> None:
         self._ray = ray
         self._jobs = jobs
-        self._shared = {name: ray.put(value) for name, value in shared.items()}
-        self._remote = ray.remote(_call).options(
-            num_cpus=1,
-            max_retries=MOST_ATTEMPTS - 1,
-            runtime_env={"env_vars": dict.fromkeys(THREAD_VARIABLES, "1")},
+        self._dumps = ray.cloudpickle.dumps  # what only the calling script knows goes by value
+        payload = Payload(
+            version=__version__,
+            paths=extra_paths(),
+            function=self._dumps(function),
+            shared={name: self._put(value) for name, value in shared.items()},
         )
-        self._function = ray.put(function)
-        self._waiting: list[tuple[int, object]] = []
-        self._running: dict[Any, int] = {}
+        self._payload = ray.put(payload)
+        # Processes of a cluster that others started are started anew for it: seconds.
+        limits = None if limited else {"env_vars": dict.fromkeys(THREAD_VARIABLES, "1")}
+        self._remote = ray.remote(carry_out_there).options(
+            num_cpus=1, max_retries=0, runtime_env=limits
+        )
+        self._waiting: deque[Begun] = deque()
+        self._running: dict[Any, Begun] = {}
+        self._ready: deque[Any] = deque()
         self._count = 0
 
     @property
     def slots(self) -> int:
         """Tasks that run at once: the cluster's processors, or fewer if so asked."""
-        found = max(1, int(self._ray.cluster_resources().get("CPU", 1)))
+        found = max(1, self._processors())
         return found if self._jobs is None else min(found, self._jobs)
 
     def submit(self, task: object) -> int:
         """Hand in a task; see `Lane.submit`."""
         number, self._count = self._count, self._count + 1
-        self._waiting.append((number, task))
-        self._fill()
+        self._waiting.append(Begun(number=number, task=self._dumps(task)))
+        self._hand_out()
         return number
 
     def next(self) -> tuple[int, Any]:
         """Wait for a task that ends; see `Lane.next`."""
-        self._fill()
-        if not self._running:
-            raise StateError("no task is under way, must be handed in first")
-        (reference,), _ = self._ray.wait(list(self._running), num_returns=1)
-        number = self._running.pop(reference)
-        return number, self._result(reference)
+        while True:
+            self._hand_out()
+            if not self._running:
+                raise StateError(NOTHING_UNDER_WAY)
+            reference = self._first_ready()
+            begun = self._running.pop(reference)
+            result = self._result(reference, begun)
+            # Whoever is free works on while the caller looks at what has ended.
+            self._hand_out()
+            if result is not _ANYTHING_LOST:
+                return begun.number, result
 
     def close(self) -> None:
         """End what still runs."""
@@ -157,40 +154,60 @@ class RayLane:
         self._running.clear()
         self._waiting.clear()
 
-    def _fill(self) -> None:
-        # Without a limit all are handed over at once, and nodes that join later take their part.
-        most = self._jobs or len(self._running) + len(self._waiting)
-        while self._waiting and len(self._running) < most:
-            number, task = self._waiting.pop(0)
-            self._running[self._remote.remote(self._function, task, self._shared)] = number
+    def _put(self, value: object) -> Any:
+        import numpy as np
 
-    def _result(self, reference: Any) -> Any:
+        # Pickled, for arrays of the object store cannot be written to: another type to kernels,
+        # which would be compiled again for it. As an array, which is read where it lies.
+        return self._ray.put(np.frombuffer(self._dumps(value), np.uint8))
+
+    def _processors(self) -> int:
+        return int(self._ray.cluster_resources().get("CPU", 0))
+
+    def _hand_out(self) -> None:
+        most = self._jobs or MOST_AHEAD
+        while self._waiting and len(self._running) < most:
+            begun = self._waiting.popleft()
+            begun.attempts += 1
+            self._running[self._remote.remote([self._payload], begun.task)] = begun
+
+    def _first_ready(self) -> Any:
+        while not self._ready:
+            running = list(self._running)
+            found, _ = self._ray.wait(running, num_returns=1, timeout=PATIENCE_S)
+            if found:
+                # All that are there at once: each look goes through all that run.
+                found, _ = self._ray.wait(running, num_returns=len(running), timeout=0)
+                self._ready.extend(found)
+            elif not self._processors():
+                logging.getLogger(__name__).warning(
+                    "the Ray cluster has no processor; waiting for a node that has one"
+                )
+        return self._ready.popleft()
+
+    def _result(self, reference: Any, begun: Begun) -> Any:
+        """Return what a task gave, or hand it in again if it was lost on the way."""
         errors = self._ray.exceptions
         try:
-            return self._ray.get(reference)
+            result = self._ray.get(reference)
         except errors.RayTaskError as error:
             return Lost.raised(error.cause if error.cause is not None else error)
         except errors.RayError as error:
-            reason = " ".join(str(error).split())
-            return Lost(reason=f"{type(error).__name__}: {reason[:300]}")
+            if begun.attempts < MOST_ATTEMPTS:
+                tell_begun_again(begun, type(error).__name__)
+                self._waiting.appendleft(begun)
+                return _ANYTHING_LOST
+            return _lost(error, begun.attempts)
+        if isinstance(result, OtherVersion):
+            raise BrsolverError(
+                f"node {result.node} has brsolver {result.version}, must be {__version__} as here"
+            )
+        return result
 
 
-_kept: dict[str, Any] = {}
-"""What tasks of this process share, by reference."""
-
-
-def _call(function: Function, task: object, shared: Mapping[str, Any]) -> object:
-    return function(task, {name: _fetched(reference) for name, reference in shared.items()})
-
-
-def _fetched(reference: Any) -> Any:
-    import copy
-
-    import ray
-
-    key = reference.hex()
-    if key not in _kept:
-        # Arrays lie in the object store and cannot be written to: another type to kernels, which
-        # would be compiled again for it.
-        _kept[key] = copy.deepcopy(ray.get(reference))
-    return _kept[key]
+def _lost(error: Exception, attempts: int) -> Lost:
+    first = str(error).strip().partition("\n")[0]
+    return Lost(
+        reason=f"its process or node ended abruptly {attempts} times: {type(error).__name__}: "
+        f"{first[:200]}"
+    )

@@ -101,7 +101,10 @@ def _check_keys(owner: str, values: Iterable[str], known: Sequence[str]) -> None
 
 
 def written(values: Mapping[str, Any]) -> str:
-    """Write nested dictionaries of texts, numbers and lists of these as TOML."""
+    """Write dictionaries of texts, numbers, truth values and lists of these as TOML.
+
+    A dictionary within is a table, a name with dots one within another: ``"engine.prefill"``.
+    """
     plain = {name: value for name, value in values.items() if not isinstance(value, dict)}
     tables = {name: value for name, value in values.items() if isinstance(value, dict) and value}
     blocks = [_block(plain), *(f"[{name}]\n{_block(table)}" for name, table in tables.items())]
@@ -118,4 +121,6 @@ def _value(value: object) -> str:
     if isinstance(value, str):
         # JSON's escapes are TOML's, but for one character that JSON leaves as it is.
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, bool):
+        return str(value).lower()
     return repr(value)

@@ -9,7 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from brsolver._limits import require, require_kind
+from brsolver._limits import MAX_WORKERS, require, require_kind, require_whole
 from brsolver.errors import OutputError, ParameterError, UnknownNameError
 from brsolver.hardware._toml import REQUIRED, load_fields, written
 from brsolver.hardware.evidence import Evidence
@@ -40,6 +40,8 @@ class Hardware:
         Where the coefficients come from, under which licence what they were fitted to stands,
         and what they hold for.
     fit : Evidence
+    gpus_per_worker : int
+        GPUs that a rank is spread over: tensor and pipeline parallelism within it.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Hardware:
     licence: str = ""
     conditions: str = ""
     fit: Evidence = field(default_factory=Evidence)
+    gpus_per_worker: int = 1
 
     def __post_init__(self) -> None:
         require_name("name", self.name)
@@ -56,6 +59,7 @@ class Hardware:
             require(isinstance(value, str), f"{name} is {value!r}, must be a text")
         require_kind("step_time", self.step_time, StepTime)
         require_kind("fit", self.fit, Evidence)
+        require_whole("gpus_per_worker", self.gpus_per_worker, 1, MAX_WORKERS)
         object.__setattr__(self, "step_time", replace(self.step_time, hardware=self.name))
 
     @classmethod
@@ -87,6 +91,7 @@ class Hardware:
         return {
             "name": self.name,
             **{name: text for name, text in texts.items() if text},
+            **({"gpus_per_worker": self.gpus_per_worker} if self.gpus_per_worker > 1 else {}),
             "step_time": self.coefficients(),
             "fit": self.fit.given(),
         }

@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import copy
 import math
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from brsolver.errors import ParameterError
+from brsolver.errors import BrsolverError, ParameterError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
+    from brsolver.executors import ExecutorParams
     from brsolver.registry import PolicySpec
     from brsolver.results.result import SimulationResult
     from brsolver.simulator.held_out import HeldOut
     from brsolver.simulator.params import SimulationParams
 
-    Progress = Callable[[int, int], None]
+
+Progress = Callable[[int, int], None]
+Part = tuple[str, Callable[..., Any], tuple[Any, ...]]
+"""What it is called in messages, a function of a module's top level, and its arguments."""
+
+
+BOUND_SHARE = 0.2
+"""Part of a hindsight oracle's budget that goes into the bound it starts from."""
 
 
 def check_budget(budget_s: float) -> None:
@@ -51,13 +61,62 @@ def params_of(
     return replace(used, workers=workers, slots=slots, seed=seed)
 
 
-def simulated(
-    held: HeldOut, spec: PolicySpec, params: SimulationParams, tick: Callable[[], None]
-) -> SimulationResult:
+def carried_out(
+    parts: Sequence[Part],
+    held: HeldOut,
+    tick: Callable[[], None],
+    executor: ExecutorParams | None,
+) -> list[Any]:
+    """Carry out independent parts; returns what each gave, in their order.
+
+    Parameters
+    ----------
+    parts : sequence of tuple
+        Their functions are called with `held` and their arguments.
+    held : HeldOut
+    tick : callable
+        Called as each ends.
+    executor : ExecutorParams or None
+        None: in this process, one after the other.
+
+    Raises
+    ------
+    BrsolverError
+        One of them failed.
+    """
+    if executor is None:
+        return [_ticked(function(held, *arguments), tick) for _, function, arguments in parts]
+    from brsolver.executors import Lost, carry_out, executor_of
+
+    where = executor_of(executor, most=len(parts))
+    found: dict[int, Any] = {}
+    for at, result in carry_out(where, _part, parts, {"held": held}):
+        if isinstance(result, Lost):
+            raise BrsolverError(f"{parts[at][0]}: {result.reason}")
+        found[at] = _ticked(result, tick)
+    return [found[at] for at in range(len(parts))]
+
+
+def _part(part: Part, shared: Mapping[str, Any]) -> Any:
+    _, function, arguments = part
+    return function(shared["held"], *arguments)
+
+
+def _ticked(result: Any, tick: Callable[[], None]) -> Any:
+    tick()
+    return result
+
+
+def run_parts(specs: Sequence[PolicySpec], params: SimulationParams) -> list[Part]:
+    """Return the run of every policy, as parts."""
+    return [(spec.text, simulated, (spec, params)) for spec in specs]
+
+
+def simulated(held: HeldOut, spec: PolicySpec, params: SimulationParams) -> SimulationResult:
     """Run one policy."""
     from brsolver.simulator import simulate
 
-    result = simulate(
+    return simulate(
         held.trace,
         spec,
         params,
@@ -65,8 +124,45 @@ def simulated(
         predictor=copy.deepcopy(held.predictor),
         predictor_name=held.predictor_name,
     )
-    tick()
-    return result
+
+
+def bounds_part(
+    of: Callable[..., Any], params: SimulationParams, budget_s: float, *, search: bool
+) -> Part:
+    """Return the computation of bounds by `of`, as a part that gives them and its seconds."""
+    share_s = BOUND_SHARE * budget_s if search else budget_s
+    return "bounds", bounded, (of, params, share_s, search)
+
+
+def left_for_search(budget_s: float, taken_s: float, executor: ExecutorParams | None) -> float:
+    """Return the seconds that bounds left of a budget, and get this process ready to search."""
+    from brsolver.oracles.hindsight.warm import warm_up
+
+    if executor is not None:
+        warm_up(search=True)
+    return max(budget_s - taken_s, (1 - BOUND_SHARE) * budget_s)
+
+
+def bounded(
+    held: HeldOut, of: Callable[..., Any], params: SimulationParams, budget_s: float, search: bool
+) -> tuple[Any, float]:
+    """Compute bounds; returns them, and the seconds that it took without compilation.
+
+    Parameters
+    ----------
+    held : HeldOut
+    of : callable
+        Takes trace, parameters and budget.
+    params : SimulationParams
+    budget_s : float
+    search : bool
+        Whether a search for the best run follows.
+    """
+    from brsolver.oracles.hindsight.warm import warm_up
+
+    warm_up(search=search)
+    began = time.perf_counter()
+    return of(held.trace, params, budget_s), time.perf_counter() - began
 
 
 def regrets_of(

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args, overload
 
 from brsolver.errors import ParameterError, UnknownNameError
 from brsolver.oracles._gap_runs import (
+    Progress,
+    bounds_part,
+    carried_out,
     check_budget,
+    left_for_search,
     loose_note,
     params_of,
     regrets_of,
-    simulated,
+    run_parts,
     ticker,
 )
 from brsolver.oracles._goal import Bounds, Goal, barrier_time
 from brsolver.oracles.bounds.phases import PhaseGaps, phase_gaps, why_invalid
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from brsolver.executors import ExecutorParams
     from brsolver.oracles.bounds.fixed import IntArray
     from brsolver.oracles.bounds.result import BoundResult
     from brsolver.oracles.gap_time import TimeGapReport
@@ -33,7 +39,6 @@ if TYPE_CHECKING:
 
 Oracle = Literal["bounds", "hindsight-fcfs", "hindsight-free", "step"]
 Objective = Literal["barrier", "time"]
-Progress = Callable[[int, int], None]
 
 ORACLES: tuple[str, ...] = get_args(Oracle)
 """Where lower bounds and best known runs may come from."""
@@ -42,9 +47,6 @@ OBJECTIVES: tuple[str, ...] = get_args(Objective)
 """What runs are judged by: KV-token steps at the barrier, or seconds."""
 
 MAX_HORIZON = 100_000
-
-BOUND_SHARE = 0.2
-"""Part of a hindsight oracle's budget that goes into the bound it starts from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,6 +184,7 @@ def gap(
     seed: int = ...,
     horizon: int | None = ...,
     progress: Progress | None = ...,
+    executor: ExecutorParams | None = ...,
 ) -> GapReport: ...
 @overload
 def gap(
@@ -198,6 +201,7 @@ def gap(
     seed: int = ...,
     horizon: int | None = ...,
     progress: Progress | None = ...,
+    executor: ExecutorParams | None = ...,
 ) -> TimeGapReport: ...
 def gap(
     trace: Trace,
@@ -213,6 +217,7 @@ def gap(
     seed: int = 0,
     horizon: int | None = None,
     progress: Progress | None = None,
+    executor: ExecutorParams | None = None,
 ) -> GapReport | TimeGapReport:
     """Simulate policies and say how far each was from the best possible.
 
@@ -243,13 +248,14 @@ def gap(
         if it has none.
     progress : callable, optional
         Called with (finished, all) parts.
+    executor : ExecutorParams, optional
+        Where runs and bounds are computed side by side; None is this process, one by one.
 
     Raises
     ------
     BrsolverError
         Any input is bad, or no bound holds for a run.
     """
-    from brsolver.oracles.hindsight.warm import warm_up
     from brsolver.oracles.schedule import require_known_order
     from brsolver.simulator.held_out import hold_out
     from brsolver.wiring import read_policies
@@ -260,7 +266,7 @@ def gap(
 
         return time_gap(
             trace, policies, workers=workers, slots=slots, oracle=oracle, budget_s=budget_s,
-            params=params, predictor=predictor, seed=seed, progress=progress,
+            params=params, predictor=predictor, seed=seed, progress=progress, executor=executor,
         )  # fmt: skip
     began = time.perf_counter()
     specs = read_policies(policies)
@@ -270,14 +276,14 @@ def gap(
     held = hold_out(trace, predictor, seed, horizons=horizons)
     trace = held.trace
     require_known_order(trace)
-    runs = tuple(simulated(held, spec, used, tick) for spec in specs)
     searched = oracle.startswith("hindsight")
-    warm_up(search=searched)
-    bounding = time.perf_counter()
-    bounds = Bounds.of(trace, used, BOUND_SHARE * budget_s if searched else budget_s)
-    tick()
-    left_s = max(budget_s - (time.perf_counter() - bounding), (1 - BOUND_SHARE) * budget_s)
-    best = _hindsight(trace, used, oracle, left_s, runs, bounds) if searched else None
+    parts = [*run_parts(specs, used), bounds_part(Bounds.of, used, budget_s, search=searched)]
+    *each, (bounds, taken_s) = carried_out(parts, held, tick, executor)
+    runs = tuple(each)
+    best = None
+    if searched:
+        left_s = left_for_search(budget_s, taken_s, executor)
+        best = _hindsight(trace, used, oracle, left_s, runs, bounds)
     tick()
     goal = Goal.of(runs, bounds, best)
     judged = regrets_of(held, runs, budget_s, horizon) if oracle == "step" else [{}] * len(runs)

@@ -8,23 +8,31 @@ from typing import TYPE_CHECKING, Any
 
 from brsolver.errors import ParameterError
 from brsolver.oracles._gangs import gang_seconds
-from brsolver.oracles._gap_runs import check_budget, loose_note, params_of, simulated, ticker
+from brsolver.oracles._gap_runs import (
+    Progress,
+    bounds_part,
+    carried_out,
+    check_budget,
+    left_for_search,
+    loose_note,
+    params_of,
+    run_parts,
+    ticker,
+)
 from brsolver.oracles._time_goal import TimeBounds, TimeParts, seconds_of, status_of
 from brsolver.oracles._time_hindsight import ShortestRun, shortest_run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from brsolver.oracles._gap_runs import Progress
+    from brsolver.executors import ExecutorParams
     from brsolver.oracles.bounds.time_result import TimeBound
     from brsolver.oracles.result import Status
     from brsolver.registry import PolicySpec, PredictorSpec
     from brsolver.results.result import SimulationResult
+    from brsolver.simulator.held_out import HeldOut
     from brsolver.simulator.params import SimulationParams
     from brsolver.traces.trace import Trace
-
-BOUND_SHARE = 0.2
-"""Part of a hindsight oracle's budget that goes into the bound it starts from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,6 +183,7 @@ def time_gap(
     predictor: str | PredictorSpec | None = None,
     seed: int = 0,
     progress: Progress | None = None,
+    executor: ExecutorParams | None = None,
 ) -> TimeGapReport:
     """Simulate policies and say how many seconds each was from the least possible.
 
@@ -189,7 +198,7 @@ def time_gap(
         B per worker, the same for each.
     oracle : {"bounds", "hindsight-fcfs", "hindsight-free"}
         As of `brsolver.oracles.gap.gap`; hindsight covers prefill that is done elsewhere.
-    budget_s, params, predictor, seed, progress
+    budget_s, params, predictor, seed, progress, executor
         As of `brsolver.oracles.gap.gap`.
 
     Raises
@@ -197,7 +206,6 @@ def time_gap(
     BrsolverError
         Any input is bad, or no bound holds for a run.
     """
-    from brsolver.oracles.hindsight.warm import warm_up
     from brsolver.oracles.schedule import require_known_order
     from brsolver.simulator.held_out import hold_out
     from brsolver.wiring import read_policies
@@ -212,15 +220,17 @@ def time_gap(
     held = hold_out(trace, predictor, seed, horizons=[spec.horizon for spec in specs])
     if searched:
         require_known_order(held.trace)
-    runs = tuple(simulated(held, spec, used, tick) for spec in specs)
-    warm_up(search=searched)
-    bounding = time.perf_counter()
-    bounds = TimeBounds.of(held.trace, used, BOUND_SHARE * budget_s if searched else budget_s)
-    tick()
-    left_s = max(budget_s - (time.perf_counter() - bounding), (1 - BOUND_SHARE) * budget_s)
-    best = shortest_run(held.trace, used, oracle, left_s, bounds) if searched else None
-    tick()
-    clairvoyant_s = gang_seconds(held.trace, used)
+    parts = [
+        *run_parts(specs, used),
+        bounds_part(TimeBounds.of, used, budget_s, search=searched),
+        ("clairvoyant gangs", _clairvoyant, (used,)),
+    ]
+    *each, (bounds, taken_s), clairvoyant_s = carried_out(parts, held, tick, executor)
+    runs = tuple(each)
+    best = None
+    if searched:
+        left_s = left_for_search(budget_s, taken_s, executor)
+        best = shortest_run(held.trace, used, oracle, left_s, bounds)
     tick()
     bound = bounds.common(runs) if best is None else best.bound
     certified = [run for run in runs if not bounds.why_invalid(run, bound)]
@@ -258,6 +268,10 @@ def time_gap(
         results=runs,
         notes=_notes(held.note, best, runs, certified),
     )
+
+
+def _clairvoyant(held: HeldOut, params: SimulationParams) -> float:
+    return gang_seconds(held.trace, params)
 
 
 def _check_oracle(oracle: str, params: SimulationParams) -> None:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from brsolver._limits import require_flag, require_number
 from brsolver.errors import ParameterError
-from brsolver.options import POLICY, option
+from brsolver.options import POLICY, Search, option
 
 _MAX_COUNT = 2**53
 # Far beyond any useful ratio, and far from where products with tokens overflow.
@@ -17,7 +17,10 @@ _S_GREEDY = option(
     "Free slots above which requests are placed one by one.", metavar="N", panel=POLICY
 )
 _R_MAX = option(
-    "Waiting requests that subsets are chosen from, first come first.", metavar="N", panel=POLICY
+    "Waiting requests that subsets are chosen from, first come first.",
+    metavar="N",
+    panel=POLICY,
+    search=Search(low=2, high=256, log=True),
 )
 _PATIENCE = option(
     "Steps after which a waiting request is placed before all others; 0 is no limit.",
@@ -107,12 +110,16 @@ class BRHParams:
             "Discount per projected step, in (0, 1]; auto follows the cluster's turnover.",
             metavar="X|auto",
             panel=POLICY,
+            search=Search(choices=("auto", 0.9, 0.98, 1.0)),
         ),
     )
     horizon: int = field(
         default=80,
         metadata=option(
-            "Steps of load projection; 0 looks at current loads only.", metavar="H", panel=POLICY
+            "Steps of load projection; 0 looks at current loads only.",
+            metavar="H",
+            panel=POLICY,
+            search=Search(low=10, high=320, log=True),
         ),
     )
     r_max: int = field(default=64, metadata=_R_MAX)
@@ -120,7 +127,12 @@ class BRHParams:
     patience: int = field(default=2500, metadata=_PATIENCE)
     guard: bool = field(default=True, metadata=_GUARD)
     growth: bool = field(
-        default=False, metadata=option("Project a token per request and step.", panel=POLICY)
+        default=False,
+        metadata=option(
+            "Project a token per request and step.",
+            panel=POLICY,
+            search=Search(choices=(False, True)),
+        ),
     )
     projection: Literal["expected", "survival"] = field(
         default="survival",
@@ -128,6 +140,7 @@ class BRHParams:
             "Count running requests in full until they are expected to end, or at every step "
             "with the probability that they still run.",
             panel=POLICY,
+            search=Search(choices=("survival", "expected")),
         ),
     )
 
@@ -163,6 +176,7 @@ class BRRampParams:
             "Weight of waiting: what a mean wait is worth, in mean costs of a placement.",
             metavar="X",
             panel=POLICY,
+            search=Search(low=0.03, high=3.0, log=True),
         ),
     )
     patience: int = field(default=2500, metadata=_PATIENCE)

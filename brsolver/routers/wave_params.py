@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from brsolver._limits import MAX_TIME_S, require_number, require_one_of, require_whole
-from brsolver.options import POLICY, option
+from brsolver.options import POLICY, Search, option
 from brsolver.routers.params import check_patience
 
 _MAX_MS = MAX_TIME_S * 1000.0
@@ -51,6 +51,7 @@ class BRTParams:
             "Seconds of holding per second that a wave costs those that run; 0 never holds.",
             metavar="X",
             panel=POLICY,
+            search=Search(low=0.05, high=20.0, log=True),
         ),
     )
     hold_s: float = field(
@@ -94,11 +95,17 @@ class BRTParams:
         metadata=option(
             "Loads as they are until the next departure, or projected by survival forecasts.",
             panel=POLICY,
+            search=Search(choices=("ramp", "survival")),
         ),
     )
     horizon: int = field(
         default=80,
-        metadata=option("Steps of projection, of growth survival.", metavar="H", panel=POLICY),
+        metadata=option(
+            "Steps of projection, of growth survival.",
+            metavar="H",
+            panel=POLICY,
+            search=Search(low=10, high=320, log=True, within=("growth", ("survival",))),
+        ),
     )
 
     def __post_init__(self) -> None:

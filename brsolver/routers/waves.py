@@ -93,6 +93,7 @@ class BRT(BasePolicy):
     )
 
     Params: ClassVar[type] = BRTParams
+    asks_cached = True
     source = "this project, docs/br-t.md"
 
     def __init__(self, params: BRTParams | None = None) -> None:

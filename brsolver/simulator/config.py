@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from brsolver.errors import ParameterError, UnknownNameError
 from brsolver.options import Choices, check_names, choices_of, parameter, parameters
 from brsolver.specs import build_params, parse_spec
+from brsolver.tuned import Tuned, is_tuned, read_toml
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -77,23 +78,18 @@ def _read_named(cls: Any, values: dict[str, Any], folder: Path | None) -> None:
 def params_from_toml(cls: type[P], path: str | Path) -> P:
     """Build simulation parameters from a TOML file with one table per component.
 
-    Files that it names are looked for beside it.
+    Files that it names are looked for beside it. Of a file that ``brsolver tune`` wrote it
+    takes the parameters of a simulation (`brsolver.tuned`).
 
     Raises
     ------
     ParameterError
         The file cannot be read, or as in `params_from_dict`; names the file.
     """
-    import tomllib
-
+    values = read_toml(path)
     try:
-        with Path(path).open("rb") as stream:
-            values = tomllib.load(stream)
-    except (OSError, ValueError, RecursionError) as error:
-        # What is not TOML or not UTF-8 is a ValueError.
-        reason = getattr(error, "strerror", None) or str(error)
-        raise ParameterError(f"{path}: cannot be read as TOML: {reason}") from error
-    try:
+        if is_tuned(values):
+            values = Tuned.of(values).for_simulation()
         return params_from_dict(cls, values, folder=Path(path).parent)
     except ParameterError as error:
         raise type(error)(f"{path}: {error}") from error

@@ -38,6 +38,7 @@ from brsolver.options import (
     RUN,
     SEED,
     Named,
+    Search,
     option,
 )
 from brsolver.simulator.components import Arrivals, Staleness, WorkerEvent
@@ -107,6 +108,7 @@ class SimulationParams:
             metavar="B",
             panel=CLUSTER,
             bounded=True,
+            search=Search(low=4, high=512, log=True, multiple=4),
         ),
     )
     capacity: int | tuple[int, ...] | None = field(
@@ -134,7 +136,11 @@ class SimulationParams:
     )
     routing: Literal["pooled", "immediate"] = field(
         default="pooled",
-        metadata=option("Route a pool at every step, or each arrival at once.", panel=CLUSTER),
+        metadata=option(
+            "Route a pool at every step, or each arrival at once.",
+            panel=CLUSTER,
+            search=Search(choices=("pooled", "immediate")),
+        ),
     )
     arrivals: Arrivals = field(default_factory=Arrivals)
     prefill: Prefill = field(

@@ -21,7 +21,7 @@ from brsolver._limits import (
     require_one_of,
     require_whole,
 )
-from brsolver.options import Choices, option, parameter
+from brsolver.options import Choices, Search, option, parameter
 
 MAX_BUDGET = 2**20
 """Times the longest context and `MAX_WORKERS` it is still a whole number of 64 bits."""
@@ -145,6 +145,7 @@ class Prefill:
             label="budget",
             unit="tokens per step",
             metavar="N",
+            search=Search(low=512, high=16_384, log=True, multiple=256),
         ),
     )
     threshold: int = field(
@@ -163,6 +164,7 @@ class Prefill:
             label="computed every",
             unit="steps",
             metavar="N",
+            search=Search(low=1, high=64, log=True),
         ),
     )
     scheduler: Literal["v1", "sglang"] = field(
@@ -170,7 +172,11 @@ class Prefill:
     )
     delayer: Literal["none", "sglang", "atom", "trtllm"] = field(
         default="none",
-        metadata=option("By whose rule ranks hold prefill back.", label="held back by"),
+        metadata=option(
+            "By whose rule ranks hold prefill back.",
+            label="held back by",
+            search=Search(choices=("none", "sglang"), within=("scheduler", ("sglang",))),
+        ),
     )
     max_delay_passes: int = field(
         default=30,
@@ -179,6 +185,7 @@ class Prefill:
             label="released in step",
             unit="steps",
             metavar="N",
+            search=Search(low=4, high=120, log=True),
         ),
     )
     watermark: float = field(
@@ -206,6 +213,7 @@ class Prefill:
             "Share of all ranks' budget that is waited for, of delayer atom.",
             label="fill target",
             metavar="X",
+            search=Search(low=0.2, high=1.0),
         ),
     )
     ttft_ticks: int = field(
@@ -215,6 +223,7 @@ class Prefill:
             label="held back at most",
             unit="steps",
             metavar="N",
+            search=Search(low=4, high=120, log=True),
         ),
     )
     partial_ticks: int = field(
@@ -242,6 +251,7 @@ class Prefill:
             label="held back at most",
             unit="steps",
             metavar="N",
+            search=Search(low=4, high=200, log=True),
         ),
     )
     batching_wait_iters: int = field(
@@ -251,6 +261,7 @@ class Prefill:
             label="held back once all could",
             unit="steps",
             metavar="N",
+            search=Search(low=0, high=50),
         ),
     )
     cache: int = field(

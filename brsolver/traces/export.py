@@ -17,7 +17,9 @@ from brsolver.traces.readers.native import LABELS
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
+
+    from numpy.typing import NDArray
 
     from brsolver.traces.trace import Trace
 
@@ -25,7 +27,13 @@ _ROWS = 1 << 16
 _SUFFIXES = (".csv", ".jsonl", ".parquet")
 
 
-def write_trace(trace: Trace, path: str | os.PathLike[str], *, drop_hashes: bool = False) -> None:
+def write_trace(
+    trace: Trace,
+    path: str | os.PathLike[str],
+    *,
+    drop_hashes: bool = False,
+    beside: Mapping[str, NDArray[np.generic]] | None = None,
+) -> None:
     """Write a trace in brsolver's schema, which `load_trace` reads back exactly.
 
     Parameters
@@ -37,6 +45,8 @@ def write_trace(trace: Trace, path: str | os.PathLike[str], *, drop_hashes: bool
         complete or not at all.
     drop_hashes : bool
         Leave out the prefix-hash chains, which CSV cannot hold.
+    beside : mapping of str to ndarray, shape (n,), optional
+        Further columns, which readers of the schema pass over; NaN is written as nothing.
 
     Raises
     ------
@@ -54,6 +64,8 @@ def write_trace(trace: Trace, path: str | os.PathLike[str], *, drop_hashes: bool
     if suffix not in _SUFFIXES:
         raise UnknownNameError.suggest("trace file extension", suffix, _SUFFIXES)
     table = _table(trace, drop_hashes=drop_hashes)
+    for name, column in (beside or {}).items():
+        table = table.append_column(name, pa.array(column, from_pandas=True))
     if suffix == ".csv":
         _require_flat(table, path)
     with replacing(path) as part:

@@ -25,8 +25,8 @@ class Fleet(Protocol):
         """Return the workers, each with at least its ``name``."""
         ...
 
-    async def add(self, spec: WorkerSpec) -> None:
-        """Add a worker."""
+    async def add(self, spec: WorkerSpec) -> str:
+        """Add a worker; return what it is called."""
         ...
 
     async def drain(self, name: str) -> None:
@@ -68,8 +68,8 @@ class CoreFleet:
             for each in self._core.workers
         ]
 
-    async def add(self, spec: WorkerSpec) -> None:
-        """Add a worker.
+    async def add(self, spec: WorkerSpec) -> str:
+        """Add a worker; return what it is called.
 
         Raises
         ------
@@ -77,6 +77,7 @@ class CoreFleet:
             There is one of that name.
         """
         self._core.add_worker(spec)
+        return spec.name
 
     async def drain(self, name: str) -> None:
         """Send a worker nothing more; it is gone once it is empty.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from brsolver.errors import OutputError
 from integration.picker.events import Ended, FirstToken, Refusal, Requested
+from integration.picker.resuming import BEFORE
 from integration.recording import TraceRecorder, put_aside
 
 if TYPE_CHECKING:
@@ -102,6 +103,8 @@ class EventRecorder:
     def event(self, event: Event) -> None:
         """Take in what happened."""
         if isinstance(event, Requested):
+            if event.name.startswith(BEFORE):
+                return  # it came before anybody looked
             seen = self._open[event.name] = Seen(ask=event.ask, at_s=event.at_s)
             self._trace.arrived(seen)
         elif isinstance(event, FirstToken):

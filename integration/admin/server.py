@@ -137,8 +137,8 @@ class Server:
         return web.json_response({"workers": [plain(dict(each)) for each in self._fleet.workers()]})
 
     async def _add_worker(self, request: web.Request) -> web.Response:
-        await self._fleet.add(read_worker(await _object(request)))
-        return web.json_response({"status": "added"}, status=201)
+        name = await self._fleet.add(read_worker(await _object(request)))
+        return web.json_response({"status": "added", "name": name}, status=201)
 
     async def _drain_worker(self, request: web.Request) -> web.Response:
         name = request.match_info["name"]

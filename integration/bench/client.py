@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
-from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from brsolver.errors import MissingExtraError, ParameterError
+from brsolver.errors import ParameterError
 from integration.bench.server import ServerError
+from integration.load.answers import Answer, reason_of
+from integration.load.bodies import exact_body
+from integration.load.http import exchange, open_session, require_aiohttp
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -19,12 +19,8 @@ if TYPE_CHECKING:
     from integration.bench.server import Server
     from integration.bench.workload import Workload
 
+EXTRA = "bench"
 WARM_UP_TOKENS = 8
-LONGEST = 400
-LANES_PER_CLIENT = 16
-"""A pool of connections looks at all of them for every request: few to a pool, many pools."""
-KEEP_ALIVE_S = 1.0
-"""Less than the server's five seconds: which would close a connection while it is taken up."""
 PIN = "X-data-parallel-rank"
 """Header that vLLM takes a request's rank from."""
 
@@ -95,7 +91,7 @@ def drive(
     ServerError
         If the server cannot be reached, refuses a request or breaks it off.
     MissingExtraError
-        If httpx is not installed.
+        If aiohttp is not installed.
     """
     if concurrency < 1:
         raise ParameterError(f"concurrency is {concurrency}, must be at least 1")
@@ -167,30 +163,24 @@ class Load:
         began: Callable[[int], None] | None = None,
     ) -> None:
         self._url = url
-        self._http = require_httpx()
+        self._http = require_aiohttp(EXTRA)
         self._model, self._workload, self._ranks = model, workload, ranks
         self._timeout_s, self._progress, self._began = timeout_s, progress, began
         self._outcomes: dict[int, Outcome] = {}
-        self._answered: set[int] = set()
 
     async def all(self, concurrency: int) -> list[Outcome]:
         """Send all of them, so many at a time, and wait for the last; errors are as of `drive`."""
-        count = min(concurrency, len(self._workload))
         coming = iter(range(len(self._workload)))
 
-        async def lane(client: Any) -> None:
+        async def lane(session: Any) -> None:
             for index in coming:
-                await self._one(client, index)
+                await self._one(session, index)
 
-        async with AsyncExitStack() as stack:
-            clients = [
-                await stack.enter_async_context(self._client())
-                for _ in range(0, count, LANES_PER_CLIENT)
-            ]
+        async with open_session(timeout_s=self._timeout_s, extra=EXTRA) as session:
             try:
                 async with asyncio.TaskGroup() as lanes:
-                    for number in range(count):
-                        lanes.create_task(lane(clients[number // LANES_PER_CLIENT]))
+                    for _ in range(min(concurrency, len(self._workload))):
+                        lanes.create_task(lane(session))
             except BaseExceptionGroup as group:
                 refused = group.subgroup(ServerError)
                 if refused is None:
@@ -199,106 +189,62 @@ class Load:
                 raise _first_of(refused) from None
         return [self._outcomes[index] for index in range(len(self._workload))]
 
-    def _client(self) -> Any:
-        limits = self._http.Limits(max_connections=None, keepalive_expiry=KEEP_ALIVE_S)
-        # Its own machine's server is not reached through anybody's proxy.
-        return self._http.AsyncClient(timeout=self._timeout_s, limits=limits, trust_env=False)
-
-    async def _one(self, client: Any, index: int) -> None:
+    async def _one(self, session: Any, index: int) -> None:
         try:
-            outcome = await self._asked(client, index)
-        except (self._http.HTTPError, self._http.StreamError) as error:
+            outcome = await self._asked(session, index)
+        except (self._http.ClientError, OSError) as error:
             what = f"{type(error).__name__}: {error}".rstrip(": ")
             raise ServerError(f"{self._url}: request {index} failed: {what}") from error
         self._outcomes[index] = outcome
         if self._progress is not None:
             self._progress(len(self._outcomes), len(self._workload))
 
-    async def _asked(self, client: Any, index: int) -> Outcome:
+    async def _asked(self, session: Any, index: int) -> Outcome:
         """Send a request, twice if the connection was closed before anything was answered.
 
         A server may close an idle connection in the moment in which it is taken up.
         """
+        answer = self._answer(index)
         try:
-            return await self._outcome(client, index)
-        except (self._http.NetworkError, self._http.RemoteProtocolError):
-            if index in self._answered:
+            return await self._outcome(session, index, answer)
+        except TimeoutError:
+            raise
+        except (self._http.ClientError, OSError):
+            if answer.status:
                 raise
-            return await self._outcome(client, index)
+            return await self._outcome(session, index, self._answer(index))
 
-    async def _outcome(self, client: Any, index: int) -> Outcome:
-        headers = {} if self._ranks is None else {PIN: str(self._ranks[index])}
+    def _answer(self, index: int) -> Answer:
+        began = self._began
+
+        def heed(answer: Answer) -> None:
+            if answer.chunks == 1 and began is not None:
+                began(index)
+
+        return Answer(heed=None if began is None else heed)
+
+    async def _outcome(self, session: Any, index: int, answer: Answer) -> Outcome:
+        headers = None if self._ranks is None else {PIN: str(self._ranks[index])}
         sent = time.monotonic()
-        first = last = 0.0
-        final = ""
-        async with client.stream(
-            "POST", f"{self._url}/v1/completions", json=self._body(index), headers=headers
-        ) as answer:
-            self._answered.add(index)
-            if answer.status_code != 200:
-                await answer.aread()
-                raise ServerError(
-                    f"{self._url}: request {index} was answered with status "
-                    f"{answer.status_code}: {_reason(answer.text)}"
-                )
-            async for line in answer.aiter_lines():
-                if not line.startswith("data: {"):
-                    continue
-                # Only the last chunk is parsed: thousands come per second, and this process
-                # shares its machine with the server it measures.
-                if '"usage":{' in line or line.startswith('data: {"error"'):
-                    final = line
-                else:
-                    last = time.monotonic()
-                    if not first and self._began is not None:
-                        self._began(index)
-                    first = first or last
-        tokens = self._tokens(index, final.removeprefix("data: "))
-        return Outcome(sent_s=sent, first_s=first, last_s=last, tokens=tokens)
+        url = f"{self._url}/v1/completions"
+        await exchange(session, url, self._body(index), answer, headers)
+        if answer.status != 200:
+            raise ServerError(
+                f"{self._url}: request {index} was answered with status "
+                f"{answer.status}: {reason_of(answer.text)}"
+            )
+        tokens = answer.count("completion_tokens")
+        if answer.error or answer.malformed or tokens is None:
+            what = reason_of(answer.error) or answer.malformed or "its stream ended without usage"
+            raise ServerError(f"{self._url}: request {index} was broken off: {what}")
+        return Outcome(sent_s=sent, first_s=answer.first_s, last_s=answer.last_s, tokens=tokens)
 
-    def _tokens(self, index: int, final: str) -> int:
-        """Return what the stream's last chunk says was generated."""
-        try:
-            return int(json.loads(final)["usage"]["completion_tokens"])
-        except (ValueError, LookupError, TypeError) as error:
-            what = _reason(final) if final else "its stream ended without usage"
-            raise ServerError(f"{self._url}: request {index} was broken off: {what}") from error
-
-    def _body(self, index: int) -> dict[str, Any]:
+    def _body(self, index: int) -> bytes:
         tokens = int(self._workload.output_tokens[index])
-        return {
-            "model": self._model,
-            "prompt": self._workload.prompts[index],
-            "max_tokens": tokens,
-            "min_tokens": tokens,
-            "ignore_eos": True,
-            "temperature": 0.0,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-        }
+        return exact_body(self._model, self._workload.prompts[index], tokens, min_tokens=tokens)
 
 
 def _first_of(group: BaseExceptionGroup[ServerError]) -> ServerError:
     """Return the first error of a group of groups."""
     first = group.exceptions[0]
     return _first_of(first) if isinstance(first, BaseExceptionGroup) else first
-
-
-def _reason(body: str) -> str:
-    """Return what an answer says of an error, in a line of no more than `LONGEST` characters."""
-    try:
-        told = json.loads(body)
-        told = told.get("error", told)
-        text = str(told.get("message", told))
-    except (ValueError, AttributeError):
-        text = body
-    text = " ".join(text.split())
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
-
-
-def require_httpx() -> Any:
-    """Return the module, or raise `MissingExtraError`."""
-    try:
-        return import_module("httpx")
-    except ImportError as error:
-        raise MissingExtraError.for_extra("httpx", "bench") from error

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from brsolver.errors import MissingExtraError, OutputError, ParameterError
-from integration.bench.client import require_httpx
+from integration.load.http import require_aiohttp
 from integration.vllm.config import from_environment
 from integration.vllm.inspection import PLUGIN_GROUP, PLUGIN_NAME, try_names
 
@@ -46,11 +46,11 @@ def require(arms: Sequence[Arm], given: ServerParams, logs: str | None) -> None:
     ParameterError
         A policy cannot be made, or model or interpreter are not there.
     MissingExtraError
-        The interpreter has no vLLM or no brsolver, or this one no httpx.
+        The interpreter has no vLLM or no brsolver, or this one no aiohttp.
     OutputError
         The folder cannot be made.
     """
-    require_httpx()
+    require_aiohttp("bench")
     for arm in arms:
         config = from_environment({**given.environment, **arm.environment}) if arm.mode else None
         if config is not None:

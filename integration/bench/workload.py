@@ -9,14 +9,12 @@ import numpy as np
 
 from brsolver.compare import TraceSource
 from brsolver.errors import ParameterError
+from integration.load.vocabulary import ORDINARY_TOKENS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from brsolver.traces.trace import Trace
-
-ORDINARY_TOKENS = (100, 1000)
-"""Token numbers that prompts are drawn from: no special tokens in any common vocabulary."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

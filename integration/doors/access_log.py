@@ -33,6 +33,9 @@ class AccessLog:
     ledger : Ledger
     broken : callable, optional
         Called when a log stream ends: entries may be lost, or Envoy is gone.
+    ours : callable, optional
+        Tells whether a request's identity is one that this picker gave; of others, a picker
+        before this one decided. By default all are.
 
     Attributes
     ----------
@@ -44,9 +47,16 @@ class AccessLog:
         Entries that could not be understood.
     """
 
-    def __init__(self, ledger: Ledger, *, broken: Callable[[], object] | None = None) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        *,
+        broken: Callable[[], object] | None = None,
+        ours: Callable[[str], bool] | None = None,
+    ) -> None:
         self._ledger = ledger
         self._broken = broken
+        self._ours = ours
         self.streams = 0
         self.entries = 0
         self.faults = 0
@@ -93,4 +103,10 @@ class AccessLog:
             if address is not None:
                 self._ledger.started(name, address)
         else:
-            self._ledger.ended(name, ends.reason(entry), ends.usage(entry))
+            self._end(name, entry)
+
+    def _end(self, name: str, entry: Any) -> None:
+        end, usage = ends.reason(entry), ends.usage(entry)
+        known = self._ledger.ended(name, end, usage)
+        if not known and self._ours is not None and not self._ours(name):
+            self._ledger.ended_before(ends.address(entry), end, usage)

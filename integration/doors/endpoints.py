@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import tomllib
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from brsolver.errors import BrsolverError, ParameterError
+from brsolver.specs import build_params
 from integration.picker import WorkerSpec
 
 if TYPE_CHECKING:
@@ -212,8 +214,34 @@ class Listed(Polled):
         return self._workers
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """A server, as a file of workers has it: a table ``[[worker]]``.
+
+    Attributes
+    ----------
+    address : str
+        ``host:port``.
+    name : str or None
+        What it is called; its address by default.
+    ranks, slots, capacity : int or None
+        As `Shape`.
+    """
+
+    address: str
+    name: str | None = None
+    ranks: int | None = None
+    slots: int | None = None
+    capacity: int | None = None
+
+    def workers(self) -> list[WorkerSpec]:
+        """Return its workers."""
+        shape = Shape(ranks=self.ranks, slots=self.slots, capacity=self.capacity)
+        return shape.workers(self.address, self.name)
+
+
 def read_workers(path: Path, shape: Shape | None = None) -> list[WorkerSpec]:
-    """Read a file of workers.
+    """Read a file of workers: TOML, if it is called so, or else an address in each line.
 
     Parameters
     ----------
@@ -230,6 +258,8 @@ def read_workers(path: Path, shape: Shape | None = None) -> list[WorkerSpec]:
         If it is no such file; one line that names file and line.
     """
     shape = Shape() if shape is None else shape
+    if path.suffix == ".toml":
+        return _read_tables(path)
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:
@@ -246,3 +276,39 @@ def read_workers(path: Path, shape: Shape | None = None) -> list[WorkerSpec]:
         except ParameterError as error:
             raise ParameterError(f"{path}:{number}: {error}") from error
     return [worker for workers in found.values() for worker in workers]
+
+
+def _read_tables(path: Path) -> list[WorkerSpec]:
+    try:
+        values = tomllib.loads(path.read_bytes().decode())
+    except (OSError, ValueError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ParameterError(f"{path}: cannot be read as TOML: {reason}") from error
+    tables = values.pop("worker", None)
+    if values or not isinstance(tables, list):
+        raise ParameterError(f"{path}: must hold tables [[worker]], and nothing else")
+    found = [
+        worker
+        for number, table in enumerate(tables, 1)
+        for worker in build_params(Entry, _table(path, table), f"{path}: worker {number}").workers()
+    ]
+    _check_apart(path, found)
+    return found
+
+
+def _table(path: Path, table: object) -> dict[str, object]:
+    if not isinstance(table, dict):
+        raise ParameterError(f"{path}: worker holds {table!r}, must hold tables [[worker]]")
+    return table
+
+
+def _check_apart(path: Path, workers: Sequence[WorkerSpec]) -> None:
+    """Raise `ParameterError` where two of them have one name, or one place."""
+    for what in ("name", "address"):
+        seen: set[tuple[object, object]] = set()
+        for worker in workers:
+            value = getattr(worker, what)
+            key = (value, None if what == "name" else worker.rank)
+            if key in seen:
+                raise ParameterError(f"{path}: {what} {value!r} is there twice, must be once")
+            seen.add(key)

@@ -132,7 +132,7 @@ class _Stream:
 
     def __init__(self, door: ExtProc, context: Any) -> None:
         self._door = door
-        self._write = context.write
+        self._send = context.write
         self._headers: dict[str, str] = {}
         self._subset: frozenset[str] | None = None
         self._modes = (_DUPLEX, _DUPLEX)
@@ -145,7 +145,14 @@ class _Stream:
         self._tail = b""
         self._complete = False
         self._refused = False
-        self._routed = self._told = False
+        self._routed = self._told = self._gone = False
+
+    async def _write(self, answer: Any) -> None:
+        """Answer; whoever has gone meanwhile hears nothing, and it is nobody's fault."""
+        try:
+            await self._send(answer)
+        except Exception:  # noqa: BLE001 # gRPC says it in several ways
+            self._gone = True
 
     async def take(self, message: Any) -> bool:
         """Take a message in; return whether the stream can be closed."""
@@ -175,6 +182,8 @@ class _Stream:
             await asyncio.wait({self._task, gone}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             gone.cancel()
+            # How a stream ended that is over, and the rest of it, is of no interest.
+            gone.add_done_callback(lambda each: each.cancelled() or each.exception())
         return True
 
     def _begin(self, message: Any) -> None:
@@ -273,7 +282,7 @@ class _Stream:
         self._name = destination.name
         for answer in self._answers(kind, destination, routed, trailers=trailers):
             await self._write(answer)
-        self._told = True
+        self._told = not self._gone
         if self._name is not None and self._door.params.ends == "stream":
             # Nobody tells of the start, and an answer in one piece begins only at its end.
             self._door.reception.ledger.started(self._name)
@@ -320,8 +329,9 @@ class _Stream:
 
     def close(self) -> None:
         """End what this stream is the only one to know of."""
-        if self._task is not None and not self._task.done():
-            self._task.cancel()
+        for task in (self._task, self._asking):
+            if task is not None and not task.done():
+                task.cancel()
         if self._name is None:
             return
         ledger = self._door.reception.ledger

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import count
 from typing import TYPE_CHECKING
 
 from brsolver.errors import ParameterError
@@ -39,7 +40,6 @@ class Fleet:
     ) -> None:
         self._pump = pump
         self._is_open = self._by_core if is_open is None else is_open
-        self._again = 0
         self.specs = list(specs)
         self._there = {_key(spec): worker for worker, spec in enumerate(self.specs)}
         self._turn = 0
@@ -101,9 +101,13 @@ class Fleet:
             worker = self._pump.add_worker(spec)
         except ParameterError:
             # Its namesake may still be draining: a pod that came back at the same address.
-            self._again += 1
-            spec = replace(spec, name=f"{spec.name}~{self._again}")
+            given = spec.name
+            names = {each.name for each in self.specs}
+            free = next(n for n in count(2) if f"{given}~{n}" not in names)
+            spec = replace(spec, name=f"{given}~{free}")
             worker = self._pump.add_worker(spec)
+            text = f"{given} still has requests: its successor is called {spec.name}"
+            self._pump.core.fault("renamed", text)
         self.specs[worker : worker + 1] = [spec]
         return worker
 

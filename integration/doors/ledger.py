@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING
 
 from integration.picker import End
 from integration.picker.events import Ended
+from integration.picker.resuming import BEFORE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from integration.doors.fleet import Fleet
     from integration.picker import Pump, Usage
     from integration.picker.events import Event
+    from integration.picker.resuming import Live
 
 
 class Place:
@@ -123,6 +125,29 @@ class Ledger:
             return False
         self.running[place.worker] -= 1
         return self._pump.ended(name, end, usage)
+
+    def take_over(self, live: Iterable[Live]) -> None:
+        """Enter requests that run already, which a picker before this one decided, or none."""
+        found = list(live)
+        self._pump.rebuild(found)
+        for each in found:
+            self.place(each.name, each.worker)
+            self.places[each.name].started = True
+
+    @property
+    def before(self) -> int:
+        """How many of those that were taken over still run."""
+        return sum(name.startswith(BEFORE) for name in self.places)
+
+    def ended_before(self, address: str | None, end: End, usage: Usage | None = None) -> bool:
+        """Release what one has that was taken over, of those at an address: nobody knows which."""
+        for name, place in self.places.items():
+            if not name.startswith(BEFORE):
+                # Those that were taken over are the oldest.
+                return False
+            if self._fleet.specs[place.worker].address == address:
+                return self.ended(name, end, usage)
+        return False
 
     def event(self, event: Event) -> None:
         """Forget what the core has given up by itself; as a listener of the core."""

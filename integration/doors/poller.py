@@ -14,8 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from brsolver.errors import MissingExtraError, ParameterError
 from integration.doors.engine_metrics import read_metrics
+from integration.doors.trust import trusting
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from integration.doors.fleet import Fleet
     from integration.picker import Gauges, Pump
 
@@ -35,6 +38,8 @@ class PollerParams:
         small ones do, is up.
     scheme : str
         ``"http"`` or ``"https"``.
+    ca : Path or None
+        PEM file of who signs engines' certificates; None takes the system's.
     """
 
     interval_s: float = 1.0
@@ -42,6 +47,7 @@ class PollerParams:
     metrics_path: str = "/metrics"
     health_path: str = "/health"
     scheme: str = "http"
+    ca: Path | None = None
 
     def __post_init__(self) -> None:
         for name in ("interval_s", "timeout_s"):
@@ -89,8 +95,9 @@ class Poller:
         """
         aiohttp = _aiohttp()
         timeout = aiohttp.ClientTimeout(total=self._params.timeout_s)
-        # Engines' certificates are seldom anybody's but their own cluster's.
-        connector = aiohttp.TCPConnector(limit=0, ssl=False)
+        secure = self._params.scheme == "https"
+        trust = trusting(self._params.ca) if secure else False
+        connector = aiohttp.TCPConnector(limit=0, ssl=trust)
         async with aiohttp.ClientSession(connector=connector, timeout=timeout) as client:
             await self.round(client)
             await self._go_on(client)

@@ -59,6 +59,10 @@ class Reconciler:
     def broken(self) -> None:
         """Note that a log stream broke; looks follow by themselves."""
         self._again = True
+        self.watch()
+
+    def watch(self) -> None:
+        """Look, until nothing is wrong and all has ended that was taken over from before."""
         if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._run())
 
@@ -71,7 +75,7 @@ class Reconciler:
     async def _run(self) -> None:
         clean, before = 0, Counter[str]()
         suspects = set(self._ledger.places)
-        while clean < LOOKS:
+        while clean < LOOKS or self._ledger.before:
             self._again = False
             await asyncio.sleep(self._grace_s)
             active = await self._active()

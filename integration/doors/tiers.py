@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from brsolver.errors import MissingExtraError, ParameterError
 from integration.doors.reception import Routed
+from integration.doors.trust import trusting
 from integration.messages.names import PREFILLER
 from integration.picker import Refused
 from integration.picker.bodies import is_readable
 
 if TYPE_CHECKING:
     from collections.abc import Collection
+    from pathlib import Path
 
     from integration.doors.prefill_pool import Prefiller, PrefillPool
     from integration.doors.reception import Reception
@@ -55,6 +57,10 @@ class TiersParams:
         Seconds that a prefill call may take.
     attempts : int
         Workers that are asked before the decode worker computes the prompt itself.
+    scheme : str
+        ``"http"`` or ``"https"``.
+    ca : Path or None
+        PEM file of who signs prefill workers' certificates; None takes the system's.
     """
 
     mode: str = "call"
@@ -63,6 +69,8 @@ class TiersParams:
     wait_max_s: float = 30.0
     timeout_s: float = 300.0
     attempts: int = 2
+    scheme: str = "http"
+    ca: Path | None = None
 
     def __post_init__(self) -> None:
         if self.mode not in {"call", "header"}:
@@ -218,12 +226,16 @@ class Tiers:
         httpx = _httpx()
         if self._client is None:
             limits = httpx.Limits(max_connections=None)
-            self._client = httpx.AsyncClient(limits=limits, timeout=self._params.timeout_s)
+            secure = self._params.scheme == "https"
+            trust = trusting(self._params.ca) if secure else False
+            self._client = httpx.AsyncClient(
+                limits=limits, timeout=self._params.timeout_s, verify=trust
+            )
         chosen.tokens[ask.name] = ask.prompt_tokens
         passed = {name: headers[name] for name in _PASSED_ON if name in headers}
         try:
             response = await self._client.post(
-                f"http://{chosen.spec.address}{path}",
+                f"{self._params.scheme}://{chosen.spec.address}{path}",
                 content=_body(prefill_body(original)),
                 headers=passed | {"content-type": "application/json"},
             )

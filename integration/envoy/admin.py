@@ -61,6 +61,14 @@ class EnvoyAdmin:
             return False
         return status == 200
 
+    async def answers(self) -> bool:
+        """Whether anything is answered, ready or not."""
+        try:
+            await asyncio.to_thread(self._ask, "GET", "/ready")
+        except OSError:
+            return False
+        return True
+
     async def figures(self, *names: str) -> dict[str, int]:
         """Return figures by name.
 

@@ -99,7 +99,7 @@ def _overload(connections: int) -> Part:
 def redacted(configuration: dict[str, Any]) -> dict[str, Any]:
     """Return the same without API keys, to be shown."""
     copy: dict[str, Any] = json.loads(json.dumps(configuration))
-    for each in copy["static_resources"]["listeners"]:
+    for each in copy.get("static_resources", {}).get("listeners", ()):
         for chain in each["filter_chains"]:
             for part in chain["filters"][0]["typed_config"]["http_filters"]:
                 for credential in part["typed_config"].get("credentials", ()):

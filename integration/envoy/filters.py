@@ -21,8 +21,9 @@ EXT_PROC = "envoy.filters.http.ext_proc"
 JSON_USAGE = "envoy.filters.http.json_to_metadata"
 ANSWER_BYTES = 32 * 2**20
 """Of an answer in one piece, which is gathered to read its usage; a longer one would be 500."""
-MESSAGE_S = 1.0
-"""Seconds for which a picker may be silent before a request goes on without it."""
+MESSAGE_S = 2.5
+"""Seconds for which a picker may be silent before a request goes on without it: one that is busy
+may take a second, one that is dead breaks its streams at once."""
 MAX_HOLD_S = 3600.0
 """Seconds for which it may ask at a time, while it holds a request; Envoy allows no more."""
 _DAY_S = 86_400.0
@@ -126,7 +127,7 @@ def _ask(config: ServeConfig) -> list[Part]:
     limit = config.limits.body_bytes
     if config.picker.door == "ext_authz":
         return [_buffer(limit), _ext_authz(max(limit, ANSWER_BYTES))]
-    return [_buffer(limit), _buffer(max(limit, ANSWER_BYTES)), _ext_proc()]
+    return [_buffer(limit), _buffer(max(limit, ANSWER_BYTES)), _ext_proc(config)]
 
 
 def _buffer(limit: int) -> Part:
@@ -160,7 +161,10 @@ def _ext_authz(limit: int) -> Part:
     )
 
 
-def _ext_proc() -> Part:
+def _ext_proc(config: ServeConfig) -> Part:
+    # The access log tells of starts and ends. Only who named a prefill worker wants to see an
+    # answer begin; what passes here for nothing delays it, and keeps Envoy's own from being sent.
+    named = config.tiers is not None and config.tiers.connector == names.PREFILLER
     return extension(
         "filters.http.ext_proc",
         "filters.http.ext_proc.v3.ExternalProcessor",
@@ -173,10 +177,9 @@ def _ext_proc() -> Part:
             "request_header_mode": "SEND",
             "request_body_mode": "BUFFERED",
             "request_trailer_mode": "SKIP",
-            "response_header_mode": "SEND",
+            "response_header_mode": "SEND" if named else "SKIP",
             "response_body_mode": "NONE",
-            # Keeps the stream open to the end, for a picker that wants to see it.
-            "response_trailer_mode": "SEND",
+            "response_trailer_mode": "SKIP",
         },
         metadata_options={
             "forwarding_namespaces": {"untyped": [names.LB, f"{names.LB}.subset_hint"]},

@@ -13,7 +13,7 @@ from typing import Any
 from brsolver.errors import BrsolverError, OutputError
 from integration.envoy import _lifeline
 from integration.envoy.admin import EnvoyAdmin, EnvoyAdminError
-from integration.envoy.bootstrap import as_text
+from integration.envoy.bootstrap import as_text, redacted
 
 CONFIGURATION = "envoy.json"
 LOG = "envoy.log"
@@ -22,6 +22,10 @@ START_S = 30.0
 STOP_S = 5.0
 """Seconds after which it is killed, if it does not end by itself."""
 POLL_S = 0.05
+LOOK_S = 1.0
+"""Between two looks whether it answers."""
+MISSES = 3
+"""In a row, at least, before it is taken to be frozen."""
 _TAIL = 20_000
 _SAID = 200
 
@@ -95,7 +99,7 @@ class EnvoyProcess:
         OutputError
             `folder` cannot be written.
         """
-        path = self._write()
+        path = self._write(self._configuration)
         with self._open_log() as log:
             self._process = await asyncio.create_subprocess_exec(
                 *_tied(self._command(path)),
@@ -114,6 +118,27 @@ class EnvoyProcess:
             raise EnvoyStartError(
                 f"Envoy was not ready after {timeout_s:g} s: {self._last_words()}"
             ) from error
+        # It has been read; keys must not outlive who serves.
+        self._write(redacted(self._configuration))
+
+    async def silent(self, seconds: float) -> None:
+        """Wait until it has not answered its admin interface for so long: it is frozen."""
+        loop = asyncio.get_running_loop()
+        since, misses = loop.time(), 0
+        # Who was itself stopped for a while finds the time over and nothing asked.
+        while misses < MISSES or loop.time() - since < seconds:
+            if await self.admin.answers():
+                since, misses = loop.time(), 0
+            else:
+                misses += 1
+            await asyncio.sleep(LOOK_S)
+
+    async def kill(self) -> None:
+        """End it at once, frozen or not."""
+        if self._process is not None and self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+            await self._process.wait()
 
     async def wait(self) -> int:
         """Wait until it has ended; return its status."""
@@ -167,13 +192,13 @@ class EnvoyProcess:
         command += ["--drain-strategy", "immediate"]
         return command if self._threads == 0 else [*command, "--concurrency", str(self._threads)]
 
-    def _write(self) -> Path:
+    def _write(self, configuration: dict[str, Any]) -> Path:
         path = self.folder / CONFIGURATION
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             descriptor, part = tempfile.mkstemp(dir=self.folder, prefix=CONFIGURATION)
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(as_text(self._configuration))
+                file.write(as_text(configuration))
             Path(part).replace(path)
         except OSError as error:
             raise OutputError(

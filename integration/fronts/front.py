@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from integration.picker import Core, End, Pump, Reader, Refused, WorkerSpec
 from integration.picker.events import Fault
+from integration.picker.resuming import Live
 from integration.routing.failsafe import Failsafe, Words
 
 if TYPE_CHECKING:
@@ -181,7 +182,7 @@ class Front:
         if worker is None:
             return False
         ask = self._reader.ask(body, seat.name)
-        return self._core.rebuild([(ask.name, worker, ask.prompt_tokens, 0)]) == 1
+        return self._core.rebuild([Live(ask.name, worker, ask.prompt_tokens, 0)]) == 1
 
     def _add(self, replica: str, room: Room) -> None:
         self._added += 1

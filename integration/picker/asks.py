@@ -23,7 +23,7 @@ class Ask:
     max_tokens : int or None
         Limit on generated tokens; None is no limit.
     blocks : tuple of int
-        Hashes of the prompt's blocks, each with all before it; see `integration.picker.prefixes`.
+        Hashes of the prompt's blocks, each with all before it; see `integration.routing.prefixes`.
     key : str or None
         What its client goes by, for forecasts that learn by client.
     stream : bool

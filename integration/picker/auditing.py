@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from integration.picker.asks import End
     from integration.picker.books import Books
     from integration.picker.workers import Worker, Workers
+    from integration.routing.prefixes import PrefixHistory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +40,8 @@ class WorkerAudit:
         Requests that its engine has beyond these.
     kv_tokens, backlog : int
         KV tokens that are held there, and prompt tokens to be computed.
+    cached_blocks : int
+        Blocks of prompts that it is taken to have in its prefix cache.
     """
 
     name: str
@@ -55,6 +58,7 @@ class WorkerAudit:
     foreign: int
     kv_tokens: int
     backlog: int
+    cached_blocks: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +102,14 @@ class Audit:
 
 
 def audit(
-    books: Books, workers: Workers, state: ClusterState, *, held: int, scale: float, steps: int
+    books: Books,
+    workers: Workers,
+    state: ClusterState,
+    *,
+    history: PrefixHistory,
+    held: int,
+    scale: float,
+    steps: int,
 ) -> Audit:
     """Count anew who is where, and hold the books against it.
 
@@ -107,12 +118,13 @@ def audit(
     books : Books
     workers : Workers
     state : ClusterState
+    history : PrefixHistory
     held : int
         Requests in the pool.
     scale, steps : float, int
         Of the step clock.
     """
-    rows = tuple(_of(worker, books, state) for worker in workers)
+    rows = tuple(_of(worker, books, state, history) for worker in workers)
     here = list(books.known.values())
     waiting = sum(each.worker == NONE for each in here)
     ended = sum(books.ended.values())
@@ -141,7 +153,7 @@ def audit(
     )
 
 
-def _of(worker: Worker, books: Books, state: ClusterState) -> WorkerAudit:
+def _of(worker: Worker, books: Books, state: ClusterState, history: PrefixHistory) -> WorkerAudit:
     row = state.workers[:, worker.index]
     here = books.at(worker.index)
     return WorkerAudit(
@@ -159,4 +171,5 @@ def _of(worker: Worker, books: Books, state: ClusterState) -> WorkerAudit:
         foreign=worker.foreign,
         kv_tokens=int(row[W_LOAD]),
         backlog=int(row[W_BACKLOG]),
+        cached_blocks=history.held(worker.index),
     )

@@ -18,12 +18,13 @@ from integration.picker.events import Ended, FirstToken, Requested, Started
 from integration.picker.foreign import Foreign
 from integration.picker.making import made_ready
 from integration.picker.membership import Calls, Membership
-from integration.picker.prefixes import PrefixHistory, cached_by
 from integration.picker.requests import Request
+from integration.picker.resuming import enter
 from integration.picker.telling import Telling
 from integration.picker.workers import Workers
 from integration.routing.failsafe import Failsafe, Words
 from integration.routing.pool import Held
+from integration.routing.prefixes import PrefixHistory, cached_by
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from integration.picker.asks import Answer, Gauges, Usage
     from integration.picker.events import Listener
     from integration.picker.params import PickerParams, WorkerSpec
+    from integration.picker.resuming import Live
     from integration.picker.workers import Worker
 
 logger = logging.getLogger("brsolver.picker")
@@ -107,7 +109,9 @@ class Core:
         for worker in workers:
             self._history.open(worker.index)
         if params.block_tokens and params.cached_blocks:
-            session.cached = cached_by(self._history, lambda who: books.by_identity(who).ask.blocks)
+            session.cached = cached_by(
+                lambda: self._history, lambda who: books.by_identity(who).ask.blocks
+            )
         self._driver = Driver(
             params,
             self._made,
@@ -191,6 +195,7 @@ class Core:
         moved = request.worker != worker
         if moved:
             left = self.workers[request.worker]
+            self._history.ended(request.worker, request.ask.blocks)
             self._books.move(request, worker)
             self._history.used(worker, request.ask.blocks)
             self._membership.drained(left)
@@ -234,6 +239,8 @@ class Core:
         now, worker, name = self._clock_s(), request.worker, request.name
         if worker == NONE:
             self._driver.decider.pool.drop(name)
+        else:
+            self._history.ended(worker, request.ask.blocks)
         self._driver.unstarted.pop(name, None)
         tokens, each = self._books.tokens_of(request, usage)
         ttft_s, tpot_s = request.times(now, each)
@@ -315,32 +322,22 @@ class Core:
         every = range(len(self.workers)) if worker is None else [worker]
         return sum(self._end_all(each, end) for each in every)
 
-    def rebuild(self, live: Iterable[tuple[str, int, int, int]]) -> int:
-        """Enter requests that run already, as after a restart; return how many.
-
-        Parameters
-        ----------
-        live : iterable of (str, int, int, int)
-            Name, worker, prompt tokens and generated tokens of each; those known are passed over.
-        """
-        count, now = 0, self._clock_s()
-        for name, worker, prompt_tokens, generated in live:
-            if name in self._books.known or self.workers[worker].gone:
-                continue
-            request = Request(Ask(name, prompt_tokens), now)
-            self._books.enter(request)
-            self._announcer.emit(Requested(name, request.ask, now))
-            self._books.resume(request, worker, generated)
-            request.started = True
-            self._announcer.emit(Started(name, worker))
-            count += 1
+    def rebuild(self, live: Iterable[Live]) -> int:
+        """Enter requests that run already, as after a restart; return how many were not known."""
+        now, books = self._clock_s(), self._books
+        count = enter(live, books=books, workers=self.workers, announcer=self._announcer, now=now)
         self._clock.wake(now)
         return count
 
-    def cached_blocks(self, worker: int, stored: Iterable[int], removed: Iterable[int]) -> None:
-        """Take in what a worker's engine says of its prefix cache, by our own block hashes."""
+    def cached_blocks(
+        self, worker: int, stored: Iterable[int], removed: Iterable[int], *, cleared: bool = False
+    ) -> None:
+        """Take in what a worker's engine says of its prefix cache, by our own block hashes.
+
+        `cleared`: all that was there before has gone.
+        """
         if not self.workers[worker].gone:
-            self._history.told(worker, stored, removed)
+            self._history.told(worker, stored, removed, cleared=cleared)
 
     def audit(self) -> Audit:
         """Count anew who is where, and hold the books against it."""
@@ -348,6 +345,7 @@ class Core:
             self._books,
             self.workers,
             self._state,
+            history=self._history,
             held=self._driver.held,
             scale=self.step_scale,
             steps=self._clock.step,

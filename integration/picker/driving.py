@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from integration.picker.deciding import Placement
     from integration.picker.making import Made
     from integration.picker.params import PickerParams
-    from integration.picker.prefixes import PrefixHistory
     from integration.picker.requests import Request
     from integration.picker.workers import Workers
     from integration.routing.failsafe import Failsafe
     from integration.routing.pool import Held
+    from integration.routing.prefixes import PrefixHistory
 
 NEVER = float("inf")
 STILL_S = 0.02

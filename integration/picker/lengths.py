@@ -12,7 +12,7 @@ from brsolver.errors import MissingExtraError, ParameterError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from integration.picker.bodies import Body
+    from integration.picker.bodies import Body, Prompt
 
 FIRST = 4.0
 """Units of text per token, of a model of which nothing is known yet."""
@@ -57,6 +57,12 @@ class Lengths:
         given = sum(len(each) for each in body.prompts if not isinstance(each, str))
         return max(math.ceil(self._of_texts(texts, body.model)) + given + body.more_tokens, 1)
 
+    def as_ids(self, prompt: Prompt) -> Prompt:
+        """Return the token ids of a text; the text where there is no tokenizer, or it is long."""
+        if self._encode is None or not isinstance(prompt, str) or len(prompt) > _AT_ONCE:
+            return prompt
+        return tuple(self._encode(prompt))
+
     def per_token(self, model: str) -> float:
         """Return units of text per token."""
         text, tokens = self._seen.get(model, (0.0, 0.0))
@@ -85,12 +91,12 @@ class Lengths:
             if seen >= _AT_ONCE:
                 break
             head = text[: _AT_ONCE - seen]
-            tokens += self._encode(head)
+            tokens += len(self._encode(head))
             seen += len(head) + 1
         return tokens * (sum(map(len, texts)) + len(texts)) / max(seen, 1)
 
 
-def _encoder(path: Path) -> Callable[[str], int]:
+def _encoder(path: Path) -> Callable[[str], list[int]]:
     try:
         tokenizers: Any = import_module("tokenizers")
     except ImportError as error:
@@ -101,9 +107,10 @@ def _encoder(path: Path) -> Callable[[str], int]:
         reason = " ".join(str(error).split())
         raise ParameterError(f"tokenizer {path} cannot be read: {reason}") from error
 
-    def count(text: str) -> int:
+    def encode(text: str) -> list[int]:
         # It takes no lone surrogates.
         whole = text.encode("utf-8", "replace").decode()
-        return len(made.encode(whole, add_special_tokens=True).ids)
+        ids: list[int] = made.encode(whole, add_special_tokens=True).ids
+        return ids
 
-    return count
+    return encode

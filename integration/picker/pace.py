@@ -9,7 +9,9 @@ NOTICED = 0.05
 """By how much it must change for what a step costs to be told anew: a new view for policies."""
 _MEMORY_STEPS = 256.0
 _MOST_AT_ONCE = 0.5
-"""Of the way to what was seen last, at most."""
+"""Of the way to what was seen last, at most, once enough has been seen."""
+_TAKEN_FOR_GRANTED = 1.0
+"""Steps that the hardware's own word counts as, against the first that are seen."""
 _APART, _TOGETHER = 0.5, 0.8
 """Of a step: prompts that take less are not computed in it, and are again if they take more."""
 _ENOUGH_PROMPTS = 8
@@ -28,7 +30,7 @@ class Pace:
 
     def __init__(self) -> None:
         self.scale = 1.0
-        self._seen = False
+        self._steps = 0.0
 
     def learn(self, real_s: float, steps: float, *, model_s: float, model_steps: int) -> None:
         """Take in what some steps have lasted.
@@ -47,8 +49,10 @@ class Pace:
         wanted = real_s / steps / (model_s / model_steps)
         if not LEAST <= wanted <= MOST:
             return
-        share = 1.0 if not self._seen else min(1 - math.exp(-steps / _MEMORY_STEPS), _MOST_AT_ONCE)
-        self._seen = True
+        # A mean of all at first, then one that forgets: a single odd step is never believed alone.
+        new = steps / (steps + self._steps + _TAKEN_FOR_GRANTED)
+        share = max(new, min(1 - math.exp(-steps / _MEMORY_STEPS), _MOST_AT_ONCE))
+        self._steps = min(self._steps + steps, _MEMORY_STEPS)
         self.scale *= (wanted / self.scale) ** share
 
 

@@ -10,9 +10,12 @@ from integration.picker.asks import End
 from integration.routing.failsafe import named
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from integration.picker.asks import Answer, Ask, Gauges, Usage
     from integration.picker.core import Core
     from integration.picker.params import WorkerSpec
+    from integration.picker.resuming import Live
 
 logger = logging.getLogger("brsolver.picker")
 AGAIN_S = 0.05
@@ -79,6 +82,12 @@ class Pump:
         known = self.core.ended(name, end, usage)
         self._run_in(0.0)
         return known
+
+    def rebuild(self, live: Iterable[Live]) -> int:
+        """See `Core.rebuild`."""
+        count = self.core.rebuild(live)
+        self._run_in(0.0)
+        return count
 
     def told(self, worker: int, gauges: Gauges) -> None:
         """See `Core.told`."""

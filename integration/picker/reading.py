@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import secrets
 from collections import OrderedDict
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from integration.picker.asks import BAD_REQUEST, Ask, Refused
-from integration.picker.bodies import BodyError, kind_of, read_body
+from integration.picker.bodies import COMPLETIONS, BodyError, kind_of, read_body
 from integration.picker.events import Ended, Refusal
 from integration.picker.lengths import Lengths, units
-from integration.picker.prefixes import block_hashes
+from integration.routing.prefixes import block_hashes
 
 if TYPE_CHECKING:
-    from integration.picker.bodies import Body
+    from collections.abc import Collection
+
+    from integration.picker.bodies import Body, Prompt
     from integration.picker.events import Event
     from integration.picker.params import PickerParams
 
@@ -30,6 +33,9 @@ class Reader:
     params : PickerParams
     folder : Path, optional
         What a relative path of the tokenizer is seen from.
+    adapters : collection of str, optional
+        Names of LoRA adapters, which may become more, where engines tell what they have cached:
+        blocks are then of token ids as theirs are. None keeps prompts apart by model.
 
     Raises
     ------
@@ -37,7 +43,14 @@ class Reader:
         The tokenizer cannot be read.
     """
 
-    def __init__(self, params: PickerParams, folder: Path = Path()) -> None:
+    def __init__(
+        self,
+        params: PickerParams,
+        folder: Path = Path(),
+        *,
+        adapters: Collection[str] | None = None,
+    ) -> None:
+        self._adapters = adapters
         self._block_tokens = params.block_tokens
         given = params.tokenizer
         self.lengths = Lengths(None if given is None else folder / given)
@@ -48,6 +61,10 @@ class Reader:
     def name(self) -> str:
         """Return an id of our own that no other request has, of this picker or another."""
         return f"br-{self._run}-{next(self._number):x}"
+
+    def named(self, name: str) -> bool:
+        """Tell whether a request's id is one of ours, and not of another picker's."""
+        return name.startswith(f"br-{self._run}-")
 
     def read(
         self, method: str, path: str, content: bytes, *, name: str | None = None
@@ -79,18 +96,26 @@ class Reader:
 
     def ask(self, body: Body, name: str) -> Ask:
         """Make an ask of a body that has been read."""
+        if self._adapters is not None and body.kind == COMPLETIONS and len(body.prompts) == 1:
+            body = replace(body, prompts=(self.lengths.as_ids(body.prompts[0]),))
         self._keep(name, body)
         one = body.prompts[0] if len(body.prompts) == 1 else ""
         return Ask(
             name,
             self.lengths.of(body),
             max_tokens=body.max_tokens,
-            blocks=block_hashes(one, self._block_tokens, salt=body.model),
+            blocks=block_hashes(one, self._block_tokens, salt=self._salt(one, body.model)),
             key=body.user,
             stream=body.stream,
             model=body.model,
             sequences=body.sequences,
         )
+
+    def _salt(self, prompt: Prompt, model: str) -> str:
+        """Return what besides its tokens tells a prompt from others."""
+        if self._adapters is None or isinstance(prompt, str) or model in self._adapters:
+            return model
+        return ""
 
     def event(self, event: Event) -> None:
         """Learn from an end what the engine counted."""

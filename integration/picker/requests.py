@@ -101,7 +101,7 @@ class Request:
             How many it has.
         """
         first_s = self.first_s
-        if first_s is None and self.begun is not None:
+        if first_s is None and self.begun is not None and tokens:
             # Nobody told: by the model.
             first_s = self.begun[0]
         if first_s is None or first_s > now:

@@ -56,6 +56,8 @@ class Identities:
     keyed : bool
         Whether forecasts may go by the keys of requests: prompt hash, session and model, which
         requests then have as attributes.
+    blocks : bool
+        Whether policies may ask for what of a prompt is cached: requests then have `blocks`.
 
     Attributes
     ----------
@@ -63,7 +65,8 @@ class Identities:
         By identity.
     """
 
-    def __init__(self, *, keyed: bool) -> None:
+    def __init__(self, *, keyed: bool, blocks: bool = False) -> None:
+        self._blocks: dict[int, Sequence[int]] | None = {} if blocks else None
         self._free = list(range(FIRST_IDENTITIES - 1, -1, -1))
         self._limits = np.full(FIRST_IDENTITIES, NO_LIMIT, np.int64)
         self._arrivals = np.zeros(FIRST_IDENTITIES)
@@ -81,12 +84,20 @@ class Identities:
         self._arrivals[identity] = request.arrival_s
         for name, column in self._keys.items():
             column[identity] = getattr(request, name)
+        if self._blocks is not None:
+            self._blocks[identity] = request.blocks  # type: ignore[attr-defined] # see `blocks`
 
     def take_back(self, request: Identified) -> None:
         """Take its identity back, if it has one."""
         if request.identity != NONE:
+            if self._blocks is not None:
+                self._blocks.pop(request.identity, None)
             self._free.append(request.identity)
             request.identity = NONE
+
+    def blocks_of(self, identity: int) -> Sequence[int]:
+        """Return the hashes of a request's blocks; none where nobody asks."""
+        return () if self._blocks is None else self._blocks.get(identity, ())
 
     def _double(self) -> None:
         count = self._limits.shape[0]

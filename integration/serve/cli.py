@@ -13,13 +13,25 @@ import typer
 
 ConfigOption = Annotated[
     Path,
-    typer.Option("--config", metavar="FILE", help="Settings, TOML (docs/serve.md lists them)."),
+    typer.Option(
+        "--config",
+        metavar="FILE",
+        help="Settings, TOML (docs/serve.md lists them), or what brsolver tune wrote.",
+    ),
+]
+WorkersOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOST:PORT,...|FILE.toml",
+        help="Engines, or a file of them, in place of those that the settings name.",
+    ),
 ]
 
 
 def serve(
     *,
     config: ConfigOption = Path("serve.toml"),
+    workers: WorkersOption = None,
     envoy: Annotated[
         str | None,
         typer.Option(
@@ -42,12 +54,12 @@ def serve(
     from integration.serve.run import bootstrap_text, run_serve
 
     if print_bootstrap:
-        sys.stdout.write(bootstrap_text(config))
+        sys.stdout.write(bootstrap_text(config, workers=workers))
         return
-    raise typer.Exit(run_serve(config, envoy=envoy))
+    raise typer.Exit(run_serve(config, envoy=envoy, workers=workers))
 
 
-def picker(*, config: ConfigOption = Path("serve.toml")) -> None:
+def picker(*, config: ConfigOption = Path("serve.toml"), workers: WorkersOption = None) -> None:
     """Pick endpoints for gateways of Kubernetes, without Envoy.
 
     It speaks the protocol of the Gateway API Inference Extension (ext_proc over gRPC) and answers
@@ -55,4 +67,4 @@ def picker(*, config: ConfigOption = Path("serve.toml")) -> None:
     """
     from integration.serve.run import run_picker
 
-    raise typer.Exit(run_picker(config))
+    raise typer.Exit(run_picker(config, workers=workers))

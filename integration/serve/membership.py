@@ -12,6 +12,7 @@ from integration.doors.endpoints import Listed, Named, Shape, Source, read_worke
 from integration.doors.kubernetes import EndpointSlices, KubernetesApi
 from integration.envoy.endpoints import resolve
 from integration.picker.events import WorkerChanged
+from integration.serve.by_hand import ByHand
 from integration.settings import Address
 
 if TYPE_CHECKING:
@@ -142,6 +143,10 @@ def _pass_on(task: asyncio.Future[None], found: asyncio.Future[list[WorkerSpec]]
         found.set_exception(error)
 
 
+def _place(spec: WorkerSpec) -> tuple[str, int | None]:
+    return spec.address, spec.rank
+
+
 class Membership(CoreFleet):
     """Workers come and go: by settings, by a source, by hand.
 
@@ -151,15 +156,21 @@ class Membership(CoreFleet):
     fleet : Fleet
     changed : callable
         Told the addresses that Envoy must know, whenever these may have changed.
+    hands : ByHand, optional
+        What was added and drained by hand, by a picker before this one too.
     """
 
     def __init__(
-        self, core: Core, fleet: Fleet, *, changed: Callable[[Sequence[str]], object]
+        self,
+        core: Core,
+        fleet: Fleet,
+        *,
+        changed: Callable[[Sequence[str]], object],
+        hands: ByHand | None = None,
     ) -> None:
         super().__init__(core)
         self._fleet, self._changed = fleet, changed
-        self._by_hand: dict[str, WorkerSpec] = {}
-        self._drained: set[str] = set()
+        self._hands = ByHand() if hands is None else hands
         self._named: tuple[WorkerSpec, ...] = tuple(fleet.specs)
         self._task: asyncio.Task[None] | None = None
 
@@ -187,8 +198,13 @@ class Membership(CoreFleet):
         if isinstance(event, WorkerChanged):
             asyncio.get_running_loop().call_soon(self._tell)
 
-    async def add(self, spec: WorkerSpec) -> None:
-        """Add a worker, for Envoy too.
+    def restore(self) -> None:
+        """Do again what was done by hand under a picker before this one."""
+        if self._hands:
+            self._apply()
+
+    async def add(self, spec: WorkerSpec) -> str:
+        """Add a worker, for Envoy too; return what it is called.
 
         Raises
         ------
@@ -198,9 +214,10 @@ class Membership(CoreFleet):
         spec = await asyncio.to_thread(_by_number, spec)
         if self._fleet.worker(spec.address, spec.rank) is not None:
             raise ParameterError(f"address is {spec.address!r}, where there is a worker already")
-        self._drained.discard(spec.name)
-        self._by_hand[spec.name] = spec
+        self._hands.add(spec)
         self._apply()
+        worker = self._fleet.worker(spec.address, spec.rank)
+        return spec.name if worker is None else self._fleet.specs[worker].name
 
     async def drain(self, name: str) -> None:
         """Send a worker nothing more; when it is empty it is gone, for Envoy too.
@@ -210,15 +227,23 @@ class Membership(CoreFleet):
         UnknownNameError
             There is no worker of that name.
         """
-        self.find(name)
-        self._by_hand.pop(name, None)
-        self._drained.add(name)
+        found = self.find(name)
+        if found.draining:
+            return
+        # It may have been renamed; whoever named it is to know that it drains.
+        self._hands.drain(self._given(found.spec) or name)
         self._apply()
 
     def _apply(self) -> None:
-        wanted = [*self._named, *self._by_hand.values()]
-        self._fleet.set(spec for spec in wanted if spec.name not in self._drained)
+        hands = self._hands
+        wanted = [*self._named, *hands.added.values()]
+        self._fleet.set(spec for spec in wanted if spec.name not in hands.drained)
         self._tell()
+
+    def _given(self, there: WorkerSpec) -> str | None:
+        """Return what settings, or whoever added it, call the worker at a place."""
+        wanted = (*self._named, *self._hands.added.values())
+        return next((each.name for each in wanted if _place(each) == _place(there)), None)
 
     def _tell(self) -> None:
         there = [each.spec.address for each in self._core.workers if not each.gone]

@@ -35,7 +35,11 @@ class Prefilling:
         specs = specs_at(table.prefill)
         pool = PrefillPool(specs, kv_limit=table.threshold)
         params = TiersParams(
-            mode=_MODES[table.connector], kv_limit=table.threshold, timeout_s=table.timeout_s
+            mode=_MODES[table.connector],
+            kv_limit=table.threshold,
+            timeout_s=table.timeout_s,
+            scheme=polling.scheme,
+            ca=polling.ca,
         )
         self.tiers = Tiers(reception, pool, params)
         # It has the part of a pump that fleet and poller use.

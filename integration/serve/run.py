@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import signal
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from brsolver.errors import OutputError
 from integration.envoy.bootstrap import ENDPOINTS, Ports, as_text, bootstrap, redacted
 from integration.envoy.process import EnvoyProcess, EnvoyStartError
 from integration.envoy.program import find_envoy
+from integration.serve.by_hand import FILE as BY_HAND
+from integration.serve.membership import workers_of
 from integration.serve.places import LOOPBACK, Places
 from integration.serve.preflight import check_files, check_packages, check_ports, check_workers
 from integration.serve.signals import Signals
@@ -34,7 +37,21 @@ AGAIN_S = 0.5
 """Before Envoy is started again: one that cannot run must not take the machine."""
 
 
-def run_serve(path: Path, *, envoy: str | None = None) -> int:
+class Source(NamedTuple):
+    """Where settings are read from, at the start and whenever they are read again.
+
+    Attributes
+    ----------
+    path : Path
+    workers : str or None
+        See `integration.settings.load`.
+    """
+
+    path: Path
+    workers: str | None = None
+
+
+def run_serve(path: Path, *, envoy: str | None = None, workers: str | None = None) -> int:
     """Serve until told to stop; return the exit status.
 
     Parameters
@@ -43,32 +60,34 @@ def run_serve(path: Path, *, envoy: str | None = None) -> int:
         Settings.
     envoy : str, optional
         Envoy's program.
+    workers : str, optional
+        See `integration.settings.load`.
 
     Raises
     ------
     BrsolverError
         Something that serving needs is not there; one line.
     """
-    config = load(path)
+    config = load(path, workers=workers)
     check_packages()
     program = find_envoy(envoy if envoy is not None else _named(config))
-    return _run(path, config, program)
+    return _run(Source(path, workers), config, program)
 
 
-def run_picker(path: Path) -> int:
-    """Pick for a gateway until told to stop; return the exit status.
+def run_picker(path: Path, *, workers: str | None = None) -> int:
+    """Pick for a gateway until told to stop; return the exit status; see `run_serve`.
 
     Raises
     ------
     BrsolverError
         Something that it needs is not there; one line.
     """
-    config = load(path)
+    config = load(path, workers=workers)
     check_packages()
-    return _run(path, config, None)
+    return _run(Source(path, workers), config, None)
 
 
-def bootstrap_text(path: Path) -> str:
+def bootstrap_text(path: Path, *, workers: str | None = None) -> str:
     """Return the bootstrap that Envoy would get, without keys.
 
     Raises
@@ -76,7 +95,7 @@ def bootstrap_text(path: Path) -> str:
     BrsolverError
         The settings cannot be.
     """
-    config = load(path)
+    config = load(path, workers=workers)
     folder = config.path(config.envoy.folder) if config.envoy.folder else Path.cwd()
     places = Places.choose(config, folder)
     return as_text(redacted(_bootstrap(config, places)))
@@ -93,10 +112,10 @@ def _bootstrap(config: ServeConfig, places: Places) -> dict[str, object]:
     return bootstrap(config, ports, endpoints=Path(places.folder) / ENDPOINTS)
 
 
-def _run(path: Path, config: ServeConfig, program: Path | None) -> int:
+def _run(source: Source, config: ServeConfig, program: Path | None) -> int:
     with _folder(config) as folder:
         try:
-            asyncio.run(_supervise(path, config, program, folder))
+            asyncio.run(_supervise(source, config, program, folder))
         except ChildError as error:
             if error.status == BAD_INPUT:
                 return BAD_INPUT  # and has said why
@@ -120,10 +139,14 @@ def _folder(config: ServeConfig) -> Iterator[Path]:
     yield folder
 
 
-async def _supervise(path: Path, config: ServeConfig, program: Path | None, folder: Path) -> None:
+async def _supervise(
+    source: Source, config: ServeConfig, program: Path | None, folder: Path
+) -> None:
+    # What was done by hand holds as long as this serves, whatever becomes of pickers.
+    (folder / BY_HAND).unlink(missing_ok=True)
     await preflight(config, envoy=program is not None)
     places = Places.choose(config, folder, envoy=program is not None)
-    supervisor = Supervisor(path, config, places, program)
+    supervisor = Supervisor(source, config, places, program)
     with Signals() as signals:
         try:
             if await _started(supervisor, signals):
@@ -166,10 +189,21 @@ async def preflight(config: ServeConfig, *, envoy: bool) -> None:
         }
     check_ports(wanted)
     check_files(config)
-    tiers = config.tiers
-    named = config.workers.addresses if tiers is None else (*tiers.prefill, *tiers.decode)
-    for missing in await check_workers(named):
+    for missing in await check_workers(await asyncio.to_thread(_addresses, config, envoy=envoy)):
         _say(f"warning: worker {missing} cannot be reached; it gets no requests until it can")
+
+
+def _addresses(config: ServeConfig, *, envoy: bool) -> list[str]:
+    """Return the workers that can be looked for: named in the settings, a file, or by a name.
+
+    Pods that are to be picked may come after their picker, and a service is asked while serving.
+    """
+    tiers, workers = config.tiers, config.workers
+    if tiers is not None:
+        return [*tiers.prefill, *tiers.decode]
+    if envoy and (workers.file is not None or workers.dns is not None):
+        return [each.address for each in workers_of(config)]
+    return list(workers.addresses)
 
 
 class Supervisor:
@@ -177,7 +211,7 @@ class Supervisor:
 
     Parameters
     ----------
-    path : Path
+    source : Source
         Settings, for the picker to read.
     config : ServeConfig
     places : Places
@@ -186,10 +220,12 @@ class Supervisor:
     """
 
     def __init__(
-        self, path: Path, config: ServeConfig, places: Places, program: Path | None
+        self, source: Source, config: ServeConfig, places: Places, program: Path | None
     ) -> None:
         self._config, self._places = config, places
-        command = [sys.executable, "-m", "integration.serve.child", str(path), str(places.save())]
+        command = [sys.executable, "-m", "integration.serve.child"]
+        command += [str(source.path), str(places.save())]
+        command += [] if source.workers is None else [source.workers]
         params = WatchParams(freeze_s=config.picker.watchdog_s)
         self.picker = Watched(command, params, tell=_say)
         self.envoy = self._made(program) if program is not None else None
@@ -233,6 +269,7 @@ class Supervisor:
             waits = [signals.stop.wait(), signals.reload.wait()]
             if self.envoy is not None:
                 waits.append(self.envoy.wait())  # type: ignore[arg-type] # all that is awaited
+                waits.append(self._envoy_frozen(self.envoy))  # type: ignore[arg-type] # likewise
             happened = await first_of(*waits)
             if happened == 0:
                 return
@@ -241,6 +278,13 @@ class Supervisor:
                 self.picker.signal(signal.SIGHUP)
             else:
                 await self._envoy_again(signals)
+
+    async def _envoy_frozen(self, envoy: EnvoyProcess) -> None:
+        """Wait until Envoy has been frozen for too long, and end it."""
+        limit_s = self._config.envoy.watchdog_s
+        await envoy.silent(limit_s or math.inf)
+        _say(f"Envoy has not answered for {limit_s:g} s and is killed")
+        await envoy.kill()
 
     async def _envoy_again(self, signals: Signals) -> None:
         """Start Envoy anew; the picker is told first that all streams have ended."""

@@ -13,17 +13,19 @@ import json
 import time
 from dataclasses import dataclass, field
 from enum import StrEnum
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from brsolver.errors import BrsolverError, MissingExtraError, ParameterError
+from brsolver.errors import BrsolverError, ParameterError
+from integration.load.answers import Answer, shortened
+from integration.load.bodies import exact_body
+from integration.load.http import exchange, open_session, require_aiohttp
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from integration.bench.workload import Workload
 
-LONGEST = 300
+EXTRA = "proxy"
 
 
 class Fate(StrEnum):
@@ -151,11 +153,9 @@ async def send(
     progress: Callable[[Reply], None] | None = None,
 ) -> list[Reply]:
     """As `drive`, within an event loop."""
-    http = require_aiohttp()
+    http = require_aiohttp(EXTRA)
     replies: list[Reply] = []
-    connector = http.TCPConnector(limit=0, keepalive_timeout=2.0)
-    limit = http.ClientTimeout(total=params.timeout_s)
-    async with http.ClientSession(connector=connector, timeout=limit, trust_env=False) as session:
+    async with open_session(timeout_s=params.timeout_s, extra=EXTRA) as session:
         client = _Client(session, params, workload, http.ClientError)
 
         async def one(index: int) -> None:
@@ -200,100 +200,68 @@ class _Client:
 
     async def ask(self, index: int) -> Reply:
         """Send a request and follow its answer to whatever end it has."""
-        answer = _Answer(index, time.monotonic(), self._params.leave.get(index))
+        leave = self._params.leave.get(index)
+        answer, sent_s = Answer(heed=_leaving(leave)), time.monotonic()
         wanted = int(self._workload.output_tokens[index])
         try:
             # A client that leaves before any answer does so when the request is surely held.
-            async with asyncio.timeout(0.5 if answer.leave == 0 else None):
-                await self._follow(answer, wanted)
+            async with asyncio.timeout(0.5 if leave == 0 else None):
+                await self._follow(index, answer, wanted)
         except _Leave:
-            return answer.reply(Fate.LEFT)
+            return _reply(index, sent_s, answer, Fate.LEFT)
         except TimeoutError:
-            left = answer.leave == 0
-            return answer.reply(Fate.LEFT if left else Fate.BROKEN, "no answer in time")
+            fate = Fate.LEFT if leave == 0 else Fate.BROKEN
+            return _reply(index, sent_s, answer, fate, "no answer in time")
         except (self._broken, OSError) as error:
-            return answer.reply(Fate.BROKEN, f"{type(error).__name__}: {error}")
-        return answer.judged(wanted)
+            why = f"{type(error).__name__}: {error}"
+            return _reply(index, sent_s, answer, Fate.BROKEN, why)
+        return _reply(index, sent_s, answer, *_judged(answer, wanted))
 
-    async def _follow(self, answer: _Answer, wanted: int) -> None:
+    async def _follow(self, index: int, answer: Answer, wanted: int) -> None:
         more = self._params.headers_of
-        headers = self._params.headers | (more(answer.index) if more is not None else {})
-        async with self._session.post(
-            f"{self._params.url}/v1/completions",
-            json=self._body(answer.index, wanted),
-            headers=headers,
-        ) as response:
-            answer.status = response.status
-            answer.worker = response.headers.get("x-brsolver-worker", "")
-            if response.status != 200:
-                answer.error = await response.text()
-                return
-            async for line in response.content:
-                answer.take(line)
-
-    def _body(self, index: int, wanted: int) -> dict[str, Any]:
-        return {
-            "model": self._params.model,
-            "prompt": self._workload.prompts[index],
-            "max_tokens": wanted,
-            "ignore_eos": True,
-            "temperature": 0.0,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-        }
+        headers = self._params.headers | (more(index) if more is not None else {})
+        body = exact_body(self._params.model, self._workload.prompts[index], wanted)
+        url = f"{self._params.url}/v1/completions"
+        await exchange(self._session, url, body, answer, headers)
 
 
-class _Answer:
-    """What has come of one answer so far."""
+def _leaving(after: int | None) -> Callable[[Answer], None] | None:
+    """Return what lets the client go away after so many tokens; None if it stays."""
+    if after is None:
+        return None
 
-    def __init__(self, index: int, sent_s: float, leave: int | None) -> None:
-        self.index, self.sent_s, self.leave = index, sent_s, leave
-        self.status, self.worker, self.error = 0, "", ""
-        self.first_s = self.last_s = 0.0
-        self.tokens = self.done = 0
-        self.usage = b""
+    def heed(answer: Answer) -> None:
+        if answer.chunks >= after:
+            raise _Leave
 
-    def take(self, line: bytes) -> None:
-        """Take in a line of the stream; its last chunk alone is parsed, the others are counted."""
-        if not line.startswith(b"data: "):
-            return
-        if line.startswith(b"data: [DONE]"):
-            self.done += 1
-        elif b'"usage":{' in line or b'"usage": {' in line:
-            self.usage = line
-        elif line.startswith((b'data: {"error"', b'data: {"object":"error"')):
-            self.error = line[6:].decode(errors="replace")
-        else:
-            self.tokens += 1
-            self.last_s = time.monotonic()
-            self.first_s = self.first_s or self.last_s
-            if self.leave is not None and self.tokens >= self.leave:
-                raise _Leave
+    return heed
 
-    def judged(self, wanted: int) -> Reply:
-        """Say what an answer is that came to its end."""
-        if self.error or self.status != 200:
-            what = openai_error(self.error)
-            return self.reply(Fate.WRONG if what is None else Fate.REFUSED, what or self.error)
-        counted = usage_tokens(self.usage)
-        if self.tokens == wanted == counted and self.done == 1:
-            return self.reply(Fate.COMPLETE)
-        why = f"{self.tokens} tokens of {wanted}, usage {counted}, [DONE] {self.done} times"
-        return self.reply(Fate.WRONG, why)
 
-    def reply(self, fate: Fate, why: str = "") -> Reply:
-        """Make the reply."""
-        return Reply(
-            index=self.index,
-            fate=fate,
-            status=self.status,
-            sent_s=self.sent_s,
-            first_s=self.first_s,
-            last_s=self.last_s,
-            tokens=self.tokens,
-            worker=self.worker,
-            why=" ".join(why.split())[:LONGEST],
-        )
+def _judged(answer: Answer, wanted: int) -> tuple[Fate, str]:
+    """Say what an answer is that came to its end, and why if it is not complete."""
+    told = answer.text if answer.status != 200 else answer.error
+    if told or answer.status != 200:
+        what = openai_error(told)
+        return (Fate.WRONG, told) if what is None else (Fate.REFUSED, what)
+    counted = answer.count("completion_tokens")
+    if answer.chunks == wanted == counted and answer.done == 1 and not answer.malformed:
+        return Fate.COMPLETE, ""
+    why = f"{answer.chunks} tokens of {wanted}, usage {counted}, [DONE] {answer.done} times"
+    return Fate.WRONG, f"{why} {answer.malformed}"
+
+
+def _reply(index: int, sent_s: float, answer: Answer, fate: Fate, why: str = "") -> Reply:
+    return Reply(
+        index=index,
+        fate=fate,
+        status=answer.status,
+        sent_s=sent_s,
+        first_s=answer.first_s,
+        last_s=answer.last_s,
+        tokens=answer.chunks,
+        worker=answer.headers.get("x-brsolver-worker", ""),
+        why=shortened(why),
+    )
 
 
 def openai_error(text: str) -> str | None:
@@ -302,14 +270,6 @@ def openai_error(text: str) -> str | None:
         told = json.loads(text)
         error = told["error"]
         return str(error["message"]) if "type" in error else None
-    except (ValueError, LookupError, TypeError):
-        return None
-
-
-def usage_tokens(line: bytes) -> int | None:
-    """Return the generated tokens that a stream's last chunk tells of; None if it does not."""
-    try:
-        return int(json.loads(line.removeprefix(b"data: "))["usage"]["completion_tokens"])
     except (ValueError, LookupError, TypeError):
         return None
 
@@ -330,11 +290,3 @@ def expect_no_wrong(replies: Sequence[Reply]) -> None:
     for reply in replies:
         if reply.fate is Fate.WRONG:
             raise BrsolverError(f"request {reply.index} was answered wrongly: {reply.why}")
-
-
-def require_aiohttp() -> Any:
-    """Return the module, or raise `MissingExtraError`."""
-    try:
-        return import_module("aiohttp")
-    except ImportError as error:
-        raise MissingExtraError.for_extra("aiohttp", "proxy") from error

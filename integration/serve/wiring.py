@@ -15,18 +15,23 @@ from integration.doors.ext_proc import ExtProc, ExtProcParams
 from integration.doors.fleet import Fleet
 from integration.doors.grpc_server import GrpcServer
 from integration.doors.health import Health
+from integration.doors.kv_events import KvEvents, KvEventsParams
 from integration.doors.ledger import Ledger
 from integration.doors.poller import Poller, PollerParams
 from integration.doors.reception import Reception, by_client
 from integration.doors.reconcile import Reconciler
 from integration.envoy import ENDPOINTS, Endpoints, EnvoyAdmin, EnvoyAdminError
-from integration.picker import Core, End, Gauges, Pump
+from integration.picker import Core, End, Pump
 from integration.picker.reading import Reader
+from integration.picker.resuming import found_running
 from integration.serve.administration import administration
+from integration.serve.by_hand import FILE as BY_HAND
+from integration.serve.by_hand import ByHand
 from integration.serve.logs import EventLog, set_up
 from integration.serve.membership import Membership, first_workers, source_of, workers_of
 from integration.serve.prefilling import Prefilling
 from integration.serve.watchdog import first_of
+from integration.settings import named
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,6 +54,8 @@ class Picker:
         Ports and files as they are once chosen.
     specs : sequence of WorkerSpec
         Workers to begin with.
+    hands : ByHand, optional
+        What was added and drained by hand.
 
     Attributes
     ----------
@@ -61,7 +68,13 @@ class Picker:
         Something of the settings cannot be; one line.
     """
 
-    def __init__(self, config: ServeConfig, places: Places, specs: Sequence[WorkerSpec]) -> None:
+    def __init__(
+        self,
+        config: ServeConfig,
+        places: Places,
+        specs: Sequence[WorkerSpec],
+        hands: ByHand | None = None,
+    ) -> None:
         self.logger = set_up(config.log, config.folder)
         self._config, self._places = config, places
         clock = time.monotonic
@@ -69,18 +82,23 @@ class Picker:
         if config.tiers is not None:
             # Prompts come computed.
             router = replace(router, prefill=False)
-        self.core = core = Core(router, specs, clock=clock, folder=config.folder)
+        with named(config.file, "[router]"):
+            self.core = core = Core(router, specs, clock=clock, folder=config.folder)
         self._pump = pump = Pump(core)
         self._fleet = fleet = Fleet(pump, specs)
         self._ledger = Ledger(pump, fleet, clock=clock)
-        reader = Reader(router, config.folder)
+        self._kv_events = _kv_events(config, core, fleet)
+        adapters = None if self._kv_events is None else self._kv_events.adapters
+        with named(config.file, "[router]"):
+            reader = Reader(router, config.folder, adapters=adapters)
+        self._reader = reader
         self._reception = Reception(pump, fleet, self._ledger, read=by_client(reader))
         self._poller = Poller(pump, fleet, _polling(config))
         self._prefilling = (
             Prefilling(config.tiers, self._reception, _polling(config)) if config.tiers else None
         )
         self._endpoints = Endpoints(Path(places.folder) / ENDPOINTS) if places.envoy else None
-        self._membership = Membership(core, fleet, changed=self._workers_changed)
+        self._membership = Membership(core, fleet, changed=self._workers_changed, hands=hands)
         self._admin = administration(
             config, places, core, clock=clock, fleet=self._membership, unwell=self._unwell
         )
@@ -108,14 +126,19 @@ class Picker:
         # Pods that are to be picked may come after their picker.
         patient = not places.envoy
         specs = await first_workers(config, logger.warning, patient=patient)
-        return cls(config, places, specs)
+        hands = ByHand(Path(places.folder) / BY_HAND)
+        return cls(config, places, hands.among(specs), hands)
 
     def _doors(self) -> GrpcServer:
         """Make the doors: ext_authz or ext_proc, and what Envoy's access log comes in by."""
         places, config = self._places, self._config
         self._envoy = EnvoyAdmin(places.envoy_admin)
         self._reconciler = Reconciler(self._ledger, self._fleet, self._at_envoy)
-        log = AccessLog(self._ledger, broken=self._reconciler.broken if places.envoy else None)
+        log = AccessLog(
+            self._ledger,
+            broken=self._reconciler.broken if places.envoy else None,
+            ours=self._reader.named,
+        )
         handlers = [log.handler(), self._health.handler()]
         if places.envoy and config.picker.door == "ext_authz":
             self._authz = AuthzDoor(self._reception, body_limit=config.limits.body_bytes)
@@ -146,7 +169,10 @@ class Picker:
         while not self._poller.rounds and not self._tasks[0].done():
             # What runs there already counts before anything is decided.
             await asyncio.sleep(POLL_S)
-        await self._count_what_runs()
+        await self._take_over()
+        self._membership.restore()
+        if self._kv_events is not None:
+            self._tasks.append(asyncio.get_running_loop().create_task(self._kv_events.run()))
         await self._grpc.start(host, places.grpc)
         if self._authz is not None:
             await self._authz.start(host, places.door)
@@ -203,14 +229,19 @@ class Picker:
         except TimeoutError:
             self.logger.warning("%d streams still ran", len(self._ledger))
 
-    async def _count_what_runs(self) -> None:
-        """Have streams that Envoy has from before count, where engines tell nothing of theirs."""
+    async def _take_over(self) -> None:
+        """Enter what Envoy has from before; what engines run besides is counted as others'."""
         there = await self._at_envoy() if self._places.envoy else None
-        for address, active in (there or {}).items():
-            for worker in self._fleet.at(address):
-                whole = self._fleet.specs[worker].rank is None
-                if active and whole and worker not in self._poller.last:
-                    self._pump.told(worker, Gauges(running=active))
+        told = self._poller.last
+        live = found_running(self.core.workers, there or {}, told)
+        if not live:
+            return
+        self._ledger.take_over(live)
+        for worker, gauges in told.items():
+            # Of what they run, that much is in the books now.
+            self._pump.told(worker, gauges)
+        # Those that no picker named end without a word.
+        self._reconciler.watch()
 
     async def _at_envoy(self) -> dict[str, int] | None:
         """Return how many requests Envoy has at each address; None if it is gone."""
@@ -227,6 +258,20 @@ class Picker:
         return None if self._fleet.live else "no worker answers"
 
 
+def _kv_events(config: ServeConfig, core: Core, fleet: Fleet) -> KvEvents | None:
+    table = config.kv_events
+    if table is None:
+        return None
+    params = KvEventsParams(
+        port=table.port,
+        replay_port=table.replay_port,
+        topic=table.topic,
+        add_place=table.add_place,
+        block_tokens=config.router.block_tokens,
+    )
+    return KvEvents(core, fleet, params)
+
+
 def _polling(config: ServeConfig) -> PollerParams:
     workers = config.workers
     return PollerParams(
@@ -234,4 +279,5 @@ def _polling(config: ServeConfig) -> PollerParams:
         metrics_path=workers.metrics_path,
         health_path=workers.health_path,
         scheme="https" if workers.tls else "http",
+        ca=None if workers.ca is None else config.path(workers.ca),
     )

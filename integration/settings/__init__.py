@@ -7,13 +7,14 @@ Whatever is wrong with a file is one line.
 from __future__ import annotations
 
 from integration.settings._checks import Address
-from integration.settings.config import ServeConfig, load
+from integration.settings.config import ServeConfig, load, named
 from integration.settings.keys import ApiKey
 from integration.settings.limits import Auth, Limits
 from integration.settings.tables import (
     Admin,
     Door,
     Envoy,
+    KvEvents,
     Listen,
     Log,
     Tiers,
@@ -28,6 +29,7 @@ __all__ = [
     "Auth",
     "Door",
     "Envoy",
+    "KvEvents",
     "Limits",
     "Listen",
     "Log",
@@ -36,4 +38,5 @@ __all__ = [
     "Trace",
     "Workers",
     "load",
+    "named",
 ]

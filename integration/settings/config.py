@@ -5,14 +5,16 @@ from __future__ import annotations
 import dataclasses
 import os
 import tomllib
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from brsolver._limits import require
-from brsolver.errors import BrsolverError, ParameterError, UnknownNameError
+from brsolver.errors import BrsolverError, MissingExtraError, ParameterError, UnknownNameError
 from brsolver.options import alternatives, parameters
 from brsolver.specs import build_params
+from brsolver.tuned import Tuned, is_tuned, read_tuned
 from integration.picker.params import PickerParams
 from integration.settings.keys import ApiKey, read_keys
 from integration.settings.limits import Auth, Limits
@@ -20,6 +22,7 @@ from integration.settings.tables import (
     Admin,
     Door,
     Envoy,
+    KvEvents,
     Listen,
     Log,
     Tiers,
@@ -28,7 +31,12 @@ from integration.settings.tables import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
+
+
+TUNED = "tuned"
+"""Key of ``[router]``: a file of ``brsolver tune``."""
+_WHO = ("addresses", "ranks", "file", "dns", "service")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +50,8 @@ class ServeConfig:
     tiers : Tiers or None
         Given where prompts are computed by workers of their own.
     router : PickerParams
+    kv_events : KvEvents or None
+        Given where engines publish what their prefix caches hold.
     limits : Limits
     auth : Auth
     picker : Door
@@ -51,6 +61,8 @@ class ServeConfig:
     trace : Trace
     folder : Path
         What relative paths are seen from: the file's folder.
+    file : Path or None
+        Where all of this stands.
     keys : tuple of ApiKey
         Of clients, as `auth` says; empty lets everyone in.
     """
@@ -59,6 +71,7 @@ class ServeConfig:
     workers: Workers = field(default_factory=Workers)
     tiers: Tiers | None = None
     router: PickerParams = field(default_factory=PickerParams)
+    kv_events: KvEvents | None = None
     limits: Limits = field(default_factory=Limits)
     auth: Auth = field(default_factory=Auth)
     picker: Door = field(default_factory=Door)
@@ -67,10 +80,15 @@ class ServeConfig:
     log: Log = field(default_factory=Log)
     trace: Trace = field(default_factory=Trace)
     folder: Path = field(default_factory=Path)
+    file: Path | None = None
     keys: tuple[ApiKey, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         self._check_workers()
+        require(
+            self.kv_events is None or bool(self.router.block_tokens),
+            "router.block_tokens is 0, must be what the engines have where there are kv_events",
+        )
         _require_apart(
             {
                 "listen.port": self.listen.port,
@@ -98,14 +116,24 @@ class ServeConfig:
         return self.folder / name
 
 
-def load(path: str | Path, environ: Mapping[str, str] | None = None) -> ServeConfig:
-    """Read ``serve.toml``.
+def load(
+    path: str | Path,
+    environ: Mapping[str, str] | None = None,
+    *,
+    workers: str | None = None,
+) -> ServeConfig:
+    """Read ``serve.toml``, or a file that ``brsolver tune`` wrote.
+
+    The second says how to route and names no workers; the first may name it: ``[router] tuned``.
 
     Parameters
     ----------
     path : str or Path
     environ : mapping of str to str, optional
         Where API keys may stand; None takes the process's.
+    workers : str, optional
+        ``HOST:PORT,...`` of the engines, or a file of them (`Workers.file`), in place of those
+        that the file names.
 
     Raises
     ------
@@ -115,10 +143,37 @@ def load(path: str | Path, environ: Mapping[str, str] | None = None) -> ServeCon
     """
     path = Path(path)
     try:
-        return _build(_read(path), path, os.environ if environ is None else environ)
+        values = _routed(_read(path), path.parent)
+        if workers is not None:
+            values["workers"] = _worked(values.get("workers"), workers)
+        return _build(values, path, os.environ if environ is None else environ)
     except BrsolverError as error:
         text = str(error)
         raise ParameterError(text if text.startswith(f"{path}:") else f"{path}: {text}") from error
+
+
+@contextmanager
+def named(file: Path | None, table: str) -> Iterator[None]:
+    """Have errors of parameters that come up late name the file and the table that they are of.
+
+    Parameters
+    ----------
+    file : Path or None
+    table : str
+        As messages have it: ``"[router]"``.
+
+    Raises
+    ------
+    ParameterError
+        In place of one that names neither.
+    """
+    try:
+        yield
+    except MissingExtraError:
+        raise
+    except BrsolverError as error:
+        where = table if file is None else f"{file}: {table}"
+        raise ParameterError(f"{where} {error}") from error
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -130,6 +185,32 @@ def _read(path: Path) -> dict[str, Any]:
         raise ParameterError(f"cannot be read as TOML: {' '.join(reason.split())}") from error
 
 
+def _routed(values: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Put what was tuned in place of its file's name; what stands beside takes precedence."""
+    if is_tuned(values):
+        return {"router": Tuned.of(values).for_picker()}
+    router = values.get("router")
+    if not isinstance(router, dict) or TUNED not in router:
+        return values
+    name = router[TUNED]
+    require(isinstance(name, str), f"[router]: {TUNED} is {name!r}, must be the path of a file")
+    found = read_tuned(folder / name)
+    if found is None:
+        raise ParameterError(f"[router]: {TUNED} is {name!r}, must be a file of brsolver tune")
+    beside = {key: value for key, value in router.items() if key != TUNED}
+    return {**values, "router": {**found.for_picker(Path(name).parent), **beside}}
+
+
+def _worked(table: object, workers: str) -> object:
+    """Put the workers of the command line in place of the file's."""
+    if table is not None and not isinstance(table, dict):
+        return table
+    rest = {key: value for key, value in (table or {}).items() if key not in _WHO}
+    if workers.endswith(".toml"):
+        return {**rest, "file": str(Path(workers).absolute())}
+    return {**rest, "addresses": [each.strip() for each in workers.split(",")]}
+
+
 def _build(values: Mapping[str, Any], path: Path, environ: Mapping[str, str]) -> ServeConfig:
     known = {p.name: _dataclass(p.hint) for p in parameters(ServeConfig)}
     tables = {name: kind for name, kind in known.items() if kind is not None}
@@ -138,7 +219,7 @@ def _build(values: Mapping[str, Any], path: Path, environ: Mapping[str, str]) ->
             raise UnknownNameError.suggest("table", name, tables)
     built = {name: _table(name, tables[name], value) for name, value in values.items()}
     keys = read_keys(built.get("auth", Auth()), path.parent, environ)
-    return ServeConfig(folder=path.parent, keys=keys, **built)
+    return ServeConfig(folder=path.parent, file=path, keys=keys, **built)
 
 
 def _dataclass(hint: Any) -> Any:

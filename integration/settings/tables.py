@@ -7,7 +7,7 @@ from typing import Literal
 
 from brsolver._limits import MAX_SLOTS, require, require_number, require_whole
 from brsolver.errors import ParameterError
-from integration.settings._checks import Address, require_pair, require_port
+from integration.settings._checks import MAX_PORT, Address, require_pair, require_port
 
 DAY_S = 86_400.0
 
@@ -66,8 +66,9 @@ class Workers:
         Data-parallel ranks behind the one address, each of them a worker, for engines that take
         ``X-data-parallel-rank``; None where each address is one worker.
     file : str or None
-        Instead of addresses: a TOML file with a table ``[[worker]]`` for each server (`address`,
-        and `name`, `ranks`, `slots`, `capacity` where needed), read again when it changes.
+        Instead of addresses: a TOML file ``….toml`` with a table ``[[worker]]`` for each server
+        (`address`, and `name`, `ranks`, `slots`, `capacity` where needed), or another one with an
+        address in each line; read again when it changes.
     dns : str or None
         Instead of addresses: ``name:port``, each address of the name being a worker.
     service : str or None
@@ -169,6 +170,35 @@ class Tiers:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KvEvents:
+    """``[kv_events]``: where engines publish their prefix caches (``--kv-events-config``).
+
+    Attributes
+    ----------
+    port : int
+        Where the engine at a worker's address publishes; a server of several ranks has a port for
+        each, from this one on.
+    replay_port : int or None
+        Where it is asked for what was missed, likewise; None asks for nothing.
+    topic : str
+        What messages are published under.
+    add_place : bool
+        Whether a server of one rank adds its place in `addresses` to its ports: vLLM adds the
+        data-parallel rank, under external load balancing too.
+    """
+
+    port: int = 5557
+    replay_port: int | None = None
+    topic: str = ""
+    add_place: bool = False
+
+    def __post_init__(self) -> None:
+        require_whole("port", self.port, 1, MAX_PORT)
+        if self.replay_port is not None:
+            require_whole("replay_port", self.replay_port, 1, MAX_PORT)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Door:
     """``[picker]``: how Envoy asks the picker.
 
@@ -246,16 +276,21 @@ class Envoy:
         0 is one for each processor.
     folder : str or None
         Where its configuration and log are kept; None takes a temporary one.
+    watchdog_s : float
+        Seconds for which it may be frozen before it is ended, with all its streams, and started
+        again; 0 waits for ever.
     """
 
     path: str | None = None
     admin_port: int = 0
     threads: int = 0
     folder: str | None = None
+    watchdog_s: float = 15.0
 
     def __post_init__(self) -> None:
         require_port("admin_port", self.admin_port)
         require_whole("threads", self.threads, 0, 1024)
+        require_number("watchdog_s", self.watchdog_s, 0.0, 3600.0, " s")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

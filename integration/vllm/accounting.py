@@ -13,6 +13,7 @@ from integration.routing.identities import Finished
 from integration.vllm.backlog import Backlog
 from integration.vllm.deployment import Scheduling
 from integration.vllm.headroom import Headroom
+from integration.vllm.prefixes import RankPrefixes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -49,6 +50,8 @@ class Books:
         How the ranks compute prompts.
     forecast, learning : bool
         Whether somebody forecasts, and whether from what has ended.
+    prefixes : RankPrefixes, optional
+        What the ranks are taken to have in their prefix caches.
 
     Attributes
     ----------
@@ -73,12 +76,14 @@ class Books:
         scheduling: Scheduling = Scheduling(),  # noqa: B008 # frozen
         forecast: bool = False,
         learning: bool = False,
+        prefixes: RankPrefixes | None = None,
     ) -> None:
         self.state = state
         self.slots = slots
         self.capacity = capacity
         self._identities = identities
         self.scheduling = scheduling
+        self.prefixes = prefixes or RankPrefixes(0, None)
         self._begin()
         self._seen: list[int] = [0] * self.ranks
         self._finished: list[Request] = []
@@ -122,7 +127,8 @@ class Books:
 
     def charge(self, request: Request, rank: int) -> None:
         """Enter a request that is sent to a rank."""
-        request.owed = 0 if request.generated else request.prompt_tokens
+        request.expected_tokens = self.prefixes.sent(request, rank)
+        request.owed = 0 if request.generated else request.prompt_tokens - request.expected_tokens
         self._enter(request, rank)
 
     def _enter(self, request: Request, rank: int) -> None:
@@ -302,6 +308,7 @@ class Books:
         self.step, self.others = old.step, old.others
         self.preemptions, self.cached_tokens = old.preemptions, old.cached_tokens
         self.resize(old.ranks)
+        self.prefixes.adopt(old.prefixes)
         for rank in np.flatnonzero(old.state.slots == 0).tolist():
             self.state.remove_worker(rank)
         self._seen = list(old._seen)
@@ -326,10 +333,7 @@ class Books:
 
     def _admit(self, request: Request) -> None:
         request.handle = self.state.admit(
-            request.identity,
-            request.rank,
-            request.prompt_tokens,
-            generated=request.generated,
+            request.identity, request.rank, request.prompt_tokens, generated=request.generated
         )
         self._headroom.admitted(request)
         if self._forecast:
@@ -376,6 +380,7 @@ class Books:
         self.state.remove_worker(rank)
         self._queues[rank].clear()
         self._backlog.closed(rank)
+        self.prefixes.closed(rank)
         lost = [each for each in self._by_name.values() if each.rank == rank]
         for request in lost:
             del self._by_name[request.name]

@@ -1,7 +1,8 @@
 """Prompt tokens that the ranks have yet to compute, as far as an API server can know.
 
 A request owes its prompt from when it is sent until its engine reports its first token. What is
-found in a cache its engine tells no earlier than that. In between, a step computes no more than
+found in a cache its engine tells no earlier than that; until then it owes what is not expected
+there (`integration.vllm.prefixes`). In between, a step computes no more than
 its budget of tokens, running prompts first come first served; from that follows what is left of
 long prompts. vLLM's iteration details (``--enable-logging-iteration-details``) say it of every
 step. With several API servers, neither tells whose prompts these were, and all is owed until the
@@ -74,7 +75,7 @@ class Backlog:
         """
         cached = getattr(stats, "num_cached_tokens", 0) or 0
         self._begun += 1
-        self._done += max(request.owed - cached, 0)
+        self._done += max(request.owed + request.expected_tokens - cached, 0)
         self.left(request)
         request.owed = 0
 

@@ -15,6 +15,7 @@ from brsolver._limits import MAX_REQUEST_TOKENS
 from brsolver.errors import ParameterError
 from brsolver.registry import PolicySpec, PredictorSpec
 from brsolver.specs import build_params
+from brsolver.tuned import Tuned, is_tuned
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -225,8 +226,18 @@ def _from_file(path: Path, given: dict[str, str], content: bytes | None) -> Adap
         # What is not TOML or not UTF-8 is a ValueError.
         reason = getattr(error, "strerror", None) or str(error)
         raise ParameterError(f"{path}: cannot be read as TOML: {reason}") from error
+    if is_tuned(values):
+        values = _told_by(values, path)
     policy_table, predictor_table = (_table(values, name, path) for name in _TABLES)
     return _build(values | given, policy_table, predictor_table, str(path))
+
+
+def _told_by(values: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Return what a file of ``brsolver tune`` says to the adapter."""
+    try:
+        return Tuned.of(values).for_adapter()
+    except ParameterError as error:
+        raise type(error)(f"{path}: {error}") from error
 
 
 def _table(values: dict[str, Any], name: str, path: Path) -> Mapping[str, object]:

@@ -61,6 +61,8 @@ class Deployment:
         Steps from one in which ranks begin prompts to the next (``--prefill-schedule-interval``).
     ahead : bool
         Whether a step is scheduled while the one before it runs (``--async-scheduling``).
+    block_tokens : int
+        Tokens of a block of the ranks' prefix caches; 0 where they have none.
     """
 
     ranks: int
@@ -74,6 +76,7 @@ class Deployment:
     computes: bool = True
     interval: int = 1
     ahead: bool = False
+    block_tokens: int = 0
 
     def scheduling(self, prefill: bool | Literal["auto"]) -> Scheduling:
         """Return how ranks compute prompts.
@@ -119,6 +122,7 @@ def describe(client: Any) -> Deployment:
         computes=_computes(getattr(config, "kv_transfer_config", None)),
         interval=int(getattr(scheduler, "prefill_schedule_interval", 1) or 1),
         ahead=bool(getattr(scheduler, "async_scheduling", False)),
+        block_tokens=_block_tokens(config.cache_config),
     )
 
 
@@ -134,6 +138,12 @@ def _capacity(cache: Any, ranks: int) -> int | None:
         return int(tokens)
     blocks, size = getattr(cache, "num_gpu_blocks", None), getattr(cache, "block_size", None)
     return int(blocks) // ranks * int(size) or None if blocks and size else None
+
+
+def _block_tokens(cache: Any) -> int:
+    if not getattr(cache, "enable_prefix_caching", False):
+        return 0
+    return int(getattr(cache, "block_size", 0) or 0)
 
 
 def _computes(transfer: Any) -> bool:

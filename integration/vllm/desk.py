@@ -312,7 +312,11 @@ class Desk:
         return gone
 
     def _request_of(self, message: Any) -> Request:
-        return read(message, keyed=self.recorder is not None or self.router.keyed)
+        return read(
+            message,
+            keyed=self.recorder is not None or self.router.keyed,
+            block_tokens=self.router.block_tokens,
+        )
 
     def _record(self, request: Request) -> None:
         """Note, for the trace, a request that comes."""

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from brsolver.cluster.view import NO_LIMIT
+from integration.routing.prefixes import block_hashes
 from integration.vllm.requests import Request
 
 
-def read(message: Any, *, keyed: bool) -> Request:
+def read(message: Any, *, keyed: bool, block_tokens: int = 0) -> Request:
     """Take from an `EngineCoreRequest` what the books need.
 
     Parameters
@@ -20,6 +21,8 @@ def read(message: Any, *, keyed: bool) -> Request:
         With sampling parameters.
     keyed : bool
         Whether somebody asks for the prompt's hash.
+    block_tokens : int
+        Tokens of the blocks that hashes are asked of; 0 for none.
     """
     tokens, limits = message.prompt_token_ids, message.sampling_params
     request = Request(
@@ -35,6 +38,9 @@ def read(message: Any, *, keyed: bool) -> Request:
     request.session = str(getattr(message, "session_id", None) or message.request_id)
     if keyed:
         request.prompt_hash = prompt_hash(tokens, message.request_id)
+    if block_tokens and tokens is not None and not getattr(message, "mm_features", None):
+        salt = f"{request.model} {getattr(message, 'cache_salt', None) or ''}"
+        request.blocks = block_hashes(tokens, block_tokens, salt=salt)
     return request
 
 

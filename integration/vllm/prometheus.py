@@ -57,7 +57,7 @@ class Exporter:
         self._max_tokens = 0
         self._mean_tokens = 0.0
         self._preempted: list[int] = []
-        self._cached = 0
+        self._cached = self._expected = 0
         self._tallied: BasePolicy | None = None
         self._tally: Mapping[str, float] = {}
 
@@ -150,6 +150,8 @@ class Exporter:
         to.mean_tokens.inc(self._mean_tokens)
         to.cached.inc(books.cached_tokens - self._cached)
         self._cached = books.cached_tokens
+        to.expected.inc(books.prefixes.expected_tokens - self._expected)
+        self._expected = books.prefixes.expected_tokens
         self._routed = self._decisions = self._outputs = self._steps = self._max_tokens = 0
         self._decision_s = self._output_s = self._mean_tokens = 0.0
         self._preempted += [0] * (books.ranks - len(self._preempted))
@@ -205,6 +207,9 @@ class _Registered:
         self.mean_tokens = p.Counter(*of.MEAN_TOKENS)
         self.preemptions = p.Counter("brsolver_preemptions", "Preemptions reported", ("rank",))
         self.cached = p.Counter("brsolver_cached_tokens", "Prompt tokens found in the KV cache")
+        self.expected = p.Counter(
+            "brsolver_expected_cached_tokens", "The same, as expected when requests were sent"
+        )
         self.kv_tokens = level(*of.KV_TOKENS, ("rank",))
         self.running = level(*of.RUNNING, ("rank",))
         self.queued = level("brsolver_queued_requests", "Requests queued at a rank", ("rank",))

@@ -16,7 +16,11 @@ class Request:
         Row of the columns that forecasts look at.
     prompt_tokens, generated, max_tokens : int
     cached_tokens : int
-        Prompt tokens whose KV another request had left behind.
+        Prompt tokens whose KV another request had left behind, as its engine says.
+    expected_tokens : int
+        The same, as the books expected when it was sent.
+    blocks : tuple of int
+        Hashes of its prompt's blocks, if anybody asks for them.
     arrival_s : float
         On vLLM's clock.
     rank, handle : int
@@ -41,8 +45,10 @@ class Request:
 
     __slots__ = (
         "arrival_s",
+        "blocks",
         "cached_tokens",
         "ended",
+        "expected_tokens",
         "generated",
         "handle",
         "has_stop_texts",
@@ -67,6 +73,8 @@ class Request:
         self.arrival_s = arrival_s
         self.generated = 0
         self.cached_tokens = 0
+        self.expected_tokens = 0
+        self.blocks: tuple[int, ...] = ()
         self.identity = NONE
         self.rank = NONE
         self.handle = NONE

@@ -8,9 +8,11 @@ from brsolver.cluster.session import ClusterSession
 from brsolver.hardware.online import compile_online
 from brsolver.wiring import wire
 from integration.routing.identities import Identities, hand_over
+from integration.routing.prefixes import cached_by
 from integration.routing.warming import compile_parts, keyed
 from integration.vllm.accounting import Books
 from integration.vllm.deployment import Scheduling
+from integration.vllm.prefixes import RankPrefixes, joined_blocks
 from integration.vllm.pricing import configured, objectives_of
 
 if TYPE_CHECKING:
@@ -41,6 +43,8 @@ class Router:
         As of `Deployment`.
     scheduling : Scheduling, optional
         How the ranks compute prompts.
+    block_tokens : int
+        Of the engines' prefix caches; 0 where they have none.
     clients : int
         API servers that route to the same ranks.
     board : Board or None
@@ -57,6 +61,9 @@ class Router:
     keyed : bool
         Whether forecasts may go by the keys of requests. Predictors that go by age alone are
         spared the hashing of prompts.
+    block_tokens : int
+        Of the blocks of prompts that are to be hashed; 0 where there are no caches, or the policy
+        does not ask what is in them.
 
     Raises
     ------
@@ -73,6 +80,7 @@ class Router:
         slots: int,
         capacity: int | None,
         scheduling: Scheduling = Scheduling(),  # noqa: B008 # frozen
+        block_tokens: int = 0,
         clients: int = 1,
         board: Board | None = None,
     ) -> None:
@@ -80,7 +88,8 @@ class Router:
         self.board = board
         self._refresh_steps = config.params.refresh_steps
         self._not_before = 0
-        identities = Identities(keyed=self.keyed)
+        self.block_tokens = joined_blocks(block_tokens) if parts.policy.asks_cached else 0
+        identities = Identities(keyed=self.keyed, blocks=self.block_tokens > 0)
         self.session = ClusterSession(
             parts.policy,
             parts.predictor,
@@ -101,7 +110,14 @@ class Router:
             scheduling=scheduling,
             forecast=self.session.forecaster is not None,
             learning=self.session.learns,
+            prefixes=RankPrefixes(self.block_tokens, capacity),
         )
+        if self.block_tokens:
+            books = self.books
+            # Asked anew each time: ranks come, and the history of a router before is taken over.
+            self.session.cached = cached_by(
+                lambda: books.prefixes.of(books.ranks), identities.blocks_of
+            )
 
     def go_on_from(self, old: Router, config: AdapterConfig) -> None:
         """Take over what another router has come to hold, where `config` does not say otherwise."""
@@ -199,6 +215,7 @@ def made_ready(config: AdapterConfig, known: Deployment, ranks: int, board_for: 
         slots=known.slots,
         capacity=known.capacity,
         scheduling=scheduling,
+        block_tokens=known.block_tokens if scheduling.computes else 0,
         clients=known.clients,
         board=board_for(parts.policy.horizon),
     )

@@ -7,6 +7,7 @@ import pytest
 
 import brsolver.routers
 import brsolver.simulator
+import brsolver.tuning
 from brsolver import errors
 
 
@@ -30,7 +31,9 @@ def test_what_the_command_line_needs_imports_nothing_heavy(module):
     assert run.stdout.strip() == ""
 
 
-@pytest.mark.parametrize("package", [brsolver, brsolver.routers, brsolver.simulator])
+@pytest.mark.parametrize(
+    "package", [brsolver, brsolver.routers, brsolver.simulator, brsolver.tuning]
+)
 def test_lazy_packages_have_what_they_list(package):
     for name in package.__all__:
         assert getattr(package, name) is not None

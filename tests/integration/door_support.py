@@ -82,6 +82,10 @@ class HandPump:
         self.ends.append((name, end, usage))
         return True
 
+    def rebuild(self, live: Any) -> int:
+        self.placed |= {each.name: each.worker for each in live}
+        return len(live)
+
     def told(self, worker: int, gauges: Any) -> None:
         self.gauges.append((worker, gauges))
 

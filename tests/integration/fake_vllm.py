@@ -50,6 +50,8 @@ class EngineCoreRequest:
     prompt_embeds: object = None
     resumable: bool = False
     session_id: str | None = None
+    cache_salt: str | None = None
+    mm_features: object = None
 
 
 @dataclass
@@ -144,6 +146,7 @@ def vllm_config(
     moe: bool | None = True,
     budget: int = 0,
     interval: int = 1,
+    caching: bool = False,
 ) -> SimpleNamespace:
     """The parts of a configuration that the adapter reads."""
     return SimpleNamespace(
@@ -151,7 +154,10 @@ def vllm_config(
             max_num_seqs=slots, max_num_batched_tokens=budget, prefill_schedule_interval=interval
         ),
         cache_config=SimpleNamespace(
-            kv_cache_size_tokens=capacity, num_gpu_blocks=None, block_size=16
+            kv_cache_size_tokens=capacity,
+            num_gpu_blocks=None,
+            block_size=16,
+            enable_prefix_caching=caching,
         ),
         model_config=SimpleNamespace(is_moe=moe),
     )
@@ -210,8 +216,11 @@ class Deployment:
         """Let another policy decide from now on."""
         self.session.policy = as_policy(policy)
 
-    async def add(self, name: str, prompt: int = 10, **fields: Any) -> EngineCoreRequest:
-        request = EngineCoreRequest(name, [1] * prompt, **fields)
+    async def add(
+        self, name: str, prompt: int | list[int] = 10, **fields: Any
+    ) -> EngineCoreRequest:
+        tokens = [1] * prompt if isinstance(prompt, int) else prompt
+        request = EngineCoreRequest(name, tokens, **fields)
         await self.client.add_request_async(request)
         return request
 

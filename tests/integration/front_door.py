@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import shutil
 import socket
 import subprocess
@@ -265,6 +266,19 @@ class FrontDoor:
                 hosts = await self.envoy.admin.hosts()
                 if len(hosts) == count and all(host.healthy for host in hosts):
                     return
+
+
+async def raw(front: FrontDoor, data: bytes) -> bytes:
+    """What comes back for bytes as they are."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", front.ports.listen)
+    writer.write(data)
+    async with asyncio.timeout(PATIENCE_S):
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = re.search(rb"content-length: (\d+)", head)
+        assert length is not None
+        content = await reader.readexactly(int(length[1]))
+    writer.close()
+    return head + content
 
 
 def to(engine: Engine, name: str = "r1", **more: str) -> dict[str, str]:

@@ -81,7 +81,7 @@ def test_workers_are_added_and_drained():
             added = {"name": "new", "address": "10.1.1.1:80", "slots": 4}
             assert await here.ask("POST", "/admin/workers", json=added) == (
                 201,
-                {"status": "added"},
+                {"status": "added", "name": "new"},
             )
             _, told = await here.ask("GET", "/admin/workers")
             new = told["workers"][-1]

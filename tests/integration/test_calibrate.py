@@ -374,14 +374,14 @@ def test_nobody_there_is_one_line() -> None:
     ],
 )
 def test_the_command_refuses_before_it_starts_anything(arguments, message, monkeypatch) -> None:
-    monkeypatch.setattr("integration.bench.client.require_httpx", lambda: None)
+    monkeypatch.setattr("integration.load.http.require_aiohttp", lambda *_: None)
     done = CliRunner().invoke(app, ["calibrate", *arguments])
     assert isinstance(done.exception, BrsolverError)
     assert message in str(done.exception)
 
 
 def test_folders_that_hold_other_steps_are_refused(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("integration.bench.client.require_httpx", lambda: None)
+    monkeypatch.setattr("integration.load.http.require_aiohttp", lambda *_: None)
     (tmp_path / "rank-0.csv").touch()
     done = CliRunner().invoke(app, ["calibrate", "m", "--steps", str(tmp_path)])
     assert "holds step logs, must be empty or new" in str(done.exception)

@@ -7,9 +7,14 @@ import asyncio
 from door_support import house, to, until, workers
 from hypothesis import given
 from hypothesis import strategies as st
+from picking import Picking
 
+from integration.doors.fleet import Fleet
 from integration.doors.reconcile import LOOKS, Reconciler
-from integration.picker import End, WorkerSpec
+from integration.picker import End, Gauges, PickerParams, Pump, WorkerSpec
+from integration.picker.events import Fault
+from integration.picker.resuming import found_running
+from integration.picker.workers import Worker
 
 
 async def _place(home, count, *, started=True):
@@ -145,6 +150,24 @@ def test_fleet_follows_its_source():
     assert home.fleet.addresses() == ["10.0.0.2:8000", "10.0.0.9:8000"]
 
 
+def test_a_successor_whose_namesake_still_drains_is_told_of_by_name():
+    p = Picking(workers=2)
+    specs = [worker.spec for worker in p.core.workers]
+    fleet = Fleet(Pump(p.core), specs)
+    p.request("a")
+    p.run(0.1)
+    busy = specs[p.worker_of("a")]
+
+    async def scenario():
+        fleet.set([each for each in specs if each != busy])
+        fleet.set(specs)
+
+    asyncio.run(scenario())
+    assert fleet.specs[fleet.worker(busy.address)].name == f"{busy.name}~2"
+    (fault,) = p.log.of(Fault)
+    assert fault.text == f"{busy.name} still has requests: its successor is called {busy.name}~2"
+
+
 @given(st.lists(st.sets(st.integers(0, 5), max_size=6), max_size=6))
 def test_fleet_has_what_its_source_said_last(said):
     home = house()
@@ -155,3 +178,67 @@ def test_fleet_has_what_its_source_said_last(said):
         for worker in home.fleet.there:
             spec = home.fleet.specs[worker]
             assert home.fleet.worker(spec.address, spec.rank) == worker
+
+
+def _taken_over(home, at_proxy, gauges=None):
+    there = [_worker(index, spec) for index, spec in enumerate(home.fleet.specs)]
+    live = found_running(there, at_proxy, gauges or {})
+    home.ledger.take_over(live)
+    return live
+
+
+def _worker(index, spec):
+    return Worker(spec, index, PickerParams(capacity=10_000))
+
+
+def test_what_a_picker_before_had_is_released_by_its_ends():
+    home = house()
+    _taken_over(home, {"10.0.0.1:8000": 2, "10.0.0.2:8000": 1, "10.9.9.9:1": 4})
+    assert home.ledger.running == {0: 2, 1: 1}
+    assert home.ledger.before == 3
+    assert home.ledger.ended_before("10.0.0.2:8000", End.FINISHED)
+    assert not home.ledger.ended_before("10.0.0.2:8000", End.FINISHED)
+    assert not home.ledger.ended_before(None, End.FINISHED)
+    assert home.pump.ends == [("before-1-0", End.FINISHED, None)]
+    assert home.ledger.before == 2
+
+
+def test_what_nobody_tells_the_end_of_is_looked_for_until_it_has_ended():
+    async def scenario():
+        home = house(to(0))
+        _taken_over(home, {"10.0.0.1:8000": 2})
+        await _place(home, 1)
+        looks = []
+
+        async def active():
+            looks.append(1)
+            return {"10.0.0.1:8000": 3 if len(looks) < 2 * LOOKS else 1}
+
+        reconciler = Reconciler(home.ledger, home.fleet, active, grace_s=1e-3)
+        reconciler.watch()
+        await until(reconciler._task.done)
+        assert list(home.ledger.places) == ["r0"]
+        assert reconciler.closed == 2
+
+    asyncio.run(scenario())
+
+
+@given(
+    active=st.integers(0, 20),
+    told=st.dictionaries(st.integers(0, 2), st.none() | st.integers(0, 12)),
+)
+def test_ranks_have_no_more_than_proxy_and_engines_say(active, told):
+    home = house(specs=workers(3, ranks=True))
+    gauges = {index: Gauges(running=requests, kv_usage=0.5) for index, requests in told.items()}
+    live = _taken_over(home, {"10.0.0.1:8000": active}, gauges)
+    counts = home.ledger.running
+    assert len({each.name for each in live}) == len(live) <= active
+    for index, requests in told.items():
+        assert requests is None or counts[index] <= requests
+    if any(told.get(index) is None for index in range(3)):
+        assert len(live) == active
+    else:
+        assert len(live) == min(active, sum(told.values()))
+    for each in live:
+        if each.worker in told and told[each.worker] is not None:
+            assert each.prompt_tokens == max(1, 5_000 // told[each.worker])

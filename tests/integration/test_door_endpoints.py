@@ -289,3 +289,36 @@ def test_api_as_a_pod_finds_it(tmp_path, monkeypatch):
     assert (api.url, api.namespace) == ("https://[fd00::1]:6443", "ours")
     with pytest.raises(ParameterError, match="must be run in a pod"):
         KubernetesApi.in_pod(account=Path(tmp_path / "nowhere"))
+
+
+def test_a_file_of_tables_says_more_of_its_workers(tmp_path):
+    path = tmp_path / "workers.toml"
+    path.write_text(
+        '[[worker]]\naddress = "10.0.0.1:8000"\nranks = 2\nslots = 8\n'
+        '[[worker]]\nname = "big"\naddress = "10.0.0.2:8000"\ncapacity = 500\n'
+    )
+    assert read_workers(path) == [
+        WorkerSpec(name="10.0.0.1:8000#0", address="10.0.0.1:8000", rank=0, slots=8),
+        WorkerSpec(name="10.0.0.1:8000#1", address="10.0.0.1:8000", rank=1, slots=8),
+        WorkerSpec(name="big", address="10.0.0.2:8000", capacity=500),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[worker", "cannot be read as TOML"),
+        ("x = 1", r"must hold tables \[\[worker\]\]"),
+        ("worker = [1]", r"must hold tables \[\[worker\]\]"),
+        ('[[worker]]\nname = "a"', "worker 1"),
+        ('[[worker]]\naddress = "a:1"\nrank = 3', "worker 1.*rank"),
+        ('[[worker]]\naddress = "a:1"\n[[worker]]\naddress = "a:1"\nname="b"', "'a:1' is there"),
+        ('[[worker]]\naddress = "a:1"\n[[worker]]\naddress = "b:1"\nname="a:1"', "name 'a:1'"),
+    ],
+)
+def test_what_is_wrong_with_tables_is_one_line(tmp_path, text, said):
+    path = tmp_path / "workers.toml"
+    path.write_text(text)
+    with pytest.raises(ParameterError, match=said) as caught:
+        read_workers(path)
+    assert "\n" not in str(caught.value)

@@ -7,7 +7,8 @@ import json
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from front_door import PATIENCE_S, FrontDoor, front_door
+import pytest
+from front_door import PATIENCE_S, FrontDoor, front_door, raw
 
 from integration.messages import ext_proc, names, services
 from integration.settings import Door
@@ -102,7 +103,7 @@ def test_a_body_is_changed_and_sent_where_the_picker_says(tmp_path: Path) -> Non
             status, _, content = await front.post({"say": "a body"}, headers=forged)
             assert status == 200
             assert b"another body" in content
-            assert processor.seen == ["request_headers", "request_body", "response_headers"]
+            assert processor.seen == ["request_headers", "request_body"]
             [(request, body)] = front.engines[1].requests
             assert json.loads(body) == {"say": "another body"}
             assert request.headers[names.RANK] == "2"
@@ -122,6 +123,28 @@ def test_what_is_not_posted_is_not_asked_about(tmp_path: Path) -> None:
             async with front.client.get(f"{front.url}/v1/models") as answer:
                 assert answer.status == 200
             assert not processor.seen
+
+    asyncio.run(scenario())
+
+
+HEAD = b"POST /v1/completions HTTP/1.1\r\nhost: x\r\n"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        HEAD + b"no header\r\n\r\n",
+        HEAD + b"content-length: 1\r\ncontent-length: 2\r\n\r\n",
+        HEAD + b"transfer-encoding: chunked\r\n\r\nno chunk\r\n",
+        HEAD + b"transfer-encoding: chunked\r\n\r\n2\r\n{}\r\nno chunk\r\n",
+    ],
+)
+def test_what_is_no_http_is_told_so(tmp_path: Path, data: bytes) -> None:
+    async def scenario() -> None:
+        async with processed(tmp_path) as (front, _):
+            answer = await raw(front, data)
+            assert answer.startswith(b"HTTP/1.1 400 ")
+            assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == 400
 
     asyncio.run(scenario())
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from aiohttp import web
-from front_door import PATIENCE_S, USAGE, FrontDoor, front_door, to
+from front_door import USAGE, front_door, raw, to
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -48,19 +47,6 @@ def fields(entry: Any, namespace: str) -> dict[str, Any]:
     """What a namespace of an entry's metadata holds."""
     values = entry.common_properties.metadata.filter_metadata[namespace].fields
     return {name: getattr(v, v.WhichOneof("kind")) for name, v in values.items()}
-
-
-async def raw(front: FrontDoor, data: bytes) -> bytes:
-    """What comes back for bytes as they are."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", front.ports.listen)
-    writer.write(data)
-    async with asyncio.timeout(PATIENCE_S):
-        head = await reader.readuntil(b"\r\n\r\n")
-        length = re.search(rb"content-length: (\d+)", head)
-        assert length is not None
-        content = await reader.readexactly(int(length[1]))
-    writer.close()
-    return head + content
 
 
 def test_forged_headers_reach_neither_door_nor_engine(tmp_path: Path) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 from hypothesis import given
 from hypothesis import strategies as st
 from picking import Picking
 
 from integration.picker import Gauges, Placed
-from integration.picker.pace import Prompts
+from integration.picker.pace import Pace, Prompts
 
 MEANS = st.floats(0.0, 10.0)
 
@@ -71,3 +73,13 @@ def is_held(*, seconds_of_a_prompt: float) -> bool:
 def test_nothing_is_held_where_prompts_delay_nobody():
     assert not is_held(seconds_of_a_prompt=0.0)
     assert is_held(seconds_of_a_prompt=1.0)
+
+
+@given(odd=st.floats(0.05, 20.0), steps=st.integers(50, 300))
+def test_one_odd_step_is_not_believed_alone(odd, steps):
+    pace = Pace()
+    pace.learn(odd, 1, model_s=1.0, model_steps=1)
+    assert min(odd, 1.0) <= pace.scale <= max(odd, 1.0)
+    assert abs(math.log(pace.scale)) <= 0.51 * abs(math.log(odd)) + 1e-9
+    pace.learn(2.0 * steps, steps, model_s=float(steps), model_steps=steps)
+    assert abs(math.log(pace.scale / 2.0)) < 0.1

@@ -78,6 +78,15 @@ def test_no_worker_can_be_reached(tmp_path):
     assert address in refused("serve", path)
 
 
+@pytest.mark.parametrize("kind", ["file", "dns"])
+def test_workers_of_files_and_names_are_looked_for_too(tmp_path, kind):
+    path, address = tmp_path / "serve.toml", f"127.0.0.1:{dead_port()}"
+    (tmp_path / "workers.toml").write_text(f'[[worker]]\naddress = "{address}"\n')
+    named = "workers.toml" if kind == "file" else address.replace("127.0.0.1", "localhost")
+    path.write_text(toml(workers={kind: named}, listen={"port": 0}, admin={"port": 0}))
+    assert f"{address}" in refused("serve", path)
+
+
 def test_port_is_taken(tmp_path):
     path = tmp_path / "serve.toml"
     with listening() as port:
@@ -97,7 +106,7 @@ def test_what_only_the_picker_can_know_is_one_line_too(tmp_path):
                 router={"policy": "no-such"},
             )
         )
-        assert "no-such" in refused("serve", path)
+        assert f"{path}: [router] unknown policy 'no-such'" in refused("serve", path)
 
 
 def test_no_such_envoy(tmp_path):

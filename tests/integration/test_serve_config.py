@@ -40,7 +40,9 @@ def refused(folder: Path, text: str) -> str:
 def test_workers_alone_are_enough(tmp_path: Path) -> None:
     config = load(written(tmp_path, WORKERS), {})
     assert config == ServeConfig(
-        workers=Workers(addresses=("127.0.0.1:8000", "engine-2:8000")), folder=tmp_path
+        workers=Workers(addresses=("127.0.0.1:8000", "engine-2:8000")),
+        folder=tmp_path,
+        file=tmp_path / "serve.toml",
     )
     assert config.path("tokenizer.json") == tmp_path / "tokenizer.json"
 

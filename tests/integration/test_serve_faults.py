@@ -6,12 +6,14 @@ The table of what happened is printed by the last test (``pytest -s``).
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import sys
+import urllib.request
 
 import pytest
-from serve_stack import Stack, ask, idle
+from serve_stack import DEADLINE_S, Stack, ask, idle
 
 from integration.serve.traffic import Fate
 
@@ -166,6 +168,97 @@ def test_picker_killed_or_frozen(stack, name):
         assert [stack.seen.finished[tag] for tag in tags] == [1] * 6
 
     asyncio.run(run())
+
+
+def test_picker_that_is_back_knows_what_runs(stack):
+    async def run():
+        await stack.until_idle()
+        picker = stack.picker
+        running = asyncio.ensure_future(ask(stack, [20 * LONG] * 4, tag="before"))
+        await stack.until(lambda audit: audit["started"] == 4, what="full")
+        os.kill(picker, signal.SIGKILL)
+        audit = await stack.until(lambda audit: audit["reserved"] == 4, what="what ran, entered")
+        assert stack.picker not in {None, picker}
+        assert audit["begun"] == audit["started"] == 4
+        assert [each["sequences"] for each in audit["workers"]] == [2, 2]
+        # No slot is given twice.
+        held = asyncio.ensure_future(ask(stack, [6, 6], tag="after"))
+        audit = await stack.until(lambda audit: audit["held"] == 2, what="holding")
+        assert audit["reserved"] == 4
+        assert not any(each["foreign"] for each in audit["workers"])
+        running.cancel()
+        assert fates(await held) == ["complete"] * 2
+        audit = await stack.until_idle()
+        assert audit["ended"] == {"finished": 2, "disconnected": 4}
+
+    asyncio.run(run())
+
+
+def test_what_was_drained_and_added_stays_so_when_the_picker_dies(stack):
+    def changed(method, path="", body=None):
+        request = urllib.request.Request(  # noqa: S310 # the page of this test
+            f"{stack.page}/admin/workers{path}",
+            method=method,
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"content-type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=DEADLINE_S) as answer:  # noqa: S310
+            return json.load(answer)
+
+    def up(audit):
+        return sorted(each["name"] for each in audit["workers"] if each["state"] == "up")
+
+    async def run():
+        first, second = (each["name"] for each in (await stack.until_idle())["workers"])
+        other = f"localhost:{first.rpartition(':')[2]}"
+        await asyncio.to_thread(changed, "DELETE", f"/{first}")
+        await stack.until(lambda audit: up(audit) == [second], what="drained")
+        picker = stack.picker
+        os.kill(picker, signal.SIGKILL)
+        await stack.until(lambda audit: stack.picker not in {None, picker} and audit["balanced"])
+        await stack.until(lambda audit: up(audit) == [second], what="drained still")
+        told = await asyncio.to_thread(changed, "POST", body={"name": "again", "address": other})
+        assert told == {"status": "added", "name": "again"}
+        picker = stack.picker
+        os.kill(picker, signal.SIGKILL)
+        await stack.until(
+            lambda audit: (
+                stack.picker not in {None, picker} and up(audit) == sorted(["again", second])
+            ),
+            what="added still",
+        )
+        assert fates(await ask(stack, [6] * 4, tag="by-hand")) == ["complete"] * 4
+        await stack.until_idle()
+
+    asyncio.run(run())
+
+
+def test_envoy_that_is_frozen_is_ended_and_started_again(tmp_path):
+    async def run(stack):
+        envoy = stack.envoy
+        running = asyncio.ensure_future(ask(stack, [LONG] * 2, tag="frozen"))
+        await stack.until(lambda audit: audit["started"] == 2, what="streaming")
+        os.kill(envoy, signal.SIGSTOP)
+        assert fates(await running) == ["broken off"] * 2
+        await stack.until(
+            lambda audit: any("Envoy is back" in line for line in stack.door.lines) and idle(audit)
+        )
+        assert fates(await ask(stack, [6], tag="thawed")) == ["complete"]
+        assert "Envoy has not answered for 1 s and is killed" in "\n".join(stack.door.lines)
+
+    with Stack(tmp_path, envoy={"watchdog_s": 1.0}) as other:
+        asyncio.run(run(other))
+
+
+def test_no_key_is_left_where_envoy_has_read_it(tmp_path):
+    keys, folder = tmp_path / "keys", tmp_path / "envoy"
+    keys.write_text("one=very-secret\n")
+    tables = {"auth": {"keys_file": "keys"}, "envoy": {"folder": "envoy"}}
+    with Stack(tmp_path, **tables) as other:
+        assert other.envoy is not None
+        written = [path.read_text(errors="replace") for path in folder.iterdir()]
+    assert any("static_resources" in text for text in written)
+    assert not any("very-secret" in text for text in written)
 
 
 def test_envoy_restarted(stack):

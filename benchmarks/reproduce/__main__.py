@@ -1,0 +1,123 @@
+"""Rebuild published tables and figures: ``python -m benchmarks.reproduce [NAME ...]``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from benchmarks.reproduce._pages import save_picture, write_tables
+from benchmarks.reproduce._study import BURSTGPT, QUICK, Scope
+from benchmarks.reproduce.catalogue import STUDIES
+from brsolver.campaign import FAILED, run_campaign
+from brsolver.errors import BrsolverError, UnknownNameError
+from brsolver.executors import EXECUTORS, ExecutorParams, executor_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from benchmarks.reproduce._cells import Row
+    from benchmarks.reproduce._study import Study
+    from brsolver.campaign.run import Progress
+
+FOLDER = "reproduced"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Compute what is missing, print tables; returns the exit code.
+
+    Arguments None are those of the command line.
+    """
+    options = _options(arguments)
+    try:
+        names = options.names or list(STUDIES)
+        for name in names:
+            if name not in STUDIES:
+                raise UnknownNameError.suggest("reproduction", name, STUDIES)
+        scope = _scope(options)
+        return max(_reproduced(STUDIES[name], scope, options) for name in names)
+    except BrsolverError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    listed = "\n".join(f"  {name:16} {study.title}" for name, study in STUDIES.items())
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.reproduce",
+        description=f"{__doc__}\n\nReproductions:\n{listed}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="without one: all of them")
+    parser.add_argument("--quick", action="store_true", help="small runs, which show nothing")
+    parser.add_argument("--folder", default=FOLDER, help=f"for rows, default {FOLDER}")
+    parser.add_argument("--docs", help="write tables into reproduce.md there, pictures to images/")
+    parser.add_argument("--burstgpt", help="file of BurstGPT lengths, for the studies of [BFIO]")
+    parser.add_argument("--executor", choices=EXECUTORS, default="local")
+    parser.add_argument("--ray-address")
+    parser.add_argument("--jobs", type=int)
+    return parser.parse_args(arguments)
+
+
+def _scope(options: argparse.Namespace) -> Scope:
+    given = {}
+    if options.burstgpt:
+        from brsolver import load_trace
+
+        given[BURSTGPT] = load_trace(options.burstgpt)
+    return Scope(**QUICK, given=given) if options.quick else Scope(given=given)
+
+
+def _reproduced(study: Study, scope: Scope, options: argparse.Namespace) -> int:
+    began = perf_counter()
+    campaign = study.campaign(scope)
+    executor = executor_of(
+        ExecutorParams(
+            executor=options.executor, jobs=options.jobs, ray_address=options.ray_address
+        ),
+        most=len(campaign.cells),
+    )
+    folder = Path(options.folder) / scope.name / study.name
+    rows = run_campaign(campaign, folder, executor=executor, progress=_told(study.name)).to_pylist()
+    print(f"{study.name}: {perf_counter() - began:.0f} s", file=sys.stderr)
+    failed = [row for row in rows if row[FAILED] is not None]
+    if failed:
+        _tell_failures(study, failed)
+        return 1
+    _show(study, rows, scope, options.docs)
+    return 0
+
+
+def _tell_failures(study: Study, failed: Sequence[Row]) -> None:
+    for row in failed:
+        key = ", ".join(f"{name} {row[name]}" for name in row if row[name] is not None)
+        print(f"{study.name}: failed: {key}", file=sys.stderr)
+    print(f"{study.name}: {len(failed)} runs failed, no table is made", file=sys.stderr)
+
+
+def _told(name: str) -> Progress:
+    def tell(done: int, total: int) -> None:
+        end = "\n" if done == total else ""
+        if sys.stderr.isatty() or end:
+            print(f"\r{name}: {done}/{total} runs", end=end, file=sys.stderr, flush=True)
+
+    return tell
+
+
+def _show(study: Study, rows: Sequence[Row], scope: Scope, docs: str | None) -> None:
+    tables = study.tables(rows, scope)
+    print(f"\n## {study.title}\n\n{study.source}")
+    for name, table in tables.items():
+        print(f"\n<!-- {name} -->\n\n{table}")
+    if docs is not None:
+        from brsolver.report.style import styled
+
+        write_tables(Path(docs), tables)
+        with styled():
+            save_picture(Path(docs), study.name, study.picture(rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

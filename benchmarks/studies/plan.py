@@ -1,0 +1,170 @@
+"""What is run: parts, policies, sizes of cluster."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from brsolver.campaign import Campaign, Cell
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+SLOTS = 64
+"""Requests that a worker runs at once, B."""
+BUDGET = 8192
+"""Tokens that a worker computes in a step, where it computes its own prompts."""
+WORKERS = (64, 256, 1024)
+REQUESTS = 1_000_000
+BASELINE = "vllm"
+
+ELSEWHERE, COLOCATED = "elsewhere", "colocated"
+POLICIES = MappingProxyType(
+    {
+        ELSEWHERE: (BASELINE, "jsq-load", "br-0", "br-h", "br-ramp"),
+        COLOCATED: (BASELINE, "jsq-load", "br-t"),
+    }
+)
+"""By where prompts are computed."""
+CELLS = MappingProxyType(
+    {
+        ELSEWHERE: (
+            "cells:size=64,d=2,inner=br-ramp",
+            "cells:size=64,d=1,inner=br-ramp",
+            "cells:size=64,d=16,inner=br-ramp",
+            "cells:size=64,d=2,inner=br-ramp,by=requests",
+            "cells:size=64,d=2,inner=br-ramp,by=load",
+            "cells:size=256,d=2,inner=br-ramp",
+            "cells:size=16,d=2,inner=br-ramp",
+            "cells:size=64,d=2,inner=jsq-load",
+            "cells:size=64,d=2,inner=br-0",
+        ),
+        COLOCATED: (
+            "cells:size=64,d=2,inner=br-t",
+            "cells:size=256,d=2,inner=br-t",
+        ),
+    }
+)
+"""Cells of workers instead of one router, by where prompts are computed."""
+INTERVAL = 32
+"""Steps between two of prefill, with which cells that compute prompts are tried, too."""
+WITH_INTERVAL = ("vllm", "br-t", "cells:size=64,d=2,inner=br-t", "cells:size=64,d=2,inner=jsq-load")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One run of a study.
+
+    Attributes
+    ----------
+    prefill : {"elsewhere", "colocated"}
+    source : str
+        File of a trace, or ``preset:NAME``.
+    workers : int
+    policy : str
+    seed : int
+        Of the requests that are drawn, and of the run.
+    requests : int
+    per_slot : int
+        Requests per slot that there are, where their number goes by the cluster; else 0.
+    interval : int
+        Workers compute prompts in steps divisible by this only (``prefill_schedule_interval``).
+    """
+
+    prefill: str
+    source: str
+    workers: int
+    policy: str
+    seed: int
+    requests: int
+    per_slot: int = 0
+    interval: int = 1
+
+    @property
+    def trace(self) -> str:
+        """What tables call the trace."""
+        return self.source.removeprefix("preset:") if self.drawn else Path(self.source).stem
+
+    @property
+    def drawn(self) -> bool:
+        """Whether it is a preset."""
+        return self.source.startswith("preset:")
+
+    @property
+    def key(self) -> dict[str, str | int]:
+        """What tells it from others, wherever the file lies."""
+        return {
+            "prefill": self.prefill,
+            "trace": self.trace,
+            "workers": self.workers,
+            "policy": self.policy,
+            "seed": self.seed,
+            "requests": self.requests,
+            "per_slot": self.per_slot,
+            "interval": self.interval,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sized:
+    """How many requests runs have.
+
+    Attributes
+    ----------
+    requests : int
+        Whatever the cluster is.
+    per_slot : int
+        Per slot instead, if it is not 0.
+    """
+
+    requests: int = REQUESTS
+    per_slot: int = 0
+
+    def run(self, *, workers: int, **of: Any) -> Run:
+        """Return a run of that many."""
+        requests = self.per_slot * workers * SLOTS if self.per_slot else self.requests
+        return Run(requests=requests, per_slot=self.per_slot, workers=workers, **of)
+
+
+def runs(
+    prefill: str, source: str, workers: Iterable[int], seeds: Iterable[int], sized: Sized
+) -> list[Run]:
+    """Return the runs of a part for one trace: by seed, small clusters first."""
+    return [
+        sized.run(prefill=prefill, source=source, workers=each, policy=policy, seed=seed)
+        for seed in seeds
+        for each in workers
+        for policy in POLICIES[prefill]
+    ]
+
+
+def cell_runs(
+    prefill: str, source: str, workers: int, seeds: Iterable[int], sized: Sized
+) -> list[Run]:
+    """Return the runs of cells instead of one router, and what else they are compared with."""
+    tried = [(policy, 1) for policy in CELLS[prefill]]
+    if prefill == COLOCATED:
+        tried += [(policy, INTERVAL) for policy in WITH_INTERVAL]
+    return [
+        sized.run(
+            prefill=prefill, source=source, workers=workers, policy=policy, seed=seed,
+            interval=interval,
+        )
+        for seed in seeds
+        for policy, interval in tried
+    ]  # fmt: skip
+
+
+def campaign_of(planned: Sequence[Run]) -> Campaign:
+    """Return the campaign that carries out these runs."""
+    from benchmarks.studies.measure import CLOCKED, alone
+
+    return Campaign(
+        name="studies",
+        function=alone,
+        cells=tuple(Cell(key=run.key, task=asdict(run)) for run in planned),
+        settings={"slots": SLOTS, "budget": BUDGET},
+        clocked=CLOCKED,
+    )

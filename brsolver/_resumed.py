@@ -1,0 +1,164 @@
+"""A grid whose runs are kept in a folder as they end, and not carried out again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from brsolver._grid import Failed, Progress, Task, execute, lost
+from brsolver.campaign import FAILED, WALL_S, Campaign, Cell, run_campaign
+from brsolver.registry import NO_PREDICTOR, PredictorSpec, predictor_class
+from brsolver.wiring import read_predictor
+
+if TYPE_CHECKING:
+    from brsolver.executors import Executor
+    from brsolver.predictors import BasePredictor
+    from brsolver.results.comparison import Run
+    from brsolver.simulator.held_out import HeldOut
+    from brsolver.traces.trace import Trace
+
+RUN = "run"
+"""Column of the whole run, as `brsolver.results.kept` writes it."""
+OURS = frozenset({"brsolver", "baselines", "classifiers", "integration"})
+"""Packages whose code the version stands for; of others it is looked at."""
+KEYED = frozenset({"workers", "seed"})
+"""Parameters that every run has its own of."""
+LONGEST = 80
+"""Characters of a setting that are written out; of a longer one stands what tells it apart."""
+
+
+def run_kept(
+    tasks: Sequence[Task],
+    held: Mapping[str, HeldOut],
+    folder: str | Path,
+    *,
+    predictor: str | PredictorSpec | None,
+    executor: Executor,
+    progress: Progress,
+) -> tuple[Run | Failed, ...]:
+    """Carry out the tasks of which `folder` has no run; see `brsolver._grid.run_all`.
+
+    Parameters
+    ----------
+    tasks : sequence of Task
+    held : mapping of str to HeldOut
+    folder : str or Path
+        A campaign's; see `brsolver.campaign.run_campaign`.
+    predictor : str, PredictorSpec or None
+        As asked for.
+    executor : Executor
+    progress : callable
+    """
+    prints = {name: print_of(each.trace) for name, each in held.items()}
+    campaign = Campaign(
+        name="compare",
+        function=_kept_run,
+        cells=tuple(Cell(key=_key(task, prints[task.held]), task=task) for task in tasks),
+        shared=held,
+        settings=_settings(tasks[0], held, read_predictor(predictor)),
+        clocked=frozenset({RUN}),
+    )
+    rows = run_campaign(campaign, folder, executor=executor, progress=progress).to_pylist()
+    return tuple(_outcome(task, row) for task, row in zip(tasks, rows, strict=True))
+
+
+def _kept_run(task: Task, held: Mapping[str, Any]) -> Mapping[str, Any]:
+    from brsolver.results.kept import run_to_bytes
+
+    run = execute(task, held)
+    beside = {*_key(task, ""), FAILED, WALL_S}
+    figures = {name: each for name, each in run.metrics.to_dict().items() if name not in beside}
+    return {**figures, RUN: run_to_bytes(run)}
+
+
+def _outcome(task: Task, row: Mapping[str, Any]) -> Run | Failed:
+    from brsolver.results.kept import run_from_bytes
+
+    return run_from_bytes(row[RUN]) if row[FAILED] is None else lost(task, row[FAILED])
+
+
+def _key(task: Task, fingerprint: str) -> dict[str, Any]:
+    return {
+        "policy": task.policy.text,
+        "workers": task.params.workers,
+        "seed": task.params.seed,
+        "trace": fingerprint,
+        "start": task.start,
+        "first_row": task.first_row,
+        "pictured": task.keep_curves,
+        "code": digest_of(task.policy.factory, task.policy.given),
+    }
+
+
+def _settings(
+    task: Task, held: Mapping[str, HeldOut], predictor: PredictorSpec | BasePredictor
+) -> dict[str, Any]:
+    """Return what runs depend on and their keys do not say."""
+    params = task.params.to_dict()
+    return {
+        "trace": held[task.held].trace.name,
+        "predictor": held[task.held].predictor_name,
+        "predictor's code": _digest_of_predictor(predictor),
+        "times of requests": task.keep_times,
+        **flat({name: each for name, each in params.items() if name not in KEYED}),
+    }
+
+
+def _digest_of_predictor(predictor: PredictorSpec | BasePredictor) -> str:
+    if not isinstance(predictor, PredictorSpec):
+        return digest_of(type(predictor), {})
+    if predictor.name == NO_PREDICTOR:
+        return ""
+    return digest_of(predictor_class(predictor.name), predictor.given)
+
+
+def print_of(trace: Trace) -> str:
+    """Tell a trace apart by all of its columns, also those that `Trace.fingerprint` leaves out."""
+    digest = hashlib.sha256(trace.fingerprint().encode())
+    for name in sorted(trace.columns):
+        column = np.asarray(trace.columns[name])
+        digest.update(f"{name} {column.dtype}".encode())
+        plain = repr(column.tolist()).encode() if column.dtype.hasobject else column.tobytes()
+        digest.update(plain)
+    return digest.hexdigest()[:16]
+
+
+def digest_of(factory: type, given: Mapping[str, object]) -> str:
+    """Tell apart what a name stands for: a stranger's code, and files that parameters name.
+
+    Empty where there is neither: the version says all.
+    """
+    files = [Path(each) for each in given.values() if isinstance(each, str) and each]
+    module = sys.modules.get(factory.__module__)
+    if factory.__module__.partition(".")[0] not in OURS and module is not None:
+        files.append(Path(getattr(module, "__file__", None) or ""))
+    found = [path.read_bytes() for path in files if path.is_file()]
+    return hashlib.sha256(b"\0".join(found)).hexdigest()[:12] if found else ""
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested parameters by dotted names, long ones by a digest of them."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            found |= flat(value, f"{prefix}{name}.")
+        else:
+            found[f"{prefix}{name}"] = _short(value)
+    return found
+
+
+def _short(value: Any) -> Any:
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    text = value if isinstance(value, str) else json.dumps(value, default=_listed)
+    return text if len(text) <= LONGEST else f"sha256 {hashlib.sha256(text.encode()).hexdigest()}"
+
+
+def _listed(value: Any) -> Any:
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else repr(value)

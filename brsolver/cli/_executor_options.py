@@ -1,0 +1,66 @@
+"""The options by which commands are told where independent runs are carried out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from brsolver.executors import ExecutorParams
+
+SCALE = "Scale-out"
+
+ExecutorOption = Annotated[
+    str,
+    typer.Option(
+        "--executor",
+        metavar="NAME",
+        rich_help_panel=SCALE,
+        help="Where runs are carried out: local (processes of this machine) or ray (a cluster; "
+        "extra: ray).",
+    ),
+]
+RayAddressOption = Annotated[
+    str | None,
+    typer.Option(
+        "--ray-address",
+        metavar="ADDRESS",
+        rich_help_panel=SCALE,
+        help="Ray cluster to use: HOST:PORT, ray://HOST:PORT, or auto for the one that runs "
+        "here. (default: one is started on this machine)",
+    ),
+]
+JobsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--jobs",
+        metavar="N",
+        rich_help_panel=SCALE,
+        help="Runs at once. (default: all processors)",
+    ),
+]
+
+
+def executor_params(
+    executor: str = "local", jobs: int | None = None, ray_address: str | None = None
+) -> ExecutorParams:
+    """Put the three options together.
+
+    Parameters
+    ----------
+    executor : str
+    jobs : int, optional
+    ray_address : str, optional
+
+    Raises
+    ------
+    ParameterError
+        One has a value it cannot have, or they do not go together.
+    """
+    from brsolver.executors import ExecutorParams
+
+    return ExecutorParams(executor=executor, jobs=jobs, ray_address=ray_address)  # type: ignore[arg-type] # checked there
+
+
+__all__ = ["SCALE", "ExecutorOption", "JobsOption", "RayAddressOption", "executor_params"]

@@ -1,0 +1,49 @@
+"""How a setting is started: the command line of an engine."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from brsolver.tuning.candidate import Candidate
+
+
+def engine_line(candidate: Candidate) -> str:
+    """Return the command line that starts such engines; what it leaves out is as it was."""
+    sglang = candidate.params.prefill.colocated and candidate.params.prefill.scheduler == "sglang"
+    words = _sglang(candidate) if sglang else _vllm(candidate)
+    return " ".join(words)
+
+
+def _vllm(candidate: Candidate) -> list[str]:
+    params, prefill = candidate.params, candidate.params.prefill
+    words = ["vllm serve MODEL", f"--data-parallel-size {params.workers}"]
+    if (each := candidate.layout.hardware.gpus_per_worker) > 1:
+        words.append(f"--tensor-parallel-size {each}")
+    words.append(f"--max-num-seqs {_slots(candidate)}")
+    if prefill.colocated:
+        words.append(f"--max-num-batched-tokens {prefill.budget}")
+        if prefill.interval > 1:
+            words.append(f"--prefill-schedule-interval {prefill.interval}")
+        if prefill.threshold:
+            words.append(f"--long-prefill-token-threshold {prefill.threshold}")
+    return words
+
+
+def _sglang(candidate: Candidate) -> list[str]:
+    params, prefill = candidate.params, candidate.params.prefill
+    each = candidate.layout.hardware.gpus_per_worker
+    words = ["python -m sglang.launch_server --model-path MODEL", "--enable-dp-attention"]
+    words += [f"--dp-size {params.workers}", f"--tp-size {params.workers * each}"]
+    # SGLang counts those of all ranks together.
+    words.append(f"--max-running-requests {_slots(candidate) * params.workers}")
+    words.append(f"--chunked-prefill-size {prefill.budget * params.workers}")
+    if prefill.delayer == "sglang":
+        words.append("--enable-prefill-delayer")
+        words.append(f"--prefill-delayer-max-delay-passes {prefill.max_delay_passes}")
+    return words
+
+
+def _slots(candidate: Candidate) -> int:
+    slots = candidate.params.slots
+    return max(slots) if isinstance(slots, tuple) else slots

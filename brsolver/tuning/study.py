@@ -1,0 +1,275 @@
+"""The Optuna study: where it is kept, whose it is, and what was tried."""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal
+
+from brsolver.errors import BrsolverError, MissingExtraError, ParameterError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from optuna.study import Study
+    from optuna.trial import FrozenTrial
+
+    from brsolver.tuning.goals import Goal
+    from brsolver.tuning.split import Split
+
+PUBLISHED, PROJECT, TUNED = "published", "project", "tuned"
+"""Roles: vLLM's rule and engines as given; this project's default; the best that was found."""
+CALLED: Mapping[str, str] = MappingProxyType(
+    {
+        PUBLISHED: "the published default",
+        PROJECT: "this project's default",
+        TUNED: "the best that was found",
+    }
+)
+"""What sentences call each role."""
+FACTS, SPENT_S = "brsolver", "spent_s"
+"""Names of what is kept with the study: whose it is, and seconds of search so far."""
+STARTUP = 10
+"""Trials at random before the sampler believes what it has seen."""
+State = Literal["complete", "pruned", "failed"]
+_USER = re.compile(r"(?<=//)[^@/]*@")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tried:
+    """One trial.
+
+    Attributes
+    ----------
+    number : int
+    role : str
+        `PUBLISHED`, `PROJECT`, or empty.
+    state : {"complete", "pruned", "failed"}
+        ``pruned`` was given up on a prefix of the trace.
+    policy : str
+        Its specification.
+    settings : mapping of str to plain value
+        All that was chosen.
+    params : mapping of str to plain value
+        What the study calls that.
+    value : float or None
+        What the goal counts, on the whole of the earlier part or, of a pruned trial, on the
+        longest prefix.
+    requests : int
+        Requests that `value` is of.
+    figures : mapping of str to float or None
+        All figures of that run.
+    reason : str
+        Why it failed.
+    """
+
+    number: int
+    role: str
+    state: State
+    policy: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    params: Mapping[str, Any] = field(default_factory=dict)
+    value: float | None = None
+    requests: int = 0
+    figures: Mapping[str, float | None] = field(default_factory=dict)
+    reason: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {
+            "number": self.number,
+            "role": self.role,
+            "state": self.state,
+            "settings": dict(self.settings),
+            "value": self.value,
+            "requests": self.requests,
+            "figures": dict(self.figures),
+            "reason": self.reason,
+        }
+
+
+def open_study(
+    storage: str, name: str, goal: Goal, facts: Mapping[str, Any], *, seed: int
+) -> Study:
+    """Open a study, or make it.
+
+    Parameters
+    ----------
+    storage : str
+        URL as Optuna takes it: ``sqlite:///study.db``, ``postgresql://...``. Empty keeps it in
+        memory.
+    name : str
+        Of the study, several of which may be in one storage.
+    goal : Goal
+    facts : mapping of str to plain value
+        What the values of its trials hang on.
+    seed : int
+        Of the sampler.
+
+    Raises
+    ------
+    MissingExtraError
+        Optuna is not installed.
+    BrsolverError
+        The storage cannot be used.
+    ParameterError
+        The study is of something else.
+    """
+    optuna = optuna_module()
+    with storage_errors(storage), quiet():
+        study: Study = optuna.create_study(
+            storage=storage or None,
+            study_name=name,
+            direction=goal.direction,
+            load_if_exists=True,
+            sampler=optuna.samplers.TPESampler(
+                seed=seed, n_startup_trials=STARTUP, multivariate=True, group=True,
+                constant_liar=True,
+            ),
+            pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=3),
+        )  # fmt: skip
+        _require_same(study, name, facts)
+        _give_up_what_was_under_way(study)
+    return study
+
+
+def optuna_module() -> Any:
+    """Return Optuna.
+
+    Raises
+    ------
+    MissingExtraError
+        It is not installed.
+    """
+    try:
+        import optuna
+    except ImportError as error:
+        raise MissingExtraError.for_extra("optuna", "tune") from error
+    return optuna
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Let Optuna say nothing by itself: neither what it does, nor what of it is experimental."""
+    optuna = optuna_module()
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        optuna.logging.set_verbosity(before)
+
+
+@contextmanager
+def storage_errors(storage: str) -> Iterator[None]:
+    """Turn what a storage raises into one line, without its password."""
+    from optuna.exceptions import OptunaError
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except BrsolverError:
+        raise
+    except (OptunaError, SQLAlchemyError, ImportError, OSError, ValueError, RuntimeError) as error:
+        cause: BaseException = error
+        while isinstance(cause, OptunaError | ImportError) and cause.__cause__ is not None:
+            cause = cause.__cause__
+        cause = getattr(cause, "orig", None) or cause
+        reason = " ".join(str(cause).split())
+        raise BrsolverError(
+            f"storage {shown_url(storage)!r} cannot be used: {reason[:200]}; must be a URL of "
+            "Optuna's, such as sqlite:///study.db, that can be reached and written"
+        ) from error
+
+
+def shown_url(storage: str) -> str:
+    """Return a URL without user and password."""
+    return _USER.sub("", storage)
+
+
+def facts_of(
+    settings: Mapping[str, Any], split: Split, trace_fingerprint: str, goal: Goal
+) -> dict[str, Any]:
+    """Return what the values of trials hang on, as it is kept with the study."""
+    from brsolver._version import __version__
+
+    plain = {
+        "version": __version__,
+        "trace": trace_fingerprint,
+        "goal": goal.name,
+        "rungs": list(split.rungs),
+        **settings,
+    }
+    found: dict[str, Any] = json.loads(json.dumps(plain, sort_keys=True, default=str))
+    return found
+
+
+def _require_same(study: Study, name: str, facts: Mapping[str, Any]) -> None:
+    theirs = study.user_attrs.get(FACTS)
+    if theirs is None:
+        if study.trials:
+            raise ParameterError(
+                f"study {name!r} holds {len(study.trials)} trials of something else, must be one "
+                "of brsolver tune, or new: give another --study or --storage"
+            )
+        study.set_user_attr(FACTS, dict(facts))
+        return
+    for key in sorted(facts.keys() | theirs.keys()):
+        if facts.get(key) != theirs.get(key):
+            raise ParameterError(
+                f"study {name!r}: {key} is {_short(theirs.get(key))} there and "
+                f"{_short(facts.get(key))} here, must be the same to go on: give another --out, "
+                "--study or --storage, or remove that one"
+            )
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _give_up_what_was_under_way(study: Study) -> None:
+    """Tell of trials whose search was ended that they came to nothing."""
+    from optuna.trial import TrialState
+
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        study.tell(trial.number, state=TrialState.FAIL)
+    for _ in study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+        study.tell(study.ask(), state=TrialState.FAIL)
+
+
+def tried_in(study: Study) -> tuple[Tried, ...]:
+    """Return all trials that came to something, or failed by themselves."""
+    found = (_tried(trial) for trial in study.get_trials(deepcopy=False))
+    return tuple(each for each in found if each is not None)
+
+
+def _tried(trial: FrozenTrial) -> Tried | None:
+    attributes = trial.user_attrs
+    if "settings" not in attributes or not trial.state.is_finished():
+        return None
+    reason = attributes.get("failed", "")
+    state: State = "complete" if trial.state.name == "COMPLETE" else "pruned"
+    if trial.state.name == "FAIL":
+        if not reason:
+            return None
+        state = "failed"
+    values = trial.intermediate_values
+    return Tried(
+        number=trial.number,
+        role=attributes.get("role", ""),
+        state=state,
+        policy=attributes["settings"]["policy"],
+        settings=attributes["settings"],
+        params=dict(trial.params),
+        value=trial.value if state == "complete" else (values[max(values)] if values else None),
+        requests=attributes.get("requests", 0),
+        figures=attributes.get("figures", {}),
+        reason=reason,
+    )

@@ -1,0 +1,399 @@
+"""``brsolver load``.
+
+Imported for the overview of commands: nothing heavy at the top.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from brsolver.cli import _options as o  # noqa: TC001 # typer evaluates annotations
+from brsolver.cli._input import InputOptions  # noqa: TC001 # typer evaluates annotations
+from brsolver.cli._offered import takes_input_options
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from brsolver.cli._progress import LateBar
+    from brsolver.traces.trace import Trace
+    from integration.load.driving import Drive
+    from integration.load.params import LoadParams
+    from integration.load.running import Loaded
+
+TARGET, PACE, CONTENT, OUTPUT = "Endpoint", "When requests are sent", "What they hold", "Output"
+KEY_VARIABLE = "OPENAI_API_KEY"
+SOME_FAILED, INTERRUPTED = 1, 130
+
+
+@takes_input_options
+def load(
+    trace: o.TraceArgument,
+    *,
+    target: Annotated[
+        str,
+        typer.Option(
+            metavar="URL", rich_help_panel=TARGET, help="OpenAI endpoint, http://HOST:PORT."
+        ),
+    ],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", rich_help_panel=TARGET, help="Model. (default: asked from /v1/models)"
+        ),
+    ] = None,
+    chat: Annotated[
+        bool,
+        typer.Option(
+            "--chat",
+            rich_help_panel=TARGET,
+            help="Ask /v1/chat/completions; prompts are text then.",
+        ),
+    ] = False,
+    api_key_env: Annotated[
+        str,
+        typer.Option(
+            metavar="VARIABLE",
+            rich_help_panel=TARGET,
+            help="Environment variable that has the API key, if there is one.",
+        ),
+    ] = KEY_VARIABLE,
+    header: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            rich_help_panel=TARGET,
+            help="Header of every request. Repeatable.",
+        ),
+    ] = None,
+    timeout: Annotated[
+        float,
+        typer.Option(
+            metavar="S", rich_help_panel=TARGET, help="Seconds that one request may take."
+        ),
+    ] = 600.0,
+    max_connections: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            rich_help_panel=TARGET,
+            help="Requests on their way at most; the waiting of others counts. "
+            "(default: unlimited)",
+        ),
+    ] = None,
+    ca_file: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            rich_help_panel=TARGET,
+            help="Certificates (PEM) to trust. (default: the system's)",
+        ),
+    ] = None,
+    insecure: Annotated[
+        bool,
+        typer.Option("--insecure", rich_help_panel=TARGET, help="Trust any certificate."),
+    ] = False,
+    rate: Annotated[
+        float | None,
+        typer.Option(
+            metavar="R",
+            rich_help_panel=PACE,
+            help="Poisson arrivals, requests per second. (default: the trace's own times)",
+        ),
+    ] = None,
+    concurrency: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            rich_help_panel=PACE,
+            help="A closed loop of N clients, each with a request in flight at all times.",
+        ),
+    ] = None,
+    speed: Annotated[
+        float,
+        typer.Option(
+            metavar="X", rich_help_panel=PACE, help="How much faster than the trace's own times."
+        ),
+    ] = 1.0,
+    requests: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", rich_help_panel=PACE, help="Send the first N requests. (default: all)"
+        ),
+    ] = None,
+    warm_up: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            rich_help_panel=PACE,
+            help="Requests sent before, one after another, which do not count.",
+        ),
+    ] = 1,
+    prompts: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ids|text",
+            rich_help_panel=CONTENT,
+            help="Token numbers, or words. (default: ids; text with --chat or --tokenizer)",
+        ),
+    ] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            rich_help_panel=CONTENT,
+            help="The model's tokenizer.json, for words that are exactly one token each.",
+        ),
+    ] = None,
+    block: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            rich_help_panel=CONTENT,
+            help="Tokens of a block of the trace's hash_ids. (default: found out)",
+        ),
+    ] = None,
+    ignore_eos: Annotated[
+        bool,
+        typer.Option(
+            rich_help_panel=CONTENT,
+            help="Ask for exactly as many tokens as the trace has (ignore_eos, min_tokens), or at "
+            "most as many.",
+        ),
+    ] = True,
+    drop_oversized: Annotated[
+        bool,
+        typer.Option(
+            "--drop-oversized",
+            rich_help_panel=CONTENT,
+            help="Leave out requests longer than the model's context.",
+        ),
+    ] = False,
+    body: Annotated[
+        str | None,
+        typer.Option(
+            metavar="JSON",
+            rich_help_panel=CONTENT,
+            help="Further fields of every request: '{\"top_p\": 0.9}'.",
+        ),
+    ] = None,
+    seed: o.SeedOption = None,
+    options: InputOptions,
+    slo_ttft: Annotated[
+        float | None,
+        typer.Option(
+            metavar="MS",
+            rich_help_panel=OUTPUT,
+            help="Longest time to first token of a good request, in milliseconds.",
+        ),
+    ] = None,
+    slo_tpot: Annotated[
+        float | None,
+        typer.Option(
+            metavar="MS",
+            rich_help_panel=OUTPUT,
+            help="Longest time per token after the first of a good request, in milliseconds.",
+        ),
+    ] = None,
+    json: o.JsonOption = False,
+    out: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            rich_help_panel=OUTPUT,
+            help="Also write what came as a trace: .csv, .jsonl or .parquet.",
+        ),
+    ] = None,
+    vllm_json: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            rich_help_panel=OUTPUT,
+            help="Also write it as vllm bench serve --save-detailed does.",
+        ),
+    ] = None,
+) -> None:
+    """Replay a trace against an OpenAI endpoint, and measure what comes.
+
+    Latencies count from when a request was due, not from when it was sent. Ctrl-C ends a load and
+    prints what is there.
+    """
+    from integration.load.params import ContentParams, LoadParams, Objectives, Pace, TargetParams
+
+    params = LoadParams(
+        target=TargetParams(
+            url=target,
+            model=model,
+            chat=chat,
+            key=os.environ.get(api_key_env, "").strip(),
+            headers=headers_of(header or ()),
+            timeout_s=timeout,
+            max_connections=max_connections,
+            ca_file=ca_file,
+            insecure=insecure,
+        ),
+        pace=Pace(rate=rate, concurrency=concurrency, speed=speed),
+        content=ContentParams(
+            prompts=prompts or ("text" if chat or tokenizer else "ids"),  # type: ignore[arg-type] # checked there
+            tokenizer=tokenizer,
+            block=block,
+            ignore_eos=ignore_eos,
+            more=fields_of(body),
+            seed=seed or 0,
+        ),
+        objectives=Objectives(ttft_s=_seconds(slo_ttft), tpot_s=_seconds(slo_tpot)),
+        warm_up=warm_up,
+        fit=drop_oversized,
+    )
+    loaded = _run(trace, options, params, requests, out=out, vllm_json=vllm_json)
+    _print(loaded, as_json=json)
+    _leave(loaded)
+
+
+def _seconds(milliseconds: float | None) -> float | None:
+    return None if milliseconds is None else milliseconds / 1e3
+
+
+def headers_of(texts: Sequence[str]) -> dict[str, str]:
+    """Read ``NAME=VALUE`` texts.
+
+    Raises
+    ------
+    ParameterError
+        One is not of that form, or its name is none of a header.
+    """
+    from brsolver.errors import ParameterError
+
+    found = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        plain = name and name.isascii() and name.replace("-", "").replace("_", "").isalnum()
+        if not equals or not plain or not value.isprintable():
+            raise ParameterError(f"--header is {text!r}, must be NAME=VALUE")
+        found[name] = value
+    return found
+
+
+def fields_of(text: str | None) -> dict[str, Any]:
+    """Read further fields of bodies, a JSON object.
+
+    Raises
+    ------
+    ParameterError
+        It is none, or sets what the load itself sets.
+    """
+    import json
+
+    from brsolver.errors import ParameterError
+
+    if text is None:
+        return {}
+    try:
+        fields = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ParameterError(f"--body is {text!r}, must be a JSON object: {error}") from error
+    if not isinstance(fields, dict):
+        raise ParameterError(f"--body is {text!r}, must be a JSON object")
+    own = {"prompt", "messages", "model", "stream", "max_tokens", "max_completion_tokens"}
+    if taken := sorted(own & fields.keys()):
+        raise ParameterError(f"--body has {', '.join(taken)}, which the load sets itself")
+    return fields
+
+
+def _run(
+    source: str,
+    options: InputOptions,
+    params: LoadParams,
+    requests: int | None,
+    *,
+    out: str | None,
+    vllm_json: str | None,
+) -> Loaded:
+    from brsolver.cli._progress import late_bar
+    from integration.load import saving
+    from integration.load.http import require_aiohttp
+    from integration.load.running import run_load
+
+    require_aiohttp()
+    if out is not None:
+        saving.check_place(out, "--out", saving.ENDINGS)
+    if vllm_json is not None:
+        saving.check_place(vllm_json, "--vllm-json")
+    trace = first_of(options.source(source).load(params.content.seed), requests)
+    with late_bar("asking the endpoint") as bar:
+        loaded = run_load(trace, params, tell=_tell, progress=lambda drive: _show(bar, drive))
+    if out is not None and saving.write_results(loaded, out):
+        _tell(f"wrote {out}")
+    if vllm_json is not None:
+        saving.write_vllm_result(loaded, params, vllm_json)
+        _tell(f"wrote {vllm_json}")
+    return loaded
+
+
+def first_of(trace: Trace, requests: int | None) -> Trace:
+    """Return the first requests of a trace.
+
+    Raises
+    ------
+    ParameterError
+        There are fewer.
+    """
+    from brsolver.errors import ParameterError
+
+    if requests is not None and not 1 <= requests <= len(trace):
+        raise ParameterError(
+            f"requests is {requests}, must be from 1 to the {len(trace)} of {trace.name}"
+        )
+    return trace.head(requests)
+
+
+def _tell(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
+
+
+def _show(bar: LateBar, drive: Drive) -> None:
+    failed = sum(reply.kind.failure for reply in drive.replies)
+    told = f", {failed} failed" if failed else ""
+    bar.rename(f"{len(drive.under_way)} in flight{told}; ended")
+    bar.update(len(drive.replies), drive.total)
+
+
+def _print(loaded: Loaded, *, as_json: bool) -> None:
+    import json
+
+    from rich.console import Console
+
+    from brsolver.results.plain import finite_only
+    from integration.load.figures import as_data
+    from integration.load.showing import DUE, counts_table, durations_table
+
+    if as_json:
+        facts: Mapping[str, Any] = {
+            "model": loaded.served.model,
+            "trace": loaded.trace.name,
+            "trace_fingerprint": loaded.trace.fingerprint(),
+            "interrupted_by_user": loaded.interrupted,
+            "latencies_count_from": "when a request was due",
+            **as_data(loaded.figures),
+            "notes": list(loaded.notes),
+        }
+        sys.stdout.write(json.dumps(finite_only(dict(facts)), indent=2, allow_nan=False) + "\n")
+    else:
+        console = Console(highlight=False)
+        console.print(counts_table(loaded))
+        console.print()
+        console.print(durations_table(loaded.figures))
+        console.print(DUE)
+    for note in loaded.notes:
+        _tell(f"note: {note}")
+
+
+def _leave(loaded: Loaded) -> None:
+    if loaded.interrupted:
+        raise typer.Exit(INTERRUPTED)
+    if loaded.figures.failures:
+        raise typer.Exit(SOME_FAILED)

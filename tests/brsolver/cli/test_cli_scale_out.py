@@ -1,0 +1,154 @@
+"""``--executor``, ``--ray-address``, ``--jobs`` and ``--resume``."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pyarrow.parquet as pq
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+SMALL = ("--slots", 4, "--workers", 2, "--seeds", 2)
+
+
+def rows_of(folder: Path) -> list[dict[str, Any]]:
+    clocked = ("wall_s", "dispatch_us_p50", "dispatch_us_p99", "dispatch_us_max")
+    table = pq.read_table(folder / "results.parquet").drop_columns(list(clocked))
+    return [{k: repr(v) for k, v in row.items()} for row in table.to_pylist()]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Any:
+    pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    started = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
+    yield started
+    started.shutdown()
+
+
+def test_a_cluster_gives_the_same_report_and_gap(
+    cluster: Any, brsolver: Callable[..., Any], trace_file: Path, tmp_path: Path
+) -> None:
+    there = ("--executor", "ray", "--ray-address", cluster.address)
+    for out, where in (("here", ("--jobs", 1)), ("there", there)):
+        outcome = brsolver(
+            "compare", trace_file, "--policies", "br-h,random", *SMALL, *where,
+            "--out", tmp_path / out, "--resume", tmp_path / f"{out}-kept",
+        )  # fmt: skip
+        assert (outcome.code, outcome.err) == (0, f"wrote {tmp_path / out}\n")
+    assert rows_of(tmp_path / "there") == rows_of(tmp_path / "here")
+    gaps = []
+    for where in ((), there):
+        outcome = brsolver(
+            "gap", trace_file, "--policies", "br-0,jsq", "--workers", 2, "--slots", 4,
+            "--budget", "5s", "--json", *where,
+        )  # fmt: skip
+        assert (outcome.code, outcome.err) == (0, "")
+        gaps.append(json.loads(outcome.out))
+    assert unclocked(gaps[0]) == unclocked(gaps[1])
+
+
+def test_gap_in_processes_is_the_same(brsolver: Callable[..., Any], trace_file: Path) -> None:
+    found = []
+    for jobs in (1, 2):
+        outcome = brsolver(
+            "gap", trace_file, "--policies", "br-0,jsq", "--workers", 2, "--slots", 4,
+            "--objective", "time", "--budget", "5s", "--json", "--jobs", jobs,
+        )  # fmt: skip
+        assert (outcome.code, outcome.err) == (0, "")
+        found.append(unclocked(json.loads(outcome.out)))
+    assert found[0] == found[1]
+
+
+def unclocked(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: unclocked(each) for name, each in value.items() if name != "wall_s"}
+    return [unclocked(each) for each in value] if isinstance(value, list) else value
+
+
+def test_an_interrupted_comparison_goes_on(trace_file: Path, tmp_path: Path) -> None:
+    kept, out = tmp_path / "kept", tmp_path / "out"
+    command = [
+        sys.executable, "-m", "brsolver", "compare", "preset:uniform:n=300,s_high=900,o_high=90",
+        "--policies", "br-h,random,br-0,jsq", "--workers", "4", "--slots", "8", "--seeds", "12",
+        "--jobs", "2", "--resume", str(kept), "--out", str(out),
+    ]  # fmt: skip
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    while not list((kept / "parts").glob("*.parquet")):
+        os.sched_yield()
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate()
+    assert not out.exists()
+    if process.returncode != 130:  # it was that fast
+        pytest.fail(f"ended with {process.returncode}: {said.decode()}")
+    there = sum(pq.read_metadata(part).num_rows for part in (kept / "parts").glob("*.parquet"))
+    assert 0 < there < 48
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, f"wrote {out}\n")
+    assert pq.read_table(out / "results.parquet").num_rows == 48
+    assert pq.read_table(kept / "results.parquet").num_rows == 48
+
+
+@pytest.mark.parametrize("command", ["compare", "gap"])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--executor", "rya"), "did you mean 'ray'"),
+        (("--jobs", 0), "jobs is 0"),
+        (("--ray-address", "here:1"), "must be 'ray'"),
+        (("--executor", "ray", "--ray-address", "here"), "must be HOST:PORT"),
+    ],
+)
+def test_bad_options_are_one_line(
+    refused: Callable[..., str],
+    trace_file: Path,
+    command: str,
+    options: tuple[object, ...],
+    message: str,
+) -> None:
+    pytest.importorskip("ray")
+    out = trace_file.parent / "out"
+    line = refused(command, trace_file, "--policies", "jsq", "--out", out, "--slots", 4, *options)
+    assert message in line
+    assert not out.exists()
+
+
+def test_an_unreachable_cluster_is_one_line(refused: Callable[..., str], trace_file: Path) -> None:
+    pytest.importorskip("ray")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    line = refused(
+        "compare", trace_file, "--policies", "jsq", "--out", trace_file.parent / "out",
+        *SMALL, "--executor", "ray", "--ray-address", f"127.0.0.1:{port}",
+    )  # fmt: skip
+    assert f"no Ray cluster can be reached at 127.0.0.1:{port}: Connection refused" in line
+
+
+def test_without_ray_the_extra_is_named(
+    refused: Callable[..., str], trace_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    for command in ("compare", "gap"):
+        line = refused(
+            command, trace_file, "--policies", "jsq", "--out", trace_file.parent / "out",
+            "--executor", "ray",
+        )  # fmt: skip
+        assert "pip install 'brsolver[ray]'" in line
+
+
+def test_folders_that_would_mix_are_refused(refused: Callable[..., str], trace_file: Path) -> None:
+    out = trace_file.parent / "out"
+    line = refused("compare", trace_file, "--policies", "jsq", "--out", out, "--resume", out)
+    assert "must be another folder than the report's" in line
+    line = refused("compare", trace_file, "--policies", "jsq", "--out", out, "--resume", "")
+    assert "resume is an empty name" in line

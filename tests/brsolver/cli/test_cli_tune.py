@@ -1,0 +1,159 @@
+"""``brsolver tune`` from end to end."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from brsolver.tuned import read_tuned
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+SERVER = ("--workers", 2, "--slots", 4, "--prefill", "colocated:budget=512", "--jobs", 1)
+SHORT = (*SERVER, "--policies", "br-t,jsq-load", "--budget", "1h")
+
+
+@pytest.fixture
+def traffic(tmp_path: Path) -> Path:
+    path = tmp_path / "traffic.csv"
+    rows = [f"{0.2 * i:.1f},{100 + 37 * i % 900},{3 + 11 * i % 40}" for i in range(300)]
+    path.write_text("\n".join(["arrival_s,prompt_tokens,output_tokens", *rows]) + "\n")
+    return path
+
+
+def test_all_that_is_written(brsolver: Callable[..., Any], traffic: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = brsolver("tune", traffic, *SHORT, "--trials", 18, "--out", out)
+    assert done.code == 0
+    assert done.err == f"wrote {out}/tune.html\nwrote {out}/tuned.toml\n"
+    assert "vllm serve MODEL --data-parallel-size 2 --max-num-seqs 4" in done.out
+    assert "95 % interval" in done.out or "nothing beats it for certain" in done.out
+    names = sorted(path.name for path in out.iterdir())
+    assert names == ["study.db", "tune-figures", "tune.html", "tune.json", "tuned.toml"]
+    page = (out / "tune.html").read_text()
+    assert not re.search(r'(src|href)="(?!data:|#)', page)
+    for heading in ("Validation", "What was tried", "What mattered", "Throughput against times"):
+        assert heading in page
+    facts = json.loads((out / "tune.json").read_text())
+    assert len(facts["trials"]) == 18
+    assert facts["trials"][0]["role"] == "published"
+    assert facts["searched"].keys() >= {"policy", "routing", "interval", "br-t.kappa"}
+    assert not facts["searched"].keys() & {"slots", "budget", "hardware"}
+    assert len(facts["validated"][0]["starts"]) == 3
+
+
+def test_the_file_is_what_simulate_takes(
+    brsolver: Callable[..., Any], traffic: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    done = brsolver("tune", traffic, *SHORT, "--trials", 4, "--out", out, "--json")
+    settings = json.loads(done.out)["settings"]
+    written = out / "tuned.toml"
+    run = brsolver("simulate", traffic, "--config", written, "--json")
+    facts = json.loads(run.out)
+    assert facts["policy"] == settings["policy"]
+    assert facts["params"]["routing"] == settings["routing"]
+    assert facts["params"]["slots"] == 4
+    assert facts["params"]["prefill"]["budget"] == 512
+    assert facts["params"]["prefill"]["interval"] == settings["interval"]
+    assert facts["params"]["step_time"]["hardware"] == "minimax-m2.7-h200-dp4"
+    other = brsolver("simulate", traffic, "--config", written, "--policy", "jsq", "--json")
+    assert json.loads(other.out)["policy"] == "jsq"
+
+
+def test_goes_on_and_keeps_what_the_user_added(
+    brsolver: Callable[..., Any], traffic: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    brsolver("tune", traffic, *SHORT, "--trials", 2, "--out", out)
+    written = out / "tuned.toml"
+    written.write_text(written.read_text() + "\n[adapter]\nreload_s = 60.0\n")
+    brsolver("tune", traffic, *SHORT, "--trials", 4, "--out", out)
+    assert len(json.loads((out / "tune.json").read_text())["trials"]) == 4
+    found = read_tuned(written)
+    assert found is not None
+    assert found.for_adapter()["reload_s"] == 60.0
+    assert "reload_s" not in found.for_picker()
+
+
+def test_hardware_that_is_no_preset_goes_with_the_file(
+    brsolver: Callable[..., Any], traffic: Path, tmp_path: Path
+) -> None:
+    mine = tmp_path / "mine.toml"
+    mine.write_text(
+        'name = "mine"\n[step_time]\nmodel = "loads"\nbase = 0.02\nper_sequence = 6e-5\n'
+        "per_token = 4e-8\nper_prefill_token = 3e-5\n"
+    )
+    out = tmp_path / "out"
+    done = brsolver(
+        "tune", traffic, *SHORT, "--hardware", mine, "--trials", 2, "--rate", 3, "--goal",
+        "latency", "--out", out,
+    )  # fmt: skip
+    assert done.code == 0
+    values = tomllib.loads((out / "tuned.toml").read_text())
+    assert values["router"]["hardware"] == "hardware.toml"
+    assert values["simulation"]["arrivals"] == {"mode": "rate", "rate": 3.0}
+    run = brsolver("simulate", traffic, "--config", out / "tuned.toml", "--json")
+    assert json.loads(run.out)["params"]["step_time"]["per_sequence"] == 6e-5
+
+
+def test_a_policy_that_raises_is_told_and_the_rest_is_shown(
+    brsolver: Callable[..., Any], traffic: Path, tmp_path: Path, quitting_policy: str
+) -> None:
+    done = brsolver(
+        "tune", traffic, *SERVER, "--policies", f"br-t,{quitting_policy}", "--trials", 12,
+        "--out", tmp_path / "out",
+    )  # fmt: skip
+    assert done.code == 1
+    assert f"failed: {quitting_policy}: RuntimeError: had enough" in done.out
+    assert "vllm serve" in done.out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--budget", "soon"), "budget is 'soon', must be a positive time"),
+        (("--budget", "1ms"), "budget is 0.001 s, must be at least"),
+        (("--goal", "goodput"), "must have slo_ttft or slo_tpot"),
+        (("--goal", "tokens"), "unknown goal 'tokens'"),
+        (("--policies", "br-x"), "unknown policy 'br-x'"),
+        (("--slots", "400"), "to be split at 0.5"),
+        (("--slots", "4,8"), "slots is 4,8, must be one number"),
+        (("--storage", "sqlite:////no/such/folder/x.db"), "cannot be used"),
+        (("--executor", "rey"), "unknown executor"),
+        (("--trials", "1"), "trials is 1, must be at least 2"),
+        (("--starts", "1"), "starts is 1, must be at least 2"),
+        (("--validate-from", "2"), "validate_from is 2, must be at most"),
+        (("--hardware", "no-such"), "unknown hardware"),
+        (("--gpus", "2"), "--gpus and --workers are given"),
+        (("--search", "seed"), "unknown setting to search"),
+        (("--search", "slots=5"), "slots"),
+    ],
+)
+def test_bad_input_is_one_line(
+    refused: Callable[..., str],
+    traffic: Path,
+    tmp_path: Path,
+    options: tuple[str, ...],
+    message: str,
+) -> None:
+    assert message in refused("tune", traffic, *SERVER, *options, "--out", tmp_path / "out")
+
+
+def test_a_study_of_another_goal_is_one_line(
+    brsolver: Callable[..., Any], refused: Callable[..., str], traffic: Path, tmp_path: Path
+) -> None:
+    where = ("--out", tmp_path / "out")
+    brsolver("tune", traffic, *SHORT, "--trials", 2, *where)
+    line = refused("tune", traffic, *SHORT, "--trials", 2, "--goal", "latency", *where)
+    assert 'goal is "throughput" there and "latency" here' in line
+
+
+def test_simulate_without_any_policy_is_refused(refused: Callable[..., str], traffic: Path) -> None:
+    assert "--policy is missing" in refused("simulate", traffic)

@@ -1,0 +1,266 @@
+"""The search: its order, its limits, what fails, and how it goes on."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import optuna
+import pytest
+
+from brsolver.errors import BrsolverError, ParameterError, TraceError
+from brsolver.executors import ExecutorParams, executor_of
+from brsolver.executors.inline import InlineExecutor, InlineLane
+from brsolver.simulator import Arrivals
+from brsolver.simulator.params import SimulationParams
+from brsolver.simulator.prefill import Prefill
+from brsolver.tuning import TuneParams, TuneResult, tune
+from brsolver.tuning.study import quiet
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
+    from brsolver.traces import Trace
+
+LONG_S = 1e6
+PARAMS = SimulationParams(workers=2, slots=4, prefill=Prefill(mode="colocated", budget=512))
+POLICIES = "br-t,jsq-load"
+
+
+class Interrupted(InlineExecutor):
+    """Is interrupted, as by Ctrl-C, at a call."""
+
+    def __init__(self, call: int) -> None:
+        self.call = call
+
+    @contextmanager
+    def open(self, function: Any, shared: Mapping[str, object] | None = None) -> Iterator[Any]:
+        yield _InterruptedLane(function, shared or {}, self.call)
+
+
+class _InterruptedLane(InlineLane):
+    def __init__(self, function: Any, shared: Mapping[str, object], call: int) -> None:
+        super().__init__(function, shared)
+        self._left = call
+
+    def next(self) -> tuple[int, Any]:
+        if self._left == 0:
+            self._left = -1
+            raise KeyboardInterrupt
+        self._left -= 1
+        return super().next()
+
+
+@pytest.fixture
+def trace(trace_maker: Callable[..., Trace]) -> Trace:
+    return trace_maker(requests=600)
+
+
+def tuned(trace: Trace, params: SimulationParams = PARAMS, **more: Any) -> TuneResult:
+    policies = more.pop("policies", POLICIES)
+    executor = more.pop("executor", executor_of(ExecutorParams(jobs=1)))
+    asked = {"budget_s": LONG_S, "trials": 12, **more}
+    return tune(trace, params, TuneParams(**asked), policies=policies, executor=executor)
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'study.db'}"
+
+
+def test_the_defaults_are_first_and_are_never_given_up(trace: Trace) -> None:
+    result = tuned(trace, trials=25)
+    published, project = result.tried[:2]
+    assert (published.role, published.policy) == ("published", "vllm")
+    assert (project.role, project.policy) == ("project", "br-t")
+    assert published.settings["routing"] == "immediate"
+    assert published.settings["slots"] == PARAMS.slots
+    assert published.state == project.state == "complete"
+    assert published.requests == result.requests[0]
+    assert len(result.tried) == 25
+    counts = result.counts()
+    assert counts["pruned"] > 0
+    assert counts["failed"] == 0
+    assert all(t.requests < result.requests[0] for t in result.tried if t.state == "pruned")
+    assert {t.policy.partition(":")[0] for t in result.tried[2:]} <= {"br-t", "jsq-load"}
+    assert result.importance
+    assert sum(result.importance.values()) == pytest.approx(1.0)
+    assert result.chosen is not None
+    assert result.gap is not None
+    assert result.gap.gap is not None
+    assert result.gap.gap >= 0
+    assert "certified for" in " ".join(result.to_dict()["summary"])
+
+
+def test_one_after_the_other_the_same_comes_out(trace: Trace) -> None:
+    def plain(result: TuneResult) -> list[Any]:
+        return [(t.settings, t.value, t.state) for t in result.tried]
+
+    first, second = tuned(trace), tuned(trace)
+    assert plain(first) == plain(second)
+    assert [v.gains for v in first.validated] == [v.gains for v in second.validated]
+
+
+def test_processes_find_what_one_finds(trace: Trace) -> None:
+    alone = tuned(trace, trials=2)
+    apart = tuned(trace, trials=2, executor=executor_of(ExecutorParams(jobs=2)))
+    assert [t.value for t in alone.tried] == [t.value for t in apart.tried]
+
+
+def test_what_was_tried_is_gone_on_with(trace: Trace, database: str) -> None:
+    first = tuned(trace, trials=5, storage=database)
+    again = tuned(trace, trials=5, storage=database)
+    assert [t.number for t in again.tried] == [t.number for t in first.tried]
+    assert again.recommended == first.recommended
+    more = tuned(trace, trials=8, storage=database)
+    assert len(more.tried) == 8
+    assert [t.settings for t in more.tried[:5]] == [t.settings for t in first.tried]
+    assert [t.role for t in more.tried].count("published") == 1
+    assert more.spent_s > first.spent_s > 0
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"goal": "latency"}, "goal"),
+        ({"params": replace(PARAMS, slots=6)}, "params"),
+        ({"policies": "br-t"}, "policies"),
+        ({"given": frozenset({"budget"})}, "searched"),
+    ],
+)
+def test_a_study_of_something_else_is_refused(
+    trace: Trace, database: str, changed: dict[str, Any], named: str
+) -> None:
+    tuned(trace, trials=2, storage=database)
+    with pytest.raises(ParameterError, match=f"study 'tune': {named} is .* there and"):
+        tuned(trace, trials=2, storage=database, **changed)
+    other = tuned(trace, trials=2, storage=database, study="other", **changed)
+    assert len(other.tried) == 2
+
+
+def test_a_study_of_another_trace_is_refused(
+    trace: Trace, trace_maker: Callable[..., Trace], database: str
+) -> None:
+    tuned(trace, trials=2, storage=database)
+    with pytest.raises(ParameterError, match="trace is"):
+        tuned(trace_maker(requests=600, seed=1), trials=2, storage=database)
+
+
+def test_a_study_that_is_nobody_of_ours_is_left_alone(trace: Trace, database: str) -> None:
+    with quiet():
+        study = optuna.create_study(storage=database, study_name="tune", direction="maximize")
+        study.add_trial(optuna.trial.create_trial(value=1.0))
+    with pytest.raises(ParameterError, match="holds 1 trials of something else"):
+        tuned(trace, trials=2, storage=database)
+
+
+@pytest.mark.parametrize("storage", ["sqlite:////no/such/folder/x.db", "nonsense", "mydb://h/x"])
+def test_a_storage_that_cannot_be_used_is_one_line(trace: Trace, storage: str) -> None:
+    with pytest.raises(BrsolverError, match="cannot be used") as caught:
+        tuned(trace, storage=storage)
+    assert "\n" not in str(caught.value)
+
+
+def test_passwords_are_not_shown(trace: Trace) -> None:
+    with pytest.raises(BrsolverError, match="//h/x") as caught:
+        tuned(trace, storage="mydb://me:secret@h/x")
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("call", [0, 3, 9])
+def test_an_interruption_keeps_what_was_tried(trace: Trace, database: str, call: int) -> None:
+    cut = tuned(trace, trials=6, storage=database, executor=Interrupted(call))
+    assert cut.interrupted
+    assert cut.chosen is None
+    assert all(t.state != "failed" for t in cut.tried)
+    whole = tuned(trace, trials=6, storage=database)
+    assert not whole.interrupted
+    assert len(whole.tried) == 6
+    assert [t.settings for t in whole.tried[: len(cut.tried)]] == [t.settings for t in cut.tried]
+    roles = [t.role for t in whole.tried if t.role]
+    assert roles == ["published", "project"]
+
+
+def test_an_interruption_of_the_validation_keeps_what_was_tried(
+    trace: Trace, database: str
+) -> None:
+    whole = tuned(trace, trials=4, storage=database)
+    cut = tuned(trace, trials=4, storage=database, executor=Interrupted(2))
+    assert cut.interrupted
+    assert cut.chosen is None
+    assert len(cut.tried) == len(whole.tried) == 4
+
+
+def test_a_budget_too_small_for_a_trial_says_what_one_takes(trace: Trace) -> None:
+    with pytest.raises(ParameterError, match=r"budget is 0\.002 s, must be at least \d+ s: one"):
+        tuned(trace, budget_s=0.002)
+
+
+def test_a_policy_that_raises_is_named_and_the_rest_goes_on(
+    trace: Trace, quitting_policy: str
+) -> None:
+    result = tuned(trace, trials=20, policies=f"br-t,{quitting_policy}")
+    assert 1 <= len(result.failures) <= 3
+    assert {t.policy for t in result.failures} == {quitting_policy}
+    assert all("had enough" in t.reason for t in result.failures)
+    assert result.counts()["complete"] > 2
+    assert result.chosen is not None
+
+
+def test_a_default_that_raises_is_named_and_the_rest_goes_on(
+    trace: Trace, quitting_policy: str
+) -> None:
+    result = tuned(trace, trials=8, policies=f"{quitting_policy},jsq-load")
+    assert any(t.role == "project" for t in result.failures)
+    assert any("had enough" in note for note in result.notes)
+    assert [v.role for v in result.validated if v.role == "project"] == []
+
+
+def test_what_fits_no_worker_is_the_published_defaults_failure(trace: Trace) -> None:
+    with pytest.raises(BrsolverError, match="the published default cannot run"):
+        tuned(trace, replace(PARAMS, capacity=300))
+
+
+def test_a_short_trace_is_refused(trace_maker: Callable[..., Trace]) -> None:
+    with pytest.raises((ParameterError, TraceError), match="must have at least 200 to be split"):
+        tuned(trace_maker(requests=100))
+
+
+def test_hardware_is_chosen_from(trace: Trace) -> None:
+    result = tuned(
+        trace,
+        gpus=4,
+        hardware=("minimax-m2.7-h200-dp4", "minimax-m2.7-h200-tep2"),
+        trials=10,
+    )
+    assert {t.settings["hardware"] for t in result.tried} == {
+        "minimax-m2.7-h200-dp4",
+        "minimax-m2.7-h200-tep2",
+    }
+    assert {t.settings["workers"] for t in result.tried} == {4, 2}
+    assert result.tried[0].settings["workers"] == 4
+
+
+@pytest.mark.parametrize(
+    ("more", "objectives"),
+    [
+        ({"goal": "goodput"}, {"slo_ttft_ms": 2000.0, "slo_tpot_ms": 60.0}),
+        ({"goal": "latency"}, {}),
+    ],
+)
+def test_by_arrivals(trace: Trace, more: dict[str, Any], objectives: dict[str, Any]) -> None:
+    arrivals = Arrivals(mode="utilization", utilization=0.7)
+    result = tuned(trace, replace(PARAMS, arrivals=arrivals, **objectives), **more)
+    assert result.chosen is not None
+    best = min if more["goal"] == "latency" else max
+    values = [t.value for t in result.tried if t.state == "complete" and t.value is not None]
+    assert best(values) in values
+    assert result.gap is not None
+    assert result.gap.reason or result.gap.gap is not None
+
+
+def test_slots_are_kept_where_fewer_are_always_better(trace: Trace) -> None:
+    result = tuned(trace, goal="latency", trials=6)
+    assert {t.settings["slots"] for t in result.tried} == {PARAMS.slots}

@@ -1,0 +1,283 @@
+"""Whatever is chosen is a server that can be simulated, and what was given is kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from brsolver.errors import ParameterError, UnknownNameError
+from brsolver.options import Search, parameters
+from brsolver.registry import PolicySpec
+from brsolver.routers.params import BRHParams, BRRampParams
+from brsolver.routers.wave_params import BRTParams
+from brsolver.simulator.params import SimulationParams
+from brsolver.simulator.prefill import Prefill
+from brsolver.tuning.dimensions import Dimension, policy_dimensions, read_ranges
+from brsolver.tuning.flags import engine_line
+from brsolver.tuning.layouts import read_layouts
+from brsolver.tuning.space import DEFAULT_POLICIES, Space
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+COLOCATED = Prefill(mode="colocated")
+
+
+def space_of(
+    base: SimulationParams,
+    *,
+    policies: Sequence[str] = DEFAULT_POLICIES,
+    hardware: Sequence[str] = (),
+    gpus: int | None = None,
+    given: Sequence[str] = (),
+    search: dict[str, Search | None] | None = None,
+    most_slots: int = 10_000,
+) -> Space:
+    layouts = read_layouts(hardware, base, gpus=gpus, slots_given="slots" in given)
+    specs = [PolicySpec.parse(text) for text in policies]
+    return Space.of(
+        base, layouts, specs, given=given, search=search, most_slots=most_slots
+    )  # fmt: skip
+
+
+class Drawn:
+    """A trial whose values hypothesis draws."""
+
+    def __init__(self, data: st.DataObject) -> None:
+        self._data = data
+        self.values: dict[str, Any] = {}
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        return self._kept(name, st.sampled_from(choices))
+
+    def suggest_int(self, name: str, low: int, high: int, *, log: bool) -> int:
+        assert not log or low > 0
+        return int(self._kept(name, st.integers(low, high)))
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool) -> float:
+        assert not log or low > 0
+        return float(self._kept(name, st.floats(low, high)))
+
+    def _kept(self, name: str, strategy: st.SearchStrategy[Any]) -> Any:
+        assert name not in self.values, "a study knows each parameter once"
+        self.values[name] = self._data.draw(strategy, label=name)
+        return self.values[name]
+
+
+BASES = {
+    "elsewhere": SimulationParams(workers=4, slots=16),
+    "vllm": SimulationParams(workers=4, slots=16, capacity=100_000, prefill=COLOCATED),
+    "sglang": SimulationParams(
+        workers=4, slots=16, prefill=Prefill(mode="colocated", scheduler="sglang")
+    ),
+    "atom": SimulationParams(
+        workers=4, slots=16, prefill=Prefill(mode="colocated", delayer="atom", stall=5)
+    ),
+    "small budget": SimulationParams(
+        workers=2, slots=200, capacity=10**6, prefill=Prefill(mode="colocated", budget=256)
+    ),
+}
+
+
+@pytest.mark.parametrize("base", BASES.values(), ids=BASES.keys())
+@given(data=st.data())
+def test_every_choice_is_a_server_that_can_run(base: SimulationParams, data: st.DataObject) -> None:
+    made = space_of(base, search={"delayer": Search(choices=("none", "trtllm", "sglang"))})
+    trial = Drawn(data)
+    found = made.candidate(lambda dimension: dimension.suggested(trial))
+    assert found.params.arrivals == base.arrivals
+    assert found.params.workers == base.workers
+    assert found.policy.make() is not None
+    names = {each.name for each in made.dimensions}
+    assert set(trial.values) <= names
+    router = {name for name in trial.values if "." in name}
+    assert all(name.startswith(f"{found.policy.name}.") for name in router)
+
+
+@given(data=st.data())
+def test_what_is_given_is_kept(data: st.DataObject) -> None:
+    base = SimulationParams(
+        workers=2, slots=8, routing="immediate", prefill=Prefill(mode="colocated", budget=1000)
+    )
+    made = space_of(base, policies=["br-t:kappa=3", "vllm"], given=["slots", "routing", "budget"])
+    trial = Drawn(data)
+    found = made.candidate(lambda dimension: dimension.suggested(trial))
+    assert found.params.slots == 8
+    assert found.params.routing == "immediate"
+    assert found.params.prefill.budget == 1000
+    if found.policy.name == "br-t":
+        assert found.policy.params.kappa == 3
+
+
+def test_a_pinned_budget_bounds_slots() -> None:
+    base = BASES["small budget"]
+    (slots,) = [d for d in space_of(base, given=["budget"]).dimensions if d.field == "slots"]
+    assert slots.high == 256
+    (slots,) = [d for d in space_of(base).dimensions if d.field == "slots"]
+    assert slots.high > 256
+
+
+def test_without_a_capacity_no_more_slots_than_given_are_tried() -> None:
+    base = SimulationParams(workers=2, slots=64)
+    (slots,) = [d for d in space_of(base).dimensions if d.field == "slots"]
+    assert (slots.low, slots.high) == (8, 64)
+    assert any("--capacity" in line for line in space_of(base).left_out)
+    asked = space_of(base, search={"slots": Search(low=32, high=256)})
+    (slots,) = [d for d in asked.dimensions if d.field == "slots"]
+    assert (slots.low, slots.high) == (32, 256)
+
+
+def test_a_short_trace_bounds_slots() -> None:
+    base = SimulationParams(workers=2, slots=16, capacity=10**6)
+    (slots,) = [d for d in space_of(base, most_slots=80).dimensions if d.field == "slots"]
+    assert slots.high == 40
+
+
+@pytest.mark.parametrize("base", BASES.values(), ids=BASES.keys())
+def test_the_defaults_are_in_the_space(base: SimulationParams) -> None:
+    made = space_of(base)
+    published, project = made.published(), made.project()
+    assert published.policy.text == "vllm"
+    assert published.params.routing == "immediate"
+    assert project.policy.text == "br-t"
+    assert project.params.routing == "pooled"
+    for each in (published, project):
+        assert each.params.slots == base.slots
+        assert each.params.prefill == base.prefill
+        values = made.values_of(each)
+        assert values is not None
+        again = made.candidate(lambda d, values=values: values[d.name])
+        assert again.params == each.params
+        assert again.policy.params == each.policy.params
+
+
+def test_policies_that_were_not_named_are_not_searched() -> None:
+    made = space_of(SimulationParams(), policies=["br-0", "br-h"])
+    assert made.values_of(made.published()) is None
+    assert made.project().policy.text == "br-0"
+
+
+@pytest.mark.parametrize(
+    ("hardware", "workers", "slots"),
+    [
+        (["minimax-m2.7-h200-dp4", "minimax-m2.7-h200-tep4"], [8, 2], [32, 128]),
+        (["minimax-m2.7-h200-tep2:workers=3,slots=10"], [3], [10]),
+    ],
+)
+def test_gpus_make_workers(hardware: list[str], workers: list[int], slots: list[int]) -> None:
+    layouts = read_layouts(hardware, SimulationParams(), gpus=8, slots_given=False)
+    assert [each.workers for each in layouts] == workers
+    assert [each.slots for each in layouts] == slots
+
+
+def test_each_hardware_has_slots_of_its_own() -> None:
+    made = space_of(
+        SimulationParams(),
+        hardware=["minimax-m2.7-h200-dp4", "minimax-m2.7-h200-tep4"],
+        gpus=8,
+    )
+    names = [each.name for each in made.dimensions if each.field == "slots"]
+    assert names == ["slots on minimax-m2.7-h200-dp4, G=8", "slots on minimax-m2.7-h200-tep4, G=2"]
+    chosen = {"hardware": "minimax-m2.7-h200-tep4, G=2"}
+    asked: list[str] = []
+
+    def choose(dimension: Dimension) -> Any:
+        asked.append(dimension.name)
+        return chosen.get(dimension.name, dimension.default)
+
+    found = made.candidate(choose)
+    assert found.params.workers == 2
+    assert found.params.slots == 128
+    assert names[0] not in asked
+    assert names[1] in asked
+    assert "--data-parallel-size 2 --tensor-parallel-size 4 --max-num-seqs 128" in engine_line(
+        found
+    )
+
+
+def test_engine_lines_say_what_was_chosen() -> None:
+    params = SimulationParams(
+        workers=4, slots=48, prefill=Prefill(mode="colocated", budget=4096, interval=16)
+    )
+    line = engine_line(space_of(params).published())
+    assert line == (
+        "vllm serve MODEL --data-parallel-size 4 --max-num-seqs 48 --max-num-batched-tokens 4096 "
+        "--prefill-schedule-interval 16"
+    )
+    sglang = engine_line(space_of(BASES["sglang"]).published())
+    assert "--max-running-requests 64" in sglang
+
+
+@pytest.mark.parametrize("params", [BRTParams, BRRampParams, BRHParams])
+def test_what_routers_say_of_themselves_can_be_tried(params: type) -> None:
+    searched = [each for each in parameters(params) if each.option and each.option.search]
+    assert searched
+    for each in searched:
+        says = each.option.search if each.option else None
+        assert says is not None
+        for value in says.choices or (says.low, says.high):
+            kind = type(each.default) if not says.choices else type(value)
+            assert params(**{each.name: kind(value)}) is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OddParams:
+    share: float = 0.6
+    count: int = 5
+    on: bool = False
+    text: str = "as it is"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share <= 1:
+            raise ParameterError(f"share is {self.share}, must be at most 1")
+
+
+def test_parameters_that_say_nothing_are_tried_around_their_defaults() -> None:
+    spec = PolicySpec(name="odd", text="odd", params=OddParams(), given={"on": "false"})
+    found = {each.field: each for each in policy_dimensions(spec)}
+    assert set(found) == {"share", "count"}
+    assert found["share"].low == pytest.approx(0.15)
+    assert 0.99 < found["share"].high <= 1
+    assert (found["count"].low, found["count"].high) == (1, 20)
+
+
+def test_ranges_are_read() -> None:
+    assert read_ranges("") == {}
+    found = read_ranges("slots=16..256, budget,delayer=none|atom")
+    assert found["slots"] == Search(low=16, high=256, log=True)
+    assert found["budget"] is None
+    assert found["delayer"] == Search(choices=("none", "atom"))
+
+
+@pytest.mark.parametrize("text", ["slots=", "slots=9..3", "slots=a..b", "=1..2", "slots,slots"])
+def test_what_is_no_range_is_refused(text: str) -> None:
+    with pytest.raises(ParameterError, match="must be NAME"):
+        read_ranges(text)
+
+
+def test_what_cannot_be_searched_is_refused() -> None:
+    with pytest.raises(UnknownNameError, match="setting to search 'seed'"):
+        space_of(SimulationParams(), search={"seed": None})
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (["no-such"], "unknown hardware"),
+        (["bfio", "bfio"], "twice"),
+        (["bfio:workers=0"], "workers is 0"),
+        (["bfio:gpus=2"], "unknown parameter"),
+    ],
+)
+def test_bad_hardware_is_refused(texts: list[str], message: str) -> None:
+    with pytest.raises(ParameterError, match=message):
+        read_layouts(texts, SimulationParams(), slots_given=False)
+
+
+def test_gpus_must_make_whole_workers() -> None:
+    with pytest.raises(ParameterError, match="gpus is 6, must be a multiple of 4"):
+        read_layouts(["minimax-m2.7-h200-tep4"], SimulationParams(), gpus=6, slots_given=False)
