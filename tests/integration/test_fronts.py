@@ -113,6 +113,18 @@ def test_what_settings_name_is_looked_up(settings, message):
         FrontSettings.read(settings, "settings").check()
 
 
+def test_a_file_of_tune_is_taken_as_it_is(tmp_path):
+    path = tmp_path / "tuned.toml"
+    path.write_text(
+        '[tuned]\nversion = "0.1.0"\ngoal = "latency"\n'
+        '[router]\npolicy = "br-0"\nrefresh_steps = 16\n[engine]\nslots = 48\n'
+    )
+    settings = FrontSettings.read({"config": str(path), "refresh_steps": 8}, "settings")
+    picker = settings.picker
+    assert (picker.policy, picker.slots, picker.refresh_steps) == ("br-0", 48, 8)
+    assert settings.folder == tmp_path
+
+
 def test_a_config_that_is_no_path_is_refused():
     with pytest.raises(BrsolverError, match="config is 3, must be the path of a file"):
         FrontSettings.read({"config": 3}, "settings")
