@@ -88,13 +88,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--servers", type=int, default=8)
     parser.add_argument("--slots", type=int, nargs="+", default=(32, 128))
+    parser.add_argument("--capacity", type=int, help="KV tokens of each")
     parser.add_argument("--slower", type=float, default=1.0, help="steps, than the settings say")
     parser.add_argument("--rules", nargs="+", choices=list(RULES))
     options = parser.parse_args(arguments)
     for barrier in (True, False):
         for slots in options.slots:
             farm = Farm(
-                servers=options.servers, slots=slots, barrier=barrier, slower=options.slower
+                servers=options.servers,
+                slots=slots,
+                capacity=options.capacity,
+                barrier=barrier,
+                slower=options.slower,
             )
             where = "ranks behind one barrier" if barrier else "servers by themselves"
             show(f"{options.servers} {where}, {slots} slots each", farm, options)

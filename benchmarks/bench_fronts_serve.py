@@ -2,7 +2,7 @@
 
 Run ``python -m benchmarks.bench_fronts_serve``. An actor holds the simulator's ranks
 (`integration.engines`) and lets their steps last as long as the hardware says, divided by
-`--speed`; every replica is a rank of it and streams its first and last token. The same batch goes
+``--speed``; every replica is a rank of it and streams its first and last token. The same batch goes
 through Ray Serve's own router and through `integration.ray_serve`.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
 RANKS = "brsolver-bench-ranks"
+_APPLICATIONS = count()
 HARDWARE = "minimax-m2.7-h200-dp4"
 
 
@@ -71,12 +73,13 @@ class Ranks:
         self._cluster.warm_up()
         self._clock: Clock | None = None
         self._free = list(range(ranks))
+        self._waiters: dict[int, Awaited] = {}
 
     async def join(self) -> int:
         """Give a replica its rank."""
         return self._free.pop(0)
 
-    async def first(self, rank: int, prompt: int, output: int) -> Any:
+    async def first(self, rank: int, prompt: int, output: int) -> int:
         """Run a request until its first token; return what to wait for the last one with."""
         if self._clock is None:
             self._clock = Clock(self._cluster, self._params.speed)
@@ -85,7 +88,7 @@ class Ranks:
         self._cluster.submit(task)
         self._clock.wake()
         await waiter.first.wait()
-        self._waiters = getattr(self, "_waiters", {}) | {task.identity: waiter}
+        self._waiters[task.identity] = waiter
         return task.identity
 
     async def last(self, identity: int) -> None:
@@ -115,6 +118,8 @@ class Replica:
 
 
 async def _through(handle: Any, batch: Batch) -> None:
+    """Ask for all responses at once, and read them to their ends."""
+
     async def one(index: int) -> None:
         start = int(batch.group[index]) << 20
         prompt = range(start, start + int(batch.prompt_tokens[index]))
@@ -130,14 +135,16 @@ def measured(batch: Batch, options: argparse.Namespace, config: Any, limit: int)
     ray.get(ranks.seconds.remote())
     settings = {} if config is None else {"request_router_config": config}
     app = Replica.options(num_replicas=options.ranks, max_ongoing_requests=limit, **settings).bind()
-    handle = serve.run(app, name="rollouts", route_prefix=None)
+    # Ray Serve keeps the routers of an application that it knows.
+    name = f"rollouts-{next(_APPLICATIONS)}"
+    handle = serve.run(app, name=name, route_prefix=None)
     stream = handle.options(method_name="generate", stream=True)
     # The first request makes the router.
     asyncio.run(_through(stream, Batch.drawn(np.random.default_rng(0), groups=1, each=1, most=2)))
     before = ray.get(ranks.seconds.remote())
     asyncio.run(_through(stream, batch))
     after = ray.get(ranks.seconds.remote())
-    serve.delete("rollouts")
+    serve.delete(name)
     ray.kill(ranks)
     return [late - early for early, late in zip(before, after, strict=True)]
 
@@ -145,11 +152,13 @@ def measured(batch: Batch, options: argparse.Namespace, config: Any, limit: int)
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print a row per rule."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--requests", type=int, default=256)
+    parser.add_argument("--requests", type=int, default=128)
     parser.add_argument("--each", type=int, default=8, help="responses to every prompt")
     parser.add_argument("--ranks", type=int, default=4)
-    parser.add_argument("--slots", type=int, default=16)
-    parser.add_argument("--speed", type=float, default=1.0)
+    parser.add_argument("--slots", type=int, default=8)
+    parser.add_argument("--median", type=float, default=100.0, help="tokens of a response")
+    parser.add_argument("--most", type=int, default=400, help="tokens of the longest")
+    parser.add_argument("--speed", type=float, default=0.5, help="of steps, than the hardware's")
     parser.add_argument("--seeds", type=int, default=1)
     options = parser.parse_args(arguments)
     ray.init("local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
@@ -168,8 +177,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 np.random.default_rng([15, seed]),
                 groups=options.requests // options.each,
                 each=options.each,
-                output_median=150.0,
-                most=1024,
+                output_median=options.median,
+                most=options.most,
             )
             took, lost = measured(batch, options, config, limit)
             print(f"| {rule} | {took:.1f} s | {lost / took:.1%} |", flush=True)

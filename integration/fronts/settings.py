@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from brsolver.errors import ParameterError
 from brsolver.hardware.model import step_time_of
 from brsolver.registry import PolicySpec, PredictorSpec
-from integration.picker.params import MAX_WAIT_S, PickerParams, toml_table
+from brsolver.tuned import read_toml, read_tuned
+from integration.picker.params import MAX_WAIT_S, PickerParams
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,7 +46,7 @@ class FrontSettings:
         ----------
         values : mapping of str to object
             Parameters of the picker by name. Those of the file that ``config`` names hold where
-            they are not given themselves.
+            they are not given themselves: a TOML file of such, or one of ``brsolver tune``.
         owner : str
             What messages call them.
         most_held : int
@@ -61,7 +62,7 @@ class FrontSettings:
         if path is not None:
             if not isinstance(path, str):
                 raise ParameterError(f"{owner}: {CONFIG} is {path!r}, must be the path of a file")
-            table = toml_table(path)
+            table = _table(Path(path))
         held: dict[str, object] = {"wait_max_s": MAX_WAIT_S, "pool_max": most_held, "fallbacks": 0}
         picker = PickerParams.from_table({**held, **table, **given}, owner)
         return cls(picker=picker, folder=Path(path).parent if path else Path())
@@ -77,3 +78,9 @@ class FrontSettings:
         PolicySpec.parse(self.picker.policy)
         PredictorSpec.parse(self.picker.predictor)
         step_time_of(self.picker.hardware, self.folder)
+
+
+def _table(path: Path) -> dict[str, object]:
+    """Return what a file says: of the picker's parameters alone, or of `brsolver tune`."""
+    tuned = read_tuned(path)
+    return read_toml(path) if tuned is None else tuned.for_picker()

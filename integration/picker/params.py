@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from brsolver._limits import (
@@ -19,13 +17,14 @@ from brsolver._limits import (
     require_one_of,
     require_whole,
 )
-from brsolver.errors import ParameterError
 from brsolver.hardware.model import DEFAULT_HARDWARE
 from brsolver.simulator.prefill import MAX_BUDGET
 from brsolver.specs import build_params
+from brsolver.tuned import read_toml
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
 MAX_WAIT_S = 86_400.0
 _ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[^\s:/@\[\]]+):(?P<port>\d{1,5})")
@@ -214,7 +213,7 @@ class PickerParams:
         ParameterError
             It cannot be read, or holds something that cannot be.
         """
-        return cls.from_table(toml_table(path), str(path))
+        return cls.from_table(read_toml(path), str(path))
 
 
 _WHOLE = {
@@ -244,18 +243,3 @@ _NUMBERS = {
     "start_max_s": (0.0, MAX_WAIT_S),
     "leak_s": (0.0, MAX_WAIT_S),
 }
-
-
-def toml_table(path: str | Path) -> dict[str, object]:
-    """Read a TOML file.
-
-    Raises
-    ------
-    ParameterError
-        It cannot be read.
-    """
-    try:
-        return tomllib.loads(Path(path).read_bytes().decode())
-    except (OSError, ValueError, RecursionError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise ParameterError(f"{path}: cannot be read as TOML: {reason}") from error

@@ -54,7 +54,9 @@ def pip_can(words: tuple[str, ...]) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert words[0] == "install"
     for asked in words[1:]:
-        found = re.fullmatch(r"(?P<what>\.|\./mypolicies|brsolver)(\[(?P<extras>[\w,]+)\])?", asked)
+        found = re.fullmatch(
+            r"(?P<what>\.|\./mypolicies|brsolver)(\[(?P<extras>[\w,-]+)\])?", asked
+        )
         assert found, asked
         assert set((found["extras"] or "vllm").split(",")) <= set(project["optional-dependencies"])
 

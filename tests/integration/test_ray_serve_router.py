@@ -83,6 +83,7 @@ class Serving:
         self.loop = self.stream._router._asyncio_router._event_loop
         self.on_loop(self.router._front._core.listeners.append, self)
         self.until(lambda books: books.reserved == 0)
+        self.begin()
 
     def deploy(self, replicas: int, *, wait: bool = True) -> Any:
         config = router_config(**self._settings)
