@@ -187,8 +187,7 @@ def _prompt_tokens(one: object, name: str, params: EngineParams) -> int:
 
 def _are_tokens(given: object) -> TypeGuard[list[int]]:
     # Prompts of a hundred thousand tokens are looked at while all ranks wait.
-    whole = isinstance(given, list) and set(map(type, given)) == {int}
-    return whole and min(given) >= 0
+    return isinstance(given, list) and set(map(type, given)) == {int} and min(given) >= 0
 
 
 def _chat(body: dict[str, Any], params: EngineParams) -> tuple[int, list[Any] | str]:
