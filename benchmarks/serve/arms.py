@@ -175,12 +175,17 @@ def _nothing(setting: Setting) -> list[str]:
     return []
 
 
-def _vllm_router(setting: Setting) -> list[str]:
-    options = ["--policy", "round_robin", "--worker-urls", *setting.urls]
-    prometheus = free_ports(1)[0]
-    at = ["--host", "127.0.0.1", "--port", str(setting.port)]
-    quiet = ["--prometheus-port", str(prometheus), "--log-level", "error"]
-    return [str(_routers() / "vllm-router"), *at, *quiet, *options]
+def vllm_router(policy: str) -> Callable:
+    """Return how ``vllm-router`` is started with a policy of its own."""
+
+    def start(setting: Setting) -> list[str]:
+        options = ["--policy", policy, "--worker-urls", *setting.urls]
+        prometheus = free_ports(1)[0]
+        at = ["--host", "127.0.0.1", "--port", str(setting.port)]
+        quiet = ["--prometheus-port", str(prometheus), "--log-level", "error"]
+        return [str(_routers() / "vllm-router"), *at, *quiet, *options]
+
+    return start
 
 
 def _smg(setting: Setting) -> list[str]:
@@ -299,7 +304,7 @@ def _serve_config(setting: Setting, door: str) -> Path:
 
 BUILT_IN: dict[str, Callable] = {
     DIRECT: _nothing,
-    "vllm-router": _vllm_router,
+    "vllm-router": vllm_router("round_robin"),
     "smg": _smg,
     "envoy": _envoy,
     "brsolver": _serve("ext_authz"),

@@ -82,6 +82,8 @@ class Poller:
         self._pump = pump
         self._fleet = fleet
         self._params = PollerParams() if params is None else params
+        secure = self._params.scheme == "https"
+        self._trust = trusting(self._params.ca) if secure else False
         self.last: dict[int, Gauges] = {}
         self.rounds = 0
 
@@ -95,9 +97,7 @@ class Poller:
         """
         aiohttp = _aiohttp()
         timeout = aiohttp.ClientTimeout(total=self._params.timeout_s)
-        secure = self._params.scheme == "https"
-        trust = trusting(self._params.ca) if secure else False
-        connector = aiohttp.TCPConnector(limit=0, ssl=trust)
+        connector = aiohttp.TCPConnector(limit=0, ssl=self._trust)
         async with aiohttp.ClientSession(connector=connector, timeout=timeout) as client:
             await self.round(client)
             await self._go_on(client)

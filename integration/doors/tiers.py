@@ -114,6 +114,8 @@ class Tiers:
         self._reception = reception
         self._pool = pool
         self._params = TiersParams() if params is None else params
+        secure = self._params.scheme == "https"
+        self._trust = trusting(self._params.ca) if secure else False
         self._client: Any = None
         self.prefilled = 0
         self.failed = 0
@@ -226,10 +228,8 @@ class Tiers:
         httpx = _httpx()
         if self._client is None:
             limits = httpx.Limits(max_connections=None)
-            secure = self._params.scheme == "https"
-            trust = trusting(self._params.ca) if secure else False
             self._client = httpx.AsyncClient(
-                limits=limits, timeout=self._params.timeout_s, verify=trust
+                limits=limits, timeout=self._params.timeout_s, verify=self._trust
             )
         chosen.tokens[ask.name] = ask.prompt_tokens
         passed = {name: headers[name] for name in _PASSED_ON if name in headers}

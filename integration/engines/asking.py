@@ -6,7 +6,7 @@ import json
 import math
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from brsolver.errors import BrsolverError
 
@@ -18,6 +18,8 @@ MESSAGE_TOKENS = 4
 """Of a chat's message, besides its text."""
 COMPLETION_TOKENS = 16
 """Most output tokens of a completion that names no limit, as OpenAI has it."""
+_SHOWN = 512
+"""Of a prompt, at its beginning and at its end, by which its output's length is drawn."""
 _TYPES = {bool: "true or false", str: "a text", dict: "an object", list: "a list"}
 
 
@@ -161,7 +163,7 @@ def read_prompts(
 ) -> list[tuple[int, list[Any] | str]]:
     """Return tokens and content of every prompt: texts, token identities, or lists of either."""
     given = body.get(name)
-    if isinstance(given, str) or (isinstance(given, list) and given and all(map(_is_token, given))):
+    if isinstance(given, str) or _are_tokens(given):
         given = [given]
     if not isinstance(given, list) or not given:
         raise RequestRefused(
@@ -175,7 +177,7 @@ def read_prompts(
 def _prompt_tokens(one: object, name: str, params: EngineParams) -> int:
     if isinstance(one, str) and one:
         return max(1, math.ceil(len(one) / params.characters_per_token))
-    if isinstance(one, list) and one and all(map(_is_token, one)):
+    if _are_tokens(one):
         return len(one)
     raise RequestRefused(
         f"{name} has {_shown(one)}, must be a text or a list of token identities, and not empty",
@@ -183,8 +185,9 @@ def _prompt_tokens(one: object, name: str, params: EngineParams) -> int:
     )
 
 
-def _is_token(one: object) -> bool:
-    return isinstance(one, int) and not isinstance(one, bool) and one >= 0
+def _are_tokens(given: object) -> TypeGuard[list[int]]:
+    # Prompts of a hundred thousand tokens are looked at while all ranks wait.
+    return isinstance(given, list) and set(map(type, given)) == {int} and min(given) >= 0
 
 
 def _chat(body: dict[str, Any], params: EngineParams) -> tuple[int, list[Any] | str]:
@@ -253,7 +256,9 @@ def _lengths(
 
 def _drawn_length(content: list[Any] | str, params: EngineParams, draw: str) -> int:
     """Return when an output ends by itself: geometric, the same for the same request."""
-    digest = blake2b(f"{draw}/{json.dumps(content)}".encode(), digest_size=8).digest()
+    shown = content if len(content) <= 2 * _SHOWN else (content[:_SHOWN], content[-_SHOWN:])
+    text = f"{draw}/{len(content)}/{json.dumps(shown)}"
+    digest = blake2b(text.encode(), digest_size=8).digest()
     share = (int.from_bytes(digest) + 0.5) / 2**64
     return 1 + int(-params.mean_output * math.log(share))
 

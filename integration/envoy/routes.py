@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 WORKERS = "workers"
 """Cluster of the engines."""
 _UNREACHED = ("connect-failure", "refused-stream", "reset-before-request", "reset")
-_BUSY = (502, 503)
-"""Statuses of a worker that has not begun: these go to the next."""
 
 
 def route_config(config: ServeConfig) -> Part:
@@ -112,7 +110,7 @@ def _route(path: str, limits: Limits, condition: Part) -> Part:
 def _retries(limits: Limits) -> Part:
     return {
         "retry_on": ",".join((*_UNREACHED, "retriable-status-codes")),
-        "retriable_status_codes": list(_BUSY),
+        "retriable_status_codes": list(limits.retry_statuses),
         "num_retries": limits.retries,
         "retry_back_off": {
             "base_interval": seconds(limits.backoff_ms / 1000),

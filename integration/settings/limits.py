@@ -40,6 +40,8 @@ class Limits:
         Seconds until a worker must have taken a connection.
     retries : int
         Further attempts, on the next workers of the picker's list; none after the first byte.
+    retry_statuses : tuple of int
+        With which a worker says that it has not begun: what it answers so goes to the next.
     backoff_ms, max_backoff_ms : float
         Before the first retry, and at most.
     drain_s : float
@@ -57,6 +59,7 @@ class Limits:
     request_s: float = 3600.0
     connect_s: float = 2.0
     retries: int = 2
+    retry_statuses: tuple[int, ...] = (502, 503)
     backoff_ms: float = 25.0
     max_backoff_ms: float = 1000.0
     drain_s: float = 60.0
@@ -71,6 +74,8 @@ class Limits:
         require_whole("headers", self.headers, 10, 10_000)
         require_whole("connections", self.connections, 1, 10_000_000)
         require_whole("retries", self.retries, 0, 100)
+        for status in self.retry_statuses:
+            require_whole("retry_statuses", status, 400, 599)
         for name in ("upload_s", "idle_s", "request_s", "connect_s"):
             require_number(name, getattr(self, name), 0.05, DAY_S, " s")
         require_number("drain_s", self.drain_s, 0.0, DAY_S, " s")

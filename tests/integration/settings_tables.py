@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import sys
 
@@ -44,7 +45,7 @@ def shown(value: object) -> str:
     if isinstance(value, str):
         return f'`"{value}"`'
     if isinstance(value, tuple):
-        return "`[" + ", ".join(f'"{each}"' for each in value) + "]`"
+        return f"`{json.dumps(list(value))}`"
     return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
 
 

@@ -261,6 +261,23 @@ def test_no_key_is_left_where_envoy_has_read_it(tmp_path):
     assert not any("very-secret" in text for text in written)
 
 
+def test_clients_that_leave_under_ext_proc_leave_no_traceback(tmp_path):
+    async def run(stack):
+        running = asyncio.ensure_future(ask(stack, [LONG] * 4, tag="room", leave={0: 3, 1: 1}))
+        await stack.until(lambda audit: audit["started"] == 4, what="full")
+        left = await ask(stack, [6] * 8, tag="held", leave=dict.fromkeys(range(8), 0))
+        assert fates(left) == ["left by the client"] * 8
+        await running
+        audit = await stack.until_idle()
+        assert audit["ended"]["finished"] == 2
+        assert sum(audit["ended"].values()) == audit["begun"]
+
+    with Stack(tmp_path, picker={"door": "ext_proc"}) as other:
+        asyncio.run(run(other))
+    assert "Traceback" not in "\n".join(other.door.lines)
+    assert "exception" not in "\n".join(other.door.lines).lower()
+
+
 def test_envoy_restarted(stack):
     async def run():
         before = await stack.until_idle()
