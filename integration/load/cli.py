@@ -185,6 +185,8 @@ def load(
     slo_ttft: Annotated[
         float | None,
         typer.Option(
+            "--slo-ttft",
+            "--slo-ttft-ms",
             metavar="MS",
             rich_help_panel=OUTPUT,
             help="Longest time to first token of a good request, in milliseconds.",
@@ -193,6 +195,8 @@ def load(
     slo_tpot: Annotated[
         float | None,
         typer.Option(
+            "--slo-tpot",
+            "--slo-tpot-ms",
             metavar="MS",
             rich_help_panel=OUTPUT,
             help="Longest time per token after the first of a good request, in milliseconds.",
