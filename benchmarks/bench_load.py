@@ -112,17 +112,34 @@ def write_requests(path: Path, requests: int, rate: float, seed: int) -> None:
 
 
 def ours(url: str, path: Path, given: argparse.Namespace) -> dict[str, float]:
-    """Return the figures of `brsolver load`."""
+    """Return the figures of `brsolver load`: latencies from the sending, as others count them.
+
+    Those from when requests were due, as it reports them itself, have `due` in their names.
+    """
+    out = path.with_name("ours.json")
     command = [sys.executable, "-m", "brsolver", "load", path, "--target", url, "--json"]
-    command += ["--block", str(BLOCK)]
+    command += ["--block", str(BLOCK), "--vllm-json", out]
     if given.concurrency:
         command += ["--concurrency", str(given.concurrency)]
     told = json.loads(_run(command))
-    spreads = {
-        f"{name}_{p}_ms": told[f"{name}_ms"][p]
-        for name in ("ttft", "tpot", "e2e", "late")
-        for p in ("p50", "p99")
+    detailed = json.loads(out.read_text())
+    late = np.array(detailed["queue_times"])
+    sent = {
+        "ttft": np.array(detailed["ttfts"]) - late,
+        "e2e": np.array(detailed["latencies"]) - late,
     }
+    spreads = {
+        f"{name}_p{p}_ms": float(1e3 * np.percentile(values, p))
+        for name, values in sent.items()
+        for p in (50, 99)
+    }
+    for name, theirs in (
+        ("tpot", "tpot"),
+        ("due_ttft", "ttft"),
+        ("due_e2e", "e2e"),
+        ("late", "late"),
+    ):
+        spreads |= {f"{name}_{p}_ms": told[f"{theirs}_ms"][p] for p in ("p50", "p99")}
     return {
         "requests_per_s": told["requests_per_s"],
         "output_tok_s": told["output_tok_s"],

@@ -60,9 +60,8 @@ class Bodies:
         """Return the body of a request."""
         return self._body(self._prompts.of(row), int(self.trace.output_tokens[row]))
 
-    def warm(self, number: int) -> bytes:
-        """Return the body of a request that is as long as another, and begins like none."""
-        row = number % len(self.trace)
+    def warm(self, number: int, row: int) -> bytes:
+        """Return the body of a request that is as long as that of a row, and begins like none."""
         prompt = self._prompts.warm(number, int(self.trace.prompt_tokens[row]))
         return self._body(prompt, int(self.trace.output_tokens[row]))
 

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from brsolver.cli import _options as o  # noqa: TC001 # typer evaluates annotations
 from brsolver.cli._input import InputOptions  # noqa: TC001 # typer evaluates annotations
 from brsolver.cli._offered import takes_input_options
+from integration.load import options as lo  # typer evaluates annotations
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from integration.load.params import LoadParams
     from integration.load.running import Loaded
 
-TARGET, PACE, CONTENT, OUTPUT = "Endpoint", "When requests are sent", "What they hold", "Output"
-KEY_VARIABLE = "OPENAI_API_KEY"
 SOME_FAILED, INTERRUPTED = 1, 130
 
 
@@ -33,188 +32,33 @@ SOME_FAILED, INTERRUPTED = 1, 130
 def load(
     trace: o.TraceArgument,
     *,
-    target: Annotated[
-        str,
-        typer.Option(
-            metavar="URL", rich_help_panel=TARGET, help="OpenAI endpoint, http://HOST:PORT."
-        ),
-    ],
-    model: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME", rich_help_panel=TARGET, help="Model. (default: asked from /v1/models)"
-        ),
-    ] = None,
-    chat: Annotated[
-        bool,
-        typer.Option(
-            "--chat",
-            rich_help_panel=TARGET,
-            help="Ask /v1/chat/completions; prompts are text then.",
-        ),
-    ] = False,
-    api_key_env: Annotated[
-        str,
-        typer.Option(
-            metavar="VARIABLE",
-            rich_help_panel=TARGET,
-            help="Environment variable that has the API key, if there is one.",
-        ),
-    ] = KEY_VARIABLE,
-    header: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=VALUE",
-            rich_help_panel=TARGET,
-            help="Header of every request. Repeatable.",
-        ),
-    ] = None,
-    timeout: Annotated[
-        float,
-        typer.Option(
-            metavar="S", rich_help_panel=TARGET, help="Seconds that one request may take."
-        ),
-    ] = 600.0,
-    max_connections: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            rich_help_panel=TARGET,
-            help="Requests on their way at most; the waiting of others counts. "
-            "(default: unlimited)",
-        ),
-    ] = None,
-    ca_file: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE",
-            rich_help_panel=TARGET,
-            help="Certificates (PEM) to trust. (default: the system's)",
-        ),
-    ] = None,
-    insecure: Annotated[
-        bool,
-        typer.Option("--insecure", rich_help_panel=TARGET, help="Trust any certificate."),
-    ] = False,
-    rate: Annotated[
-        float | None,
-        typer.Option(
-            metavar="R",
-            rich_help_panel=PACE,
-            help="Poisson arrivals, requests per second. (default: the trace's own times)",
-        ),
-    ] = None,
-    concurrency: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            rich_help_panel=PACE,
-            help="A closed loop of N clients, each with a request in flight at all times.",
-        ),
-    ] = None,
-    speed: Annotated[
-        float,
-        typer.Option(
-            metavar="X", rich_help_panel=PACE, help="How much faster than the trace's own times."
-        ),
-    ] = 1.0,
-    requests: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N", rich_help_panel=PACE, help="Send the first N requests. (default: all)"
-        ),
-    ] = None,
-    warm_up: Annotated[
-        int,
-        typer.Option(
-            metavar="N",
-            rich_help_panel=PACE,
-            help="Requests sent before, one after another, which do not count.",
-        ),
-    ] = 1,
-    prompts: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ids|text",
-            rich_help_panel=CONTENT,
-            help="Token numbers, or words. (default: ids; text with --chat or --tokenizer)",
-        ),
-    ] = None,
-    tokenizer: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE",
-            rich_help_panel=CONTENT,
-            help="The model's tokenizer.json, for words that are exactly one token each.",
-        ),
-    ] = None,
-    block: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            rich_help_panel=CONTENT,
-            help="Tokens of a block of the trace's hash_ids. (default: found out)",
-        ),
-    ] = None,
-    ignore_eos: Annotated[
-        bool,
-        typer.Option(
-            rich_help_panel=CONTENT,
-            help="Ask for exactly as many tokens as the trace has (ignore_eos, min_tokens), or at "
-            "most as many.",
-        ),
-    ] = True,
-    drop_oversized: Annotated[
-        bool,
-        typer.Option(
-            "--drop-oversized",
-            rich_help_panel=CONTENT,
-            help="Leave out requests longer than the model's context.",
-        ),
-    ] = False,
-    body: Annotated[
-        str | None,
-        typer.Option(
-            metavar="JSON",
-            rich_help_panel=CONTENT,
-            help="Further fields of every request: '{\"top_p\": 0.9}'.",
-        ),
-    ] = None,
+    target: lo.TargetOption,
+    model: lo.ModelOption = None,
+    chat: lo.ChatOption = False,
+    api_key_env: lo.ApiKeyEnvOption = lo.KEY_VARIABLE,
+    header: lo.HeaderOption = None,
+    timeout: lo.TimeoutOption = 600.0,
+    max_connections: lo.MaxConnectionsOption = None,
+    ca_file: lo.CaFileOption = None,
+    insecure: lo.InsecureOption = False,
+    rate: lo.RateOption = None,
+    concurrency: lo.ConcurrencyOption = None,
+    speed: lo.SpeedOption = 1.0,
+    requests: lo.RequestsOption = None,
+    warm_up: lo.WarmUpOption = 1,
+    prompts: lo.PromptsOption = None,
+    tokenizer: lo.TokenizerOption = None,
+    block: lo.BlockOption = None,
+    ignore_eos: lo.IgnoreEosOption = True,
+    drop_oversized: lo.DropOversizedOption = False,
+    body: lo.BodyOption = None,
     seed: o.SeedOption = None,
     options: InputOptions,
-    slo_ttft: Annotated[
-        float | None,
-        typer.Option(
-            metavar="MS",
-            rich_help_panel=OUTPUT,
-            help="Longest time to first token of a good request, in milliseconds.",
-        ),
-    ] = None,
-    slo_tpot: Annotated[
-        float | None,
-        typer.Option(
-            metavar="MS",
-            rich_help_panel=OUTPUT,
-            help="Longest time per token after the first of a good request, in milliseconds.",
-        ),
-    ] = None,
+    slo_ttft: lo.SloTtftOption = None,
+    slo_tpot: lo.SloTpotOption = None,
     json: o.JsonOption = False,
-    out: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE",
-            rich_help_panel=OUTPUT,
-            help="Also write what came as a trace: .csv, .jsonl or .parquet.",
-        ),
-    ] = None,
-    vllm_json: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE",
-            rich_help_panel=OUTPUT,
-            help="Also write it as vllm bench serve --save-detailed does.",
-        ),
-    ] = None,
+    out: lo.OutOption = None,
+    vllm_json: lo.VllmJsonOption = None,
 ) -> None:
     """Replay a trace against an OpenAI endpoint, and measure what comes.
 

@@ -128,8 +128,8 @@ def block_tokens(trace: Trace, given: int | None = None) -> int:
     ParameterError
         Several sizes are possible, or none.
     """
-    offsets: NDArray[np.int64] = trace.columns["hash_offsets"].astype(np.int64)
-    counts = offsets[1:] - offsets[:-1]
+    offsets: Any = trace.columns["hash_offsets"]
+    counts = np.diff(offsets.astype(np.int64))
     there = counts > 0
     lengths, counts = trace.prompt_tokens[there], counts[there]
     block = given or BLOCKS.get(trace.source_format) or _only(trace, lengths, counts)

@@ -131,7 +131,7 @@ async def load(
             more=params.content.more,
         )
         asker = Asker(client, target)
-        warmed = await warm_up(asker, bodies, target.endpoint, params.warm_up)
+        warmed = await warm_up(asker, bodies, target.endpoint, params.warm_up, found.longest)
         for note in notes_on_warm_up(warmed, params.content):
             _tell(tell, note)
         schedule = schedule_of(trace, params.pace, params.content.seed)

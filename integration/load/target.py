@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from brsolver.errors import ParameterError
 from integration.load.http import read_some, require_aiohttp
 from integration.load.kinds import Kind, excused
@@ -116,8 +118,12 @@ def _chosen(cards: dict[str, int | None], params: TargetParams, url: str) -> Ser
     return Served(model=model, longest=cards[model])
 
 
-async def warm_up(asker: Asks, bodies: Bodies, url: str, requests: int) -> list[Reply]:
+async def warm_up(
+    asker: Asks, bodies: Bodies, url: str, requests: int, longest: int | None = None
+) -> list[Reply]:
     """Send requests one after another whose prompts no other request shares; return the answers.
+
+    They are as long as the first ones of the trace that the model can hold.
 
     Parameters
     ----------
@@ -126,18 +132,22 @@ async def warm_up(asker: Asks, bodies: Bodies, url: str, requests: int) -> list[
     url : str
         For messages.
     requests : int
+    longest : int, optional
+        Prompt and output together, in tokens.
 
     Raises
     ------
     LoadError
         One of them failed: a load of such would measure nothing.
     """
+    lengths = bodies.trace.prompt_tokens + bodies.trace.output_tokens
+    rows = np.flatnonzero(lengths <= (lengths.max() if longest is None else longest)).tolist()
     replies = []
     for number in range(requests):
-        row = number % len(bodies.trace)
+        row = rows[number % len(rows)]
         wanted = int(bodies.trace.output_tokens[row])
         reply = Reply(row=row, wanted=wanted, due_s=time.monotonic())
-        await asker.ask(bodies.warm(number), reply)
+        await asker.ask(bodies.warm(number, row), reply)
         if not reply.complete:
             raise LoadError(_failed(reply, url))
         replies.append(reply)

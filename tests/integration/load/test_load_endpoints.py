@@ -221,6 +221,8 @@ def test_requests_that_are_too_long_are_told_of_or_left_out():
         "--drop-oversized leaves them out"
     ]
     assert len(got) == 4
+    _, got = loaded(lambda asked, number: whole(asked), trace.take(np.array([1, 0])), warm_up=2)
+    assert [asked.body["max_tokens"] for asked in got] == [5, 5, 50, 5]
     found, got = loaded(lambda asked, number: whole(asked), trace, fit=True)
     assert [asked.body["max_tokens"] for asked in got] == [5, 10]
     assert found.figures.requests == 2
