@@ -137,10 +137,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--budget", default="3m")
     parser.add_argument("--jobs", type=int)
     parser.add_argument("--out")
+    parser.add_argument("--only", default="", help="names of regimes, separated by commas")
     given = parser.parse_args(arguments)
     rows = []
     for source in given.traces:
         for regime in regimes():
+            if given.only and regime.name not in given.only.split(","):
+                continue
             print(f"{source} {regime.name}", file=sys.stderr)
             result = measured(
                 source, regime,

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from brsolver.tuning import TuneResult, Validated
 
 _COLUMNS = (
-    ("tok/s", "throughput_tok_s", 1.0, ",.0f"),
+    ("tok/s", "bulk_tok_s", 1.0, ",.0f"),
     ("TTFT ms", "ttft_mean_s", 1e3, ",.0f"),
     ("P95", "ttft_p95_s", 1e3, ",.0f"),
     ("TPOT ms", "tpot_mean_s", 1e3, ",.1f"),
@@ -18,7 +18,7 @@ _COLUMNS = (
     ("E2E s", "e2e_mean_s", 1.0, ",.2f"),
     ("lost %", "time_lost_share", 1e2, ",.1f"),
 )
-_GOODPUT = ("goodput req/s", "goodput_req_s", 1.0, ",.3g")
+_GOODPUT = ("goodput req/s", "bulk_good_req_s", 1.0, ",.3g")
 
 
 def validated_table(result: TuneResult) -> Table:

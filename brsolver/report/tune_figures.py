@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.ticker import PercentFormatter
 
 from brsolver.report.style import FAINT, INK, PALETTE, figure, legend_beside
+from brsolver.tuning.goals import THROUGHPUT
 from brsolver.tuning.importance import pareto
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ def fronts(result: TuneResult) -> Figure:
             mine = [each for each in _whole(result, metric) if _name(each) == name]
             axes.scatter(
                 [factor * (each.figures[metric] or 0.0) for each in mine],
-                [each.figures["throughput_tok_s"] or 0.0 for each in mine],
+                [each.figures[THROUGHPUT] or 0.0 for each in mine],
                 s=20,
                 color=PALETTE[index % len(PALETTE)],
                 label=name,
@@ -122,10 +123,10 @@ def fronts(result: TuneResult) -> Figure:
 
 
 def _front(axes: Axes, result: TuneResult, metric: str, factor: float) -> None:
-    best = pareto(result.tried, "throughput_tok_s", metric)
+    best = pareto(result.tried, THROUGHPUT, metric)
     axes.plot(
         [factor * (each.figures[metric] or 0.0) for each in best],
-        [each.figures["throughput_tok_s"] or 0.0 for each in best],
+        [each.figures[THROUGHPUT] or 0.0 for each in best],
         color=FAINT,
         lw=1.0,
         zorder=0,
@@ -137,7 +138,7 @@ def _defaults(axes: Axes, result: TuneResult, metric: str, factor: float) -> Non
     for each in _whole(result, metric):
         if each.role not in _CALLED:
             continue
-        at = (factor * (each.figures[metric] or 0.0), each.figures["throughput_tok_s"] or 0.0)
+        at = (factor * (each.figures[metric] or 0.0), each.figures[THROUGHPUT] or 0.0)
         left = axes.transData.transform(at)[0] > middle
         axes.annotate(
             _CALLED[each.role],
@@ -156,7 +157,7 @@ def _whole(result: TuneResult, metric: str) -> list[Tried]:
         for each in result.tried
         if each.state == "complete"
         and each.figures.get(metric) is not None
-        and each.figures.get("throughput_tok_s") is not None
+        and each.figures.get(THROUGHPUT) is not None
     ]
 
 

@@ -169,13 +169,18 @@ def quiet() -> Iterator[None]:
 @contextmanager
 def storage_errors(storage: str) -> Iterator[None]:
     """Turn what a storage raises into one line, without its password."""
-    from optuna.exceptions import OptunaError
+    from optuna.exceptions import OptunaError, UpdateFinishedTrialError
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
         yield
     except BrsolverError:
         raise
+    except UpdateFinishedTrialError as error:
+        raise BrsolverError(
+            f"the study in {shown_url(storage)!r} is gone on with by another process, must be by "
+            "one at a time: wait for that one, or give another --study"
+        ) from error
     except (OptunaError, SQLAlchemyError, ImportError, OSError, ValueError, RuntimeError) as error:
         cause: BaseException = error
         while isinstance(cause, OptunaError | ImportError) and cause.__cause__ is not None:

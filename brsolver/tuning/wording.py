@@ -54,7 +54,7 @@ def _compared(result: TuneResult) -> Iterator[str]:
         if (role, other) == (result.recommended, PUBLISHED):
             continue
         gain = each.gains[other]
-        what = f", {each.candidate}," if role != result.recommended and other == PUBLISHED else ""
+        what = f", {each.candidate}" if role != result.recommended and other == PUBLISHED else ""
         figure = result.goal.told(gain, CALLED[other])
         yield f"{CALLED[role].capitalize()}{what}: {figure}{_means(gain)}."
     if result.by_role(TUNED) is None:

@@ -78,20 +78,20 @@ def test_a_gain_over_nothing_is_not_told() -> None:
 def test_the_simplest_that_none_beats_for_certain(
     values: dict[str, list[float]], role: str
 ) -> None:
-    assert recommended(validated("throughput_tok_s", **values), THROUGHPUT) == role
+    assert recommended(validated("bulk_tok_s", **values), THROUGHPUT) == role
     less = {name: [1e4 / each for each in found] for name, found in values.items()}
     assert recommended(validated("e2e_mean_s", **less), LATENCY) == role
 
 
 def test_some_goodput_is_better_than_none() -> None:
-    found = validated("goodput_req_s", published=[0.0, 0.0], tuned=[0.5, 0.7])
+    found = validated("bulk_good_req_s", published=[0.0, 0.0], tuned=[0.5, 0.7])
     assert recommended(found, GOODPUT) == TUNED
 
 
 def test_goals_ask_for_what_they_need() -> None:
     with pytest.raises(ParameterError, match="must have slo_ttft or slo_tpot"):
         goal_of("goodput", SimulationParams())
-    assert goal_of("goodput", SimulationParams(slo_tpot_ms=50)).metric == "goodput_req_s"
+    assert goal_of("goodput", SimulationParams(slo_tpot_ms=50)).metric == "bulk_good_req_s"
     with pytest.raises(UnknownNameError, match="unknown goal 'tokens'"):
         goal_of("tokens", SimulationParams())
 
@@ -111,7 +111,7 @@ def result_of(found: tuple[Validated, ...]) -> TuneResult:
 
 def test_sentences_say_when_nothing_beats_the_default() -> None:
     result = result_of(
-        validated("throughput_tok_s", published=[100, 101], project=[90, 120], tuned=[99, 108])
+        validated("bulk_tok_s", published=[100, 101], project=[90, 120], tuned=[99, 108])
     )
     first, *others = sentences(result)
     assert first.startswith("Keep the published default, vllm ")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from brsolver.errors import ParameterError, UnknownNameError
@@ -84,6 +84,7 @@ BASES = {
 
 
 @pytest.mark.parametrize("base", BASES.values(), ids=BASES.keys())
+@settings(deadline=None)
 @given(data=st.data())
 def test_every_choice_is_a_server_that_can_run(base: SimulationParams, data: st.DataObject) -> None:
     made = space_of(base, search={"delayer": Search(choices=("none", "trtllm", "sglang"))})
@@ -98,6 +99,7 @@ def test_every_choice_is_a_server_that_can_run(base: SimulationParams, data: st.
     assert all(name.startswith(f"{found.policy.name}.") for name in router)
 
 
+@settings(deadline=None)
 @given(data=st.data())
 def test_what_is_given_is_kept(data: st.DataObject) -> None:
     base = SimulationParams(
