@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
@@ -31,7 +33,10 @@ def cluster() -> Any:
     pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
-    started = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # Ray leaves sockets to the collector
+        started = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
+        gc.collect()
     yield started
     started.shutdown()
 
