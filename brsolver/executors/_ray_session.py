@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 import threading
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 from brsolver.errors import BrsolverError, ParameterError
@@ -22,6 +22,7 @@ CONNECT_S = 5.0
 HERE = "local"
 """Ray's own word for a cluster that is started anew."""
 
+_AUTHENTICATION = "RAY_AUTH_MODE"
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5)
 """What a client of gRPC begins with: RFC 9113, section 3.4, and empty settings."""
 _HEAD_BYTES, _TYPE_AT, _SETTINGS = 9, 3, 4
@@ -57,7 +58,7 @@ def connected(ray: Any, address: str | None, jobs: int | None) -> Iterator[bool]
         yield False
         return
     address = address or os.environ.get("RAY_ADDRESS") or HERE
-    with _own_signals(), _own_output():
+    with _own_signals(), _own_output(), _own_authentication(ray):
         _connect(ray, address, jobs)
         try:
             yield address == HERE
@@ -75,6 +76,27 @@ def _own_signals() -> Iterator[None]:
     finally:
         if ours and before is not None:
             signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _own_authentication(ray: Any) -> Iterator[None]:
+    """Put back how this process speaks to clusters.
+
+    One that Ray starts here wants a token, and so this process from then on: the nodes of another
+    that has none could not reach it.
+    """
+    before = os.environ.get(_AUTHENTICATION)
+    try:
+        yield
+    finally:
+        if os.environ.get(_AUTHENTICATION) != before:
+            os.environ.pop(_AUTHENTICATION, None)
+            if before is not None:
+                os.environ[_AUTHENTICATION] = before
+            # Ray has read them, and keeps what it read.
+            with suppress(AttributeError):
+                ray._raylet.Config.initialize("")  # noqa: SLF001 # nothing public does it
+                ray._raylet.AuthenticationTokenLoader.instance().reset_cache()  # noqa: SLF001
 
 
 @contextmanager

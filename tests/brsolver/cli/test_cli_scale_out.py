@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 import pytest
+
+from brsolver.cli._progress import late_bar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,7 +35,10 @@ def cluster() -> Any:
     pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
-    started = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # Ray leaves sockets to the collector
+        started = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
+        gc.collect()
     yield started
     started.shutdown()
 
@@ -58,6 +65,18 @@ def test_a_cluster_gives_the_same_report_and_gap(
     assert unclocked(gaps[0]) == unclocked(gaps[1])
 
 
+def test_a_log_gets_a_line_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("brsolver.cli._progress.LINE_S", 0.0)
+    for lines in (False, True):
+        with late_bar("simulating, runs", lines=lines) as bar:
+            bar.update(1, 2000)
+            bar.update(2000, 2000)
+    told = "simulating, runs: 1 of 2,000\nsimulating, runs: 2,000 of 2,000\n"
+    assert capsys.readouterr() == ("", told)
+
+
 def test_gap_in_processes_is_the_same(brsolver: Callable[..., Any], trace_file: Path) -> None:
     found = []
     for jobs in (1, 2):
@@ -76,27 +95,56 @@ def unclocked(value: Any) -> Any:
     return [unclocked(each) for each in value] if isinstance(value, list) else value
 
 
-def test_an_interrupted_comparison_goes_on(trace_file: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def gated(tmp_path: Path) -> Path:
+    """Write a policy `gated`, which waits at a pipe as long as there is one; returns where."""
+    place = tmp_path / "place"
+    (place / "gated-1.dist-info").mkdir(parents=True)
+    (place / "gated-1.dist-info" / "METADATA").write_text("Name: gated\nVersion: 1\n")
+    (place / "gated-1.dist-info" / "entry_points.txt").write_text(
+        "[brsolver.policies]\ngated = gated_policy:Gated\n"
+    )
+    (place / "gated_policy.py").write_text(
+        "from pathlib import Path\n"
+        "gate = Path(__file__).parent / 'gate'\n"
+        "class Gated:\n"
+        "    def route(self, cluster, waiting):\n"
+        "        if gate.exists():\n"
+        "            gate.read_text()\n"
+        "        return [(0, int(cluster.room.argmax()))]\n"
+    )
+    os.mkfifo(place / "gate")
+    return place
+
+
+def test_an_interrupted_comparison_goes_on(trace_file: Path, tmp_path: Path, gated: Path) -> None:
     kept, out = tmp_path / "kept", tmp_path / "out"
     command = [
-        sys.executable, "-m", "brsolver", "compare", "preset:uniform:n=300,s_high=900,o_high=90",
-        "--policies", "br-h,random,br-0,jsq", "--workers", "4", "--slots", "8", "--seeds", "12",
-        "--jobs", "2", "--resume", str(kept), "--out", str(out),
+        sys.executable, "-m", "brsolver", "compare", str(trace_file), "--policies", "jsq,gated",
+        *map(str, SMALL), "--jobs", "2", "--resume", str(kept), "--out", str(out),
     ]  # fmt: skip
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    while not list((kept / "parts").glob("*.parquet")):
+    paths = os.pathsep.join([str(gated), *sys.path])
+    set_to: dict[str, Any] = {"env": {**os.environ, "PYTHONPATH": paths}, "text": True}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **set_to)
+    while _rows_in(kept / "parts") < 2:
         os.sched_yield()
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate()
+    assert process.communicate() == ("", "")
+    assert process.returncode == 130
     assert not out.exists()
-    if process.returncode != 130:  # it was that fast
-        pytest.fail(f"ended with {process.returncode}: {said.decode()}")
-    there = sum(pq.read_metadata(part).num_rows for part in (kept / "parts").glob("*.parquet"))
-    assert 0 < there < 48
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    (gated / "gate").unlink()
+    done = subprocess.run(command, capture_output=True, check=False, **set_to)
     assert (done.returncode, done.stderr) == (0, f"wrote {out}\n")
-    assert pq.read_table(out / "results.parquet").num_rows == 48
-    assert pq.read_table(kept / "results.parquet").num_rows == 48
+    asked = [(policy, seed) for policy in ("jsq", "gated") for seed in (0, 1)]
+    rows = pq.read_table(kept / "results.parquet").to_pylist()
+    assert [(row["policy"], row["seed"]) for row in rows] == asked
+    assert pq.read_table(out / "results.parquet")["spec"].to_pylist() == [p for p, _ in asked]
+    # None of the four was computed twice.
+    assert _rows_in(kept / "parts") == len(asked)
+
+
+def _rows_in(parts: Path) -> int:
+    return sum(pq.read_metadata(part).num_rows for part in parts.glob("*.parquet"))
 
 
 @pytest.mark.parametrize("command", ["compare", "gap"])

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import gc
 import os
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,8 +18,11 @@ def cluster() -> Iterator[Any]:
     pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
-    started = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-    started.spare = [started.add_node(num_cpus=1), started.add_node(num_cpus=1)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # Ray leaves sockets to the collector
+        started = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+        started.spare = [started.add_node(num_cpus=1), started.add_node(num_cpus=1)]
+        gc.collect()
     yield started
     started.shutdown()
 

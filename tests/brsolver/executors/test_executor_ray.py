@@ -152,11 +152,27 @@ def test_a_cluster_with_another_version_is_refused(
         list(carry_out(on(cluster), tasks.shifted, [1], {"offset": 0}))
 
 
-def test_without_an_address_a_cluster_is_started_here_and_ended() -> None:
-    executor = executor_of(ExecutorParams(executor="ray", jobs=2))
-    found = dict(carry_out(executor, tasks.facts, ["a", "b"], {"array": np.arange(5)}))
-    assert [set(limits.values()) for *_, limits in found.values()] == [{"1"}, {"1"}]
-    assert not ray.is_initialized()
+def test_without_an_address_a_cluster_is_started_here_and_ended(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os\n"
+        "from brsolver.executors import ExecutorParams, carry_out, executor_of\n"
+        "def limit(task, shared):\n"
+        "    return os.environ['OMP_NUM_THREADS'], os.getppid()\n"
+        "if __name__ == '__main__':\n"
+        "    before = dict(os.environ)\n"
+        "    executor = executor_of(ExecutorParams(executor='ray', jobs=2))\n"
+        "    (_, (threads, raylet)), = carry_out(executor, limit, [None])\n"
+        "    print(threads, os.path.exists(f'/proc/{raylet}'))\n"
+        "    assert os.environ.get('RAY_AUTH_MODE') == before.get('RAY_AUTH_MODE')\n"
+        "    import ray\n"
+        "    assert not ray.is_initialized()\n"
+    )
+    # In a process of its own: what Ray sets for its own clusters is set for good.
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, check=False
+    )
+    assert (done.stdout, done.stderr, done.returncode) == ("1 False\n", "", 0)
 
 
 @pytest.fixture
