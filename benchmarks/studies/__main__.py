@@ -81,13 +81,18 @@ def planned_by(options: argparse.Namespace) -> list[Run]:
     planned: list[Run] = []
     for part in options.parts.split(","):
         prefill, in_cells = PARTS[part]
-        for source in options.traces or ["preset:chat"]:
+        for source in map(_found, options.traces or ["preset:chat"]):
             planned += (
                 cell_runs(prefill, source, max(workers), seeds, sized)
                 if in_cells
                 else runs(prefill, source, workers, seeds, sized)
             )
     return planned
+
+
+def _found(source: str) -> str:
+    """Name a file so that it is found from anywhere."""
+    return source if source.startswith("preset:") else str(Path(source).resolve())
 
 
 def _progress(done: int, total: int) -> None:
