@@ -131,7 +131,7 @@ def test_a_study_goes_on_where_it_was_and_shows_all(tmp_path, capsys):
 def row_of(policy, workers, tokens_s, **more):
     return {
         "prefill": plan.ELSEWHERE, "trace": "t", "workers": workers, "policy": policy, "seed": 0,
-        "requests": 9, "per_slot": 0, "tokens_s": tokens_s, "failed": None, **more,
+        "requests": 9, "per_slot": 0, "interval": 1, "tokens_s": tokens_s, "failed": None, **more,
     }  # fmt: skip
 
 
@@ -139,6 +139,7 @@ def test_gains_are_over_vllms_rule_on_the_same_requests():
     found = Results(
         [
             row_of("vllm", 2, 10.0),
+            row_of("vllm", 2, 99.0, interval=32),
             row_of("br-0", 2, 11.0),
             row_of("br-0", 4, 30.0),
             row_of("cells:size=1,inner=br-0", 2, 10.5),
