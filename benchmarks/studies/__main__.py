@@ -27,6 +27,7 @@ from benchmarks.studies.plan import (
 from benchmarks.studies.tables import Results, show_cells, show_costs, show_growth
 from brsolver.campaign import run_campaign
 from brsolver.executors import ExecutorParams, executor_of
+from brsolver.specs import split_policies
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -81,13 +82,19 @@ def planned_by(options: argparse.Namespace) -> list[Run]:
     planned: list[Run] = []
     for part in options.parts.split(","):
         prefill, in_cells = PARTS[part]
-        for source in options.traces or ["preset:chat"]:
+        for source in map(_found, options.traces or ["preset:chat"]):
             planned += (
                 cell_runs(prefill, source, max(workers), seeds, sized)
                 if in_cells
                 else runs(prefill, source, workers, seeds, sized)
             )
-    return planned
+    wanted = split_policies(options.policies) if options.policies else ()
+    return [run for run in planned if not wanted or run.policy in wanted]
+
+
+def _found(source: str) -> str:
+    """Name a file so that it is found from anywhere."""
+    return source if source.startswith("preset:") else str(Path(source).resolve())
 
 
 def _progress(done: int, total: int) -> None:
@@ -100,6 +107,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", default="studies", help="folder of the results")
     parser.add_argument("--images", help="folder of the pictures")
     parser.add_argument("--parts", default="elsewhere", help=", ".join(PARTS))
+    parser.add_argument("--policies", help="of the parts', only these")
     parser.add_argument("--workers", default=",".join(map(str, WORKERS)))
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--requests", type=int, default=REQUESTS)

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from brsolver import SimulationParams, SimulationResult, Trace
     from brsolver.cluster.view import ClusterView, Decision, Waiting
 
+ROOT = Path(__file__).parents[2]
+"""Where this package is found, wherever an executor's process has been started."""
 STEADY = (0.25, 0.9)
 """Quantiles of admissions between which a run is looked at."""
 CLOCKED = frozenset(
@@ -44,7 +46,7 @@ def alone(task: Mapping[str, Any], shared: Mapping[str, object]) -> dict[str, An
     del shared
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.studies.measure"],
-        input=json.dumps(dict(task)), capture_output=True, text=True, check=False,
+        input=json.dumps(dict(task)), capture_output=True, text=True, check=False, cwd=ROOT,
     )  # fmt: skip
     if done.returncode:
         last = done.stderr.strip().rpartition("\n")[2]

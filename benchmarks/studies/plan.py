@@ -50,7 +50,13 @@ CELLS = MappingProxyType(
 """Cells of workers instead of one router, by where prompts are computed."""
 INTERVAL = 32
 """Steps between two of prefill, with which cells that compute prompts are tried, too."""
-WITH_INTERVAL = ("vllm", "br-t", "cells:size=64,d=2,inner=br-t", "cells:size=64,d=2,inner=jsq-load")
+WITH_INTERVAL = (
+    "vllm",
+    "jsq-load",
+    "br-t",
+    "cells:size=64,d=2,inner=br-t",
+    "cells:size=64,d=2,inner=jsq-load",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

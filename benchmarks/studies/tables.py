@@ -29,12 +29,12 @@ class Results:
         self._gains()
 
     def _gains(self) -> None:
-        """Add every run's gain in tokens per second over vLLM's rule on the same requests."""
+        """Add every run's gain over vLLM's rule on the same requests, without an interval."""
         names = ("prefill", "trace", "workers", "seed", "requests")
         base = {
             tuple(row[name] for name in names): row["tokens_s"]
             for row in self.rows
-            if row["policy"] == BASELINE
+            if row["policy"] == BASELINE and row["interval"] == 1
         }
         for row in self.rows:
             by = base.get(tuple(row[name] for name in names))
