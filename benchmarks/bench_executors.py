@@ -181,7 +181,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Print tables, and the log of the node that is killed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cells", type=int, default=200)
-    parser.add_argument("--requests", type=int, default=4000)
+    parser.add_argument("--requests", type=int, default=40_000)
     parser.add_argument("--empty", type=int, default=2000, help="cells that do nothing")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--parts", default="cost,grid,kill")
