@@ -33,7 +33,7 @@ COMMANDS = MappingProxyType(
         "simulate": "Replay a trace through a cluster under one routing policy.",
         "compare": "Compare policies over numbers of workers and seeds, and write a report.",
         "gap": "Hold policies against certified bounds or the best run in hindsight.",
-        "tune": "Search the router and the engine settings that serve a trace best.",
+        "tune": "Search the router and engine settings that serve a trace best, and validate them.",
         "explain": "Say where a run's time goes, and what better routing would buy.",
         "policies": "List the installed routing policies with their parameters and sources.",
         "oracle": "Solve saved states by every solver, side by side.",

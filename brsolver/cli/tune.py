@@ -136,7 +136,7 @@ def tune(
     ] = "tuned",
     json: o.JsonOption = False,
 ) -> None:
-    """Search the router and the engine settings that serve a trace best.
+    """Search the router and engine settings that serve a trace best, and validate them.
 
     What is given is kept, what is not is searched: slots, prefill budget and interval, routing, and
     every policy's parameters. The first trial is vLLM's rule with the settings as given. Running
