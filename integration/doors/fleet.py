@@ -100,9 +100,10 @@ class Fleet:
         try:
             worker = self._pump.add_worker(spec)
         except ParameterError:
+            given, names = spec.name, {each.name for each in self.specs}
+            if given not in names:
+                raise
             # Its namesake may still be draining: a pod that came back at the same address.
-            given = spec.name
-            names = {each.name for each in self.specs}
             free = next(n for n in count(2) if f"{given}~{n}" not in names)
             spec = replace(spec, name=f"{given}~{free}")
             worker = self._pump.add_worker(spec)

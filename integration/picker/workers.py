@@ -125,13 +125,17 @@ class Workers:
         # grow for ever.
         gone.sort(key=lambda other: other.spec.name != spec.name)
         index = gone[0].index if gone else len(self._all)
-        worker = Worker(spec, index, self._params)
-        if self._params.prefill and worker.slots > self._params.budget:
+        self.check(spec)
+        return Worker(spec, index, self._params)
+
+    def check(self, spec: WorkerSpec) -> None:
+        """Raise `ParameterError` where a worker would have more slots than a step has tokens."""
+        slots = self._params.slots if spec.slots is None else spec.slots
+        if self._params.prefill and slots > self._params.budget:
             raise ParameterError(
-                f"slots of worker {spec.name!r} is {worker.slots}, must be at most "
+                f"slots of worker {spec.name!r} is {slots}, must be at most "
                 f"{self._params.budget}, the tokens of a step"
             )
-        return worker
 
     def put(self, worker: Worker) -> None:
         """Enter a worker."""

@@ -189,8 +189,17 @@ class Membership(CoreFleet):
             await asyncio.gather(self._task, return_exceptions=True)
 
     def set(self, named: Sequence[WorkerSpec]) -> None:
-        """Have these workers, and those added by hand; all others drain."""
-        self._named = tuple(_by_number(spec) for spec in named)
+        """Have these workers, and those added by hand; all others drain.
+
+        Raises
+        ------
+        ParameterError
+            One of them cannot be; then nothing is changed.
+        """
+        found = tuple(_by_number(spec) for spec in named)
+        for spec in found:
+            self._core.workers.check(spec)
+        self._named = found
         self._apply()
 
     def event(self, event: Event) -> None:
@@ -209,11 +218,15 @@ class Membership(CoreFleet):
         Raises
         ------
         ParameterError
-            There is one at its address already.
+            There is one at its address already, or of its name elsewhere, or it has more slots
+            than a step has tokens.
         """
         spec = await asyncio.to_thread(_by_number, spec)
+        # What is noted is done again by every picker after this one: it must be sound.
+        self._core.workers.check(spec)
         if self._fleet.worker(spec.address, spec.rank) is not None:
             raise ParameterError(f"address is {spec.address!r}, where there is a worker already")
+        self._check_name(spec)
         self._hands.add(spec)
         self._apply()
         worker = self._fleet.worker(spec.address, spec.rank)
@@ -239,6 +252,14 @@ class Membership(CoreFleet):
         wanted = [*self._named, *hands.added.values()]
         self._fleet.set(spec for spec in wanted if spec.name not in hands.drained)
         self._tell()
+
+    def _check_name(self, spec: WorkerSpec) -> None:
+        """Raise `ParameterError` if settings or hands call a worker so that is elsewhere."""
+        for each in (*self._named, *self._hands.added.values()):
+            if each.name == spec.name and _place(each) != _place(spec):
+                raise ParameterError(
+                    f"name is {spec.name!r}, as the worker at {each.address} is called; must differ"
+                )
 
     def _given(self, there: WorkerSpec) -> str | None:
         """Return what settings, or whoever added it, call the worker at a place."""
