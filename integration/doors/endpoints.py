@@ -118,15 +118,14 @@ class Polled:
         while True:
             try:
                 found = tuple(await self.look())
+                if found != told:
+                    # Who is told may refuse them: then they are told again.
+                    changed(found)
+                told, failed = found, False
             except (BrsolverError, OSError) as error:
                 if not failed:
                     self._complain(str(error))
                 failed = True
-            else:
-                failed = False
-                if found != told:
-                    told = found
-                    changed(found)
             await asyncio.sleep(self._interval_s)
 
     async def look(self) -> Iterable[WorkerSpec]:
@@ -287,11 +286,14 @@ def _read_tables(path: Path) -> list[WorkerSpec]:
     tables = values.pop("worker", None)
     if values or not isinstance(tables, list):
         raise ParameterError(f"{path}: must hold tables [[worker]], and nothing else")
-    found = [
-        worker
-        for number, table in enumerate(tables, 1)
-        for worker in build_params(Entry, _table(path, table), f"{path}: worker {number}").workers()
-    ]
+    found: list[WorkerSpec] = []
+    for number, table in enumerate(tables, 1):
+        where = f"{path}: worker {number}"
+        entry = build_params(Entry, _table(path, table), where)
+        try:
+            found += entry.workers()
+        except ParameterError as error:
+            raise ParameterError(f"{where}: {error}") from error
     _check_apart(path, found)
     return found
 

@@ -43,6 +43,8 @@ RANK_LABELS: Final = ("engine", "dp_rank")
 _LINE = re.compile(
     rf"^({'|'.join(re.escape(name) for name in NAMES)})(?:\{{(.*)\}})?[ \t]+(\S+)", re.MULTILINE
 )
+_RANK_DIGITS = 9
+"""More would be no rank, and Python would refuse to read thousands of them."""
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 _SHARES: Final = (KV_USAGE, PREFILL_S)
 _SUMS: Final = (RUNNING, WAITING, GENERATION, PROMPT, PREFILLS, PREFILL_S)
@@ -86,7 +88,8 @@ def _samples(text: str) -> Iterator[tuple[str, int | None, float]]:
 
 def _rank(labels: str) -> int | None:
     for name, value in _LABEL.findall(labels):
-        if name in RANK_LABELS and value.isascii() and value.isdigit():
+        plain = value.isascii() and value.isdigit() and len(value) <= _RANK_DIGITS
+        if name in RANK_LABELS and plain:
             return int(value)
     return None
 

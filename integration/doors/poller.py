@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from integration.picker import Gauges, Pump
 
 
+MOST_BYTES = 8 * 2**20
+"""Of an answer that are looked at; the metrics of a hundred ranks have a few."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PollerParams:
     """How engines are asked.
@@ -131,6 +135,15 @@ class Poller:
         self.rounds += 1
 
     async def _ask(self, client: Any, address: str) -> None:
+        try:
+            why = await self._what_is_wrong(client, address)
+        except Exception as error:  # noqa: BLE001 # whatever one answers, others are asked all the same
+            why = f"what it answers cannot be read: {type(error).__name__}"
+        for worker in self._fleet.at(address):
+            self._pump.reported(worker, ok=not why, why=why)
+
+    async def _what_is_wrong(self, client: Any, address: str) -> str:
+        """Ask a server, and take in what it tells; return what is wrong with it, if anything is."""
         params, why = self._params, ""
         if params.health_path:
             status, text = await self._get(client, address, params.health_path)
@@ -143,15 +156,14 @@ class Poller:
             if status == 200:
                 self._told(address, text)
             why = text if status is None else ""
-        for worker in self._fleet.at(address):
-            self._pump.reported(worker, ok=not why, why=why)
+        return why
 
     async def _get(self, client: Any, address: str, path: str) -> tuple[int | None, str]:
         """Return status and text, or None and why there was no answer."""
         url = f"{self._params.scheme}://{address}{path}"
         try:
             async with client.get(url, allow_redirects=False) as response:
-                return int(response.status), str(await response.text(errors="replace"))
+                return int(response.status), await _beginning(response)
         except (_aiohttp().ClientError, ValueError, OSError) as error:
             return None, f"{path} does not answer: {type(error).__name__}"
 
@@ -165,6 +177,16 @@ class Poller:
             if gauges is not None:
                 self.last[worker] = gauges
                 self._pump.told(worker, gauges)
+
+
+async def _beginning(response: Any) -> str:
+    """Return the text of an answer: UTF-8, whatever it says of itself, and no more than is due."""
+    text = bytearray()
+    async for piece in response.content.iter_any():
+        text += piece
+        if len(text) >= MOST_BYTES:
+            break
+    return text.decode("utf-8", "replace")
 
 
 def _aiohttp() -> Any:

@@ -99,6 +99,13 @@ class EnvoyProcess:
         OutputError
             `folder` cannot be written.
         """
+        try:
+            await self._start(timeout_s)
+        finally:
+            # It has been read, or never will be; keys must not outlive who serves.
+            self._write(redacted(self._configuration))
+
+    async def _start(self, timeout_s: float) -> None:
         path = self._write(self._configuration)
         with self._open_log() as log:
             self._process = await asyncio.create_subprocess_exec(
@@ -118,8 +125,6 @@ class EnvoyProcess:
             raise EnvoyStartError(
                 f"Envoy was not ready after {timeout_s:g} s: {self._last_words()}"
             ) from error
-        # It has been read; keys must not outlive who serves.
-        self._write(redacted(self._configuration))
 
     async def silent(self, seconds: float) -> None:
         """Wait until it has not answered its admin interface for so long: it is frozen."""
@@ -197,9 +202,12 @@ class EnvoyProcess:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             descriptor, part = tempfile.mkstemp(dir=self.folder, prefix=CONFIGURATION)
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(as_text(configuration))
-            Path(part).replace(path)
+            try:
+                with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                    file.write(as_text(configuration))
+                Path(part).replace(path)
+            finally:
+                Path(part).unlink(missing_ok=True)
         except OSError as error:
             raise OutputError(
                 f"{path} cannot be written ({error.strerror}); Envoy's configuration goes there"

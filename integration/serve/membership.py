@@ -48,7 +48,8 @@ def workers_of(
     if config.tiers is not None:
         return specs_at(config.tiers.decode, complain=complain)
     if workers.file is not None:
-        return [_by_number(spec) for spec in read_workers(config.path(workers.file))]
+        found = [_by_number(spec) for spec in read_workers(config.path(workers.file))]
+        return _apart(found)
     if workers.dns is not None:
         return [spec for each in resolve(workers.dns) for spec in Shape().workers(each)]
     if workers.service is not None:
@@ -76,18 +77,52 @@ def specs_at(
     for left_out in unknown:
         if complain is not None:
             complain(f"{left_out}; it is left out until the settings are read again")
-    return found
+    return _apart(found)
+
+
+def _apart(workers: list[WorkerSpec]) -> list[WorkerSpec]:
+    """Return workers, no two of which are at one place: its slots would be given twice.
+
+    Raises
+    ------
+    ParameterError
+        Two of them are.
+    """
+    seen: dict[tuple[str, int | None], str] = {}
+    for spec in workers:
+        other = seen.setdefault(_place(spec), spec.name)
+        if other != spec.name:
+            raise ParameterError(
+                f"workers {other!r} and {spec.name!r} are one place, {spec.address}; "
+                "must be named once"
+            )
+    return workers
 
 
 def _by_number(spec: WorkerSpec) -> WorkerSpec:
     return replace(spec, address=resolve(spec.address)[0])
 
 
+class _ByNumber(Listed):
+    """A file of workers, whose names are looked up beside the event loop, which others want."""
+
+    _given: Iterable[WorkerSpec] | None = None
+    _found: Sequence[WorkerSpec] = ()
+
+    async def look(self) -> Iterable[WorkerSpec]:
+        given = await super().look()
+        if given is not self._given:
+            found = await asyncio.to_thread(lambda: [_by_number(spec) for spec in given])
+            self._found = _apart(found)
+            self._given = given
+        return self._found
+
+
 def source_of(config: ServeConfig, complain: Callable[[str], object]) -> Source | None:
     """Return where workers come from that are not all named in the settings."""
     workers = config.workers
     if workers.file is not None:
-        return Listed(config.path(workers.file), complain=complain)
+        return _ByNumber(config.path(workers.file), complain=complain)
     if workers.dns is not None:
         host, port = Address.parse(workers.dns)
         return Named(host, port, complain=complain)
@@ -122,6 +157,7 @@ async def first_workers(
     named = [] if later else workers_of(config, complain)
     if named or source is None:
         return named
+    complain("there are no workers yet; the first one is waited for")
     found: asyncio.Future[list[WorkerSpec]] = asyncio.get_running_loop().create_future()
 
     def take(workers: Sequence[WorkerSpec]) -> None:

@@ -16,6 +16,7 @@ from brsolver.options import alternatives, parameters
 from brsolver.specs import build_params
 from brsolver.tuned import Tuned, is_tuned, read_tuned
 from integration.picker.params import PickerParams
+from integration.settings._checks import MAX_PORT
 from integration.settings.keys import ApiKey, read_keys
 from integration.settings.limits import Auth, Limits
 from integration.settings.tables import (
@@ -89,6 +90,7 @@ class ServeConfig:
             self.kv_events is None or bool(self.router.block_tokens),
             "router.block_tokens is 0, must be what the engines have where there are kv_events",
         )
+        self._check_kv_ports()
         _require_apart(
             {
                 "listen.port": self.listen.port,
@@ -110,6 +112,19 @@ class ServeConfig:
         require(
             door == "ext_proc", f"picker.door is {door!r}, must be 'ext_proc' where there are tiers"
         )
+
+    def _check_kv_ports(self) -> None:
+        table, workers = self.kv_events, self.workers
+        if table is None:
+            return
+        places = len(workers.addresses) if table.add_place else 1
+        further = max(workers.ranks or 1, places) - 1
+        for name in ("port", "replay_port"):
+            last = (getattr(table, name) or 0) + further
+            require(
+                last <= MAX_PORT,
+                f"kv_events.{name} leads to {last} for the last worker, must be at most {MAX_PORT}",
+            )
 
     def path(self, name: str) -> Path:
         """Return a path that a table names, seen from the file's folder."""

@@ -117,6 +117,8 @@ class Workers:
         for name in ("health_path", "metrics_path"):
             path = getattr(self, name)
             require(path.startswith("/"), f"{name} is {path!r}, must begin with '/'")
+            plain = path.isascii() and path.isprintable() and " " not in path
+            require(plain, f"{name} is {path!r}, must be a path as URLs have it")
         require_number("health_interval_s", self.health_interval_s, 0.05, 3600.0, " s")
         require_number("keep_alive_s", self.keep_alive_s, 0.1, DAY_S, " s")
         require(self.ca is None or self.tls, "ca is given, but tls is false; it must be true")

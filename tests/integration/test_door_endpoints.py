@@ -84,6 +84,30 @@ def test_file_is_followed_and_a_bad_one_changes_nothing(tmp_path):
     asyncio.run(scenario())
 
 
+def test_workers_that_are_refused_end_no_following(tmp_path):
+    path = tmp_path / "workers"
+    path.write_text("10.0.0.1:80\n")
+
+    async def scenario():
+        complaints, told = [], []
+
+        def changed(workers):
+            if not told:
+                told.append(None)
+                raise ParameterError("they cannot be")
+            told.append(workers)
+
+        source = Listed(path, interval_s=1e-3, complain=complaints.append)
+        task = asyncio.create_task(source.follow(changed))
+        await until(lambda: len(told) > 1)
+        assert addresses(told[1]) == ["10.0.0.1:80"]
+        assert complaints == ["they cannot be"]
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(scenario())
+
+
 @pytest.mark.parametrize("text", ["a:1\na:1\n", "a:99999\n", "nothing\n", "\udcff"])
 def test_bad_file_is_one_line(tmp_path, text):
     path = tmp_path / "workers"

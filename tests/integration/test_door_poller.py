@@ -15,7 +15,7 @@ from small_http import http_server
 
 from brsolver.errors import ParameterError
 from integration.doors.engine_metrics import NAMES, read_metrics
-from integration.doors.poller import Poller, PollerParams
+from integration.doors.poller import MOST_BYTES, Poller, PollerParams
 from integration.picker import Gauges, WorkerSpec
 
 VLLM = """\
@@ -187,6 +187,49 @@ def test_server_that_hangs_keeps_no_other_waiting():
             await until(lambda: ("up", 1) in home.pump.workers)
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        (SGLANG, "text/plain; charset=hex"),
+        ('vllm:num_requests_running{engine="' + "9" * 5000 + '"} 1\n', "text/plain"),
+        ("vllm:" * (MOST_BYTES // 4), "text/plain"),
+    ],
+    ids=["charset", "digits", "endless"],
+)
+def test_odd_metrics_of_one_server_end_nobodys_polls(text, kind):
+    async def handle(request):
+        return web.Response(body=text.encode(), headers={"content-type": kind})
+
+    async def scenario():
+        async with polled(handle, timeout_s=60.0) as (home, poller, client):
+            await poller.round(client)
+            assert home.pump.workers == [("up", 0)]
+
+    asyncio.run(scenario())
+
+
+def test_whatever_fails_with_one_server_counts_against_it_alone(monkeypatch):
+    async def handle(request):
+        return web.Response(text=SGLANG)
+
+    async def scenario():
+        async with http_server(handle) as good, polled(handle) as (home, poller, client):
+            bad = home.fleet.addresses()[0]
+            home.fleet.set([*home.fleet.specs, WorkerSpec(name="good", address=good)])
+            told = Poller._told
+
+            def broken(self, address, text):
+                if address == bad:
+                    raise RuntimeError(text)
+                told(self, address, text)
+
+            monkeypatch.setattr(Poller, "_told", broken)
+            await poller.round(client)
+            assert {("missed", 0), ("up", 1)} <= set(home.pump.workers[-2:])
 
     asyncio.run(scenario())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import select
 import signal
@@ -18,14 +19,18 @@ from front_door import PATIENCE_S, certificate, front_door, to
 
 from brsolver.errors import OutputError, ParameterError
 from integration.envoy import (
+    ENDPOINTS,
     EnvoyAdminError,
     EnvoyMissingError,
     EnvoyProcess,
     EnvoyStartError,
+    Ports,
+    bootstrap,
     find_envoy,
     program,
 )
-from integration.settings import Door, Limits, Listen, Trace
+from integration.envoy.process import CONFIGURATION
+from integration.settings import Door, Limits, Listen, Trace, load
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -78,6 +83,25 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     envoy = EnvoyProcess(find_envoy(), {}, admin_port=1, folder=tmp_path / "file" / "sub")
     with pytest.raises(OutputError, match="Envoy's configuration goes there"):
         asyncio.run(envoy.start())
+
+
+def test_no_key_is_left_by_an_envoy_that_did_not_start(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("one=very-secret\n")
+    (tmp_path / "serve.toml").write_text(
+        '[workers]\naddresses = ["127.0.0.1:1"]\n[auth]\nkeys_file = "keys"\n'
+    )
+    ports = Ports(listen=1, admin=1, door=1, grpc=1)
+    made = bootstrap(load(tmp_path / "serve.toml"), ports, endpoints=tmp_path / ENDPOINTS)
+    assert "very-secret" in json.dumps(made)
+    program = executable(tmp_path / "ends-at-once")
+    for folder in (tmp_path / "a", tmp_path / "b"):
+        envoy = EnvoyProcess(program, made, admin_port=1, folder=folder)
+        with pytest.raises((EnvoyStartError, OutputError)):
+            asyncio.run(envoy.start())
+        left = [path for path in folder.iterdir() if path.is_file()]
+        assert not any("very-secret" in path.read_text() for path in left)
+        # What cannot be put in its place is not left beside it.
+        (tmp_path / "b" / CONFIGURATION).mkdir(parents=True, exist_ok=True)
 
 
 def test_its_configuration_is_for_the_owner_only(tmp_path: Path) -> None:

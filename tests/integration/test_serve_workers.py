@@ -8,8 +8,8 @@ import socket
 import pytest
 
 from brsolver.errors import ParameterError
-from integration.serve.membership import first_workers, workers_of
-from integration.settings import ServeConfig, Workers
+from integration.serve.membership import first_workers, source_of, workers_of
+from integration.settings import KvEvents, ServeConfig, Workers
 
 NUMBER, UNKNOWN = "127.0.0.1:80", "unknown:80"
 
@@ -51,6 +51,48 @@ def test_what_runs_is_not_changed_by_a_name_that_is_unknown():
     config = ServeConfig(workers=Workers(addresses=(UNKNOWN, NUMBER)))
     with pytest.raises(ParameterError, match="whose host cannot be found"):
         workers_of(config)
+
+
+def test_a_name_that_a_file_adds_and_nobody_knows_ends_no_following(tmp_path):
+    path = tmp_path / "workers"
+    path.write_text(f"{NUMBER}\n{UNKNOWN}\n")
+
+    async def scenario():
+        complaints, told = [], []
+        source = source_of(ServeConfig(workers=Workers(file=str(path))), complaints.append)
+        task = asyncio.ensure_future(source.follow(told.append))
+        async with asyncio.timeout(20):
+            while not complaints:
+                await asyncio.sleep(0)
+            assert not told
+            path.write_text("localhost:80\n")
+            while not told:
+                await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        # By its number, and called what the file calls it.
+        [spec] = told[0]
+        assert (spec.address, spec.name) == (NUMBER, "localhost:80")
+        assert "'unknown:80'" in complaints[0]
+
+    asyncio.run(scenario())
+
+
+def test_two_names_of_one_place_are_no_two_workers():
+    with pytest.raises(ParameterError, match="'localhost:80' and '127.0.0.1:80' are one place"):
+        first("localhost:80", NUMBER)
+
+
+def test_ranks_have_no_kv_events_beyond_the_last_port():
+    workers = Workers(addresses=(NUMBER,), ranks=8)
+    with pytest.raises(ParameterError, match=r"kv_events.replay_port leads to 65540 for the last"):
+        ServeConfig(workers=workers, kv_events=KvEvents(port=65_528, replay_port=65_533))
+
+
+@pytest.mark.parametrize("name", ["health_path", "metrics_path"])
+def test_paths_that_no_url_can_have_are_refused(name):
+    with pytest.raises(ParameterError, match=f"{name} is .*, must be a path as URLs have it"):
+        Workers(addresses=(NUMBER,), **{name: "/a\r\nx: y"})
 
 
 def test_a_followed_name_may_have_no_address_yet():
