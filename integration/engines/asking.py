@@ -9,6 +9,7 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from brsolver.errors import BrsolverError
+from integration.engines.stopping import Stop, stop_of
 
 if TYPE_CHECKING:
     from integration.engines.params import EngineParams
@@ -79,6 +80,8 @@ class Asked:
         Function that is called instead of an answer in words.
     kv : dict
         ``kv_transfer_params``, empty if there are none.
+    stop : Stop or None
+        Where `stop` ends an output, if it ends any.
     """
 
     chat: bool
@@ -92,6 +95,7 @@ class Asked:
     logprobs: int | None
     tool: str | None
     kv: dict[str, Any]
+    stop: Stop | None = None
 
 
 def read_body(raw: bytes) -> dict[str, Any]:
@@ -115,8 +119,6 @@ def read_body(raw: bytes) -> dict[str, Any]:
 def read_completion(body: dict[str, Any], params: EngineParams, *, chat: bool) -> Asked:
     """Return what a body for ``/v1/completions`` or ``/v1/chat/completions`` asks for.
 
-    `stop` has no effect, since no text has a meaning here.
-
     Raises
     ------
     RequestRefused
@@ -134,18 +136,22 @@ def read_completion(body: dict[str, Any], params: EngineParams, *, chat: bool) -
     n = _whole(body, "n", 1, MAX_CHOICES) or 1
     tokens = tuple(count for count, _ in prompts)
     most = _max_tokens(body, max(tokens), params, chat=chat)
+    tool = _tool(body) if chat else None
+    lengths = _lengths(body, prompts, n, most, params)
+    stop = None if tool else stop_of(_stops(body), _least(body, most), max(lengths))
     return Asked(
         chat=chat,
         prompt_tokens=tokens,
-        output_tokens=_lengths(body, prompts, n, most, params),
+        output_tokens=lengths if stop is None else tuple(min(k, stop.tokens) for k in lengths),
         n=n,
         max_tokens=most,
         stream=stream,
         usage=bool(_typed(options, "include_usage", bool)),
         running_usage=bool(_typed(options, "continuous_usage_stats", bool)),
         logprobs=_logprobs(body, chat=chat),
-        tool=_tool(body) if chat else None,
+        tool=tool,
         kv=_transfer(body, params),
+        stop=stop,
     )
 
 
@@ -242,7 +248,7 @@ def _lengths(
     most: int,
     params: EngineParams,
 ) -> tuple[int, ...]:
-    least = _whole(body, "min_tokens", 0, most) or 1
+    least = _least(body, most)
     if _typed(body, "ignore_eos", bool):
         return (most,) * (n * len(prompts))
     seed = _whole(body, "seed", None, None) or 0
@@ -252,6 +258,16 @@ def _lengths(
         for index in range(n)
     )
     return tuple(min(max(length, least), most) for length in drawn)
+
+
+def _least(body: dict[str, Any], most: int) -> int:
+    return _whole(body, "min_tokens", 0, most) or 1
+
+
+def _stops(body: dict[str, Any]) -> list[str]:
+    """Return the texts at which an output ends; `_check_sampling` has looked at them."""
+    stop = body.get("stop") or []
+    return [one for one in ([stop] if isinstance(stop, str) else stop) if one]
 
 
 def _drawn_length(content: list[Any] | str, params: EngineParams, draw: str) -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from integration.engines.stopping import characters
+
 if TYPE_CHECKING:
     from integration.engines.asking import Asked
 
@@ -77,7 +79,11 @@ class Choice:
         self.reason = "length" if self.total >= asked.max_tokens else "stop"
         if asked.tool is not None:
             self.reason = "tool_calls"
-        self._plain = not (asked.running_usage or asked.logprobs is not None or asked.tool)
+        self._shown: int | None = None
+        if asked.stop is not None and self.total == asked.stop.tokens:
+            self.reason, self._shown = "stop", asked.stop.shown
+        full = asked.running_usage or asked.logprobs is not None or asked.tool
+        self._plain = not full and self._shown is None
         if self._plain:
             self._before, self._after = self._prepared(None)
             self._last = self._prepared(self.reason)[1]
@@ -110,7 +116,8 @@ class Choice:
     def text(self, k: int) -> str:
         """Return the text of token k: its number, or its part of a tool's arguments."""
         if self.head.asked.tool is None:
-            return f" {k}"
+            said = f" {k}"
+            return said if self._shown is None else said[: max(self._shown - characters(k), 0)]
         if self.total == 1:
             return "{}"
         return '{"text":"' if k == 0 else '"}' if k == self.total - 1 else f" {k}"

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 MAX_BODY = 64 * 2**20
 PIN = "X-data-parallel-rank"
 DIMENSIONS = 64
+SERVED = "/v1/completions, /v1/chat/completions, /v1/embeddings and /v1/models"
 _STREAM_HEADERS = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"}
 
 
@@ -63,6 +64,13 @@ async def _in_openai_format(
         return web.json_response(refused.body(), status=refused.status)
     except ParameterError as error:
         return web.json_response(RequestRefused(str(error)).body(), status=400)
+    except web.HTTPNotFound:
+        what = (
+            f"{request.method} {request.path[:80]!r} is not served by a fake engine; {SERVED} are"
+        )
+        return web.json_response(
+            RequestRefused(what, status=404, kind="NotFoundError").body(), status=404
+        )
     except web.HTTPClientError as error:
         answer = RequestRefused(error.reason, status=error.status, kind=type(error).__name__)
         return web.json_response(answer.body(), status=error.status)

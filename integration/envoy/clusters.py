@@ -47,6 +47,7 @@ def workers(config: ServeConfig, endpoints: Path) -> Part:
         "connect_timeout": seconds(config.limits.connect_s),
         "load_balancing_policy": _chosen(config.picker.door),
         "common_lb_config": {
+            # No panic mode: where nobody answers, 503 at once is better than a request that waits.
             "healthy_panic_threshold": {"value": 0},
             # Else what turns out healthy within a second of an update is known a second later.
             "update_merge_window": "0s",

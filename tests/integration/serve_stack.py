@@ -42,6 +42,8 @@ class Stack:
     seen : Seen
         What the relays saw.
     door : FrontDoor
+    over : list of str
+        Workers that had more sequences than slots, whenever the books were looked at.
     """
 
     def __init__(self, folder, *, ranks=2, slots=2, speed=5.0, router=None, engine=(), **tables):
@@ -50,6 +52,7 @@ class Stack:
         self._tables, self._engine = tables, engine
         self._exits = contextlib.ExitStack()
         self.seen, self.relays = Seen(), []
+        self.over = []
 
     def __enter__(self):
         try:
@@ -106,7 +109,9 @@ class Stack:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(DEADLINE_S)
 
     def audit(self):
-        return json.loads(fetch(f"{self.page}/admin/audit"))
+        audit = json.loads(fetch(f"{self.page}/admin/audit"))
+        self.over += [w["name"] for w in audit["workers"] if w["sequences"] > w["slots"]]
+        return audit
 
     def process(self, words):
         """Return the identity of a child of the supervisor whose command has these words."""

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from integration.engines import asking
 from integration.engines.params import EngineParams
+from integration.engines.stopping import stop_of
 
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
 HELLO = [{"role": "user", "content": "hello there"}]
@@ -225,6 +226,75 @@ def test_a_body_that_is_no_json_object_is_refused(body):
     status, answer = with_engine(scenario)
     assert status == 400
     assert answer["error"]["message"].startswith("the body is")
+
+
+@pytest.mark.parametrize(
+    ("stop", "text", "tokens"),
+    [
+        ("7", " 0 1 2 3 4 5 6 ", 8),
+        (["none", " 3 4"], " 0 1 2", 5),
+        ("11", counted(11) + " ", 12),
+        (["", "99"], counted(20), 20),
+        ([], counted(20), 20),
+    ],
+)
+@pytest.mark.parametrize("path", [COMPLETIONS, CHAT])
+def test_an_output_ends_before_the_text_that_it_is_to_stop_at(path, stop, text, tokens):
+    prompt = {"prompt": "x"} if path == COMPLETIONS else {"messages": HELLO}
+    body = prompt | {"max_tokens": 20, "ignore_eos": True, "stop": stop}
+
+    async def scenario(_, client):
+        whole = await post(client, path, body)
+        usage = {"stream_options": {"include_usage": True}}
+        return whole, await stream(client, path, body | usage)
+
+    (_, whole), events = with_engine(scenario)
+    [choice] = whole["choices"]
+    reason = "length" if tokens == 20 else "stop"
+    said = choice["text"] if path == COMPLETIONS else choice["message"]["content"]
+    assert (said, choice["finish_reason"]) == (text, reason)
+    assert whole["usage"]["completion_tokens"] == tokens
+    *parts, last = events
+    parts = [part["choices"][0] for part in parts]
+    told = [part["text"] if path == COMPLETIONS else part["delta"]["content"] for part in parts]
+    assert "".join(told) == text
+    assert parts[-1]["finish_reason"] == reason
+    assert last["usage"]["completion_tokens"] == tokens
+
+
+@given(
+    st.lists(st.text("0123456789 ", min_size=1, max_size=4), min_size=1, max_size=3),
+    st.integers(1, 150),
+    st.integers(1, 150),
+)
+def test_an_output_stops_at_the_first_token_with_which_it_has_the_text(texts, least, most):
+    least = min(least, most)
+    found = stop_of(texts, least, most)
+    first = next(
+        (
+            k
+            for k in range(least, most + 1)
+            if any(t in counted(k)[tail(t, least) :] for t in texts)
+        ),
+        None,
+    )
+    assert (None if found is None else found.tokens) == first
+    assert found is None or any(counted(first)[found.shown :].startswith(t) for t in texts)
+
+
+def tail(text, least):
+    """Return from where on the text may begin, so that it ends with the token `least` or later."""
+    return max(len(counted(least - 1)) - len(text) + 1, 0)
+
+
+def test_an_api_that_is_not_there_is_one_clear_404():
+    async def scenario(_, client):
+        return await post(client, "/v1/responses", {"model": "fake", "input": "x"})
+
+    status, answer = with_engine(scenario)
+    assert status == 404
+    assert answer["error"]["type"] == "NotFoundError"
+    assert "POST '/v1/responses' is not served by a fake engine" in answer["error"]["message"]
 
 
 def test_what_is_not_served_is_refused_in_the_same_format():

@@ -49,8 +49,10 @@ def row(stack, what, outputs, **more):
 
     async def run():
         before = await stack.until_idle()
+        stack.over.clear()
         replies = await ask(stack, outputs, tag=what.replace(" ", "-"), **more)
         after = await stack.until_idle()
+        assert stack.over == []
         await entered(stack, what, before, after, replies, len(outputs))
         return replies, TABLE[-1][-1]
 
