@@ -79,7 +79,7 @@ def test_a_name_that_a_file_adds_and_nobody_knows_ends_no_following(tmp_path):
 
 
 def test_two_names_of_one_place_are_no_two_workers():
-    with pytest.raises(ParameterError, match="'localhost:80' and '127.0.0.1:80' are one place"):
+    with pytest.raises(ParameterError, match=r"'localhost:80' and '127\.0\.0\.1:80' are one place"):
         first("localhost:80", NUMBER)
 
 
