@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from conftest import Gates
 
 ray = pytest.importorskip("ray")
+# Ray leaves sockets of its connections to the collector.
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 
 
 def on(cluster: Any, **more: Any) -> Any:
