@@ -113,7 +113,7 @@ def gap(
     }
     if out is not None:
         check_out_dir(out)
-    with late_bar("loading") as bar:
+    with late_bar("loading", lines=executor != "local") as bar:
         report = _report(trace, policies, options, bar, **judging)
         if out is not None:
             _write(report, out, bar)
