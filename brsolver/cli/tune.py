@@ -163,7 +163,7 @@ def tune(
     folder = check_out_dir(out)
     folder.mkdir(parents=True, exist_ok=True)
     asked["storage"] = storage or f"sqlite:///{folder / STUDY}"
-    with late_bar("loading") as bar:
+    with late_bar("loading", lines=True) as bar:
         result = _tuned(trace, policies, options, asked, where, bar)
         written = _write(result, folder, bar)
     _print(result, folder, as_json=json)
