@@ -108,9 +108,10 @@ class Front:
         task = asyncio.get_running_loop().create_task(self._placed(body))
         self._placing.add(task)
         try:
-            return await task
+            return self._still(await task)
         except asyncio.CancelledError:
             if not self._let_go(task):
+                self._take_back(task)
                 raise
             return None
         except Exception as error:  # noqa: BLE001 # whatever it is, serving must go on
@@ -198,6 +199,21 @@ class Front:
         for task in self._placing:
             task.cancel()
         self._placing.clear()
+
+    def _still(self, seat: Seat | None) -> Seat | None:
+        """Return a seat, unless its replica went before whoever waits had its turn."""
+        if seat is None or seat.replica in self._workers:
+            return seat
+        self.ended(seat, End.DISCONNECTED)
+        return None
+
+    def _take_back(self, task: asyncio.Task[Seat | None]) -> None:
+        """End what was placed of which nobody will hear, cancelled just after it was."""
+        if not task.done() or task.cancelled() or task.exception() is not None:
+            return
+        seat = task.result()
+        if seat is not None:
+            self.ended(seat, End.DISCONNECTED)
 
     def _let_go(self, task: asyncio.Task[Seat | None]) -> bool:
         """Tell whether a request that is held no more was let go, its caller still waiting."""

@@ -56,6 +56,37 @@ def test_what_a_lost_replica_ran_is_over_and_what_is_held_goes_elsewhere():
     asyncio.run(run())
 
 
+def test_who_is_cancelled_at_any_turn_leaves_nothing_behind():
+    async def run():
+        made = front()
+        for turns in range(12):
+            task = asyncio.ensure_future(made.place(BODY))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            if not task.cancel():
+                made.ended(await task, End.FINISHED)
+            await asyncio.gather(task, return_exceptions=True)
+            assert made.audit().reserved == 0
+        assert made.audit().ended[End.FINISHED] > 0
+
+    asyncio.run(run())
+
+
+def test_a_replica_that_goes_at_any_turn_is_given_to_nobody():
+    async def run():
+        for turns in range(12):
+            made = front()
+            task = asyncio.ensure_future(made.place(BODY))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            heard = task.done()
+            made.follow({})
+            assert heard or await task is None
+            assert made.audit().reserved == heard
+
+    asyncio.run(run())
+
+
 def test_without_replicas_everybody_is_left_to_the_library():
     async def run():
         made = front()
