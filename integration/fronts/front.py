@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
+from integration.fronts.calls import UNKNOWN_TOKENS
 from integration.picker import Core, End, Pump, Reader, Refused, WorkerSpec
 from integration.picker.events import Fault
 from integration.picker.resuming import Live
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from integration.fronts.settings import FrontSettings
-    from integration.picker import Audit, Gauges, Usage
+    from integration.picker import Ask, Audit, Gauges, Usage
     from integration.picker.bodies import Body
     from integration.picker.events import Event
 
@@ -168,7 +170,7 @@ class Front:
 
     async def _placed(self, body: Body) -> Seat | None:
         while True:
-            ask = self._reader.ask(body, self._reader.name())
+            ask = self._ask(body, self._reader.name())
             answer = await self._pump.pick(ask)
             if isinstance(answer, Refused):
                 return None
@@ -178,11 +180,19 @@ class Front:
             # It went, or died, before its name was handed on.
             self._pump.ended(ask.name, End.DISCONNECTED)
 
+    def _ask(self, body: Body, name: str) -> Ask:
+        try:
+            return self._reader.ask(body, name)
+        except (TypeError, ValueError, OverflowError):
+            # What is no prompt is for the replica to judge, and no failure of ours.
+            unseen = replace(body, prompts=(), more_tokens=UNKNOWN_TOKENS)
+            return self._reader.ask(unseen, name)
+
     def _enter(self, seat: Seat, body: Body) -> bool:
         worker = self._workers.get(seat.replica)
         if worker is None:
             return False
-        ask = self._reader.ask(body, seat.name)
+        ask = self._ask(body, seat.name)
         return self._core.rebuild([Live(ask.name, worker, ask.prompt_tokens, 0)]) == 1
 
     def _add(self, replica: str, room: Room) -> None:

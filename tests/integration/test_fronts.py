@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from brsolver.errors import BrsolverError
-from integration.fronts import FrontSettings, Room, open_front, prompt_body
+from integration.fronts import FrontSettings, Room, open_front, prompt_body, request_body
 from integration.picker import End, Gauges
 from integration.picker.params import MAX_WAIT_S
 from integration.routing.failsafe import Words
@@ -108,6 +108,27 @@ def test_what_cannot_be_added_is_left_out_and_routing_goes_on():
         assert await made.place(BODY) is not None
         made.told("c", Gauges(running=1))
         assert made.place_at("c", BODY) is None
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(prompt_body(ids) for ids in ([1, "a"], [1, None] * 40, [-(2**70)] * 40, [1.5])),
+        prompt_body(range(8), {"max_tokens": 2**80, "n": 2**80}),
+        request_body((), {"input_ids": [1], "max_new_tokens": 2**80}),
+        request_body(("\ud800" * 200,), {"max_tokens": -(2**80)}),
+    ],
+)
+def test_no_request_can_stop_it(body):
+    async def run():
+        made = front(slots=16, max_failures=1)
+        made.ended(await made.place(body), End.FINISHED)
+        made.ended(await made.place(body), End.FINISHED)
+        made.ended(made.place_at("a", body), End.FINISHED)
+        assert made.active
+        assert made.audit().ended == {End.FINISHED: 3}
 
     asyncio.run(run())
 
