@@ -36,7 +36,7 @@ demo-serve: $(STAMP)
 	$(BIN)/python -m integration.serve.demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --durations=15
 
 # Workers that die, hang, reset and talk nonsense under load, and a picker that is killed and frozen.
 chaos: $(STAMP)
@@ -109,7 +109,7 @@ vllm-rig:
 test-vllm:
 	@rig=$$($(PYTHON) tests/integration/rig/environment.py); status=$$?; \
 	if [ $$status -eq 3 ]; then echo "test-vllm: skipped, the rig cannot be had here"; exit 0; fi; \
-	[ $$status -eq 0 ] && NUMBA_CACHE_DIR=$$(dirname $$rig)/../numba $$rig -m pytest -m vllm --timeout 900 -ra tests/integration
+	[ $$status -eq 0 ] && NUMBA_CACHE_DIR=$$(dirname $$rig)/../numba $$rig -m pytest -m vllm --timeout 900 --durations=15 -ra tests/integration
 
 bench-vllm:
 	@rig=$$($(PYTHON) tests/integration/rig/environment.py) && \

@@ -215,13 +215,16 @@ def guidellms(url: str, path: Path, given: argparse.Namespace) -> dict[str, floa
 
 
 def _run(command: list[Any], **environment: str) -> str:
-    done = subprocess.run(
-        [str(word) for word in command],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", **environment},
-    )
+    try:
+        done = subprocess.run(
+            [str(word) for word in command],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "HF_HUB_OFFLINE": "1", **environment},
+        )
+    except OSError as error:
+        sys.exit(f"bench_load: {command[0]} cannot be started: {error.strerror}")
     if done.returncode:
         sys.exit(f"bench_load: {command[0]} failed: {done.stderr.strip()[-400:]}")
     return done.stdout

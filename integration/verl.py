@@ -151,7 +151,9 @@ class Balancer:
     async def add_servers(self, servers: Mapping[str, Any]) -> None:
         """Let rollouts go to further servers."""
         self._servers.update(servers)
-        self._inflight.update(dict.fromkeys(servers, 0))
+        for server in servers:
+            # One that is known already runs on what it has.
+            self._inflight.setdefault(server, 0)
         if self._front is None:
             self._open()
         else:

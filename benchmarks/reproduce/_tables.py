@@ -64,13 +64,6 @@ def best(groups: Iterable[Sequence[Row]], of: str | Callable[[Row], float]) -> S
     return max(groups, key=lambda rows: over(rows, of).mean)
 
 
-def slope(x: Sequence[float], y: Sequence[float]) -> float:
-    """Return the exponent e of ``y ~ x^e``, by least squares of logarithms."""
-    from numpy import log, polyfit
-
-    return float(polyfit(log(x), log(y), 1)[0])
-
-
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return a table."""
     lines = [header, ["---"] * len(header), *rows]

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 from benchmarks.reproduce import _bfio as bfio
 from benchmarks.reproduce._pictures import Curve, Panel, sweeps
 from benchmarks.reproduce._study import Scope, Study
-from benchmarks.reproduce._tables import markdown, over, pick, ratio, slope
+from benchmarks.reproduce._tables import markdown, over, pick, ratio
+from benchmarks.studies.growth import slope
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -1,9 +1,10 @@
 """Studies of growth: ``python -m benchmarks.studies [FILE ...] --out FOLDER``.
 
 Requests are drawn with replacement from each file, and anew from each preset, by seed. What is in
-FOLDER already is not run again. Parts are *elsewhere* and *colocated*
-(one router, by where prompts are computed), *cells* and *colocated-cells* (cells of workers, at the
-largest cluster). Figures are of full slots, a pool of 4·G waiting.
+FOLDER already is not run again. Parts are *elsewhere* and *colocated* (one router, by where prompts
+are computed), *cells* and *colocated-cells* (cells of workers, at the largest cluster, beside the
+routers that they are held against). Figures are of full slots, a pool of 4·G waiting. The status is
+1 where a run failed, and 2 where nothing can be run.
 """
 
 from __future__ import annotations
@@ -26,11 +27,12 @@ from benchmarks.studies.plan import (
 )
 from benchmarks.studies.tables import Results, show_cells, show_costs, show_growth
 from brsolver.campaign import run_campaign
-from brsolver.executors import ExecutorParams, executor_of
+from brsolver.errors import BrsolverError, ParameterError, UnknownNameError
+from brsolver.executors import EXECUTORS, ExecutorParams, executor_of
 from brsolver.specs import split_policies
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from benchmarks.studies.plan import Run
 
@@ -42,18 +44,31 @@ PARTS = {
 }
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run what is missing, print tables, draw pictures; None is the command line's arguments."""
-    options = _options(arguments)
-    found = Results(_rows(options))
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run what is missing, print tables, draw pictures; returns the exit code.
+
+    Arguments None are those of the command line.
+    """
+    options = parsed(arguments)
+    try:
+        rows = _rows(options)
+    except BrsolverError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    found = Results(rows)
+    _show(found, options.images)
+    return 0 if len(found.rows) == len(rows) else 1
+
+
+def _show(found: Results, images: str | None) -> None:
     show_growth(found)
     show_cells(found)
     show_costs(found)
-    if options.images:
+    if images:
         for setting in found.settings():
             if len(found.sizes(**setting)) > 1:
                 name = f"studies-{setting['prefill']}-{setting['trace']}.png".replace("_", "-")
-                draw_growth(found, setting, Path(options.images) / name)
+                draw_growth(found, setting, Path(images) / name)
 
 
 def _rows(options: argparse.Namespace) -> list[dict[str, object]]:
@@ -75,12 +90,21 @@ def _rows(options: argparse.Namespace) -> list[dict[str, object]]:
 
 
 def planned_by(options: argparse.Namespace) -> list[Run]:
-    """Return the runs that options ask for, in the order in which they are carried out."""
-    workers = [int(each) for each in options.workers.split(",")]
-    seeds = [int(each) for each in options.seeds.split(",")]
+    """Return the runs that options ask for, in the order in which they are carried out.
+
+    Raises
+    ------
+    ParameterError
+        A list of numbers is none, or no policy of the parts is wanted.
+    UnknownNameError
+        There is no such part.
+    """
+    workers, seeds = _whole("--workers", options.workers), _whole("--seeds", options.seeds)
     sized = Sized(requests=options.requests, per_slot=options.per_slot)
     planned: list[Run] = []
     for part in options.parts.split(","):
+        if part not in PARTS:
+            raise UnknownNameError.suggest("part", part, PARTS)
         prefill, in_cells = PARTS[part]
         for source in map(_found, options.traces or ["preset:chat"]):
             planned += (
@@ -88,8 +112,24 @@ def planned_by(options: argparse.Namespace) -> list[Run]:
                 if in_cells
                 else runs(prefill, source, workers, seeds, sized)
             )
-    wanted = split_policies(options.policies) if options.policies else ()
-    return [run for run in planned if not wanted or run.policy in wanted]
+    return _wanted(dict.fromkeys(planned), options.policies)
+
+
+def _wanted(planned: Iterable[Run], policies: str | None) -> list[Run]:
+    if policies is None:
+        return list(planned)
+    has, wanted = list(planned), split_policies(policies)
+    if found := [run for run in has if run.policy in wanted]:
+        return found
+    known = ", ".join(dict.fromkeys(run.policy for run in has))
+    raise ParameterError(f"--policies={policies!r} is none of the parts', must be of {known}")
+
+
+def _whole(option: str, text: str) -> list[int]:
+    try:
+        return [int(each) for each in text.split(",")]
+    except ValueError:
+        raise ParameterError(f"{option}={text!r} must be whole numbers, as in 1,2") from None
 
 
 def _found(source: str) -> str:
@@ -101,7 +141,8 @@ def _progress(done: int, total: int) -> None:
     print(f"{done} of {total} runs", file=sys.stderr, flush=True)
 
 
-def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Return the options that arguments ask for."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.studies", description=__doc__)
     parser.add_argument("traces", nargs="*", help="files, or preset:NAME; default preset:chat")
     parser.add_argument("--out", default="studies", help="folder of the results")
@@ -112,11 +153,11 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--requests", type=int, default=REQUESTS)
     parser.add_argument("--per-slot", type=int, default=0, help="requests per slot instead")
-    parser.add_argument("--executor", default="local", choices=["local", "ray"])
+    parser.add_argument("--executor", default="local", choices=EXECUTORS)
     parser.add_argument("--ray-address")
     parser.add_argument("--jobs", type=int, default=1, help="runs at once")
     return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from brsolver.results.comparison import mean_and_half_width
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,23 +56,16 @@ def exponent(by_seed: Mapping[int, Mapping[int, float]]) -> Exponent:
     Parameters
     ----------
     by_seed : mapping of seed to (mapping of workers to figure)
-        Seeds that have not all sizes of cluster are left out.
+        Seeds that have not all sizes of cluster are left out. NaN where a figure of another is
+        not positive: without it the mean would be that of seeds that suit a power.
     """
     sizes = set().union(*by_seed.values()) if by_seed else set()
-    slopes = np.array(
-        [slope([*sorted(found)], [found[g] for g in sorted(found)])
-         for found in by_seed.values() if set(found) == sizes]
-    )  # fmt: skip
-    count = slopes.size
-    if not count:
-        return Exponent(value=math.nan, half_width=math.nan, seeds=0)
-    half = math.nan
-    if count > 1:
-        half = _student(count - 1) * float(slopes.std(ddof=1)) / math.sqrt(count)
-    return Exponent(value=float(slopes.mean()), half_width=half, seeds=count)
-
-
-def _student(freedom: int) -> float:
-    from scipy.stats import t
-
-    return float(t.ppf(0.5 + CONFIDENCE / 2, freedom))
+    slopes = [
+        slope([*sorted(found)], [found[g] for g in sorted(found)])
+        for found in by_seed.values()
+        if set(found) == sizes
+    ]
+    if any(math.isnan(each) for each in slopes):
+        return Exponent(value=math.nan, half_width=math.nan, seeds=len(slopes))
+    value, half, _ = mean_and_half_width(slopes)
+    return Exponent(value=value, half_width=half, seeds=len(slopes))

@@ -48,6 +48,10 @@ CELLS = MappingProxyType(
     }
 )
 """Cells of workers instead of one router, by where prompts are computed."""
+ONE_ROUTER = MappingProxyType(
+    {ELSEWHERE: (BASELINE, "jsq-load", "br-0", "br-ramp"), COLOCATED: (BASELINE, "br-t")}
+)
+"""What cells are held against."""
 INTERVAL = 32
 """Steps between two of prefill, with which cells that compute prompts are tried, too."""
 WITH_INTERVAL = (
@@ -149,8 +153,8 @@ def runs(
 def cell_runs(
     prefill: str, source: str, workers: int, seeds: Iterable[int], sized: Sized
 ) -> list[Run]:
-    """Return the runs of cells instead of one router, and what else they are compared with."""
-    tried = [(policy, 1) for policy in CELLS[prefill]]
+    """Return the runs of cells instead of one router, and those that they are held against."""
+    tried = [(policy, 1) for policy in (*ONE_ROUTER[prefill], *CELLS[prefill])]
     if prefill == COLOCATED:
         tried += [(policy, INTERVAL) for policy in WITH_INTERVAL]
     return [

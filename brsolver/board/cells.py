@@ -10,6 +10,7 @@ import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from brsolver._resumed import digest_of, print_of
 from brsolver._version import __version__
 from brsolver.errors import BrsolverError
 from brsolver.simulator.components import Arrivals
@@ -26,8 +27,9 @@ if TYPE_CHECKING:
     from brsolver.registry import PolicySpec
     from brsolver.traces.trace import Trace
 
-PLACE = ("trace", "origin", "fingerprint", "prefill", "hardware", "seed")
-"""Columns that name a place."""
+PREFIXES, BASELINE_CODE, CODE = "prefixes", "baseline_code", "policy_code"
+"""Columns that are there where names do not say all: digests of a file's prefixes if it is not the
+published one, and of code, or files named by parameters, that are not ours."""
 CLOCKED = frozenset({"dispatch_us_p50", "dispatch_us_p99"})
 """Figures of this machine's clock: all others are the same everywhere."""
 FIGURES = (
@@ -115,7 +117,10 @@ def places(
                         "prefill": prefill_name,
                         "hardware": hardware,
                         "seed": seed,
+                        **_not_ours(BASELINE_CODE, baseline.spec),
                     }
+                    if prefill.cache and loaded.origin == "other file":
+                        key[PREFIXES] = print_of(trace)
                     params = SimulationParams(
                         workers=definition.workers,
                         slots=definition.slots,
@@ -151,6 +156,7 @@ def runs(
                     "regime": regime_name,
                     "policy": policy.spec.text,
                     "routing": policy.routing,
+                    **_not_ours(CODE, policy.spec),
                 }
                 task = PolicyRun(
                     place=place,
@@ -161,6 +167,11 @@ def runs(
                     missing=row.get(FAILED) or "",
                 )
                 yield Cell(key=key, task=task)
+
+
+def _not_ours(column: str, spec: PolicySpec) -> dict[str, Plain]:
+    found = digest_of(spec.factory, spec.given)
+    return {column: found} if found else {}
 
 
 def reference_figures(task: Place, shared: Mapping[str, Any]) -> dict[str, Any]:

@@ -154,7 +154,7 @@ class ResultStore:
         parts = self._parts()
         for path in parts:
             try:
-                rows.update(rows_of(pq.read_table(path)))
+                rows.update(rows_of(pq.read_table(path, page_checksum_verification=True)))
             except (OSError, ValueError, KeyError) as error:
                 raise BrsolverError(
                     f"{path}: cannot be read: {' '.join(str(error).split())[:200]}; remove it, "
@@ -176,7 +176,8 @@ class ResultStore:
         parts = self._parts()
         number = 1 + int(parts[-1].stem) if parts else 0
         with replacing(self.folder / PARTS / f"{number:08d}.parquet") as part:
-            pq.write_table(part_of(rows, self._keys), part)
+            # Else a bit that flips is another figure.
+            pq.write_table(part_of(rows, self._keys), part, write_page_checksum=True)
 
 
 def _locked(folder: Path) -> IO[str]:

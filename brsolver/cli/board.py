@@ -96,7 +96,8 @@ def board(
     chosen = read_choice(only or ())
     files = _files(trace or ())
     where = executor_of(x.executor_params(executor, jobs, ray_address))
-    with late_bar("loading") as bar:
+    # What is kept or sent to a cluster takes long, and is often watched by its log.
+    with late_bar("loading", lines=executor != "local" or out is not None) as bar:
         found = run_board(
             loaded,
             more=policy or (),

@@ -48,6 +48,7 @@ def explain(
 
 
 def _explain(trace: str, policy: str, options: RunOptions, bar: LateBar) -> Explanation:
+    from brsolver.cli._strangers import named_if_raising
     from brsolver.oracles.explain import explain as run
     from brsolver.registry import PolicySpec
 
@@ -56,7 +57,8 @@ def _explain(trace: str, policy: str, options: RunOptions, bar: LateBar) -> Expl
     predictor = options.predictor_spec()
     loaded = options.source(trace, params).load(params.seed)
     bar.rename("switching off, runs")
-    return run(loaded, spec, params, predictor=predictor, progress=bar.update)
+    with named_if_raising(spec):
+        return run(loaded, spec, params, predictor=predictor, progress=bar.update)
 
 
 def _write(found: Explanation, out: str) -> None:

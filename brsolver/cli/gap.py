@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from brsolver.oracles.gap_time import TimeGapReport
 
 PIPE_WIDTH = 160
+SOME_FAILED = 1
+"""Exit status where some policies failed, and the rest is shown."""
 _REGRETS = ("score", "imbalance")
 _SPAN = re.compile(r"(?P<count>\d+(\.\d*)?|\.\d+)(?P<unit>ms|s|m|h|)")
 _MAX_SPAN_S = 1e9
@@ -93,7 +95,10 @@ def gap(
     json: o.JsonOption = False,
     out: o.OutOption = None,
 ) -> None:
-    """Hold policies against certified bounds or the best run in hindsight."""
+    """Hold policies against certified bounds or the best run in hindsight.
+
+    The exit status is 1 where a policy failed; the others are shown.
+    """
     from brsolver.cli._gap_time import print_time_report
     from brsolver.cli._progress import late_bar
     from brsolver.oracles.gap import GapReport
@@ -108,7 +113,7 @@ def gap(
     }
     if out is not None:
         check_out_dir(out)
-    with late_bar("loading") as bar:
+    with late_bar("loading", lines=executor != "local") as bar:
         report = _report(trace, policies, options, bar, **judging)
         if out is not None:
             _write(report, out, bar)
@@ -120,6 +125,8 @@ def gap(
         print_time_report(report)
     if out is not None:
         typer.echo(f"wrote {out}", err=True)
+    if report.failures:
+        raise typer.Exit(SOME_FAILED)
 
 
 def _executor(executor: str, jobs: int | None, ray_address: str | None) -> ExecutorParams | None:

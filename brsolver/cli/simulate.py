@@ -74,6 +74,7 @@ def _check_places(out: str | None, requests_out: str | None) -> None:
 def _simulate(
     trace: str, policy: str | None, options: RunOptions, bar: LateBar
 ) -> tuple[Trace, SimulationResult]:
+    from brsolver.cli._strangers import named_if_raising
     from brsolver.registry import PolicySpec
     from brsolver.simulator import simulate as run
 
@@ -83,7 +84,8 @@ def _simulate(
     predictor = options.predictor_spec()
     loaded = options.source(trace, params).load(params.seed)
     bar.rename("simulating, requests")
-    return loaded, run(loaded, spec, params, predictor=predictor, progress=bar.update)
+    with named_if_raising(spec):
+        return loaded, run(loaded, spec, params, predictor=predictor, progress=bar.update)
 
 
 def _required(policy: str | None) -> str:

@@ -163,10 +163,10 @@ def tune(
     folder = check_out_dir(out)
     folder.mkdir(parents=True, exist_ok=True)
     asked["storage"] = storage or f"sqlite:///{folder / STUDY}"
-    with late_bar("loading") as bar:
+    with late_bar("loading", lines=True) as bar:
         result = _tuned(trace, policies, options, asked, where, bar)
         written = _write(result, folder, bar)
-    _print(result, as_json=json)
+    _print(result, folder, as_json=json)
     for path in written:
         typer.echo(f"wrote {path}", err=True)
     if result.interrupted:
@@ -258,7 +258,7 @@ def _write(result: TuneResult, folder: Path, bar: LateBar) -> list[Path]:
     return [folder / "tune.html", *([] if written is None else [written])]
 
 
-def _print(result: TuneResult, *, as_json: bool) -> None:
+def _print(result: TuneResult, folder: Path, *, as_json: bool) -> None:
     if as_json:
         import json
 
@@ -271,7 +271,8 @@ def _print(result: TuneResult, *, as_json: bool) -> None:
     from rich.text import Text
 
     from brsolver.cli._tune_tables import validated_table
-    from brsolver.tuning import engine_line, failures_told, sentences
+    from brsolver.tuning import failures_told, sentences, start_line
+    from brsolver.tuning.write import FILE
 
     console = Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
     for sentence in sentences(result):
@@ -281,6 +282,7 @@ def _print(result: TuneResult, *, as_json: bool) -> None:
     if result.chosen is not None:
         console.print()
         console.print(validated_table(result))
-        console.print(Text(engine_line(result.chosen.candidate), style="bold"), soft_wrap=True)
+        line = start_line(result.chosen, folder / FILE)
+        console.print(Text(line, style="bold"), soft_wrap=True)
     for note in result.notes:
         console.print(Text(f"note: {note}", style="yellow"), soft_wrap=True)

@@ -22,6 +22,7 @@ CONNECT_S = 5.0
 HERE = "local"
 """Ray's own word for a cluster that is started anew."""
 
+_ADDRESS = "RAY_ADDRESS"
 _AUTHENTICATION = "RAY_AUTH_MODE"
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5)
 """What a client of gRPC begins with: RFC 9113, section 3.4, and empty settings."""
@@ -57,7 +58,7 @@ def connected(ray: Any, address: str | None, jobs: int | None) -> Iterator[bool]
     if ray.is_initialized():
         yield False
         return
-    address = address or os.environ.get("RAY_ADDRESS") or HERE
+    address = address or os.environ.get(_ADDRESS) or HERE
     with _own_signals(), _own_output(), _own_authentication(ray):
         _connect(ray, address, jobs)
         try:
@@ -168,7 +169,9 @@ def _unreachable(address: str, cause: str) -> BrsolverError:
     line = " ".join(cause.split())
     if address == HERE:
         return BrsolverError(f"no Ray cluster can be started here: {line[:200]}")
+    named = os.environ.get(_ADDRESS) == address
+    remedy = f"unset {_ADDRESS}, which names it," if named else "leave the address out"
     return BrsolverError(
         f"no Ray cluster can be reached at {address}: {line[:200]}; start one with "
-        "ray start --head, or leave the address out to have one started here"
+        f"ray start --head, or {remedy} to have one started here"
     )

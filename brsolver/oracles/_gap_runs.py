@@ -6,16 +6,17 @@ import copy
 import math
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from brsolver.errors import BrsolverError, ParameterError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from brsolver.executors import ExecutorParams
     from brsolver.registry import PolicySpec
+    from brsolver.results.comparison import Failure
     from brsolver.results.result import SimulationResult
     from brsolver.simulator.held_out import HeldOut
     from brsolver.simulator.params import SimulationParams
@@ -26,6 +27,7 @@ Part = tuple[str, Callable[..., Any], tuple[Any, ...]]
 """What it is called in messages, a function of a module's top level, and its arguments."""
 
 
+MAX_HORIZON = 100_000
 BOUND_SHARE = 0.2
 """Part of a hindsight oracle's budget that goes into the bound it starts from."""
 
@@ -34,6 +36,17 @@ def check_budget(budget_s: float) -> None:
     """Raise `ParameterError` unless it is a positive number of seconds."""
     if not (math.isfinite(budget_s) and budget_s > 0):
         raise ParameterError(f"budget_s is {budget_s}, must be a positive number of seconds")
+
+
+def check_horizon(horizon: int | None, oracle: str) -> None:
+    """Raise `ParameterError` unless the oracle judges single decisions by such a horizon."""
+    if horizon is not None and oracle != "step":
+        raise ParameterError(
+            f"horizon is {horizon}, must be left out with oracle {oracle!r}: step alone judges "
+            "single decisions"
+        )
+    if horizon is not None and not 0 <= horizon <= MAX_HORIZON:
+        raise ParameterError(f"horizon is {horizon}, must be between 0 and {MAX_HORIZON} steps")
 
 
 def ticker(total: int, progress: Progress | None) -> Callable[[], None]:
@@ -61,17 +74,44 @@ def params_of(
     return replace(used, workers=workers, slots=slots, seed=seed)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CarriedOut:
+    """What independent parts gave.
+
+    Attributes
+    ----------
+    runs : tuple of SimulationResult
+        Of the policies that did not fail, in their order.
+    failures : tuple of Failure
+        Of those that did.
+    others : tuple
+        What the parts besides gave.
+    """
+
+    runs: tuple[SimulationResult, ...]
+    failures: tuple[Failure, ...]
+    others: tuple[Any, ...]
+
+    def notes(self) -> list[str]:
+        """Say which policies are left out, and why."""
+        return [f"{each.policy} failed and is left out: {each.reason}" for each in self.failures]
+
+
 def carried_out(
-    parts: Sequence[Part],
+    specs: Sequence[PolicySpec],
+    params: SimulationParams,
+    others: Sequence[Part],
     held: HeldOut,
     tick: Callable[[], None],
     executor: ExecutorParams | None,
-) -> list[Any]:
-    """Carry out independent parts; returns what each gave, in their order.
+) -> CarriedOut:
+    """Carry out the run of every policy, and other independent parts.
 
     Parameters
     ----------
-    parts : sequence of tuple
+    specs : sequence of PolicySpec
+    params : SimulationParams
+    others : sequence of tuple
         Their functions are called with `held` and their arguments.
     held : HeldOut
     tick : callable
@@ -82,34 +122,65 @@ def carried_out(
     Raises
     ------
     BrsolverError
-        One of them failed.
+        The run of every policy failed, or any other part.
     """
+    from brsolver.results.comparison import Failure
+
+    parts: list[Part] = [*((spec.text, simulated, (spec, params)) for spec in specs), *others]
+    found: dict[int, Any] = {}
+    for at, result in _each(parts, held, executor):
+        found[at] = result
+        if isinstance(result, BrsolverError):
+            _raise_if_nothing_is_left(found, len(specs))
+        tick()
+    each = [found[at] for at in range(len(specs))]
+    return CarriedOut(
+        runs=tuple(run for run in each if not isinstance(run, BrsolverError)),
+        failures=tuple(
+            Failure(
+                policy=spec.text,
+                workers=params.workers,
+                seed=params.seed,
+                reason=" ".join(str(run).split()).removeprefix(f"{spec.text}: "),
+            )
+            for spec, run in zip(specs, each, strict=True)
+            if isinstance(run, BrsolverError)
+        ),
+        others=tuple(found[at] for at in range(len(specs), len(parts))),
+    )
+
+
+def _raise_if_nothing_is_left(found: Mapping[int, Any], policies: int) -> None:
+    failed = {at: each for at, each in found.items() if isinstance(each, BrsolverError)}
+    needed = [at for at in failed if at >= policies]
+    if needed or len(failed) == policies:
+        raise failed[min(needed or failed)]
+
+
+def _each(
+    parts: Sequence[Part], held: HeldOut, executor: ExecutorParams | None
+) -> Iterator[tuple[int, Any]]:
+    """Yield each part's index and what it gave, or the error by which it failed."""
+    shared = {"held": held}
     if executor is None:
-        return [_ticked(function(held, *arguments), tick) for _, function, arguments in parts]
+        yield from ((at, _part(part, shared)) for at, part in enumerate(parts))
+        return
     from brsolver.executors import Lost, carry_out, executor_of
 
-    where = executor_of(executor, most=len(parts))
-    found: dict[int, Any] = {}
-    for at, result in carry_out(where, _part, parts, {"held": held}):
-        if isinstance(result, Lost):
-            raise BrsolverError(f"{parts[at][0]}: {result.reason}")
-        found[at] = _ticked(result, tick)
-    return [found[at] for at in range(len(parts))]
+    for at, result in carry_out(executor_of(executor, most=len(parts)), _part, parts, shared):
+        lost = isinstance(result, Lost)
+        yield at, BrsolverError(f"{parts[at][0]}: {result.reason}") if lost else result
 
 
 def _part(part: Part, shared: Mapping[str, Any]) -> Any:
-    _, function, arguments = part
-    return function(shared["held"], *arguments)
-
-
-def _ticked(result: Any, tick: Callable[[], None]) -> Any:
-    tick()
-    return result
-
-
-def run_parts(specs: Sequence[PolicySpec], params: SimulationParams) -> list[Part]:
-    """Return the run of every policy, as parts."""
-    return [(spec.text, simulated, (spec, params)) for spec in specs]
+    name, function, arguments = part
+    try:
+        return function(shared["held"], *arguments)
+    except BrsolverError as error:
+        return error
+    except (Exception, SystemExit) as error:  # noqa: BLE001 # a policy may raise anything
+        cause = str(error).strip().partition("\n")[0]
+        return BrsolverError(f"{name}: {type(error).__name__}: {cause}")
 
 
 def simulated(held: HeldOut, spec: PolicySpec, params: SimulationParams) -> SimulationResult:

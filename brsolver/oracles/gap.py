@@ -6,17 +6,17 @@ import time
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args, overload
 
-from brsolver.errors import ParameterError, UnknownNameError
+from brsolver.errors import UnknownNameError
 from brsolver.oracles._gap_runs import (
     Progress,
     bounds_part,
     carried_out,
     check_budget,
+    check_horizon,
     left_for_search,
     loose_note,
     params_of,
     regrets_of,
-    run_parts,
     ticker,
 )
 from brsolver.oracles._goal import Bounds, Goal, barrier_time
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from brsolver.oracles.hindsight.result import CurvePoint, HindsightResult
     from brsolver.oracles.result import Status
     from brsolver.registry import PolicySpec, PredictorSpec
+    from brsolver.results.comparison import Failure
     from brsolver.results.result import SimulationResult
     from brsolver.simulator.held_out import HeldOut
     from brsolver.simulator.params import SimulationParams
@@ -45,8 +46,6 @@ ORACLES: tuple[str, ...] = get_args(Oracle)
 
 OBJECTIVES: tuple[str, ...] = get_args(Objective)
 """What runs are judged by: KV-token steps at the barrier, or seconds."""
-
-MAX_HORIZON = 100_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +120,8 @@ class GapReport:
         What hindsight knew when; empty for other oracles.
     results : tuple of SimulationResult
         The runs, in the order of `policies`.
+    failures : tuple of Failure
+        Policies whose run failed: they are left out of all else.
     notes : tuple of str
         What a reader of the figures must know.
     """
@@ -140,6 +141,7 @@ class GapReport:
     wall_s: float
     curve: tuple[CurvePoint, ...] = ()
     results: tuple[SimulationResult, ...] = ()
+    failures: tuple[Failure, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
@@ -165,6 +167,7 @@ class GapReport:
             "request_tokens": self.request_tokens,
             "policies": [row.to_dict() for row in self.policies],
             "curve": [asdict(point) for point in self.curve],
+            "failures": [each.to_dict() for each in self.failures],
             "notes": list(self.notes),
         }
 
@@ -254,7 +257,7 @@ def gap(
     Raises
     ------
     BrsolverError
-        Any input is bad, or no bound holds for a run.
+        Any input is bad, no bound holds for a run, or the run of every policy failed.
     """
     from brsolver.oracles.schedule import require_known_order
     from brsolver.simulator.held_out import hold_out
@@ -277,9 +280,9 @@ def gap(
     trace = held.trace
     require_known_order(trace)
     searched = oracle.startswith("hindsight")
-    parts = [*run_parts(specs, used), bounds_part(Bounds.of, used, budget_s, search=searched)]
-    *each, (bounds, taken_s) = carried_out(parts, held, tick, executor)
-    runs = tuple(each)
+    others = [bounds_part(Bounds.of, used, budget_s, search=searched)]
+    done = carried_out(specs, used, others, held, tick, executor)
+    runs, ((bounds, taken_s),) = done.runs, done.others
     best = None
     if searched:
         left_s = left_for_search(budget_s, taken_s, executor)
@@ -305,7 +308,8 @@ def gap(
         wall_s=time.perf_counter() - began,
         curve=best.curve if best else (),
         results=runs,
-        notes=_notes(held, best, runs, goal),
+        failures=done.failures,
+        notes=(*done.notes(), *_notes(held, best, runs, goal)),
     )
 
 
@@ -314,13 +318,7 @@ def _check(oracle: str, objective: str, budget_s: float, horizon: int | None) ->
         if value not in known:
             raise UnknownNameError.suggest(label, value, known)
     check_budget(budget_s)
-    if horizon is not None and oracle != "step":
-        raise ParameterError(
-            f"horizon is {horizon}, must be left out with oracle {oracle!r}: step alone judges "
-            "single decisions"
-        )
-    if horizon is not None and not 0 <= horizon <= MAX_HORIZON:
-        raise ParameterError(f"horizon is {horizon}, must be between 0 and {MAX_HORIZON} steps")
+    check_horizon(horizon, oracle)
 
 
 def _hindsight(

@@ -16,7 +16,6 @@ from brsolver.oracles._gap_runs import (
     left_for_search,
     loose_note,
     params_of,
-    run_parts,
     ticker,
 )
 from brsolver.oracles._time_goal import TimeBounds, TimeParts, seconds_of, status_of
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from brsolver.oracles.bounds.time_result import TimeBound
     from brsolver.oracles.result import Status
     from brsolver.registry import PolicySpec, PredictorSpec
+    from brsolver.results.comparison import Failure
     from brsolver.results.result import SimulationResult
     from brsolver.simulator.held_out import HeldOut
     from brsolver.simulator.params import SimulationParams
@@ -120,6 +120,8 @@ class TimeGapReport:
     wall_s : float
         Seconds, simulations included.
     results : tuple of SimulationResult
+    failures : tuple of Failure
+        Policies whose run failed: they are left out of all else.
     notes : tuple of str
         What a reader of the figures must know.
     """
@@ -140,6 +142,7 @@ class TimeGapReport:
     requests: int
     wall_s: float
     results: tuple[SimulationResult, ...] = ()
+    failures: tuple[Failure, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
@@ -167,6 +170,7 @@ class TimeGapReport:
             "slots": self.slots,
             "policies": [row.to_dict() for row in self.policies],
             "bounds": [bound.to_dict() for bound in self.bounds],
+            "failures": [each.to_dict() for each in self.failures],
             "notes": list(self.notes),
         }
 
@@ -204,7 +208,7 @@ def time_gap(
     Raises
     ------
     BrsolverError
-        Any input is bad, or no bound holds for a run.
+        Any input is bad, no bound holds for a run, or the run of every policy failed.
     """
     from brsolver.oracles.schedule import require_known_order
     from brsolver.simulator.held_out import hold_out
@@ -220,13 +224,12 @@ def time_gap(
     held = hold_out(trace, predictor, seed, horizons=[spec.horizon for spec in specs])
     if searched:
         require_known_order(held.trace)
-    parts = [
-        *run_parts(specs, used),
+    others = [
         bounds_part(TimeBounds.of, used, budget_s, search=searched),
         ("clairvoyant gangs", _clairvoyant, (used,)),
     ]
-    *each, (bounds, taken_s), clairvoyant_s = carried_out(parts, held, tick, executor)
-    runs = tuple(each)
+    done = carried_out(specs, used, others, held, tick, executor)
+    runs, ((bounds, taken_s), clairvoyant_s) = done.runs, done.others
     best = None
     if searched:
         left_s = left_for_search(budget_s, taken_s, executor)
@@ -266,7 +269,8 @@ def time_gap(
         requests=len(held.trace),
         wall_s=time.perf_counter() - began,
         results=runs,
-        notes=_notes(held.note, best, runs, certified),
+        failures=done.failures,
+        notes=(*done.notes(), *_notes(held.note, best, runs, certified)),
     )
 
 

@@ -11,9 +11,9 @@ from brsolver.report.page import draw_plans, percent, render_page, write_page
 from brsolver.report.parameters import parameter_rows
 from brsolver.report.write import PNG_DPI
 from brsolver.results.plain import finite_only
-from brsolver.tuning import engine_line, failures_told, sentences
+from brsolver.tuning import failures_told, sentences, start_line
 from brsolver.tuning.study import CALLED
-from brsolver.tuning.write import tuned_text
+from brsolver.tuning.write import FILE, tuned_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -105,7 +105,7 @@ def render(result: TuneResult, pictures: Sequence[Picture]) -> str:
         called=CALLED,
         summary=sentences(result),
         failures=failures_told(result),
-        line=None if chosen is None else engine_line(chosen.candidate),
+        line=None if chosen is None else start_line(chosen, FILE),
         file=None if chosen is None else tuned_text(result),
         trials=_shown(result),
         embedded=[embed(picture) for picture in pictures],

@@ -13,7 +13,7 @@ from brsolver._lazy import lazy
 if TYPE_CHECKING:
     from brsolver.tuning.candidate import Candidate
     from brsolver.tuning.entry import TuneParams, tune
-    from brsolver.tuning.flags import engine_line
+    from brsolver.tuning.flags import engine_line, start_line
     from brsolver.tuning.goals import GOALS, Gain, Goal
     from brsolver.tuning.layouts import Layout
     from brsolver.tuning.result import GapLeft, TuneResult, Validated
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "brsolver.tuning.candidate": ("Candidate",),
     "brsolver.tuning.entry": ("TuneParams", "tune"),
-    "brsolver.tuning.flags": ("engine_line",),
+    "brsolver.tuning.flags": ("engine_line", "start_line"),
     "brsolver.tuning.goals": ("GOALS", "Gain", "Goal"),
     "brsolver.tuning.layouts": ("Layout",),
     "brsolver.tuning.result": ("GapLeft", "TuneResult", "Validated"),
@@ -47,6 +47,7 @@ __all__ = [
     "engine_line",
     "failures_told",
     "sentences",
+    "start_line",
     "tune",
     "tuned_text",
     "write_tuned",

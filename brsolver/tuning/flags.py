@@ -1,11 +1,17 @@
-"""How a setting is started: the command line of an engine."""
+"""How a setting is started: the command line of an engine, and of one that routes by a file."""
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
+from brsolver.tuning.study import PUBLISHED
+
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from brsolver.tuning.candidate import Candidate
+    from brsolver.tuning.result import Validated
 
 
 def engine_line(candidate: Candidate) -> str:
@@ -13,6 +19,17 @@ def engine_line(candidate: Candidate) -> str:
     sglang = candidate.params.prefill.colocated and candidate.params.prefill.scheduler == "sglang"
     words = _sglang(candidate) if sglang else _vllm(candidate)
     return " ".join(words)
+
+
+def start_line(chosen: Validated, file: str | Path) -> str:
+    """Return the command line of such engines, which route by `file` where they do not by default.
+
+    The adapter is vLLM's: before other engines the router stands in a picker.
+    """
+    line = engine_line(chosen.candidate)
+    if chosen.role == PUBLISHED or not line.startswith("vllm"):
+        return line
+    return f"BRSOLVER_ROUTER={shlex.quote(str(file))} {line}"
 
 
 def _vllm(candidate: Candidate) -> list[str]:

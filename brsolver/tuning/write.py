@@ -14,7 +14,7 @@ from brsolver.hardware.model import preset_names, read_hardware
 from brsolver.simulator.params import SimulationParams
 from brsolver.traces.atomic import replacing
 from brsolver.tuned import read_tuned
-from brsolver.tuning.flags import engine_line
+from brsolver.tuning.flags import start_line
 from brsolver.tuning.study import PUBLISHED
 from brsolver.tuning.wording import sentences
 
@@ -114,8 +114,7 @@ def _comments(result: TuneResult, chosen: Validated) -> Iterator[str]:
         yield from _wrapped(sentence)
     yield "#"
     yield "# The engines:"
-    router = "" if chosen.role == PUBLISHED else f"BRSOLVER_ROUTER={FILE} "
-    yield f"#   {router}{engine_line(chosen.candidate)}"
+    yield f"#   {start_line(chosen, FILE)}"
     yield "# A simulation of it: brsolver simulate TRACE --config tuned.toml"
     yield "# In front of engines: brsolver serve --config tuned.toml --workers HOST:PORT,..."
 

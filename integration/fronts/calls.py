@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from integration.picker.bodies import CHAT, COMPLETIONS, Body, body_of, read_body
+from integration.picker.bodies import (
+    CHAT,
+    COMPLETIONS,
+    MOST_CHOICES,
+    MOST_TOKENS,
+    Body,
+    body_of,
+    read_body,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -29,12 +37,11 @@ def prompt_body(ids: Sequence[int] | None, sampling: object = None) -> Body:
         A mapping, or an object with attributes, that may have ``max_tokens`` or
         ``max_new_tokens``, and ``n``.
     """
-    limit, choices = _limit(sampling), _whole(_get(sampling, "n"))
+    limit = _limit(sampling)
+    choices = min(max(_whole(_get(sampling, "n")) or 1, 1), MOST_CHOICES)
     if ids is None:
-        return Body(
-            kind=COMPLETIONS, more_tokens=UNKNOWN_TOKENS, max_tokens=limit, n=max(choices or 1, 1)
-        )
-    return Body(kind=COMPLETIONS, prompts=(_plain(ids),), max_tokens=limit, n=max(choices or 1, 1))
+        return Body(kind=COMPLETIONS, more_tokens=UNKNOWN_TOKENS, max_tokens=limit, n=choices)
+    return Body(kind=COMPLETIONS, prompts=(_plain(ids),), max_tokens=limit, n=choices)
 
 
 def request_body(args: Iterable[object], kwargs: Mapping[Any, object]) -> Body:
@@ -99,7 +106,7 @@ def _limit(sampling: object) -> int | None:
     for name in _LIMITS:
         found = _whole(_get(sampling, name))
         if found is not None:
-            return max(found, 0)
+            return min(max(found, 0), MOST_TOKENS)
     return None
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
+from integration.fronts.calls import UNKNOWN_TOKENS
 from integration.picker import Core, End, Pump, Reader, Refused, WorkerSpec
 from integration.picker.events import Fault
 from integration.picker.resuming import Live
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from integration.fronts.settings import FrontSettings
-    from integration.picker import Audit, Gauges, Usage
+    from integration.picker import Ask, Audit, Gauges, Usage
     from integration.picker.bodies import Body
     from integration.picker.events import Event
 
@@ -108,9 +110,10 @@ class Front:
         task = asyncio.get_running_loop().create_task(self._placed(body))
         self._placing.add(task)
         try:
-            return await task
+            return self._still(await task)
         except asyncio.CancelledError:
             if not self._let_go(task):
+                self._take_back(task)
                 raise
             return None
         except Exception as error:  # noqa: BLE001 # whatever it is, serving must go on
@@ -167,7 +170,7 @@ class Front:
 
     async def _placed(self, body: Body) -> Seat | None:
         while True:
-            ask = self._reader.ask(body, self._reader.name())
+            ask = self._ask(body, self._reader.name())
             answer = await self._pump.pick(ask)
             if isinstance(answer, Refused):
                 return None
@@ -177,11 +180,19 @@ class Front:
             # It went, or died, before its name was handed on.
             self._pump.ended(ask.name, End.DISCONNECTED)
 
+    def _ask(self, body: Body, name: str) -> Ask:
+        try:
+            return self._reader.ask(body, name)
+        except (TypeError, ValueError, OverflowError):
+            # What is no prompt is for the replica to judge, and no failure of ours.
+            unseen = replace(body, prompts=(), more_tokens=UNKNOWN_TOKENS)
+            return self._reader.ask(unseen, name)
+
     def _enter(self, seat: Seat, body: Body) -> bool:
         worker = self._workers.get(seat.replica)
         if worker is None:
             return False
-        ask = self._reader.ask(body, seat.name)
+        ask = self._ask(body, seat.name)
         return self._core.rebuild([Live(ask.name, worker, ask.prompt_tokens, 0)]) == 1
 
     def _add(self, replica: str, room: Room) -> None:
@@ -198,6 +209,21 @@ class Front:
         for task in self._placing:
             task.cancel()
         self._placing.clear()
+
+    def _still(self, seat: Seat | None) -> Seat | None:
+        """Return a seat, unless its replica went before whoever waits had its turn."""
+        if seat is None or seat.replica in self._workers:
+            return seat
+        self.ended(seat, End.DISCONNECTED)
+        return None
+
+    def _take_back(self, task: asyncio.Task[Seat | None]) -> None:
+        """End what was placed of which nobody will hear, cancelled just after it was."""
+        if not task.done() or task.cancelled() or task.exception() is not None:
+            return
+        seat = task.result()
+        if seat is not None:
+            self.ended(seat, End.DISCONNECTED)
 
     def _let_go(self, task: asyncio.Task[Seat | None]) -> bool:
         """Tell whether a request that is held no more was let go, its caller still waiting."""

@@ -11,6 +11,8 @@ import json
 from array import array
 from typing import TYPE_CHECKING, Any
 
+from brsolver.traces.trace import MAX_LENGTH
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -64,6 +66,7 @@ class Answer:
     __slots__ = (
         "_heed",
         "_opened_s",
+        "_summed",
         "_tail",
         "chat",
         "chunk_s",
@@ -88,6 +91,7 @@ class Answer:
         self.chunk_s = array("d")
         self.usage: dict[str, Any] = {}
         self.done = 0
+        self._summed = False
         self._tail = b""
 
     @property
@@ -97,13 +101,15 @@ class Answer:
 
     @property
     def ended(self) -> bool:
-        """Whether the stream said that it was whole."""
-        return bool(self.done or self.usage)
+        """Whether the stream said that it was whole: by its mark, or by usage after all tokens."""
+        return bool(self.done) or self._summed
 
     def count(self, name: str) -> int | None:
-        """Return a count of the usage; None if the stream does not tell it."""
+        """Return a count of the usage; None if the stream does not tell it, or none that can be."""
         found = self.usage.get(name)
-        return found if isinstance(found, int) and not isinstance(found, bool) else None
+        if not isinstance(found, int) or isinstance(found, bool):
+            return None
+        return found if 0 <= found <= MAX_LENGTH else None
 
     def feed(self, data: bytes, now: float) -> None:
         """Take in what came of the stream.
@@ -168,7 +174,7 @@ class Answer:
         if chunk.get("error") or chunk.get("object") == "error":
             self.error = self.error or payload.decode(errors="replace")
         if isinstance(chunk.get("usage"), dict):
-            self.usage = chunk["usage"]
+            self.usage, self._summed = chunk["usage"], not chunk.get("choices")
         if chunk.get("choices"):
             self._opened_s = self._opened_s or now
             if self.first_s or not self.chat or _says_something(chunk["choices"]):
@@ -205,6 +211,10 @@ def reason_of(text: str) -> str:
 
 
 def shortened(text: str) -> str:
-    """Return a text as one line of no more than `LONGEST` characters and a mark."""
-    line = " ".join(text.split())
+    """Return a text as one line of no more than `LONGEST` characters and a mark.
+
+    What cannot be printed, such as what moves a terminal's cursor, becomes a mark, too.
+    """
+    words = text[: 8 * LONGEST].split()
+    line = "".join(each if each.isprintable() else "\ufffd" for each in " ".join(words))
     return line if len(line) <= LONGEST else f"{line[:LONGEST]}…"

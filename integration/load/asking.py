@@ -47,11 +47,15 @@ class Asker:
 
 
 def _ended(error: Exception, answer: Answer) -> tuple[Kind, str]:
-    """Say what an error means for an answer, which may have said before what was wrong."""
-    kind, why = excused(error)
-    if answer.malformed or answer.error:
+    """Say what an error means for an answer, which may have said before what was wrong.
+
+    Or that it was whole: what becomes of a connection after ``[DONE]`` is none of a client's care.
+    """
+    if answer.done:
+        answer.close(time.monotonic())
+    if answer.malformed or answer.error or answer.done:
         return judged(answer)
-    return kind, why
+    return excused(error)
 
 
 def _note(answer: Answer, reply: Reply) -> None:
@@ -59,6 +63,8 @@ def _note(answer: Answer, reply: Reply) -> None:
     reply.first_s, reply.last_s = answer.first_s, answer.last_s
     reply.chunk_s = answer.chunk_s
     tokens, prompt = answer.count("completion_tokens"), answer.count("prompt_tokens")
+    if tokens == 0 and answer.chunks > 1:
+        tokens = None
     reply.told = tokens is not None
     reply.tokens = answer.chunks if tokens is None else tokens
     reply.prompt_tokens = reply.prompt_tokens if prompt is None else prompt

@@ -85,7 +85,7 @@ def load(
             tokenizer=tokenizer,
             block=block,
             ignore_eos=ignore_eos,
-            more=fields_of(body),
+            more=fields_of(body, exact=ignore_eos),
             seed=seed or 0,
         ),
         objectives=Objectives(ttft_s=_seconds(slo_ttft), tpot_s=_seconds(slo_tpot)),
@@ -93,7 +93,9 @@ def load(
         fit=drop_oversized,
     )
     loaded = _run(trace, options, params, requests, out=out, vllm_json=vllm_json)
+    # First, so that they are there if a file cannot be written.
     _print(loaded, as_json=json)
+    _save(loaded, params, out=out, vllm_json=vllm_json)
     _leave(loaded)
 
 
@@ -121,8 +123,14 @@ def headers_of(texts: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def fields_of(text: str | None) -> dict[str, Any]:
+def fields_of(text: str | None, *, exact: bool = True) -> dict[str, Any]:
     """Read further fields of bodies, a JSON object.
+
+    Parameters
+    ----------
+    text : str or None
+    exact : bool
+        Whether the load asks for exact numbers of tokens.
 
     Raises
     ------
@@ -142,6 +150,7 @@ def fields_of(text: str | None) -> dict[str, Any]:
     if not isinstance(fields, dict):
         raise ParameterError(f"--body is {text!r}, must be a JSON object")
     own = {"prompt", "messages", "model", "stream", "max_tokens", "max_completion_tokens"}
+    own |= {"min_tokens", "ignore_eos"} if exact else set()
     if taken := sorted(own & fields.keys()):
         raise ParameterError(f"--body has {', '.join(taken)}, which the load sets itself")
     return fields
@@ -168,13 +177,17 @@ def _run(
         saving.check_place(vllm_json, "--vllm-json")
     trace = first_of(options.source(source).load(params.content.seed), requests)
     with late_bar("asking the endpoint") as bar:
-        loaded = run_load(trace, params, tell=_tell, progress=lambda drive: _show(bar, drive))
+        return run_load(trace, params, tell=_tell, progress=lambda drive: _show(bar, drive))
+
+
+def _save(loaded: Loaded, params: LoadParams, *, out: str | None, vllm_json: str | None) -> None:
+    from integration.load import saving
+
     if out is not None and saving.write_results(loaded, out):
         _tell(f"wrote {out}")
     if vllm_json is not None:
         saving.write_vllm_result(loaded, params, vllm_json)
         _tell(f"wrote {vllm_json}")
-    return loaded
 
 
 def first_of(trace: Trace, requests: int | None) -> Trace:

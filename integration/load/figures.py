@@ -178,7 +178,7 @@ def figures_of(
         reasons={reply.kind: reply.why for reply in reversed(failed)},
         short=sum(reply.tokens < reply.wanted for reply in complete),
         counted=sum(not reply.told for reply in complete),
-        duration_s=_duration(ended),
+        duration_s=_duration(replies, ended),
         prompt_tokens=sum(reply.prompt_tokens for reply in complete),
         output_tokens=sum(reply.tokens for reply in complete),
         ttft=Spread.of([reply.ttft_s for reply in complete]),
@@ -207,10 +207,10 @@ def peak(replies: Sequence[Reply]) -> int:
     return int(np.cumsum(steps).max()) if steps.size else 0
 
 
-def _duration(ended: Sequence[Reply]) -> float:
+def _duration(begun: Sequence[Reply], ended: Sequence[Reply]) -> float:
     if not ended:
         return 0.0
-    return max(max(r.last_s, r.end_s) for r in ended) - min(r.due_s for r in ended)
+    return max(max(r.last_s, r.end_s) for r in ended) - min(r.due_s for r in begun)
 
 
 def _good(complete: Sequence[Reply], objectives: Objectives) -> int:

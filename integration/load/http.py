@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 KEEP_ALIVE_S = 2.0
 """Less than servers keep idle connections for (uvicorn: five seconds), which they would else close
 in the moment in which they are taken up."""
+REST_S = 1.0
+"""For which an answer may go on after it has said that it is whole."""
 MAX_TOLD = 2**16
 """Bytes that are read of an answer that is no stream."""
 JSON = {"Content-Type": "application/json"}
@@ -91,14 +94,26 @@ async def exchange(
         url, data=body, headers={**JSON, **headers} if headers else JSON
     ) as response:
         answer.status, answer.headers = response.status, response.headers
+        if response.method != "POST":
+            answer.status = response.history[-1].status
+            answer.text = f"redirects to {response.url}, which nothing can be posted to this way"
+            return
         answer.streamed = response.status == 200 and response.content_type == "text/event-stream"
         if not answer.streamed:
             answer.text = await read_some(response)
             return
-        feed, clock = answer.feed, time.monotonic
+        await _follow(response, answer)
+
+
+async def _follow(response: Any, answer: Answer) -> None:
+    """Take in a stream to its end, which must not be long after ``[DONE]``."""
+    feed, clock = answer.feed, time.monotonic
+    async with asyncio.timeout(None) as limit:
         async for data in response.content.iter_any():
             feed(data, clock())
-        answer.close(clock())
+            if answer.done and limit.when() is None:
+                limit.reschedule(asyncio.get_running_loop().time() + REST_S)
+    answer.close(clock())
 
 
 async def read_some(response: Any) -> str:

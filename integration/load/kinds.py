@@ -60,7 +60,7 @@ def judged(answer: Answer) -> tuple[Kind, str]:
         return _refused(answer)
     if not answer.streamed:
         told = f"answered with {answer.headers.get('Content-Type', 'no type')} and no stream"
-        return Kind.NOT_STREAMED, f"{told}: {shortened(answer.text[:LONGEST])}"
+        return Kind.NOT_STREAMED, shortened(f"{told}: {answer.text[:LONGEST]}")
     return _spoilt(answer) or (Kind.COMPLETE, "")
 
 

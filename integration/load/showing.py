@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
+from integration.load.answers import shortened
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -31,13 +33,14 @@ def counts_table(loaded: Loaded) -> Table:
     table.add_column("", justify="right")
     table.add_column("", style="dim")
     for label, value, unit in _counts(loaded.figures):
-        table.add_row(label, value, unit)
+        # As it is: what servers say, too, may look like markup.
+        table.add_row(Text(label), value, Text(unit, style="dim"))
     return table
 
 
 def _title(loaded: Loaded) -> str:
     figures = loaded.figures
-    return f"{loaded.served.model} on {loaded.trace.name}: {figures.requests:,} requests"
+    return f"{shortened(loaded.served.model)} on {loaded.trace.name}: {figures.requests:,} requests"
 
 
 def durations_table(figures: Figures) -> Table:

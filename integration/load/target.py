@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from integration.load.params import TargetParams
 
 MODELS_SHOWN = 8
+TRUST = "; --ca-file FILE says which certificates to trust, --insecure trusts any"
 KEY_WANTED = "put a key into the variable that --api-key-env names"
 
 
@@ -91,7 +92,9 @@ async def _get(session: Any, url: str) -> tuple[int, str]:
         async with session.get(url) as answer:
             return answer.status, await read_some(answer)
     except (http.ClientError, OSError, TimeoutError, ValueError) as error:
-        raise LoadError(f"{url}: cannot be reached: {excused(error)[1]}") from error
+        kind, why = excused(error)
+        hint = TRUST if kind is Kind.INSECURE else ""
+        raise LoadError(f"{url}: cannot be reached: {why}{hint}") from error
 
 
 def _cards(text: str) -> dict[str, int | None] | None:

@@ -135,7 +135,7 @@ def is_readable(content: bytes) -> bool:
 
 def _loaded(content: bytes) -> dict[str, Any]:
     try:
-        values = json.loads(content, parse_constant=_no_constant)
+        values = _DECODER.decode(content.decode(json.detect_encoding(content), "surrogatepass"))
     except (ValueError, RecursionError) as error:
         # Neither the error's own text nor the body: both may hold the prompt.
         reason = "is nested too deep" if isinstance(error, RecursionError) else "is no JSON"
@@ -147,6 +147,10 @@ def _loaded(content: bytes) -> dict[str, Any]:
 
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(name)
+
+
+_DECODER = json.JSONDecoder(parse_constant=_no_constant)
+"""What `json.loads` would make anew for each body."""
 
 
 def _named(value: object) -> str:

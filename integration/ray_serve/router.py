@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray.serve._private.request_router.pow_2_router import PowerOfTwoChoicesRequestRouter
 
+from brsolver._limits import MAX_COUNT
 from brsolver.errors import BrsolverError
 from integration.fronts import Room, open_front, prompt_body, request_body
 from integration.picker import End, Gauges
@@ -37,6 +38,8 @@ _REJECTIONS = 2
 _UNLIMITED = 100_000
 """From which on ``max_ongoing_requests`` says nothing of what a replica runs at once."""
 _GAUGES = frozenset(Gauges.__dataclass_fields__)
+_SHARES = ("kv_usage", "prefill_s")
+"""Of these, what are no counts."""
 
 
 class SessionRouter(PowerOfTwoChoicesRequestRouter):
@@ -201,14 +204,21 @@ class SessionRouter(PowerOfTwoChoicesRequestRouter):
 
 
 def _gauges(stats: object) -> dict[str, Any]:
-    """Return what of a replica's routing statistics tells of its engine."""
+    """Return what of a replica's routing statistics tells of its engine, and can be."""
     if not isinstance(stats, dict):
         return {}
     return {
-        name: value
+        name: value if name in _SHARES else int(value)
         for name, value in stats.items()
-        if name in _GAUGES and isinstance(value, (int, float))
+        if name in _GAUGES and _can_be(name, value)
     }
+
+
+def _can_be(name: str, value: object) -> bool:
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return False
+    # Also false of NaN.
+    return 0 <= value <= (1 if name == "kv_usage" else MAX_COUNT)
 
 
 def _body(pending: PendingRequest) -> Body:

@@ -40,6 +40,7 @@ def test_an_interval_covers_seeds_and_leaves_out_those_not_complete():
     assert str(found) == "1.10 ± 0.25"
     assert str(exponent({0: by_seed[0]})) == "1.00"
     assert math.isnan(exponent({0: {4: -1.0, 16: 2.0}}).value)
+    assert math.isnan(exponent({**by_seed, 3: {4: -1.0, 16: 2.0}}).value)
     assert exponent({}).seeds == 0
 
 
@@ -102,10 +103,11 @@ def test_a_run_that_ends_otherwise_says_why():
 
 def study(tmp_path, *more):
     images = tmp_path / "images"
-    studies.main(
+    status = studies.main(
         ["preset:uniform", "--out", str(tmp_path / "out"), "--images", str(images),
          "--workers", "2,4", "--requests", "600", "--policies", "vllm,br-t", *more]
     )  # fmt: skip
+    assert status == 0
     return pq.read_table(tmp_path / "out" / "results.parquet").to_pylist(), images
 
 
@@ -126,6 +128,40 @@ def test_a_study_goes_on_where_it_was_and_shows_all(tmp_path, capsys):
     for first, second in zip(rows, again, strict=True):
         assert {name: second[name] for name in first} == first
     assert capsys.readouterr().err.splitlines() == ["4 of 4 runs"]
+
+
+@pytest.mark.parametrize("part", plan.CELLS)
+def test_cells_come_with_what_they_are_held_against(part):
+    planned = plan.cell_runs(part, "preset:uniform", 4, [0], plan.Sized())
+    ran = {(run.policy, run.interval) for run in planned}
+    assert ran >= {(inner_of(policy), interval) for policy, interval in ran}
+    assert (plan.BASELINE, 1) in ran
+    both = "elsewhere,cells" if part == plan.ELSEWHERE else "colocated,colocated-cells"
+    options = studies.parsed(["preset:uniform", "--parts", both, "--workers", "4"])
+    assert len(planned) <= len(studies.planned_by(options)) == len(set(studies.planned_by(options)))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--parts", "celsl"], "celsl"),
+        (["--workers", "many"], "--workers='many' must be whole numbers"),
+        (["--policies", "fcfs"], "must be of vllm, jsq-load, br-0, br-h, br-ramp"),
+    ],
+)
+def test_what_cannot_be_run_is_one_line(tmp_path, capsys, arguments, said):
+    assert studies.main([*arguments, "--out", str(tmp_path / "out")]) == 2
+    printed = capsys.readouterr()
+    assert said in printed.err
+    assert printed.err.count("\n") == 1
+    assert printed.out == ""
+
+
+def test_a_run_that_fails_is_named_and_told_by_the_status(tmp_path, capsys):
+    missing = str(tmp_path / "missing.csv")
+    out = str(tmp_path / "out")
+    assert studies.main([missing, "--workers", "2", "--policies", "vllm", "--out", out]) == 1
+    assert "missing.csv: no such file" in capsys.readouterr().err
 
 
 def row_of(policy, workers, tokens_s, **more):

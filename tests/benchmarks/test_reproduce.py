@@ -14,7 +14,7 @@ from benchmarks.reproduce.__main__ import main
 from benchmarks.reproduce._cells import Asked, simulated, tokens_s
 from benchmarks.reproduce._pages import PAGE, write_tables
 from benchmarks.reproduce._study import BURSTGPT, QUICK, Scope
-from benchmarks.reproduce._tables import Interval, markdown, over, pick, ratio, slope
+from benchmarks.reproduce._tables import Interval, markdown, over, pick, ratio
 from benchmarks.reproduce.catalogue import STUDIES
 from brsolver import SimulationParams, Trace
 from brsolver.errors import OutputError
@@ -195,10 +195,6 @@ def test_intervals_and_ratios_are_paired_by_draw():
     assert over(a, "x").half == pytest.approx(4.302653 * 2 / np.sqrt(3), rel=1e-6)
     assert Interval(1.0421, 0.0105).gain() == "+4.2 ± 1.1 %"
     assert Interval(0.9, float("nan")).gain() == "-10.0 %"
-
-
-def test_slopes_are_exponents():
-    assert slope([2, 4, 8], [3 * x**0.5 for x in (2, 4, 8)]) == pytest.approx(0.5)
 
 
 def test_markdown_has_as_many_cells_in_every_line():

@@ -171,6 +171,7 @@ def test_bodies_as_full_duplex_streams(tmp_path, ends):
                 mode["request_body_mode"] = "FULL_DUPLEX_STREAMED"
                 mode["request_trailer_mode"] = "SEND"
                 if ends == "stream":
+                    mode["response_header_mode"] = mode["response_trailer_mode"] = "SEND"
                     mode["response_body_mode"] = "FULL_DUPLEX_STREAMED"
 
     async def scenario():

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from brsolver.errors import BrsolverError
-from integration.fronts import FrontSettings, Room, open_front, prompt_body
+from integration.fronts import FrontSettings, Room, open_front, prompt_body, request_body
 from integration.picker import End, Gauges
 from integration.picker.params import MAX_WAIT_S
 from integration.routing.failsafe import Words
@@ -56,6 +56,37 @@ def test_what_a_lost_replica_ran_is_over_and_what_is_held_goes_elsewhere():
     asyncio.run(run())
 
 
+def test_who_is_cancelled_at_any_turn_leaves_nothing_behind():
+    async def run():
+        made = front()
+        for turns in range(12):
+            task = asyncio.ensure_future(made.place(BODY))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            if not task.cancel():
+                made.ended(await task, End.FINISHED)
+            await asyncio.gather(task, return_exceptions=True)
+            assert made.audit().reserved == 0
+        assert made.audit().ended[End.FINISHED] > 0
+
+    asyncio.run(run())
+
+
+def test_a_replica_that_goes_at_any_turn_is_given_to_nobody():
+    async def run():
+        for turns in range(12):
+            made = front()
+            task = asyncio.ensure_future(made.place(BODY))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            heard = task.done()
+            made.follow({})
+            assert heard or await task is None
+            assert made.audit().reserved == heard
+
+    asyncio.run(run())
+
+
 def test_without_replicas_everybody_is_left_to_the_library():
     async def run():
         made = front()
@@ -77,6 +108,27 @@ def test_what_cannot_be_added_is_left_out_and_routing_goes_on():
         assert await made.place(BODY) is not None
         made.told("c", Gauges(running=1))
         assert made.place_at("c", BODY) is None
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(prompt_body(ids) for ids in ([1, "a"], [1, None] * 40, [-(2**70)] * 40, [1.5])),
+        prompt_body(range(8), {"max_tokens": 2**80, "n": 2**80}),
+        request_body((), {"input_ids": [1], "max_new_tokens": 2**80}),
+        request_body(("\ud800" * 200,), {"max_tokens": -(2**80)}),
+    ],
+)
+def test_no_request_can_stop_it(body):
+    async def run():
+        made = front(slots=16, max_failures=1)
+        made.ended(await made.place(body), End.FINISHED)
+        made.ended(await made.place(body), End.FINISHED)
+        made.ended(made.place_at("a", body), End.FINISHED)
+        assert made.active
+        assert made.audit().ended == {End.FINISHED: 3}
 
     asyncio.run(run())
 

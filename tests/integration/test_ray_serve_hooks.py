@@ -15,7 +15,7 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, TaskCancelledE
 from ray.serve._private.common import DeploymentHandleSource, DeploymentID, RequestMetadata
 from ray.serve.request_router import PendingRequest, ReplicaID
 
-from integration.picker import End
+from integration.picker import End, Gauges
 from integration.ray_serve import SessionRouter
 from integration.ray_serve.ends import end_of
 
@@ -164,6 +164,21 @@ def test_what_replicas_tell_of_themselves_is_taken_in():
         # Counts that come with every request would overwrite the rest.
         router.on_new_queue_len_info(first.replica_id, 1)
         assert router._front._core.workers[0].gauges.steps == 7
+
+    routing(scenario, first, second)
+
+
+def test_what_replicas_cannot_have_is_not_taken_in():
+    first, second = Replica("a"), Replica("b")
+
+    async def scenario(router):
+        nan, endless = float("nan"), float("inf")
+        first.routing_stats = {"running": nan, "waiting": endless, "steps": -1, "kv_usage": 7.0}
+        second.routing_stats = {"running": 3.0, "waiting": True, "prefill_s": 0.5}
+        router.update_replicas([first, second])
+        workers = router._front._core.workers
+        assert workers[0].gauges is None
+        assert workers[1].gauges == Gauges(running=3, prefill_s=0.5)
 
     routing(scenario, first, second)
 

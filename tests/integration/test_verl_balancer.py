@@ -64,6 +64,34 @@ def test_requests_wait_for_slots_and_the_books_end_at_zero():
     asyncio.run(run())
 
 
+def test_a_server_that_goes_at_any_turn_is_given_to_nobody():
+    async def run():
+        for turns in range(12):
+            made = balancer()
+            task = asyncio.ensure_future(made.acquire_server("a", prompt_ids=[1] * 8))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            heard = task.done()
+            await made.remove_servers(list(SERVERS))
+            if not heard:
+                with pytest.raises(RuntimeError, match="No available servers"):
+                    await task
+            assert made.audit().reserved == heard
+
+    asyncio.run(run())
+
+
+def test_a_server_that_is_added_again_has_what_it_has():
+    async def run():
+        made = balancer()
+        server, _ = await made.acquire_server("a", prompt_ids=[1] * 8)
+        await made.add_servers({server: "anew"})
+        assert made.get_inflight_count(server) == 1
+        assert made.get_total_inflight() == 1
+
+    asyncio.run(run())
+
+
 def test_a_later_turn_goes_where_the_one_before_went_even_if_that_is_full():
     async def run():
         made = balancer()

@@ -133,6 +133,33 @@ def test_a_policy_that_raises_fails_in_its_cells_and_the_rest_goes_on(tiny, boar
     assert math.isnan(last.score)
 
 
+def test_a_strangers_policy_that_changed_is_run_again_and_ours_are_not(
+    tiny, board, quitting_policy, tmp_path
+):
+    code, out = tmp_path / "installed/quitting_policy_module.py", tmp_path / "out"
+    routes = "return [(0, int(cluster.room.argmax()))]"
+    code.write_text(code.read_text().replace("raise RuntimeError('had enough')", routes))
+    begun: list[int] = []
+
+    def asked():
+        return run_board(
+            tiny, more=[quitting_policy], out=out, executor=HERE,
+            progress=lambda what, done, total: begun.append(done),
+        )  # fmt: skip
+
+    first = asked()
+    begun.clear()
+    assert figures(asked()) == figures(first)
+    assert set(begun) == {2, 12}
+    code.write_text(code.read_text() + "\n# changed\n")
+    begun.clear()
+    asked()
+    assert set(begun) == {2, 8, 9, 10, 11, 12}
+    ours = [row for row in first.rows if row["policy"] != quitting_policy]
+    assert {row.pop("policy_code") for row in ours} == {None}
+    assert figures(replace(first, rows=tuple(ours))) == figures(board)
+
+
 def test_a_baseline_that_raises_leaves_nothing_to_refer_to(tiny_file, quitting_policy):
     text = tiny_file.read_text().replace('baseline = "jsq@immediate"', 'baseline = "quits@pooled"')
     tiny_file.write_text(text)
@@ -192,3 +219,24 @@ def test_prefix_caches_need_a_trace_that_has_prefixes(tiny_file, tmp_path):
     assert all(row["seconds"] >= row["bound_s"] for row in found.rows)
     assert {row["routing_gap"] for row in found.rows} == {None}
     assert {row["clairvoyant_s"] for row in found.rows} == {None}
+
+
+def test_a_file_of_other_prefixes_is_another_place(tiny_file, tmp_path):
+    text = '\n[prefill.cached]\nmode = "colocated"\nbudget = 256\ncache = 4096\nblock = 16\n'
+    tiny_file.write_text(tiny_file.read_text() + text)
+    file, out = tmp_path / "shared.jsonl", tmp_path / "out"
+
+    def seconds(shared: int) -> set[float]:
+        rows = [
+            f'{{"arrival_s": {i}, "prompt_tokens": 256, "output_tokens": {2 + i % 9}, '
+            f'"hash_ids": {[k if k < shared else 100 * i + k for k in range(16)]}}}'
+            for i in range(60)
+        ]
+        file.write_text("\n".join(rows) + "\n")
+        found = run_board(
+            load_definition(tiny_file), files={"drawn": str(file)},
+            chosen={"prefill": ("cached",), "regime": ("full",)}, out=out, executor=HERE,
+        )  # fmt: skip
+        return {row["seconds"] for row in found.rows}
+
+    assert seconds(shared=14) != seconds(shared=2)

@@ -187,6 +187,23 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
         run_campaign(campaign_of(numbers(2)), kept, executor=HERE)
 
 
+def test_a_byte_that_changed_is_never_another_figure(tmp_path: Path) -> None:
+    campaign, kept = campaign_of(numbers(2)), tmp_path / "kept"
+    rows = run_campaign(campaign, kept, executor=HERE).to_pylist()
+    part = next((kept / "parts").glob("*.parquet"))
+    whole = part.read_bytes()
+    told: list[str] = []
+    for at in range(4, len(whole), 11):
+        part.write_bytes(whole[:at] + bytes([whole[at] ^ 0x04]) + whole[at + 1 :])
+        try:
+            with ResultStore(kept, campaign) as store:
+                assert [dict(row) for row in store.rows.values()] == rows
+        except BrsolverError as error:
+            told.append(str(error))
+    assert told
+    assert all(f"{part.name}: cannot be read" in line for line in told)
+
+
 def test_a_folder_is_for_one_process_at_a_time(tmp_path: Path) -> None:
     campaign = campaign_of(numbers(1))
     with ResultStore(tmp_path / "kept", campaign):

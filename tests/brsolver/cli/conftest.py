@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,10 @@ class Outcome:
 
 
 @pytest.fixture
-def brsolver() -> Callable[..., Outcome]:
+def brsolver(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outcome]:
+    # A slow machine is not to be told of here: lines of progress come by the clock.
+    monkeypatch.setattr("brsolver.cli._progress.LINE_S", math.inf)
+
     def call(*arguments: object) -> Outcome:
         result = CliRunner().invoke(app, [str(argument) for argument in arguments])
         if result.exception is not None and not isinstance(result.exception, SystemExit):

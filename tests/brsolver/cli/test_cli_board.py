@@ -68,6 +68,17 @@ def test_table_page_and_rows(computed: Callable[..., Any], tmp_path: Path) -> No
     assert "| `lpt@pooled` |" in text
 
 
+def test_a_log_is_told_of_a_board_that_is_kept(
+    computed: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("brsolver.cli._progress.LINE_S", 0.0)
+    asked = ("--only", "regime=full", "--json")
+    told = computed(*asked, "--out", tmp_path / "out").err.splitlines()
+    assert "simulating, bounds: 1 of 1" in told
+    assert "simulating, cells: 2 of 2" in told
+    assert not [line for line in computed(*asked).err.splitlines() if "simulating" in line]
+
+
 def test_json_is_one_object(computed: Callable[..., Any]) -> None:
     found = json.loads(computed("--json", "--only", "regime=full").out)
     assert [one["policy"] for one in found["standings"]] == ["br-0", "jsq"]

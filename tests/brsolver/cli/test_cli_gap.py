@@ -141,6 +141,31 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     assert [p.name for p in tmp_path.iterdir()] == [trace_file.name]
 
 
+@pytest.mark.parametrize("more", [(), ("--jobs", 2), ("--objective", "time")])
+def test_a_policy_that_raises_is_named_and_the_others_are_shown(
+    brsolver: Callable[..., Any], trace_file: Path, quitting_policy: str, more: tuple[object, ...]
+) -> None:
+    asked = (*CLUSTER, "--limit", 10, "--json", *more)
+    outcome = brsolver("gap", trace_file, "--policies", f"jsq,{quitting_policy},br-0", *asked)
+    assert outcome.code == 1, outcome.err
+    facts = json.loads(outcome.out)
+    assert [row["policy"] for row in facts["policies"]] == ["jsq", "br-0"]
+    (failed,) = facts["failures"]
+    assert (failed["policy"], failed["reason"]) == (quitting_policy, "RuntimeError: had enough")
+    assert "quits failed and is left out: RuntimeError: had enough" in facts["notes"]
+    alone = json.loads(brsolver("gap", trace_file, "--policies", "jsq,br-0", *asked).out)
+    assert facts["policies"] == alone["policies"]
+    assert alone["failures"] == []
+
+
+@pytest.mark.parametrize("more", [(), ("--jobs", 2), ("--objective", "time")])
+def test_policies_that_all_raise_leave_one_line(
+    refused: Callable[..., str], trace_file: Path, quitting_policy: str, more: tuple[object, ...]
+) -> None:
+    line = refused("gap", trace_file, "--policies", quitting_policy, *CLUSTER, *more)
+    assert line.startswith("brsolver: error: quits: RuntimeError: had enough")
+
+
 def test_missing_trace_is_one_line(refused: Callable[..., str], tmp_path: Path) -> None:
     assert "no such file" in refused("gap", tmp_path / "none.csv", "--policies", "jsq")
 

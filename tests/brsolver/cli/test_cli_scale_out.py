@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+# Ray leaves sockets of its connections to the collector.
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 SMALL = ("--slots", 4, "--workers", 2, "--seeds", 2)
 
 
@@ -40,7 +42,10 @@ def cluster() -> Any:
         started = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
         gc.collect()
     yield started
-    started.shutdown()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        started.shutdown()
+        gc.collect()
 
 
 def test_a_cluster_gives_the_same_report_and_gap(

@@ -289,3 +289,11 @@ def test_requests_that_move_are_counted(brsolver: Callable[..., Any]) -> None:
     assert "Running requests moved" in shown.out
     still = json.loads(brsolver(*run, "--json").out)
     assert (still["migrations"], still["migrated_tokens"]) == (0, 0)
+
+
+@pytest.mark.parametrize("command", ["simulate", "explain"])
+def test_a_policy_that_raises_is_one_line(
+    refused: Callable[..., str], trace_file: Path, quitting_policy: str, command: str
+) -> None:
+    line = refused(command, trace_file, "--policy", quitting_policy, "--workers", 2, "--slots", 2)
+    assert line == "brsolver: error: quits: RuntimeError: had enough\n"

@@ -24,7 +24,10 @@ def cluster() -> Iterator[Any]:
         started.spare = [started.add_node(num_cpus=1), started.add_node(num_cpus=1)]
         gc.collect()
     yield started
-    started.shutdown()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        started.shutdown()
+        gc.collect()
 
 
 class Gates:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from conftest import Gates
 
 ray = pytest.importorskip("ray")
+# Ray leaves sockets of its connections to the collector.
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 
 
 def on(cluster: Any, **more: Any) -> Any:
@@ -188,8 +190,11 @@ def test_what_is_no_cluster_is_one_line_within_seconds(
     monkeypatch.setattr("brsolver.executors._ray_session.CONNECT_S", 0.2)
     free = _free_port()
     for port, cause in ((free, "Connection refused"), (mute, "timed out")):
-        with pytest.raises(BrsolverError, match=f"127.0.0.1:{port}: {cause}"):
+        with pytest.raises(BrsolverError, match=f"127.0.0.1:{port}: {cause}.*leave the address"):
             list(carry_out(_at(f"127.0.0.1:{port}"), tasks.shifted, [1], {"offset": 0}))
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{free}")
+    with pytest.raises(BrsolverError, match=f"127.0.0.1:{free}: .*unset RAY_ADDRESS"):
+        list(carry_out(_at(None), tasks.shifted, [1], {"offset": 0}))
 
 
 def test_a_server_of_something_else_is_told_apart() -> None:
@@ -218,7 +223,7 @@ def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None
         executor_of(ExecutorParams(executor="ray"))
 
 
-def _at(address: str) -> Any:
+def _at(address: str | None) -> Any:
     return executor_of(ExecutorParams(executor="ray", ray_address=address))
 
 

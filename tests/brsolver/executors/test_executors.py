@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from brsolver.executors import Executor
 
 
+# Ray leaves sockets of its connections to the collector.
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+
+
 @pytest.fixture(params=["inline", "local", "ray"])
 def executor(request: pytest.FixtureRequest) -> Executor:
     params = ExecutorParams(jobs=1 if request.param == "inline" else 2)

@@ -17,8 +17,9 @@ from brsolver.routers.wave_params import BRTParams
 from brsolver.simulator.params import SimulationParams
 from brsolver.simulator.prefill import Prefill
 from brsolver.tuning.dimensions import Dimension, policy_dimensions, read_ranges
-from brsolver.tuning.flags import engine_line
+from brsolver.tuning.flags import engine_line, start_line
 from brsolver.tuning.layouts import read_layouts
+from brsolver.tuning.result import Validated
 from brsolver.tuning.space import DEFAULT_POLICIES, Space
 
 if TYPE_CHECKING:
@@ -212,6 +213,19 @@ def test_engine_lines_say_what_was_chosen() -> None:
     )
     sglang = engine_line(space_of(BASES["sglang"]).published())
     assert "--max-running-requests 64" in sglang
+
+
+@pytest.mark.parametrize(
+    ("base", "role", "begins"),
+    [
+        ("vllm", "project", "BRSOLVER_ROUTER='my run/tuned.toml' vllm serve MODEL "),
+        ("vllm", "published", "vllm serve MODEL "),
+        ("sglang", "project", "python -m sglang.launch_server "),
+    ],
+)
+def test_vllm_is_started_with_the_router_that_was_chosen(base: str, role: str, begins: str) -> None:
+    chosen = Validated(role=role, candidate=space_of(BASES[base]).project(), figures=())
+    assert start_line(chosen, "my run/tuned.toml").startswith(begins)
 
 
 @pytest.mark.parametrize("params", [BRTParams, BRRampParams, BRHParams])

@@ -65,7 +65,10 @@ def test_a_chat_that_says_nothing_began_all_the_same():
 def test_usage_in_every_chunk_is_not_counted_twice():
     chunk = {"choices": [{"text": "a"}]}
     running = [event(chunk | {"usage": {"completion_tokens": k}}) for k in (1, 2, 3)]
+    answer = fed(*running)
+    assert not answer.ended
     answer = fed(*running, DONE)
+    assert answer.ended
     assert (answer.chunks, answer.count("completion_tokens")) == (3, 3)
 
 
@@ -119,6 +122,7 @@ def test_what_is_heeded_can_end_it():
         ('{"error": "busy"}', "busy"),
         ("<html>\n no </html>", "<html> no </html>"),
         ("", ""),
+        ("\x1b[2Jgone\x00", "\ufffd[2Jgone\ufffd"),
         ("[" * 100_000, "[" * 400 + "…"),
     ],
 )

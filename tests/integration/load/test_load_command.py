@@ -14,7 +14,9 @@ from engine_client import SAMPLE
 from typer.testing import CliRunner
 
 from brsolver.cli.main import app
+from brsolver.errors import OutputError
 from brsolver.traces import load_trace
+from integration.load import saving
 from integration.serve.processes import fetch
 
 PATIENCE_S = 60.0
@@ -77,6 +79,19 @@ def test_json_and_files_for_programs(url, tmp_path):
     assert json.loads(again.stdout)["complete"] == 5
 
 
+def test_figures_are_shown_though_a_file_cannot_be_written(url, tmp_path, monkeypatch):
+    def full(*_):
+        raise OutputError("came.csv: cannot be written: No space left on device")
+
+    monkeypatch.setattr(saving, "write_results", full)
+    out = tmp_path / "came.csv"
+    asked = ["load", TRACE, "--target", url, "--concurrency", "5", "--json", "--out", str(out)]
+    done = CliRunner().invoke(app, asked)
+    assert done.exit_code == 2
+    assert json.loads(done.stdout)["complete"] == 30
+    assert "No space left on device" in done.stderr
+
+
 def test_some_failed_is_exit_1_and_the_rest_is_shown(url, tmp_path):
     path = tmp_path / "trace.csv"
     path.write_text("prompt_tokens,output_tokens,arrival_s\n5,5,0\n499,5,0\n5,3,0.01\n")
@@ -130,6 +145,10 @@ def in_flight(url):
         (["--rate", "3", "--body", "[1]"], "--body is '[1]', must be a JSON object"),
         (["--rate", "3", "--body", "{"], "must be a JSON object: "),
         (["--rate", "3", "--body", '{"prompt": 1}'], "--body has prompt, which the load sets"),
+        (
+            ["--rate", "3", "--body", '{"ignore_eos": false}'],
+            "--body has ignore_eos, which the load",
+        ),
         (["--rate", "3", "--chat", "--prompts", "ids"], "prompts are ids, must be text"),
         (["--rate", "3", "--prompts", "words"], "prompts is 'words', must be ids or text"),
         (["--rate", "3", "--tokenizer", "nowhere"], "tokenizer is 'nowhere', must be a file"),

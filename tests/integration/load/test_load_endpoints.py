@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 
 import numpy as np
@@ -22,11 +23,14 @@ from load_servers import (
     usage,
     whole,
 )
+from rich.console import Console
 
 from brsolver.errors import TraceError
+from integration.load import http
 from integration.load.kinds import Kind
 from integration.load.params import ContentParams, LoadError, Objectives, Pace
 from integration.load.running import load
+from integration.load.showing import counts_table
 
 HEAD = f"HTTP/1.1 200 OK\r\n{EVENTS}"
 
@@ -87,6 +91,47 @@ def test_a_first_request_that_fails_ends_the_load_in_one_line(name):
         loaded(lambda asked, number: bad, warm_up=1)
     assert f"the first request was {kind}: " in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def unended(*events):
+    """A stream that says that it goes on."""
+    return f"{HEAD}Content-Length: 9999\r\n\r\n{''.join(events)}".encode()
+
+
+@pytest.mark.parametrize("given", [unended, lambda *events: Cut(unended(*events))])
+def test_what_becomes_of_a_connection_after_done_is_no_failure(given, monkeypatch):
+    monkeypatch.setattr(http, "REST_S", 0.05)
+    found, _ = loaded(lambda asked, number: given(token(), token(), usage(2), DONE))
+    assert (found.figures.complete, found.figures.output_tokens) == (4, 8)
+    # But an error that came before is one.
+    error = 'data: {"error":{"message":"out of memory"}}\n\n'
+    found, _ = loaded(lambda asked, number: given(token(), error, DONE))
+    assert found.figures.failed == {Kind.SERVER_ERROR: 4}
+
+
+def test_a_redirection_that_drops_the_body_is_told_of():
+    moved = answer("", status="302 Found", headers="Location: /v1/models\r\n")
+    with pytest.raises(LoadError, match="was refused: status 302: redirects to http"):
+        loaded(lambda asked, number: moved, warm_up=1)
+
+
+def test_a_redirection_that_keeps_it_is_followed():
+    moved = answer("", status="307 Moved", headers="Location: /v1/completions\r\n")
+    found, _ = loaded(lambda asked, number: whole(asked) if number % 2 else moved, requests(1))
+    assert found.figures.complete == 1
+
+
+@pytest.mark.parametrize("said", ["[/b] [bold]", "\x1b[2J\ud800 \x07"])
+def test_what_a_server_says_is_shown_as_text(said):
+    found, _ = loaded(
+        lambda asked, number: refusal("500 Internal", f"so {said} it is"),
+        models={"data": [{"id": f"m{said}"}]},
+    )
+    screen = io.StringIO()
+    Console(file=screen, width=200, highlight=False).print(counts_table(found))
+    shown = "".join(each if each.isprintable() else "\ufffd" for each in said)
+    assert f"so {shown} it is" in screen.getvalue()
+    assert f"m{shown} on test" in screen.getvalue()
 
 
 def test_what_takes_too_long_timed_out():
@@ -158,6 +203,13 @@ def test_without_usage_tokens_are_counted_and_that_is_said():
     assert found.figures.counted == 4
     assert told == ["the server tells no usage: tokens are counted from chunks"]
     assert any("counted from chunks" in note for note in found.notes)
+
+
+@pytest.mark.parametrize("told", [-3, 0, 10**25])
+def test_usage_that_cannot_be_is_none(told):
+    found, _ = loaded(lambda asked, number: stream(token(), token(), usage(told, -7), DONE))
+    assert (found.figures.output_tokens, found.figures.prompt_tokens) == (8, 12)
+    assert found.figures.counted == 4
 
 
 def test_tokens_are_the_usages_where_chunks_hold_several():
