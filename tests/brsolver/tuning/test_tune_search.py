@@ -121,13 +121,26 @@ def test_what_was_tried_is_gone_on_with(trace: Trace, database: str) -> None:
     assert more.spent_s > first.spent_s > 0
 
 
+def test_what_is_gone_on_with_draws_nothing_twice(trace: Trace, database: str) -> None:
+    first = tuned(trace, trials=6, storage=database)
+    more = tuned(trace, trials=10, storage=database)
+    drawn = [str(t.settings) for t in more.tried]
+    assert drawn[:6] == [str(t.settings) for t in first.tried]
+    assert len(set(drawn)) == 10
+
+
 @pytest.mark.parametrize(
     ("changed", "named"),
     [
         ({"goal": "latency"}, "goal"),
-        ({"params": replace(PARAMS, slots=6)}, "params"),
+        ({"params": replace(PARAMS, slots=6)}, r"params\.slots"),
+        (
+            {"params": replace(PARAMS, prefill=replace(PARAMS.prefill, interval=2))},
+            r"params\.prefill\.interval",
+        ),
         ({"policies": "br-t"}, "policies"),
-        ({"given": frozenset({"budget"})}, "searched"),
+        ({"given": frozenset({"budget"})}, r"what is searched\.budget"),
+        ({"validate_from": 0.4}, "the requests of the prefixes"),
     ],
 )
 def test_a_study_of_something_else_is_refused(
@@ -163,9 +176,14 @@ def test_a_storage_that_cannot_be_used_is_one_line(trace: Trace, storage: str) -
     assert "\n" not in str(caught.value)
 
 
-def test_passwords_are_not_shown(trace: Trace) -> None:
+@pytest.mark.parametrize(
+    "storage",
+    ["mydb://me:secret@h/x", "mydb://me:a/secret@h/x", "mydb://me:a@secret@h/x",
+     "mydb://h/x?user=me&password=secret&timeout=1"],
+)  # fmt: skip
+def test_passwords_are_not_shown(trace: Trace, storage: str) -> None:
     with pytest.raises(BrsolverError, match="//h/x") as caught:
-        tuned(trace, storage="mydb://me:secret@h/x")
+        tuned(trace, storage=storage)
     assert "secret" not in str(caught.value)
 
 
