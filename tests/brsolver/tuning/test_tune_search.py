@@ -53,6 +53,20 @@ class _InterruptedLane(InlineLane):
         return super().next()
 
 
+class Compiling(InlineExecutor):
+    """Says of every run that it took an hour more to get ready."""
+
+    @contextmanager
+    def open(self, function: Any, shared: Mapping[str, object] | None = None) -> Iterator[Any]:
+        yield _CompilingLane(function, shared or {})
+
+
+class _CompilingLane(InlineLane):
+    def next(self) -> tuple[int, Any]:
+        number, found = super().next()
+        return number, {**found, "task_s": found.get("task_s", 0.0) + 3600.0}
+
+
 @pytest.fixture
 def trace(trace_maker: Callable[..., Trace]) -> Trace:
     return trace_maker(requests=600)
@@ -214,6 +228,13 @@ def test_an_interruption_of_the_validation_keeps_what_was_tried(
 def test_a_budget_too_small_for_a_trial_says_what_one_takes(trace: Trace) -> None:
     with pytest.raises(ParameterError, match=r"budget is 0\.002 s, must be at least \d+ s: one"):
         tuned(trace, budget_s=0.002)
+
+
+def test_kernels_that_are_compiled_are_not_charged(trace: Trace) -> None:
+    result = tuned(trace, trials=4, executor=Compiling())
+    assert len(result.tried) == 4
+    assert result.spent_s == 0.0
+    assert result.wall_s > 0.0
 
 
 def test_a_policy_that_raises_is_named_and_the_rest_goes_on(
