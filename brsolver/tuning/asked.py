@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from brsolver.errors import ParameterError
+from brsolver.simulator.params import SimulationParams
 from brsolver.simulator.prefill import Prefill
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from brsolver.options import Search
-    from brsolver.simulator.params import SimulationParams
     from brsolver.tuning.dimensions import Dimension
 
 
@@ -65,7 +64,8 @@ def _check_value(base: SimulationParams, name: str, value: Any, *, whole: bool) 
     if name in Prefill.__dataclass_fields__:
         _probe(base.prefill, name, value)
     else:
-        replace(base, **{name: value})
+        # Alone: a budget that holds too few running requests is raised with the slots.
+        SimulationParams(**{name: value})
 
 
 def _probe(prefill: Prefill, name: str, value: Any) -> Prefill:

@@ -28,6 +28,8 @@ def _sentences(result: TuneResult) -> Iterator[str]:
         )
     else:
         yield _verdict(result, chosen)
+        if result.goal.name == "goodput" and not chosen.mean(result.goal.metric):
+            yield "No request of the later part meets the objectives with it."
         yield from _compared(result)
         yield from _gap(result)
     yield _effort(result)

@@ -303,3 +303,12 @@ def test_by_arrivals(trace: Trace, more: dict[str, Any], objectives: dict[str, A
 def test_slots_are_kept_where_fewer_are_always_better(trace: Trace) -> None:
     result = tuned(trace, goal="latency", trials=6)
     assert {t.settings["slots"] for t in result.tried} == {PARAMS.slots}
+
+
+def test_objectives_that_no_request_meets_are_said(trace: Trace) -> None:
+    params = replace(PARAMS, arrivals=Arrivals(mode="utilization", utilization=0.7), slo_ttft_ms=1)
+    result = tuned(trace, replace(params, slo_tpot_ms=1), goal="goodput", trials=4)
+    assert result.recommended == "published"
+    said = " ".join(result.to_dict()["summary"])
+    assert "No request of the later part meets the objectives" in said
+    assert "it does" not in said

@@ -291,6 +291,13 @@ def test_values_that_no_engine_takes_are_refused_before_the_search(text: str, me
         space_of(base, search=read_ranges(text))
 
 
+def test_more_slots_than_the_budget_holds_can_be_asked_for() -> None:
+    base = SimulationParams(slots=16, prefill=Prefill(mode="colocated", budget=512))
+    made = space_of(base, given=["slots"], search=read_ranges("slots=8..2000"))
+    (slots,) = [each for each in made.dimensions if each.field == "slots"]
+    assert slots.high > 512
+
+
 def test_prefill_is_not_searched_where_it_is_elsewhere() -> None:
     with pytest.raises(ParameterError, match="'budget', must have an effect: prompts are computed"):
         space_of(SimulationParams(), search={"budget": None})
