@@ -174,6 +174,10 @@ def quiet() -> Iterator[None]:
         optuna.logging.set_verbosity(before)
 
 
+class _NotAloneError(Exception):
+    """Another process goes on with the study."""
+
+
 @contextmanager
 def storage_errors(storage: str, *, opening: bool = False) -> Iterator[None]:
     """Turn what a storage raises into one line, without its password.
@@ -190,7 +194,7 @@ def storage_errors(storage: str, *, opening: bool = False) -> Iterator[None]:
         yield
     except BrsolverError:
         raise
-    except UpdateFinishedTrialError as error:
+    except (UpdateFinishedTrialError, _NotAloneError) as error:
         raise BrsolverError(
             f"the study in {shown_url(storage)!r} is gone on with by another process, must be by "
             "one at a time: wait for that one, or give another --study"
@@ -274,7 +278,11 @@ def _give_up_what_was_under_way(study: Study) -> None:
     from optuna.trial import TrialState
 
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        study.tell(trial.number, state=TrialState.FAIL)
+        try:
+            study.tell(trial.number, state=TrialState.FAIL)
+        except ValueError as error:
+            # It has ended in between, so that somebody is at it.
+            raise _NotAloneError from error
     for _ in study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
         study.tell(study.ask(), state=TrialState.FAIL)
 

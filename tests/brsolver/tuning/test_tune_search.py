@@ -312,3 +312,23 @@ def test_objectives_that_no_request_meets_are_said(trace: Trace) -> None:
     said = " ".join(result.to_dict()["summary"])
     assert "No request of the later part meets the objectives" in said
     assert "it does" not in said
+
+
+def test_a_trial_that_ends_while_it_is_given_up_is_another_process(
+    trace: Trace, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tuned(trace, trials=2, storage=database)
+    with quiet():
+        study = optuna.load_study(storage=database, study_name="tune")
+        under_way = study.ask()
+        get_trials = optuna.Study.get_trials
+
+        def ends_then(self: optuna.Study, *args: Any, **more: Any) -> Any:
+            found = get_trials(self, *args, **more)
+            if more.get("states") == (optuna.trial.TrialState.RUNNING,):
+                study.tell(under_way, 1.0)
+            return found
+
+        monkeypatch.setattr(optuna.Study, "get_trials", ends_then)
+    with pytest.raises(BrsolverError, match="is gone on with by another process"):
+        tuned(trace, trials=3, storage=database)
