@@ -139,11 +139,13 @@ def _defaults(axes: Axes, result: TuneResult, metric: str, factor: float) -> Non
         if each.role not in _CALLED:
             continue
         at = (factor * (each.figures[metric] or 0.0), each.figures[THROUGHPUT] or 0.0)
+        axes.scatter(*at, s=70, facecolors="none", edgecolors=INK, linewidths=1.1)
         left = axes.transData.transform(at)[0] > middle
         axes.annotate(
             _CALLED[each.role],
             at,
-            xytext=(-6 if left else 6, -10),
+            xytext=(-8 if left else 8, -12),
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.0},
             ha="right" if left else "left",
             textcoords="offset points",
             fontsize=7.5,

@@ -16,7 +16,7 @@ from brsolver.tuning.study import CALLED
 from brsolver.tuning.write import FILE, tuned_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from matplotlib.figure import Figure
@@ -97,7 +97,7 @@ def draw_pictures(result: TuneResult, *, dpi: int) -> Iterator[Drawn]:
 
 def render(result: TuneResult, pictures: Sequence[Picture]) -> str:
     """Fill the page template; pictures are embedded, nothing is fetched when it is opened."""
-    chosen = result.chosen
+    chosen, same = result.chosen, _same(result.tried)
     return render_page(
         "tune.html.jinja",
         {"percent": percent, "figure": _figure},
@@ -107,30 +107,47 @@ def render(result: TuneResult, pictures: Sequence[Picture]) -> str:
         failures=failures_told(result),
         line=None if chosen is None else start_line(chosen, FILE),
         file=None if chosen is None else tuned_text(result),
-        trials=_shown(result),
+        trials=_shown(result, same.keys()),
+        same=_listed(same),
         embedded=[embed(picture) for picture in pictures],
         searched=[(each.name, str(each), str(each.default)) for each in result.dimensions],
         parameters=[(row.label, row.value) for row in parameter_rows(result.base)],
     )
 
 
-def _shown(result: TuneResult) -> list[dict[str, Any]]:
+def _same(tried: Sequence[Tried]) -> dict[str, Any]:
+    """Return the settings that all trials had alike, which need not stand with each."""
+    if not tried:
+        return {}
+    first = tried[0].settings
+    return {
+        name: value
+        for name, value in first.items()
+        if name != "policy" and all(each.settings.get(name) == value for each in tried)
+    }
+
+
+def _listed(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in settings.items())
+
+
+def _shown(result: TuneResult, same: Collection[str]) -> list[dict[str, Any]]:
     """Return the trials of the table, best first."""
     whole = [each for each in result.tried if each.state == "complete"]
     whole.sort(key=lambda each: each.value or 0.0, reverse=result.goal.maximise)
     failed = list(result.failures)
     cut = [each for each in result.tried if each.state == "pruned"]
-    return [_row(each) for each in (*whole, *failed, *cut)[:SHOWN]]
+    return [_row(each, same) for each in (*whole, *failed, *cut)[:SHOWN]]
 
 
-def _row(tried: Tried) -> dict[str, Any]:
-    settings = {name: value for name, value in tried.settings.items() if name != "policy"}
+def _row(tried: Tried, same: Collection[str]) -> dict[str, Any]:
+    own = {k: v for k, v in tried.settings.items() if k != "policy" and k not in same}
     return {
         "number": tried.number,
         "role": tried.role,
         "state": tried.state,
         "policy": tried.policy,
-        "settings": ", ".join(f"{name}={value}" for name, value in settings.items()),
+        "settings": _listed(own),
         "value": tried.value,
         "requests": tried.requests,
         "figures": tried.figures,

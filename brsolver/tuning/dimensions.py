@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import typing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -227,7 +228,7 @@ def _range(text: str, item: str, values: str) -> Search:
         least, most = float(low), float(high)
     except ValueError as error:
         raise _no_range(text, item) from error
-    if not least <= most:
+    if not (least <= most and math.isfinite(most - least)):
         raise _no_range(text, item)
     return Search(low=least, high=most, log=least > 0)
 

@@ -161,7 +161,7 @@ class Gain:
     ----------
     mean : float
         Mean difference as a share of the other's mean; positive is better. NaN if the other's mean
-        is 0.
+        is 0, unless both are.
     half_width : float
         Half of its 95 % interval (Student t over the starts); NaN for fewer than two.
     starts : int
@@ -180,6 +180,8 @@ class Gain:
         """
         base = math.fsum(others) / len(others)
         sign = 1.0 if goal.maximise else -1.0
+        if base <= 0 and max(values) <= 0:
+            return cls(mean=0.0, half_width=0.0, starts=len(others))
         if base <= 0:
             return cls(mean=math.nan, half_width=math.nan, starts=len(others))
         shares = [sign * (v - o) / base for v, o in zip(values, others, strict=True)]

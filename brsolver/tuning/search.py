@@ -31,6 +31,8 @@ _REFUSALS = 100
 """Trials in a row of policies that were given up, after which the search ends."""
 FACTOR = 3
 """Of the pruner's resource, between one prefix and the next longer one."""
+COMPILED_S = 2.0
+"""Seconds of a task beyond its run from which on it has compiled kernels, which is not charged."""
 MOST_RESERVED = 0.5
 """Part of the budget at most that is kept for the validation."""
 
@@ -96,6 +98,7 @@ class Search:
         self._flights: dict[int, _Flight] = {}
         self._before_s = float(study.user_attrs.get(SPENT_S, 0.0))
         self._began: float | None = None
+        self._compiled_s = 0.0
         done = tried_in(study)
         self._trials = len(done)
         self._finished = {each.role for each in done if each.state == "complete"}
@@ -128,9 +131,9 @@ class Search:
 
     @property
     def spent_s(self) -> float:
-        """Seconds of search so far, of earlier calls as well."""
+        """Seconds of search so far, of earlier calls as well; without those that compiled."""
         here = 0.0 if self._began is None else time.monotonic() - self._began
-        return self._before_s + here
+        return self._before_s + max(0.0, here - self._compiled_s)
 
     @property
     def validation_s(self) -> float:
@@ -209,6 +212,8 @@ class Search:
         flight = self._flights.pop(number)
         if self._began is None:
             self._began = time.monotonic()
+        elif not isinstance(result, Lost):
+            self._compiled_s += _compiling_s(result) / self._lane.slots
         if isinstance(result, Lost):
             self._failed(flight, result.reason)
         else:
@@ -315,3 +320,9 @@ def _name(tried: Tried) -> str:
 
 def _per_request(figures: Any, requests: int) -> float:
     return float(figures.get("engine_s") or 0.0) / max(requests, 1)
+
+
+def _compiling_s(figures: Any) -> float:
+    """Return what a task took beside its run, if that was so long that kernels were compiled."""
+    beside_s = float(figures["task_s"]) - float(figures["engine_s"])
+    return beside_s if beside_s >= COMPILED_S else 0.0

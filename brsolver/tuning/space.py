@@ -10,6 +10,7 @@ from brsolver.options import Search, parameter, parameters
 from brsolver.registry import PolicySpec
 from brsolver.simulator.params import SimulationParams
 from brsolver.simulator.prefill import Prefill
+from brsolver.tuning.asked import check_asked
 from brsolver.tuning.candidate import Candidate
 from brsolver.tuning.dimensions import Dimension, policy_dimensions, with_range
 
@@ -93,12 +94,15 @@ class Space:
         ------
         UnknownNameError
             `search` names something that cannot be searched.
+        ParameterError
+            What it names has no effect on these engines, or a value is not taken.
         """
         search = dict(search or {})
         _check_names(search)
         kept = frozenset(given) - search.keys()
         layout = _named("hardware", [each.name for each in layouts])
         engine = tuple(_engine(base, layouts, kept, search, most_slots))
+        check_asked(base, search, engine)
         return cls(
             base=base,
             layouts=tuple(layouts),
@@ -108,7 +112,7 @@ class Space:
             engine=engine,
             routers={spec.text: policy_dimensions(spec) for spec in policies},
             given=kept,
-            left_out=tuple(_left_out(base, layouts, kept, search)),
+            left_out=tuple(_left_out(base, layouts, kept, search, most_slots)),
         )
 
     @property
@@ -256,7 +260,8 @@ def _engine(
                 if "budget" in kept and base.prefill.colocated and base.prefill.scheduler == "v1":
                     # Each running request takes a token of it.
                     most = min(most, base.prefill.budget)
-                yield _slots(layout, search.get("slots"), most, alone=len(layouts) == 1)
+                slots = _slots(layout, search.get("slots"), alone=len(layouts) == 1)
+                yield replace(slots, high=min(slots.high, most))
     if base.prefill.colocated:
         yield from _of_prefill(base.prefill, kept, search)
 
@@ -268,7 +273,7 @@ def _says(cls: Any, name: str) -> Search:
     return found.search
 
 
-def _slots(layout: Layout, asked: Search | None, most: int, *, alone: bool) -> Dimension:
+def _slots(layout: Layout, asked: Search | None, *, alone: bool) -> Dimension:
     says = _says(SimulationParams, "slots")
     low = max(1, min(layout.slots, max(int(says.low), layout.slots // SLOTS_DOWN)))
     high = layout.slots if layout.capacity is None else SLOTS_UP * layout.slots
@@ -280,7 +285,7 @@ def _slots(layout: Layout, asked: Search | None, most: int, *, alone: bool) -> D
         with_range(own, asked),
     )
     within = None if alone else ("layout", (layout.name,))
-    return replace(made, high=min(made.high, most), within=within)
+    return replace(made, within=within)
 
 
 def _of_prefill(
@@ -326,6 +331,7 @@ def _left_out(
     layouts: Sequence[Layout],
     kept: frozenset[str],
     search: Mapping[str, Search | None],
+    most_slots: int,
 ) -> Iterator[str]:
     if kept:
         yield f"as given, and not searched: {', '.join(sorted(kept))}"
@@ -335,6 +341,14 @@ def _left_out(
             "slots are tried up to those of the server as it is: no capacity is given, so that "
             "nothing says whether more would fit (--capacity K, or --search slots=LOW..HIGH)"
         )
+    for layout in layouts:
+        most = max(layout.slots, most_slots // layout.workers)
+        wanted = "slots" not in kept and ("slots" in search or not layout.fixed)
+        if wanted and _slots(layout, search.get("slots"), alone=True).high > most:
+            yield (
+                f"slots on {layout.name} are tried up to {most:,}: more would hardly be filled by "
+                "a part of this trace (a longer one, or fewer --starts)"
+            )
     if not base.prefill.colocated:
         yield (
             "prompts are computed elsewhere: no budget and no interval are searched (workers that "

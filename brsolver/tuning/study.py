@@ -36,7 +36,14 @@ FACTS, SPENT_S = "brsolver", "spent_s"
 STARTUP = 10
 """Trials at random before the sampler believes what it has seen."""
 State = Literal["complete", "pruned", "failed"]
-_USER = re.compile(r"(?<=//)[^@/]*@")
+_FIRST_TOLD = ("version", "trace", "goal")
+"""Facts in the order in which a difference is told; of others by name, then `_LAST_TOLD`."""
+_LAST_TOLD: Mapping[str, str] = MappingProxyType(
+    {"searched": "what is searched", "rungs": "the requests of the prefixes"}
+)
+"""What follows from others as a rule, and what it is called."""
+_USER = re.compile(r"(?<=//).*@")
+_PASSWORD = re.compile(r"(?<=password=)[^&]*", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +115,7 @@ def open_study(
     facts : mapping of str to plain value
         What the values of its trials hang on.
     seed : int
-        Of the sampler.
+        Of the sampler, together with how many trials there are.
 
     Raises
     ------
@@ -120,20 +127,21 @@ def open_study(
         The study is of something else.
     """
     optuna = optuna_module()
-    with storage_errors(storage), quiet():
+    with storage_errors(storage, opening=True), quiet():
         study: Study = optuna.create_study(
             storage=storage or None,
             study_name=name,
             direction=goal.direction,
             load_if_exists=True,
-            sampler=optuna.samplers.TPESampler(
-                seed=seed, n_startup_trials=STARTUP, multivariate=True, group=True,
-                constant_liar=True,
-            ),
             pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=3),
-        )  # fmt: skip
+        )
         _require_same(study, name, facts)
         _give_up_what_was_under_way(study)
+        study.sampler = optuna.samplers.TPESampler(
+            # A study that is gone on with must not draw again what it has tried.
+            seed=seed + len(study.get_trials(deepcopy=False)),
+            n_startup_trials=STARTUP, multivariate=True, group=True, constant_liar=True,
+        )  # fmt: skip
     return study
 
 
@@ -166,22 +174,32 @@ def quiet() -> Iterator[None]:
         optuna.logging.set_verbosity(before)
 
 
+class _NotAloneError(Exception):
+    """Another process goes on with the study."""
+
+
 @contextmanager
-def storage_errors(storage: str) -> Iterator[None]:
-    """Turn what a storage raises into one line, without its password."""
+def storage_errors(storage: str, *, opening: bool = False) -> Iterator[None]:
+    """Turn what a storage raises into one line, without its password.
+
+    Where it is opened, a driver may raise anything; later what is neither Optuna's nor SQLAlchemy's
+    is somebody else's.
+    """
     from optuna.exceptions import OptunaError, UpdateFinishedTrialError
     from sqlalchemy.exc import SQLAlchemyError
+
+    others = (ImportError, OSError, ValueError, RuntimeError) if opening else ()
 
     try:
         yield
     except BrsolverError:
         raise
-    except UpdateFinishedTrialError as error:
+    except (UpdateFinishedTrialError, _NotAloneError) as error:
         raise BrsolverError(
             f"the study in {shown_url(storage)!r} is gone on with by another process, must be by "
             "one at a time: wait for that one, or give another --study"
         ) from error
-    except (OptunaError, SQLAlchemyError, ImportError, OSError, ValueError, RuntimeError) as error:
+    except (OptunaError, SQLAlchemyError, *others) as error:
         cause: BaseException = error
         while isinstance(cause, OptunaError | ImportError) and cause.__cause__ is not None:
             cause = cause.__cause__
@@ -195,7 +213,7 @@ def storage_errors(storage: str) -> Iterator[None]:
 
 def shown_url(storage: str) -> str:
     """Return a URL without user and password."""
-    return _USER.sub("", storage)
+    return _PASSWORD.sub("...", _USER.sub("", storage))
 
 
 def facts_of(
@@ -225,13 +243,29 @@ def _require_same(study: Study, name: str, facts: Mapping[str, Any]) -> None:
             )
         study.set_user_attr(FACTS, dict(facts))
         return
-    for key in sorted(facts.keys() | theirs.keys()):
+    for key in sorted(facts.keys() | theirs.keys(), key=_told_at):
         if facts.get(key) != theirs.get(key):
-            raise ParameterError(
-                f"study {name!r}: {key} is {_short(theirs.get(key))} there and "
-                f"{_short(facts.get(key))} here, must be the same to go on: give another --out, "
-                "--study or --storage, or remove that one"
+            what, there, here = _difference(
+                _LAST_TOLD.get(key, key), theirs.get(key), facts.get(key)
             )
+            raise ParameterError(
+                f"study {name!r}: {what} is {_short(there)} there and {_short(here)} here, must be "
+                "the same to go on: give another --out, --study or --storage, or remove that one"
+            )
+
+
+def _told_at(key: str) -> tuple[int, str]:
+    if key in _FIRST_TOLD:
+        return _FIRST_TOLD.index(key), key
+    return len(_FIRST_TOLD) + (key in _LAST_TOLD), key
+
+
+def _difference(name: str, there: Any, here: Any) -> tuple[str, Any, Any]:
+    """Return what of two values differs, as far down as both are tables."""
+    if not (isinstance(there, dict) and isinstance(here, dict)):
+        return name, there, here
+    key = next(key for key in sorted(there.keys() | here.keys()) if there.get(key) != here.get(key))
+    return _difference(f"{name}.{key}", there.get(key), here.get(key))
 
 
 def _short(value: object) -> str:
@@ -244,7 +278,11 @@ def _give_up_what_was_under_way(study: Study) -> None:
     from optuna.trial import TrialState
 
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        study.tell(trial.number, state=TrialState.FAIL)
+        try:
+            study.tell(trial.number, state=TrialState.FAIL)
+        except ValueError as error:
+            # It has ended in between, so that somebody is at it.
+            raise _NotAloneError from error
     for _ in study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
         study.tell(study.ask(), state=TrialState.FAIL)
 

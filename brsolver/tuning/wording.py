@@ -28,6 +28,8 @@ def _sentences(result: TuneResult) -> Iterator[str]:
         )
     else:
         yield _verdict(result, chosen)
+        if result.goal.name == "goodput" and not chosen.mean(result.goal.metric):
+            yield "No request of the later part meets the objectives with it."
         yield from _compared(result)
         yield from _gap(result)
     yield _effort(result)
@@ -78,8 +80,8 @@ def _gap(result: TuneResult) -> Iterator[str]:
         return
     yield (
         f"On {gap.requests:,} requests of the later part it takes {gap.seconds:,.1f} s, and no run "
-        f"less than {gap.lower_bound_s:,.1f} s: at most {100 * gap.gap:.1f} % are left to any "
-        f"router with these engines (certified for {gap.valid_for})."
+        f"less than {gap.lower_bound_s:,.1f} s: no router gets it done more than "
+        f"{100 * gap.gap:.1f} % faster with these engines (certified for {gap.valid_for})."
     )
     if not result.base.arrivals.by_events:
         yield "That bound does not know when requests come: by arrivals it is loose."

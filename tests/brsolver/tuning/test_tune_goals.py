@@ -143,3 +143,13 @@ def test_the_front_is_what_no_other_beats(points: list[tuple[int, int]]) -> None
             assert not beaten
         elif not beaten:
             assert any(points[each] == (more, less) for each in front)
+
+
+def test_two_that_have_none_are_alike() -> None:
+    goal = GOALS["goodput"]
+    gain = Gain.between(goal, [0.0, 0.0], [0.0, 0.0])
+    assert (gain.mean, gain.half_width, gain.sure) == (0.0, 0.0, False)
+    assert "no goodput at all" not in goal.told(gain, "the other")
+    assert "no goodput at all, it does" in goal.told(
+        Gain.between(goal, [0.0, 1.0], [0.0, 0.0]), "the other"
+    )

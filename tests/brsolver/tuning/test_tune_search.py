@@ -53,6 +53,20 @@ class _InterruptedLane(InlineLane):
         return super().next()
 
 
+class Compiling(InlineExecutor):
+    """Says of every run that it took an hour more to get ready."""
+
+    @contextmanager
+    def open(self, function: Any, shared: Mapping[str, object] | None = None) -> Iterator[Any]:
+        yield _CompilingLane(function, shared or {})
+
+
+class _CompilingLane(InlineLane):
+    def next(self) -> tuple[int, Any]:
+        number, found = super().next()
+        return number, {**found, "task_s": found.get("task_s", 0.0) + 3600.0}
+
+
 @pytest.fixture
 def trace(trace_maker: Callable[..., Trace]) -> Trace:
     return trace_maker(requests=600)
@@ -121,13 +135,26 @@ def test_what_was_tried_is_gone_on_with(trace: Trace, database: str) -> None:
     assert more.spent_s > first.spent_s > 0
 
 
+def test_what_is_gone_on_with_draws_nothing_twice(trace: Trace, database: str) -> None:
+    first = tuned(trace, trials=6, storage=database)
+    more = tuned(trace, trials=10, storage=database)
+    drawn = [str(t.settings) for t in more.tried]
+    assert drawn[:6] == [str(t.settings) for t in first.tried]
+    assert len(set(drawn)) == 10
+
+
 @pytest.mark.parametrize(
     ("changed", "named"),
     [
         ({"goal": "latency"}, "goal"),
-        ({"params": replace(PARAMS, slots=6)}, "params"),
+        ({"params": replace(PARAMS, slots=6)}, r"params\.slots"),
+        (
+            {"params": replace(PARAMS, prefill=replace(PARAMS.prefill, interval=2))},
+            r"params\.prefill\.interval",
+        ),
         ({"policies": "br-t"}, "policies"),
-        ({"given": frozenset({"budget"})}, "searched"),
+        ({"given": frozenset({"budget"})}, r"what is searched\.budget"),
+        ({"validate_from": 0.4}, "the requests of the prefixes"),
     ],
 )
 def test_a_study_of_something_else_is_refused(
@@ -163,9 +190,14 @@ def test_a_storage_that_cannot_be_used_is_one_line(trace: Trace, storage: str) -
     assert "\n" not in str(caught.value)
 
 
-def test_passwords_are_not_shown(trace: Trace) -> None:
+@pytest.mark.parametrize(
+    "storage",
+    ["mydb://me:secret@h/x", "mydb://me:a/secret@h/x", "mydb://me:a@secret@h/x",
+     "mydb://h/x?user=me&password=secret&timeout=1"],
+)  # fmt: skip
+def test_passwords_are_not_shown(trace: Trace, storage: str) -> None:
     with pytest.raises(BrsolverError, match="//h/x") as caught:
-        tuned(trace, storage="mydb://me:secret@h/x")
+        tuned(trace, storage=storage)
     assert "secret" not in str(caught.value)
 
 
@@ -196,6 +228,13 @@ def test_an_interruption_of_the_validation_keeps_what_was_tried(
 def test_a_budget_too_small_for_a_trial_says_what_one_takes(trace: Trace) -> None:
     with pytest.raises(ParameterError, match=r"budget is 0\.002 s, must be at least \d+ s: one"):
         tuned(trace, budget_s=0.002)
+
+
+def test_kernels_that_are_compiled_are_not_charged(trace: Trace) -> None:
+    result = tuned(trace, trials=4, executor=Compiling())
+    assert len(result.tried) == 4
+    assert result.spent_s == 0.0
+    assert result.wall_s > 0.0
 
 
 def test_a_policy_that_raises_is_named_and_the_rest_goes_on(
@@ -264,3 +303,32 @@ def test_by_arrivals(trace: Trace, more: dict[str, Any], objectives: dict[str, A
 def test_slots_are_kept_where_fewer_are_always_better(trace: Trace) -> None:
     result = tuned(trace, goal="latency", trials=6)
     assert {t.settings["slots"] for t in result.tried} == {PARAMS.slots}
+
+
+def test_objectives_that_no_request_meets_are_said(trace: Trace) -> None:
+    params = replace(PARAMS, arrivals=Arrivals(mode="utilization", utilization=0.7), slo_ttft_ms=1)
+    result = tuned(trace, replace(params, slo_tpot_ms=1), goal="goodput", trials=4)
+    assert result.recommended == "published"
+    said = " ".join(result.to_dict()["summary"])
+    assert "No request of the later part meets the objectives" in said
+    assert "it does" not in said
+
+
+def test_a_trial_that_ends_while_it_is_given_up_is_another_process(
+    trace: Trace, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tuned(trace, trials=2, storage=database)
+    with quiet():
+        study = optuna.load_study(storage=database, study_name="tune")
+        under_way = study.ask()
+        get_trials = optuna.Study.get_trials
+
+        def ends_then(self: optuna.Study, *args: Any, **more: Any) -> Any:
+            found = get_trials(self, *args, **more)
+            if more.get("states") == (optuna.trial.TrialState.RUNNING,):
+                study.tell(under_way, 1.0)
+            return found
+
+        monkeypatch.setattr(optuna.Study, "get_trials", ends_then)
+    with pytest.raises(BrsolverError, match="is gone on with by another process"):
+        tuned(trace, trials=3, storage=database)

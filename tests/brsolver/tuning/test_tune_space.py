@@ -88,7 +88,8 @@ BASES = {
 @settings(deadline=None)
 @given(data=st.data())
 def test_every_choice_is_a_server_that_can_run(base: SimulationParams, data: st.DataObject) -> None:
-    made = space_of(base, search={"delayer": Search(choices=("none", "trtllm", "sglang"))})
+    delayer = Search(choices=("none", "trtllm", "sglang"))
+    made = space_of(base, search={"delayer": delayer} if base.prefill.colocated else {})
     trial = Drawn(data)
     found = made.candidate(lambda dimension: dimension.suggested(trial))
     assert found.params.arrivals == base.arrivals
@@ -138,6 +139,8 @@ def test_a_short_trace_bounds_slots() -> None:
     base = SimulationParams(workers=2, slots=16, capacity=10**6)
     (slots,) = [d for d in space_of(base, most_slots=80).dimensions if d.field == "slots"]
     assert slots.high == 40
+    assert any("up to 40" in line for line in space_of(base, most_slots=80).left_out)
+    assert not any("up to" in line for line in space_of(base).left_out)
 
 
 @pytest.mark.parametrize("base", BASES.values(), ids=BASES.keys())
@@ -269,7 +272,9 @@ def test_ranges_are_read() -> None:
     assert found["delayer"] == Search(choices=("none", "atom"))
 
 
-@pytest.mark.parametrize("text", ["slots=", "slots=9..3", "slots=a..b", "=1..2", "slots,slots"])
+@pytest.mark.parametrize(
+    "text", ["slots=", "slots=9..3", "slots=a..b", "slots=1..inf", "=1..2", "slots,slots"]
+)
 def test_what_is_no_range_is_refused(text: str) -> None:
     with pytest.raises(ParameterError, match="must be NAME"):
         read_ranges(text)
@@ -278,6 +283,38 @@ def test_what_is_no_range_is_refused(text: str) -> None:
 def test_what_cannot_be_searched_is_refused() -> None:
     with pytest.raises(UnknownNameError, match="setting to search 'seed'"):
         space_of(SimulationParams(), search={"seed": None})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("slots=abc", "slots=abc, must be a whole number"),
+        ("slots=1.5|8", "slots=1.5, must be a whole number"),
+        ("slots=0..64", "slots is 0, must be"),
+        ("routing=foo", "routing is 'foo', must be"),
+        ("delayer=foo", "delayer is 'foo', must be"),
+        ("interval=0..5", "interval is 0, must be"),
+        ("budget=-5..10", "budget is -5, must be"),
+        ("budget=1e30..1e31", "budget is a number of more than 30 digits, must be"),
+        ("max_delay_passes", "'max_delay_passes', must have an effect: prefill has scheduler 'v1'"),
+    ],
+)
+def test_values_that_no_engine_takes_are_refused_before_the_search(text: str, message: str) -> None:
+    base = SimulationParams(prefill=COLOCATED)
+    with pytest.raises(ParameterError, match=message):
+        space_of(base, search=read_ranges(text))
+
+
+def test_more_slots_than_the_budget_holds_can_be_asked_for() -> None:
+    base = SimulationParams(slots=16, prefill=Prefill(mode="colocated", budget=512))
+    made = space_of(base, given=["slots"], search=read_ranges("slots=8..2000"))
+    (slots,) = [each for each in made.dimensions if each.field == "slots"]
+    assert slots.high > 512
+
+
+def test_prefill_is_not_searched_where_it_is_elsewhere() -> None:
+    with pytest.raises(ParameterError, match="'budget', must have an effect: prompts are computed"):
+        space_of(SimulationParams(), search={"budget": None})
 
 
 @pytest.mark.parametrize(
