@@ -71,7 +71,12 @@ def cluster(tmp_path: Path, ray_folder: str, host: str):
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
     from rig.servers import rig_environment
 
-    environment = rig_environment() | {"PYTHONPATH": path, "RAY_ADDRESS": f"{host}:{PORT}"}
+    environment = rig_environment() | {
+        "PYTHONPATH": path,
+        "RAY_ADDRESS": f"{host}:{PORT}",
+        # Once anybody has started a cluster here Ray asks for a token, which its check lacks.
+        "RAY_AUTH_MODE": "disabled",
+    }
     command = [
         *RAY,
         *("start", "--head", "--block", f"--port={PORT}", f"--node-ip-address={host}"),
