@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -248,8 +249,11 @@ def quitting_policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
         "        raise RuntimeError('had enough')\n"
     )
     monkeypatch.syspath_prepend(place)
+    # Another test's would be taken for it.
+    monkeypatch.delitem(sys.modules, "quitting_policy_module", raising=False)
     registry._entries.cache_clear()
     yield "quits"
+    sys.modules.pop("quitting_policy_module", None)
     monkeypatch.undo()
     registry._entries.cache_clear()
 
