@@ -98,6 +98,14 @@ def free_ports(count: int) -> list[int]:
         return [each.getsockname()[1] for each in sockets]
 
 
+def _have_patience(config: dict[str, Any]) -> None:
+    """Let Envoy wait for a picker that shares a busy process with its test: none is dead here."""
+    manager = config["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]
+    for part in manager["typed_config"]["http_filters"]:
+        if "message_timeout" in part["typed_config"]:
+            part["typed_config"]["message_timeout"] = f"{PATIENCE_S:.0f}s"
+
+
 @contextlib.asynccontextmanager
 async def front(
     folder: Path,
@@ -152,6 +160,7 @@ async def front(
         endpoints = Endpoints(folder / "endpoints.json")
         endpoints.write(addresses)
         made_config = bootstrap(config, ports, endpoints=endpoints.path)
+        _have_patience(made_config)
         if change is not None:
             change(made_config)
         envoy = EnvoyProcess(find_envoy(), made_config, admin_port=admin, folder=folder, threads=1)
