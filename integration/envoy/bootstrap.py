@@ -78,7 +78,11 @@ def _clusters(config: ServeConfig, ports: Ports, endpoints: Path) -> list[Part]:
     host = config.picker.host
     made = [
         clusters.workers(config, endpoints.absolute()),
-        clusters.picker(Address(host, ports.grpc), tls=config.picker.certificate is not None),
+        clusters.picker(
+            Address(host, ports.grpc),
+            frozen_s=config.picker.watchdog_s,
+            tls=config.picker.certificate is not None,
+        ),
     ]
     if config.picker.door == "ext_authz":
         made.append(clusters.door(Address(host, ports.door)))

@@ -73,18 +73,20 @@ def door(address: Address) -> Part:
     return _own(DOOR, address, _http1(60.0))
 
 
-def picker(address: Address, *, tls: bool = False) -> Part:
+def picker(address: Address, *, frozen_s: float, tls: bool = False) -> Part:
     """Return the cluster of the picker's gRPC services; a frozen one is noticed in seconds.
 
     Parameters
     ----------
     address : Address
+    frozen_s : float
+        Seconds for which it may be frozen before its watchdog ends it.
     tls : bool
         Whether the picker asks for TLS. Its certificate is for gateways elsewhere and not looked
         at: the picker of this Envoy is on the same machine.
     """
     # A busy machine may keep it from answering for a while, and a log that breaks loses entries.
-    alive = {"interval": "1s", "timeout": "3s"}
+    alive = {"interval": "1s", "timeout": seconds(frozen_s + 1.0)}
     windows = {
         "initial_stream_window_size": BACKLOG_BYTES,
         "initial_connection_window_size": BACKLOG_BYTES,

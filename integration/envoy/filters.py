@@ -21,9 +21,9 @@ EXT_PROC = "envoy.filters.http.ext_proc"
 JSON_USAGE = "envoy.filters.http.json_to_metadata"
 ANSWER_BYTES = 32 * 2**20
 """Of an answer in one piece, which is gathered to read its usage; a longer one would be 500."""
-MESSAGE_S = 2.5
-"""Seconds for which a picker may be silent before a request goes on without it: one that is busy
-may take a second, one that is dead breaks its streams at once."""
+MESSAGE_S = 0.5
+"""Seconds beyond those of its watchdog for which a picker may be silent before a request goes on
+without it: one that is busy may take a second, one that is dead breaks its streams at once."""
 MAX_HOLD_S = 3600.0
 """Seconds for which it may ask at a time, while it holds a request; Envoy allows no more."""
 _DAY_S = 86_400.0
@@ -170,7 +170,7 @@ def _ext_proc(config: ServeConfig) -> Part:
         "filters.http.ext_proc.v3.ExternalProcessor",
         grpc_service={"envoy_grpc": {"cluster_name": PICKER}, "timeout": "0s"},
         failure_mode_allow=True,
-        message_timeout=seconds(MESSAGE_S),
+        message_timeout=seconds(min(config.picker.watchdog_s + MESSAGE_S, MAX_HOLD_S)),
         max_message_timeout=seconds(MAX_HOLD_S),
         allow_mode_override=True,
         processing_mode={

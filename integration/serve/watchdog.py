@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from brsolver.errors import BrsolverError, ParameterError
+from integration.serve.starving import Spent
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -28,6 +29,8 @@ BEAT_S = 0.2
 """Seconds between signs of life."""
 _GRACE_S = 0.2
 """A process that was itself stopped for a while finds the time over and the beats unread."""
+_STARVED = 10
+"""How many times as long a child may be silent that gets no processor."""
 _SHORT_S = 10.0
 """A child that lived for less is started again only after a while."""
 _LONGEST_WAIT_S = 5.0
@@ -54,7 +57,8 @@ class WatchParams:
     Attributes
     ----------
     freeze_s : float
-        Seconds without a sign of life after which it is killed.
+        Seconds without a sign of life after which it is killed, not counting those for which it
+        got no processor (`integration.serve.starving`, on Linux), up to ten times as many.
     start_s : float
         Seconds until it must be ready; it may compile kernels before that.
     """
@@ -200,15 +204,28 @@ class Watched:
     async def _life(self) -> str:
         """Return, once it is over, how it ended."""
         while True:
-            said = await self._said(self._params.freeze_s)
-            if said is None:
-                # Its beats may be there, unread, if this process could not run either.
-                said = await self._said(_GRACE_S)
+            said = await self._sign()
             if said is None:
                 self._send(signal.SIGKILL)
                 return f"showed no sign of life for {self._params.freeze_s:g} s and was killed"
             if not said:
                 return "ended"
+
+    async def _sign(self) -> bytes | None:
+        """Return its next sign of life; nothing if it has ended, None if it is frozen."""
+        pid, began = self.pid or 0, time.monotonic()
+        before, limit_s = Spent.of(pid), self._params.freeze_s
+        while True:
+            said = await self._said(max(_GRACE_S, began + limit_s - time.monotonic()))
+            if said is None:
+                # Its beats may be there, unread, if this process could not run either.
+                said = await self._said(_GRACE_S)
+            now, elapsed_s = Spent.of(pid), time.monotonic() - began
+            if said is not None or before is None or now is None:
+                return said
+            limit_s = self._params.freeze_s + now.waited_since(before, elapsed_s)
+            if elapsed_s >= min(limit_s, _STARVED * self._params.freeze_s):
+                return None
 
     async def _said(self, seconds: float) -> bytes | None:
         """Return what it wrote; nothing if it has ended, None if it said nothing in time."""

@@ -217,7 +217,8 @@ class Door:
     certificate, key : str or None
         PEM files, for TLS on `grpc_port`: gateways of Kubernetes ask for it.
     watchdog_s : float
-        Seconds for which a picker may be frozen before it is ended and started again.
+        Seconds for which a picker may be frozen before it is ended and started again. On Linux,
+        those for which it got no processor do not count, up to ten times as many.
     """
 
     door: Literal["ext_authz", "ext_proc"] = "ext_authz"

@@ -80,7 +80,11 @@ def configs(draw: st.DrawFn) -> ServeConfig:
         tiers=Tiers(prefill=("a:1",), decode=("b:1",)) if tiers else None,
         limits=limits,
         auth=Auth(forward=draw(st.booleans())),
-        picker=Door(door=door, host=draw(st.sampled_from(["127.0.0.1", "0.0.0.0", "::1"]))),  # noqa: S104
+        picker=Door(
+            door=door,
+            host=draw(st.sampled_from(["127.0.0.1", "0.0.0.0", "::1"])),  # noqa: S104
+            watchdog_s=draw(st.floats(0.5, 3600)),
+        ),
         trace=Trace(
             opentelemetry=draw(st.none() | st.just("collector:4317")),
             sampling=draw(st.floats(0, 1)),
@@ -133,6 +137,16 @@ def test_admin_is_on_loopback_only(tmp_path: Path) -> None:
 def test_ports_are_those_chosen() -> None:
     with pytest.raises(ParameterError, match="door is 0, must be at least 1"):
         Ports(listen=1, admin=2, door=0, grpc=4)
+
+
+@pytest.mark.parametrize(("watchdog_s", "silent"), [(2.0, "2.5s"), (30.0, "30.5s")])
+def test_envoy_waits_for_a_picker_as_long_as_its_watchdog_does(
+    watchdog_s: float, silent: str, tmp_path: Path
+) -> None:
+    door = Door(door="ext_proc", watchdog_s=watchdog_s)
+    made = as_text(validated(tmp_path, ServeConfig(workers=WORKERS, picker=door)))
+    assert f'"message_timeout": "{silent}"' in made
+    assert f'"timeout": "{watchdog_s + 1:g}s"' in made
 
 
 def test_endpoints_are_replaced_at_once_and_count_once(tmp_path: Path) -> None:

@@ -60,6 +60,9 @@ def front_door(folder: Path, workers: dict[str, Any], **tables: Any) -> Iterator
             admin={"port": 0, "shadows": []},
             workers={"health_interval_s": 0.2, **workers},
             router={"slots": SLOTS, "block_tokens": BLOCK},
+            # Engines of this machine leave others no processor for seconds.
+            picker={"watchdog_s": PATIENCE_S, **tables.pop("picker", {})},
+            envoy={"watchdog_s": PATIENCE_S},
             **tables,
         )
     )

@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from brsolver.errors import ParameterError
+from integration.serve.starving import Spent
 from integration.serve.watchdog import ChildError, Watched, WatchParams
 
 DEADLINE_S = 120
@@ -98,6 +99,38 @@ def test_frozen_child_is_killed_and_started_again():
             await told.until("back")
             assert "no sign of life" in told.lines[0]
             assert child.starts == 2
+
+    asyncio.run(run())
+
+
+def test_child_without_a_processor_is_not_frozen(monkeypatch):
+    looks = []
+
+    def starved(pid):
+        """It waits for a processor, as far as the first looks tell; then it is stopped."""
+        looks.append(pid)
+        return Spent(computing_s=0.0, waiting_s=0.0, ready=len(looks) < 5)
+
+    monkeypatch.setattr(Spent, "of", starved)
+
+    async def run():
+        async with watched(freeze_s=0.5) as (child, told):
+            await child.start()
+            child.signal(signal.SIGSTOP)
+            await told.until("no sign of life")
+            assert len(looks) >= 5
+
+    asyncio.run(run())
+
+
+def test_child_that_never_gets_a_processor_is_ended_at_last(monkeypatch):
+    monkeypatch.setattr(Spent, "of", lambda pid: Spent(0.0, 0.0, ready=True))
+
+    async def run():
+        async with watched(freeze_s=0.5) as (child, told):
+            await child.start()
+            child.signal(signal.SIGSTOP)
+            await told.until("no sign of life")
 
     asyncio.run(run())
 
