@@ -168,13 +168,22 @@ class Connection(asyncio.Protocol):
             self._handle(self, self._queued.popleft())
 
     def reply(self, payload: bytes) -> None:
-        """Answer the request under way; nothing happens if the connection is lost."""
+        """Answer the request under way; nothing happens if there is none, or no connection."""
+        busy, self._busy = self._busy, False
         self.on_lost = None
-        self._busy = False
-        if self._transport is None:
+        if self._transport is None or not busy:
             return
         self._transport.write(payload)
-        self._next()
+        if self._queued:
+            # Whoever replies may be in the middle of deciding.
+            asyncio.get_running_loop().call_soon(self._next)
+
+    def abandon(self) -> None:
+        """Close the connection; who waits for a reply is told so first."""
+        lost, self.on_lost = self.on_lost, None
+        if lost is not None:
+            lost()
+        self.close()
 
     def close(self) -> None:
         """Close the connection, after what has been replied."""

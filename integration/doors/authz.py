@@ -8,6 +8,7 @@ it, by which the access log tells of its end. An answer 4xx goes to the client a
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING
 
 from integration.doors._http import Connection, response
@@ -18,7 +19,7 @@ from integration.picker import Refused
 if TYPE_CHECKING:
     from integration.doors._http import Received
     from integration.doors.reception import Destination, Reception
-    from integration.picker import Ask
+    from integration.picker import Answer, Ask
 
 BODY_LIMIT = 64 * 2**20
 """Bytes of a body; Envoy is told its own limit."""
@@ -52,7 +53,6 @@ class AuthzDoor:
         self._body_limit = body_limit
         self._grace_s = grace_s
         self._server: asyncio.Server | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
         self._connections: set[Connection] = set()
         self.faults = 0
 
@@ -83,11 +83,8 @@ class AuthzDoor:
         """Listen no more, and withdraw what is held."""
         if self._server is not None:
             self._server.close()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
         for connection in list(self._connections):
-            connection.close()
+            connection.abandon()
 
     def _connection(self) -> Connection:
         connection = Connection(self._asked, body_limit=self._body_limit)
@@ -110,21 +107,17 @@ class AuthzDoor:
         elif isinstance(ask, Refused):
             connection.reply(passed(ask))
         else:
-            task = asyncio.get_running_loop().create_task(self._place(connection, ask))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-            connection.on_lost = task.cancel
+            connection.on_lost = partial(self._reception.withdraw, ask)
+            self._reception.ask(ask, partial(self._decided, connection, ask))
 
-    async def _place(self, connection: Connection, ask: Ask) -> None:
+    def _decided(self, connection: Connection, ask: Ask, answer: Answer) -> None:
         try:
-            destination = await self._reception.place(ask)
+            destination = self._reception.settle(ask, answer)
         except Exception as error:  # noqa: BLE001 # the same
             self._tripped(error)
             destination = self._reception.anywhere()
-        if isinstance(destination, Refused):
-            connection.reply(passed(destination))
-            return
-        connection.last = destination.name
+        if not isinstance(destination, Refused):
+            connection.last = destination.name
         connection.reply(passed(destination))
 
     def _tripped(self, error: Exception) -> None:

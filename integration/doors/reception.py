@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from integration.picker import Ask, Refused
+from integration.picker import Ask, End, Refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -121,6 +121,17 @@ class Reception:
         if subset is not None and self._least(subset) is None:
             return NOBODY
         return self.settle(ask, await self._pump.pick(ask), subset)
+
+    def ask(self, ask: Ask, told: Callable[[Answer], None]) -> None:
+        """Have a worker found for a request; `told` is called once, now or later, to `settle` it.
+
+        Who waits no longer calls `withdraw`.
+        """
+        self._pump.ask(ask, told)
+
+    def withdraw(self, ask: Ask) -> None:
+        """Take in that nobody waits for a request's worker any more."""
+        self._pump.ended(ask.name, End.DISCONNECTED)
 
     def settle(
         self, ask: Ask, answer: Answer, subset: Collection[str] | None = None

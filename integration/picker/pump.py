@@ -10,7 +10,7 @@ from integration.picker.asks import End
 from integration.routing.failsafe import named
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from integration.picker.asks import Answer, Ask, Gauges, Usage
     from integration.picker.core import Core
@@ -59,14 +59,26 @@ class Pump:
             if not future.done():
                 future.set_result(given)
 
-        self.core.request(ask, answer)
-        self._run_in(0.0)
+        self.ask(ask, answer)
         try:
             return await future
         except asyncio.CancelledError:
             # Decided or not, nobody will hear of it.
             self.ended(ask.name, End.DISCONNECTED)
             raise
+
+    def ask(self, ask: Ask, answer: Callable[[Answer], None]) -> None:
+        """Have a request decided about; `answer` is called once, now or later.
+
+        Who waits no longer calls `ended`.
+
+        Raises
+        ------
+        StateError
+            There is a request of that name.
+        """
+        self.core.request(ask, answer)
+        self._run_in(0.0)
 
     def started(self, name: str, worker: int) -> None:
         """See `Core.started`."""

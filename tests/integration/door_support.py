@@ -30,7 +30,7 @@ class HandPump:
 
     decide: Callable[[Ask], Any] | None = None
     asked: list[Ask] = field(default_factory=list)
-    held: dict[str, asyncio.Future] = field(default_factory=dict)
+    held: dict[str, Callable[[Any], None]] = field(default_factory=dict)
     withdrawn: list[str] = field(default_factory=list)
     placed: dict[str, int] = field(default_factory=dict)
     starts: list[tuple[str, int]] = field(default_factory=list)
@@ -47,28 +47,32 @@ class HandPump:
 
         self.core = SimpleNamespace(listeners=[], fault=fault)
 
-    async def pick(self, ask: Ask):
+    def ask(self, ask: Ask, told: Callable[[Any], None]) -> None:
         self.asked.append(ask)
         answer = None if self.decide is None else self.decide(ask)
         if answer is None:
-            future = asyncio.get_running_loop().create_future()
-            self.held[ask.name] = future
-            try:
-                answer = await future
-            except asyncio.CancelledError:
-                self.withdrawn.append(ask.name)
-                raise
-            finally:
-                del self.held[ask.name]
-        if isinstance(answer, Placed):
-            self.placed[ask.name] = answer.worker
-        return answer
+            self.held[ask.name] = told
+        else:
+            self._tell(ask.name, told, answer)
+
+    async def pick(self, ask: Ask):
+        future = asyncio.get_running_loop().create_future()
+        self.ask(ask, lambda answer: future.done() or future.set_result(answer))
+        try:
+            return await future
+        except asyncio.CancelledError:
+            self.ended(ask.name, End.DISCONNECTED)
+            raise
 
     def answer(self, answer: Any) -> None:
         """Answer all that are held."""
-        for future in self.held.values():
-            if not future.done():
-                future.set_result(answer)
+        while self.held:
+            self._tell(*self.held.popitem(), answer)
+
+    def _tell(self, name: str, told: Callable[[Any], None], answer: Any) -> None:
+        if isinstance(answer, Placed):
+            self.placed[name] = answer.worker
+        told(answer)
 
     def started(self, name: str, worker: int) -> None:
         self.starts.append((name, worker))
@@ -77,6 +81,9 @@ class HandPump:
         self.firsts.append(name)
 
     def ended(self, name: str, end: End, usage: Any = None, **_: Any) -> bool:
+        if self.held.pop(name, None) is not None:
+            self.withdrawn.append(name)
+            return True
         if self.placed.pop(name, None) is None:
             return False
         self.ends.append((name, end, usage))

@@ -192,6 +192,41 @@ def test_request_that_trips_the_picker_goes_to_a_worker_all_the_same():
     asyncio.run(scenario())
 
 
+def test_decision_that_trips_the_door_goes_to_a_worker_all_the_same():
+    async def scenario():
+        home = house()
+        async with door(home) as (served, port), http_client(port) as client:
+            client.ask()
+            await until(lambda: home.pump.held)
+            home.pump.answer(Placed(99))
+            reply = await client.reply()
+        assert reply.status == 200
+        assert reply.headers["x-gateway-destination-endpoint"]
+        assert served.faults == 1
+
+    asyncio.run(scenario())
+
+
+def test_trip_after_the_answer_answers_no_second_time():
+    async def scenario():
+        home = house()
+        asked = home.pump.ask
+
+        def trips(ask, told):
+            asked(ask, told)
+            home.pump.answer(Placed(1))
+            raise RuntimeError
+
+        home.pump.ask = trips
+        async with door(home) as (served, port), http_client(port) as client:
+            for name in ("r0", "r1"):
+                client.ask()
+                assert (await client.reply()).headers["x-brsolver-id"] == name
+        assert served.faults == 2
+
+    asyncio.run(scenario())
+
+
 def test_stopping_withdraws_what_is_held():
     async def scenario():
         home = house()

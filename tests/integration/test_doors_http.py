@@ -77,13 +77,30 @@ def test_of_a_header_that_came_twice_the_first_counts():
 
 
 def test_requests_that_are_sent_ahead_are_handled_one_after_another():
-    connection, transport, seen = connected(answer=False)
-    connection.data_received(POST + CHUNKED)
-    assert len(seen) == 1
-    connection.reply(response(200, b"first"))
-    assert len(seen) == 2
-    connection.reply(response(200, b"second"))
-    assert transport.written.index(b"first") < transport.written.index(b"second")
+    async def run() -> None:
+        connection, transport, seen = connected(answer=False)
+        connection.data_received(POST + CHUNKED)
+        assert len(seen) == 1
+        connection.reply(response(200, b"first"))
+        # Whoever replied comes to its end before there is another.
+        assert len(seen) == 1
+        await asyncio.sleep(0)
+        assert len(seen) == 2
+        connection.reply(response(200, b"second"))
+        assert transport.written.index(b"first") < transport.written.index(b"second")
+
+    asyncio.run(run())
+
+
+def test_who_abandons_a_connection_is_told_first_and_once():
+    connection, transport, _ = connected(answer=False)
+    told: list[str] = []
+    connection.data_received(POST)
+    connection.on_lost = lambda: told.append("lost")
+    connection.abandon()
+    assert transport.closed
+    connection.connection_lost(None)
+    assert told == ["lost"]
 
 
 @pytest.mark.parametrize(
