@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from brsolver.errors import BrsolverError
+from integration.serve.loops import fastest_loop
 from integration.serve.places import Places
 from integration.serve.signals import Signals
-from integration.serve.trimming import forget_compiler, freeze_objects
+from integration.serve.trimming import forget_files, freeze_objects, spare_linear_algebra
 from integration.serve.watchdog import Heart, first_of
 from integration.serve.wiring import Picker
 from integration.settings import load
@@ -34,8 +35,10 @@ def main(arguments: list[str]) -> int:
     """Serve until told to stop; return the exit status."""
     config, places, *workers = arguments
     reread = partial(load, Path(config), workers=next(iter(workers), None))
+    spare_linear_algebra()
     try:
-        asyncio.run(_serve(reread, Places.load(Path(places))))
+        with asyncio.Runner(loop_factory=fastest_loop()) as runner:
+            runner.run(_serve(reread, Places.load(Path(places))))
     except BrsolverError as error:
         sys.stderr.write(f"brsolver: error: {' '.join(str(error).split())}\n")
         return BAD_INPUT
@@ -48,7 +51,7 @@ async def _serve(reread: Callable[[], ServeConfig], places: Places) -> None:
         picker = await Picker.found(reread(), places)
         asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, picker.proxy_gone)
         await picker.start()
-        forget_compiler()
+        forget_files()
         freeze_objects()
         heart.start()
         try:

@@ -24,6 +24,7 @@ from integration.serve.membership import workers_of
 from integration.serve.places import LOOPBACK, Places
 from integration.serve.preflight import check_files, check_packages, check_ports, check_workers
 from integration.serve.signals import Signals
+from integration.serve.trimming import forget_files
 from integration.serve.watchdog import ChildError, Watched, WatchParams, first_of
 from integration.settings import Address, load
 
@@ -151,6 +152,7 @@ async def _supervise(
         try:
             if await _started(supervisor, signals):
                 supervisor.announce()
+                forget_files()
                 await supervisor.go_on(signals)
                 await supervisor.drain(signals)
         finally:

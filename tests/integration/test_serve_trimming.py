@@ -1,23 +1,88 @@
-"""The compiler's code is let go of, and there again when it is wanted."""
+"""What is let go of, or not loaded at first, is there again when it is wanted."""
 
 from __future__ import annotations
 
+import subprocess
 import sys
 
 import numba
 import pytest
 
-from integration.serve.trimming import forget_compiler
+from integration.serve.trimming import forget_files
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is done")
 def test_what_is_forgotten_can_be_used():
-    assert forget_compiler() > 0
+    assert forget_files() > 0
 
     @numba.njit
     def more(number):
         return number + 1
 
     assert more(2) == 3
-    assert forget_compiler() > 0
+    assert forget_files() > 0
     assert more(3) == 4
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is done")
+def test_the_compiler_is_among_what_is_forgotten():
+    code = """
+import numba
+from pathlib import Path
+from integration.serve.trimming import forget_files
+
+def resident():
+    kib, of_compiler = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if "-" in line.partition(":")[0].split(" ")[0]:
+            of_compiler = "libllvmlite" in line
+        elif of_compiler and line.startswith("Rss:"):
+            kib += int(line.split()[1])
+    return kib
+
+numba.njit(lambda x: x + 1)(1)
+before = resident()
+forget_files()
+print(before, resident())
+"""
+    before, after = map(int, _said(code).split())
+    assert after < before / 4
+
+
+def test_linear_algebra_is_loaded_when_a_kernel_wants_it():
+    code = """
+import sys
+from integration.serve.trimming import spare_linear_algebra
+spare_linear_algebra()
+import numba, numpy as np
+
+@numba.njit
+def doubled(x):
+    return 2 * x.sum()
+
+print(doubled(np.ones(3)), "scipy.linalg" in sys.modules, end=" ")
+
+@numba.njit
+def product(x, y):
+    return np.dot(x, y)
+
+print(product(np.eye(2), np.eye(2)).sum(), "scipy.linalg" in sys.modules)
+"""
+    assert _said(code).split() == ["6.0", "False", "2.0", "True"]
+
+
+def test_linear_algebra_that_is_there_stays():
+    code = """
+import scipy.linalg
+from integration.serve.trimming import spare_linear_algebra
+spare_linear_algebra()
+import sys
+print(sys.modules["scipy.linalg"] is scipy.linalg)
+"""
+    assert _said(code).strip() == "True"
+
+
+def _said(code: str) -> str:
+    """Return what a Python of its own prints."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout
