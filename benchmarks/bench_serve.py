@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks._table import show
 from benchmarks.serve.arms import BUILT_IN, DIRECT, commands, running
-from benchmarks.serve.processes import Memory, Peak, cpu_seconds
+from benchmarks.serve.processes import NOTHING, Memory, Peak, cpu_seconds
 from benchmarks.serve.programs import Load, compile_all, run_client, running_engines
 
 if TYPE_CHECKING:
@@ -44,7 +44,6 @@ PARTS = {
 tokens as fast as sockets take them. `soak`: for memory and lost streams, with --seconds 300."""
 USUAL = "idle,paced200,paced500,saturated"
 BASELINE = "vllm-router"
-NOTHING = Memory(0.0, 0.0)
 BAD = ("lost", "torn", "refused", "broken", "unended")
 
 
@@ -60,11 +59,20 @@ class Measured:
         Processor time of the arm per request, in ms.
     memory : Memory
         At most, in MiB.
+    apart : dict of str to Memory
+        Likewise, by program.
     """
 
     reports: list[dict[str, Any]] = field(default_factory=list)
     cpu_ms: list[float] = field(default_factory=list)
     memory: Memory = NOTHING
+    apart: dict[str, Memory] = field(default_factory=dict)
+
+    def grown(self, peak: Peak) -> None:
+        """Take in what memory it had at most."""
+        self.memory = Memory(*map(max, self.memory, peak.most))
+        for name, most in peak.apart.items():
+            self.apart[name] = Memory(*map(max, self.apart.get(name, NOTHING), most))
 
     def rate(self) -> float:
         """Return tokens per second."""
@@ -91,8 +99,8 @@ class Measured:
 
 def measure(
     folder: Path, engines: Engines, arm: Listening, load: Load, *, warm_s: float, seconds: float
-) -> tuple[dict[str, Any], float, Memory]:
-    """Measure an arm once; return the client's report, CPU ms per request and peak memory."""
+) -> tuple[dict[str, Any], float, Peak]:
+    """Measure an arm once; return the client's report, CPU ms per request and its memory."""
     used: dict[str, float] = {}
     engines.set_clock(load.clock_s)
     with Peak(arm.pids) as peak:
@@ -106,7 +114,7 @@ def measure(
         )
     engines.set_clock(PARTS["idle"].clock_s)
     cpu_ms = (used["end"] - used["begin"]) * 1e3 / max(report["finished"], 1)
-    return report, cpu_ms, peak.most
+    return report, cpu_ms, peak
 
 
 def rows(found: dict[str, Measured]) -> Iterable[list[object]]:
@@ -167,14 +175,15 @@ def _measure_into(
     part: str,
     options: argparse.Namespace,
 ) -> None:
-    report, cpu_ms, most = measure(
+    report, cpu_ms, peak = measure(
         folder, engines, arm, PARTS[part], warm_s=options.warm, seconds=options.seconds
     )
     one.reports.append(report)
     one.cpu_ms.append(cpu_ms)
-    one.memory = Memory(*map(max, one.memory, most))
+    one.grown(peak)
     rate = report["tokens"] / report["seconds"]
-    sys.stderr.write(f"{part} {arm.name}: {rate:,.0f} tok/s, {cpu_ms:.2f} ms/request\n")
+    mib = "".join(f", {name} {most.rss:.0f} MiB" for name, most in peak.apart.items())
+    sys.stderr.write(f"{part} {arm.name}: {rate:,.0f} tok/s, {cpu_ms:.2f} ms/request{mib}\n")
 
 
 def _as_json(found: dict[str, dict[str, Measured]], options: argparse.Namespace) -> dict[str, Any]:

@@ -19,6 +19,9 @@ class Memory(NamedTuple):
     pss: float
 
 
+NOTHING = Memory(0.0, 0.0)
+
+
 def tree(root: int) -> list[int]:
     """Return a process and its descendants."""
     parents = {}
@@ -52,12 +55,22 @@ def memory(pids: list[int]) -> Memory:
     return Memory(rss, pss)
 
 
+def program(pid: int) -> str:
+    """Return what a process runs: a program's name, or a Python module's."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        return ""
+    return words[words.index("-m") + 1] if "-m" in words[:-1] else Path(words[0]).name
+
+
 class Peak:
-    """The most memory that processes have while it is open."""
+    """The most memory that processes have while it is open: together, and each program."""
 
     def __init__(self, pids: list[int]) -> None:
         self._pids = pids
-        self.most = Memory(0.0, 0.0)
+        self.most = NOTHING
+        self.apart: dict[str, Memory] = {}
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch)
 
@@ -71,7 +84,12 @@ class Peak:
 
     def _watch(self) -> None:
         while True:
-            self.most = Memory(*map(max, self.most, memory(self._pids)))
+            total = NOTHING
+            for pid in self._pids:
+                one, name = memory([pid]), program(pid)
+                total = Memory(*map(sum, zip(total, one, strict=True)))
+                self.apart[name] = Memory(*map(max, self.apart.get(name, NOTHING), one))
+            self.most = Memory(*map(max, self.most, total))
             if self._over.wait(SAMPLE_S):
                 return
 

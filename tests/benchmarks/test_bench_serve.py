@@ -11,7 +11,7 @@ from benchmarks import bench_serve
 from benchmarks.bench_serve import DIRECT, Measured, rows
 from benchmarks.serve import programs
 from benchmarks.serve.arms import Setting, commands
-from benchmarks.serve.processes import Memory, cpu_seconds, memory, tree
+from benchmarks.serve.processes import NOTHING, Memory, Peak, cpu_seconds, memory, program, tree
 from benchmarks.serve.programs import Load
 
 needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
@@ -102,6 +102,30 @@ def test_processes_are_looked_up_with_what_they_started():
         process.communicate(b"\n")
     assert cpu_seconds(pids) == 0
     assert memory(pids) == Memory(0.0, 0.0)
+
+
+def test_memory_is_told_by_program():
+    command = [sys.executable, "-m", "timeit", "-s", "print(flush=True); input()"]
+    with (
+        subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as process,
+        Peak([process.pid]) as peak,
+    ):
+        process.stdout.readline()
+        with Peak([process.pid, process.pid]) as both:
+            pass
+        assert program(process.pid) == "timeit"
+        process.kill()
+    assert peak.apart["timeit"] == peak.most
+    assert both.most.rss > both.apart["timeit"].rss > 0
+    measured = Measured()
+    measured.grown(both)
+    measured.grown(peak)
+    assert measured.memory == both.most
+    assert measured.apart["timeit"].rss >= both.apart["timeit"].rss
+    assert program(process.pid) == ""
+    assert memory([process.pid]) == NOTHING
 
 
 def test_a_given_command_is_told_where_things_are(tmp_path):
