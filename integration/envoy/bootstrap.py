@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 ENDPOINTS = "endpoints.json"
 """What the file of the workers is called, in the folder that Envoy runs in."""
+_ALLOCATOR: Part = {"bytes_to_release": 16 * 2**20, "memory_release_interval": "1s"}
+"""What nobody has any more is given back: else Envoy keeps what it ever needed at its most."""
 HIDDEN = "(a key of auth.keys_file or auth.keys_env)"
 
 
@@ -71,6 +73,7 @@ def bootstrap(config: ServeConfig, ports: Ports, *, endpoints: Path) -> dict[str
             "clusters": _clusters(config, ports, endpoints),
         },
         "overload_manager": _overload(config.limits.connections),
+        "memory_allocator_manager": _ALLOCATOR,
     }
 
 
