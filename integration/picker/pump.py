@@ -10,7 +10,7 @@ from integration.picker.asks import End
 from integration.routing.failsafe import named
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from integration.picker.asks import Answer, Ask, Gauges, Usage
     from integration.picker.core import Core
@@ -53,19 +53,34 @@ class Pump:
         StateError
             There is a request of that name.
         """
+        return await self._answered(ask.name, lambda answer: self.core.request(ask, answer))
+
+    async def again(self, name: str) -> Answer:
+        """Return where a request goes that its worker did not take; see `Core.again`.
+
+        Raises
+        ------
+        StateError
+            There is none of that name that has a worker.
+        """
+        return await self._answered(name, lambda answer: self.core.again(name, answer))
+
+    async def _answered(
+        self, name: str, enter: Callable[[Callable[[Answer], None]], object]
+    ) -> Answer:
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
 
         def answer(given: Answer) -> None:
             if not future.done():
                 future.set_result(given)
 
-        self.core.request(ask, answer)
+        enter(answer)
         self._run_in(0.0)
         try:
             return await future
         except asyncio.CancelledError:
             # Decided or not, nobody will hear of it.
-            self.ended(ask.name, End.DISCONNECTED)
+            self.ended(name, End.DISCONNECTED)
             raise
 
     def started(self, name: str, worker: int) -> None:

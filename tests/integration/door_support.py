@@ -30,6 +30,7 @@ class HandPump:
 
     decide: Callable[[Ask], Any] | None = None
     asked: list[Ask] = field(default_factory=list)
+    returned: list[str] = field(default_factory=list)
     held: dict[str, asyncio.Future] = field(default_factory=dict)
     withdrawn: list[str] = field(default_factory=list)
     placed: dict[str, int] = field(default_factory=dict)
@@ -49,6 +50,15 @@ class HandPump:
 
     async def pick(self, ask: Ask):
         self.asked.append(ask)
+        return await self._answered(ask)
+
+    async def again(self, name: str):
+        """Decide anew, as for the first time."""
+        del self.placed[name]
+        self.returned.append(name)
+        return await self._answered(next(each for each in self.asked if each.name == name))
+
+    async def _answered(self, ask: Ask):
         answer = None if self.decide is None else self.decide(ask)
         if answer is None:
             future = asyncio.get_running_loop().create_future()
@@ -124,7 +134,12 @@ class House:
     shut: set[int]
 
 
-def house(decide: Callable[[Ask], Any] | None = None, specs: list[WorkerSpec] | None = None):
+def house(
+    decide: Callable[[Ask], Any] | None = None,
+    specs: list[WorkerSpec] | None = None,
+    *,
+    retries: int | None = None,
+):
     """A reception whose reader takes any POST for a completion of ten tokens."""
     specs = workers() if specs is None else specs
     pump = HandPump(decide, count=len(specs))
@@ -140,7 +155,7 @@ def house(decide: Callable[[Ask], Any] | None = None, specs: list[WorkerSpec] | 
             return Refused(400, "the body is no JSON object")
         return Ask(name=f"r{next(names)}", prompt_tokens=10, key=client)
 
-    reception = Reception(pump, fleet, ledger, read=read)  # type: ignore[arg-type]
+    reception = Reception(pump, fleet, ledger, read=read, retries=retries)  # type: ignore[arg-type]
     return House(pump, fleet, ledger, reception, shut)
 
 
