@@ -193,7 +193,7 @@ def back(identity: str, received: Received) -> bytes:
         The request. Whom its client had spoken to goes along by itself: in a location Envoy takes
         fewer names than clients may say.
     """
-    scheme = received.header(b"x-forwarded-proto") or "http"
+    scheme = "https" if received.header(b"x-forwarded-proto") == "https" else "http"
     lines = (
         f"location: {scheme}://again{received.target}",
         f"{AGAIN}: {identity}",

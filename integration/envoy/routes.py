@@ -52,7 +52,7 @@ def route_config(config: ServeConfig) -> Part:
         # An engine that sends its request's headers back tells clients nothing by them.
         "response_headers_to_remove": [
             *(names.ENDPOINT, names.SERVED, names.RANK, names.PREFILLER),
-            *(names.ID, names.CLIENT, names.REFUSAL, names.AGAIN, names.LAST),
+            *(names.ID, names.CLIENT, names.REFUSAL, names.AGAIN, names.HOST, names.LAST),
         ],
     }
 
