@@ -77,7 +77,7 @@ class Chaos:
             await asyncio.to_thread(self._stack.audit)
         except OSError:
             return False
-        self.looks += 1
+        self.looks += not self._stack.alone
         return True
 
     async def _to_workers(self):

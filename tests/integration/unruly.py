@@ -107,11 +107,15 @@ class Relay:
     async def stop(self):
         self.thaw()
         await self.die()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        # Connections that were reset are closed in the loop's next turns.
-        for _ in range(5):
+        # Connections that were reset are closed in the loop's next turns, in which some may come
+        # that had been taken before.
+        for _ in range(TURNS):
+            tasks = list(self._tasks)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            for writer in list(self._writers):
+                reset(writer)
             await asyncio.sleep(0)
 
     async def _serve(self, reader, writer):
