@@ -18,6 +18,7 @@ from integration.picker.events import (
     FirstToken,
     Refusal,
     Requested,
+    Returned,
     Stepped,
     WorkerChanged,
 )
@@ -74,6 +75,7 @@ class Metrics:
             Requested: self._requested,
             Decided: self._decided,
             Refusal: self._refused,
+            Returned: self._came_back,
             FirstToken: lambda _: None,
             Ended: self._ended,
             Stepped: self._stepped,
@@ -117,6 +119,9 @@ class Metrics:
         self._decision_s = counter(of.DECISION_SECONDS)
         self._fallbacks = counter(of.FALLBACKS, "reason")
         self._refusals = counter(of.Metric("brsolver_refused_requests", "Refused"), "status")
+        self._returned = counter(
+            of.Metric("brsolver_returned_requests", "Not taken by a worker, placed anew"), "worker"
+        )
         self._ends = counter(of.Metric("brsolver_ended_requests", "Ended, by how"), "worker", "end")
         self._prompt = counter(of.Metric("brsolver_prompt_tokens", "Prompt tokens of what ended"))
         self._output = counter(of.Metric("brsolver_output_tokens", "Output tokens of what ended"))
@@ -158,6 +163,9 @@ class Metrics:
 
     def _refused(self, event: Refusal) -> None:
         self._refusals.labels(str(event.answer.status)).inc()
+
+    def _came_back(self, event: Returned) -> None:
+        self._child(self._returned, self._name(event.worker)).inc()
 
     def _ended(self, event: Ended) -> None:
         worker = self._name(event.worker)

@@ -14,12 +14,14 @@ from integration.admin.buckets import N_ARRIVED, N_ENDED, N_REFUSED, N_TOKENS, B
 from integration.admin.params import WindowParams
 from integration.admin.requests import EndedRequests, Live
 from integration.picker.events import (
+    NOWHERE,
     Decided,
     Ended,
     Fault,
     FirstToken,
     Refusal,
     Requested,
+    Returned,
     Started,
     Stepped,
     WorkerChanged,
@@ -117,6 +119,7 @@ class Window:
             Decided: self._decided,
             Refusal: self._refused,
             Started: self._started,
+            Returned: self._returned,
             FirstToken: self._first_token,
             Ended: self._ended,
             Stepped: self._stepped,
@@ -166,6 +169,13 @@ class Window:
         one = self.live.get(event.name)
         if one is not None:
             self._move(one, event.worker)
+
+    def _returned(self, event: Returned) -> None:
+        one = self.live.get(event.name)
+        if one is not None and one.worker >= 0:
+            self.worker(one.worker).reserved -= 1
+            one.worker = NOWHERE
+            self.held += 1
 
     def _move(self, one: Live, worker: int) -> None:
         if one.worker < 0:

@@ -30,6 +30,8 @@ class Received(NamedTuple):
     ----------
     method, path : str
         The path without its query.
+    target : str
+        The path with it.
     headers : dict of bytes to bytes
         By name in lower case; of a name that came twice, the first.
     body : bytes
@@ -39,6 +41,7 @@ class Received(NamedTuple):
     path: str
     headers: dict[bytes, bytes]
     body: bytes
+    target: str = ""
 
     def header(self, name: bytes) -> str | None:
         """Return a header; None if the request has none of that name."""
@@ -155,8 +158,9 @@ class Connection(asyncio.Protocol):
         if self._refused:
             return
         method = self._parser.get_method().decode("latin-1")
-        path = self._url.partition(b"?")[0].decode("latin-1")
-        self._queued.append(Received(method, path, self._headers, b"".join(self._pieces)))
+        target = self._url.decode("latin-1")
+        path, body = target.partition("?")[0], b"".join(self._pieces)
+        self._queued.append(Received(method, path, self._headers, body, target))
         self._pieces = []
         if len(self._queued) > MOST_QUEUED:
             self._refuse(400, f"more than {MOST_QUEUED} requests were sent ahead")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from integration.doors.answers import error_body, retry_after
 from integration.messages.ext_proc import APPEND_ACTIONS, ProcessingResponse
-from integration.messages.names import ENDPOINT, ID, LB, RANK, REFUSED
+from integration.messages.names import ENDPOINT, ID, LAST, LB, RANK, REFUSED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -82,6 +82,8 @@ def routed(
     if named and destination.name is not None:
         # Entries of upstreams have a request's headers, not its metadata.
         metadata.fields[ID].string_value = wanted[ID] = destination.name
+    if destination.last:
+        wanted[LAST] = "1"
     set_headers(common.header_mutation, wanted)
     return answer
 

@@ -16,6 +16,7 @@ TYPES: Final = {
     503: "overloaded_error",
 }
 REASONS: Final = {
+    308: "Permanent Redirect",
     400: "Bad Request",
     413: "Content Too Large",
     429: "Too Many Requests",

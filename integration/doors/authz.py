@@ -3,6 +3,10 @@
 Envoy sends method, path, headers and body of a client's request. The answer 200 carries headers
 that Envoy puts on the request: the workers to try, the rank it is pinned to, and our identity of
 it, by which the access log tells of its end. An answer 4xx goes to the client as it is.
+
+A request that a worker did not take comes here itself, with its identity. The answer 308 sends it
+through Envoy once more, which asks about it again: it is placed anew, by books that know of all
+that happened meanwhile.
 """
 
 from __future__ import annotations
@@ -13,17 +17,29 @@ from typing import TYPE_CHECKING
 
 from integration.doors._http import Connection, response
 from integration.doors.answers import error_body, retry_after
-from integration.messages.names import CLIENT, ENDPOINT, ID, RANK, REFUSAL, RETRY_AFTER
+from integration.messages.names import (
+    AGAIN,
+    CLIENT,
+    ENDPOINT,
+    HOST,
+    ID,
+    LAST,
+    RANK,
+    REFUSAL,
+    RETRY_AFTER,
+)
 from integration.picker import Refused
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from integration.doors._http import Received
     from integration.doors.reception import Destination, Reception
-    from integration.picker import Answer, Ask
+    from integration.picker import Answer
 
 BODY_LIMIT = 64 * 2**20
 """Bytes of a body; Envoy is told its own limit."""
-_CLIENT = CLIENT.encode()
+_AGAIN, _CLIENT, _ID = AGAIN.encode(), CLIENT.encode(), ID.encode()
 GRACE_S = 2.0
 """A connection that ends this long before the start of its last request was told meant its end."""
 
@@ -38,7 +54,8 @@ class AuthzDoor:
         Bytes of a body.
     grace_s : float
         Seconds after which an answered request whose connection ended, and of which the access log
-        told no start, is given up: its client left while the answer was on its way.
+        told no start, is given up: its client left while the answer was on its way. So is one that
+        came back from a worker, and was not asked about again.
 
     Attributes
     ----------
@@ -100,6 +117,14 @@ class AuthzDoor:
             connection.reply(passed(self._reception.anywhere()))
 
     def _answer(self, connection: Connection, received: Received) -> None:
+        failed, again = received.header(_ID), received.header(_AGAIN)
+        if failed is not None:
+            connection.reply(back(self._reception.ledger.back(failed, self._grace_s), received))
+            return
+        if again is not None and self._reception.ledger.is_back(again):
+            name = self._reception.ledger.asked_again(again)
+            self._begin(connection, name, partial(self._reception.again, name))
+            return
         client = received.header(_CLIENT)
         ask = self._reception.read(received.method, received.path, received.body, client)
         if ask is None:
@@ -107,12 +132,17 @@ class AuthzDoor:
         elif isinstance(ask, Refused):
             connection.reply(passed(ask))
         else:
-            connection.on_lost = partial(self._reception.withdraw, ask)
-            self._reception.ask(ask, partial(self._decided, connection, ask))
+            self._begin(connection, ask.name, partial(self._reception.ask, ask))
 
-    def _decided(self, connection: Connection, ask: Ask, answer: Answer) -> None:
+    def _begin(
+        self, connection: Connection, name: str, enter: Callable[[Callable[[Answer], None]], None]
+    ) -> None:
+        connection.on_lost = partial(self._reception.withdraw, name)
+        enter(partial(self._decided, connection, name))
+
+    def _decided(self, connection: Connection, name: str, answer: Answer) -> None:
         try:
-            destination = self._reception.settle(ask, answer)
+            destination = self._reception.settle(name, answer)
         except Exception as error:  # noqa: BLE001 # the same
             self._tripped(error)
             destination = self._reception.anywhere()
@@ -137,10 +167,32 @@ def passed(destination: Destination | Refused) -> bytes:
         return refusal(destination)
     rank = "" if destination.rank is None else f"{RANK}: {destination.rank}\r\n"
     name = "" if destination.name is None else f"{ID}: {destination.name}\r\n"
+    last = f"{LAST}: 1\r\n" if destination.last else ""
     return (
-        f"HTTP/1.1 200 OK\r\n{ENDPOINT}: {destination.endpoints}\r\n{rank}{name}"
+        f"HTTP/1.1 200 OK\r\n{ENDPOINT}: {destination.endpoints}\r\n{rank}{name}{last}"
         "content-length: 0\r\n\r\n"
     ).encode("latin-1")
+
+
+def back(identity: str, received: Received) -> bytes:
+    """Return the HTTP response that has Envoy ask again about a request.
+
+    Parameters
+    ----------
+    identity : str
+        By which it asks.
+    received : Received
+        The request. Whom its client had spoken to goes along by itself: in a location Envoy takes
+        fewer names than clients may say.
+    """
+    scheme = "https" if received.header(b"x-forwarded-proto") == "https" else "http"
+    lines = (
+        f"location: {scheme}://again{received.target}",
+        f"{AGAIN}: {identity}",
+        f"{HOST}: {received.header(b'host') or ''}",
+    )
+    body = error_body(503, "The request is to be placed again.")
+    return response(308, body, "".join(f"{line}\r\n" for line in lines))
 
 
 def refusal(refused: Refused) -> bytes:

@@ -20,7 +20,7 @@ from integration.doors import _processing as processing
 from integration.doors.reception import Routed
 from integration.messages import services
 from integration.messages.ext_proc import BODY_MODES
-from integration.messages.names import CLIENT, LB, SERVED
+from integration.messages.names import AGAIN, CLIENT, LB, SERVED
 from integration.picker import End, Refused, Usage
 
 if TYPE_CHECKING:
@@ -294,7 +294,9 @@ class _Stream:
             self._asking = asyncio.get_running_loop().create_task(self._write(more))
 
     async def _route(self) -> Routed:
-        reception = self._door.reception
+        reception, again = self._door.reception, self._headers.get(AGAIN)
+        if again is not None and reception.ledger.is_back(again):
+            return Routed(await reception.place_again(again))
         path = self._headers.get(":path", "/").partition("?")[0]
         body = bytes(self._body)
         method = self._headers.get(":method", "GET")

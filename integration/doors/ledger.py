@@ -8,7 +8,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from integration.picker import End
-from integration.picker.events import Ended
+from integration.picker.events import Ended, Refusal
 from integration.picker.resuming import BEFORE
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ class Place:
 
     Attributes
     ----------
+    name : str
+        Of the request.
     worker : int
     since_s : float
         When it was given the worker, or when the worker took it.
@@ -32,18 +34,24 @@ class Place:
         Whether the proxy said that the worker has it.
     answering : bool
         Whether its response has begun, where that is seen.
+    back : bool
+        Whether the worker did not take it, and the proxy is about to ask again.
     """
 
-    __slots__ = ("answering", "since_s", "started", "worker")
+    __slots__ = ("answering", "back", "name", "since_s", "started", "worker")
 
-    def __init__(self, worker: int, since_s: float) -> None:
+    def __init__(self, name: str, worker: int, since_s: float) -> None:
+        self.name = name
         self.worker = worker
         self.since_s = since_s
-        self.started = self.answering = False
+        self.started = self.answering = self.back = False
 
 
 class Ledger:
     """Turns what proxies tell of requests into calls of the pump, each end once.
+
+    Proxies know a request by its name, and each further time that it is placed by another
+    identity: what they tell late of the time before concerns nobody.
 
     Parameters
     ----------
@@ -56,7 +64,7 @@ class Ledger:
     Attributes
     ----------
     places : dict of str to Place
-        By request, in the order in which they were placed.
+        By identity, in the order in which they were placed.
     unknown : int
         Ends that were told of requests not in here: of a picker before this one.
     """
@@ -67,16 +75,58 @@ class Ledger:
         self._clock = clock
         self.places: dict[str, Place] = {}
         self.running: Counter[int] = Counter()
+        self._turns: dict[str, int] = {}
         self.unknown = 0
         pump.core.listeners.append(self)
 
     def __len__(self) -> int:
         return len(self.places)
 
-    def place(self, name: str, worker: int) -> None:
-        """Enter a request with the worker that was decided for it."""
-        self.places[name] = Place(worker, self._clock())
+    def place(self, name: str, worker: int) -> str:
+        """Enter a request with the worker that was decided for it; return its identity."""
+        identity = self._identity(name)
+        self.places[identity] = Place(name, worker, self._clock())
         self.running[worker] += 1
+        return identity
+
+    def turn(self, name: str) -> int:
+        """Return how often a request has come back from a worker."""
+        return self._turns.get(name, 0)
+
+    def _identity(self, name: str) -> str:
+        turn = self._turns.get(name)
+        return name if turn is None else f"{name}.{turn}"
+
+    def back(self, identity: str, grace_s: float) -> str:
+        """Note that a worker did not take a request; return by what the proxy shall ask again.
+
+        If it does not, within `grace_s` seconds, its client has left.
+        """
+        place = self.places.pop(identity, None)
+        if place is None:
+            # Of a picker before this one: what is asked then is of a new request.
+            return identity
+        self._turns[place.name] = self.turn(place.name) + 1
+        identity = self._identity(place.name)
+        self.places[identity] = place
+        place.started, place.back = False, True
+        asyncio.get_running_loop().call_later(grace_s, self._not_asked, identity)
+        return identity
+
+    def is_back(self, identity: str) -> bool:
+        """Tell whether a request has come back and was not asked about yet."""
+        place = self.places.get(identity)
+        return place is not None and place.back
+
+    def asked_again(self, identity: str) -> str:
+        """Take a request that is back out, for another decision; return its name."""
+        place = self.places.pop(identity)
+        self.running[place.worker] -= 1
+        return place.name
+
+    def _not_asked(self, identity: str) -> None:
+        if self.is_back(identity):
+            self.ended(identity, End.DISCONNECTED)
 
     def started(self, name: str, address: str | None = None) -> None:
         """Note which worker took a request: a retry may have moved it.
@@ -98,12 +148,13 @@ class Ledger:
         place.since_s = self._clock()
         if worker is not None and worker != place.worker:
             self._move(place, worker)
-        self._pump.started(name, place.worker)
+        self._pump.started(place.name, place.worker)
 
     def move(self, name: str, worker: int) -> None:
         """Give a request another worker than was decided."""
-        self._move(self.places[name], worker)
-        self._pump.started(name, worker)
+        place = self.places[name]
+        self._move(place, worker)
+        self._pump.started(place.name, worker)
 
     def _move(self, place: Place, worker: int) -> None:
         self.running[place.worker] -= 1
@@ -124,7 +175,8 @@ class Ledger:
             self.unknown += 1
             return False
         self.running[place.worker] -= 1
-        return self._pump.ended(name, end, usage)
+        self._turns.pop(place.name, None)
+        return self._pump.ended(place.name, end, usage)
 
     def take_over(self, live: Iterable[Live]) -> None:
         """Enter requests that run already, which a picker before this one decided, or none."""
@@ -151,10 +203,12 @@ class Ledger:
 
     def event(self, event: Event) -> None:
         """Forget what the core has given up by itself; as a listener of the core."""
-        if isinstance(event, Ended):
-            place = self.places.pop(event.name, None)
-            if place is not None:
-                self.running[place.worker] -= 1
+        if not isinstance(event, Ended | Refusal):
+            return
+        place = self.places.pop(self._identity(event.name), None)
+        self._turns.pop(event.name, None)
+        if place is not None:
+            self.running[place.worker] -= 1
 
     def tripped(self, door: str, error: Exception) -> None:
         """Tell the core's listeners of an error of a door's own, which costs no request anything.
@@ -167,8 +221,9 @@ class Ledger:
 
     def first_token(self, name: str) -> None:
         """Note that a request's first token is there."""
-        if name in self.places:
-            self._pump.first_token(name)
+        place = self.places.get(name)
+        if place is not None:
+            self._pump.first_token(place.name)
 
     def answering(self, name: str) -> None:
         """Note that a request's response has begun."""

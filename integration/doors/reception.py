@@ -28,11 +28,14 @@ class Destination(NamedTuple):
         Rank that the request is pinned to, where one server has several.
     name : str or None
         Our identity of the request; None if it has no reservation.
+    last : bool
+        Whether it is not to be tried elsewhere any more.
     """
 
     endpoints: str
     rank: int | None
     name: str | None
+    last: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +86,9 @@ class Reception:
     read : callable
         Makes an `Ask` of method, path, body and client's name, a `Refused` of a body that no
         engine would take, None of a request that needs no reservation.
+    retries : int or None
+        How often the proxy may ask again about a request that a worker did not take; None where it
+        never does.
     """
 
     def __init__(
@@ -92,9 +98,11 @@ class Reception:
         ledger: Ledger,
         *,
         read: Callable[[str, str, bytes, str | None], Ask | Refused | None],
+        retries: int | None = None,
     ) -> None:
         self._pump = pump
         self._fleet = fleet
+        self._retries = retries
         self.ledger = ledger
         self.read = read
 
@@ -120,7 +128,20 @@ class Reception:
         """
         if subset is not None and self._least(subset) is None:
             return NOBODY
-        return self.settle(ask, await self._pump.pick(ask), subset)
+        return self.settle(ask.name, await self._pump.pick(ask), subset)
+
+    async def place_again(self, identity: str) -> Destination | Refused:
+        """Wait for another worker for a request that came back. Cancelled, it is withdrawn.
+
+        Parameters
+        ----------
+        identity : str
+            See `Ledger.back`.
+        """
+        if not self.ledger.is_back(identity):
+            return self.anywhere()
+        name = self.ledger.asked_again(identity)
+        return self.settle(name, await self._pump.pick_again(name))
 
     def ask(self, ask: Ask, told: Callable[[Answer], None]) -> None:
         """Have a worker found for a request; `told` is called once, now or later, to `settle` it.
@@ -129,20 +150,33 @@ class Reception:
         """
         self._pump.ask(ask, told)
 
-    def withdraw(self, ask: Ask) -> None:
+    def again(self, name: str, told: Callable[[Answer], None]) -> None:
+        """Have another worker found for a request that came back, as `ask` does.
+
+        Parameters
+        ----------
+        name : str
+            See `Ledger.asked_again`.
+        told : callable
+        """
+        self._pump.again(name, told)
+
+    def withdraw(self, name: str) -> None:
         """Take in that nobody waits for a request's worker any more."""
-        self._pump.ended(ask.name, End.DISCONNECTED)
+        self._pump.ended(name, End.DISCONNECTED)
 
     def settle(
-        self, ask: Ask, answer: Answer, subset: Collection[str] | None = None
+        self, name: str, answer: Answer, subset: Collection[str] | None = None
     ) -> Destination | Refused:
         """Enter a decision and return where the request goes."""
         if isinstance(answer, Refused):
             return answer
-        self.ledger.place(ask.name, answer.worker)
-        if subset is None:
-            return self._destination(answer.worker, answer.fallbacks, ask.name)
-        return self._within(ask.name, answer.worker, answer.fallbacks, subset)
+        last = self._retries is not None and self.ledger.turn(name) >= self._retries
+        identity = self.ledger.place(name, answer.worker)
+        if subset is not None:
+            return self._within(identity, answer.worker, answer.fallbacks, subset)
+        destination = self._destination(answer.worker, answer.fallbacks, identity)
+        return destination._replace(last=last)
 
     def _within(
         self, name: str, worker: int, fallbacks: tuple[int, ...], subset: Collection[str]

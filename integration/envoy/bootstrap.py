@@ -10,6 +10,7 @@ from brsolver._limits import require_whole
 from integration.envoy import clusters
 from integration.envoy._parts import Part, extension, socket
 from integration.envoy.listener import listener
+from integration.envoy.routes import asks_again
 from integration.settings import Address
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def _clusters(config: ServeConfig, ports: Ports, endpoints: Path) -> list[Part]:
             tls=config.picker.certificate is not None,
         ),
     ]
-    if config.picker.door == "ext_authz":
+    if config.picker.door == "ext_authz" or asks_again(config):
         made.append(clusters.door(Address(host, ports.door)))
     if config.trace.opentelemetry is not None:
         made.append(clusters.spans(Address.parse(config.trace.opentelemetry)))

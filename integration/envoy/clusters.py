@@ -57,7 +57,7 @@ def workers(config: ServeConfig, endpoints: Path) -> Part:
         "outlier_detection": _outliers(),
         "circuit_breakers": _breakers(config.limits),
         "upstream_connection_options": {"tcp_keepalive": _TCP_KEEPALIVE},
-        "typed_extension_protocol_options": _http1(config.workers.keep_alive_s),
+        "typed_extension_protocol_options": _engines(config.workers.keep_alive_s),
     }
     if config.workers.tls:
         cluster["transport_socket"] = _tls(config)
@@ -177,6 +177,22 @@ def _thresholds(most: int) -> Part:
         "max_requests": most,
         "max_retries": most,
     }
+
+
+def _engines(idle_s: float) -> Part:
+    """Return how engines are spoken to: what only the picker may answer is taken off theirs."""
+    options = _http1(idle_s)
+    ours = {"remove_on_match": {"key_matcher": {"prefix": names.OWN, "ignore_case": True}}}
+    options[_HTTP]["http_filters"] = [
+        extension(
+            "filters.http.header_mutation",
+            "filters.http.header_mutation.v3.HeaderMutation",
+            # Routes put it into ``host`` after they have taken headers off.
+            mutations={"request_mutations": [{"remove": names.HOST}], "response_mutations": [ours]},
+        ),
+        extension("filters.http.upstream_codec", "filters.http.upstream_codec.v3.UpstreamCodec"),
+    ]
+    return options
 
 
 def _http1(idle_s: float) -> Part:

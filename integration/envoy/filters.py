@@ -17,6 +17,8 @@ DOOR = "door"
 HEALTH_PATH = "/health"
 """Answered by Envoy: whether any worker is well; no key needed."""
 AUTHZ = names.AUTHZ
+API_KEYS = "envoy.filters.http.api_key_auth"
+RATES = "envoy.filters.http.local_ratelimit"
 EXT_PROC = "envoy.filters.http.ext_proc"
 JSON_USAGE = "envoy.filters.http.json_to_metadata"
 ANSWER_BYTES = 32 * 2**20
@@ -145,14 +147,14 @@ def _ext_authz(limit: int) -> Part:
             "max_request_bytes": limit,
             "allow_partial_message": False,
         },
-        allowed_headers=exactly(("content-type", "x-request-id", names.CLIENT)),
+        allowed_headers=exactly(("content-type", "x-request-id", names.CLIENT, names.AGAIN)),
         disallowed_headers=exactly(("authorization",)),
         http_service={
             # Held requests are answered late; a dead picker breaks the connection.
             "server_uri": {"uri": f"http://{DOOR}", "cluster": DOOR, "timeout": seconds(_DAY_S)},
             "authorization_response": {
                 "allowed_upstream_headers": exactly(
-                    (names.RANK, names.PREFILLER, names.ID, names.REFUSAL)
+                    (names.RANK, names.PREFILLER, names.ID, names.LAST, names.REFUSAL)
                 ),
                 "allowed_client_headers": exactly(("content-type", names.RETRY_AFTER)),
                 "dynamic_metadata_from_headers": exactly((names.ENDPOINT, names.ID)),

@@ -24,6 +24,12 @@ CLIENT: Final = "x-brsolver-client"
 """Name that belongs to the API key a request came with; for the doors."""
 REFUSAL: Final = "x-brsolver-refusal"
 """With 200 from the HTTP door: Envoy answers this status itself, see `REFUSALS`."""
+AGAIN: Final = "x-brsolver-again"
+"""With 308 from the HTTP door: the picker is to be asked again, for this request of ours."""
+HOST: Final = "x-brsolver-host"
+"""With `AGAIN`: whom the client had spoken to, which a redirect would change."""
+LAST: Final = "x-brsolver-last"
+"""From the door: whatever becomes of it at this worker, the request is not tried again."""
 RETRY_AFTER: Final = "retry-after"
 """Seconds after which a refused client may try again."""
 
@@ -48,11 +54,14 @@ REFUSED: Final = "brsolver_refused"
 """Details of an immediate response whose body is an OpenAI error already."""
 
 __all__ = [
+    "AGAIN",
     "AUTHZ",
     "CLIENT",
     "COMPLETION",
     "ENDPOINT",
+    "HOST",
     "ID",
+    "LAST",
     "LB",
     "LOG",
     "OWN",

@@ -116,6 +116,12 @@ class Books:
         request.first_s = request.begun = None
         self.reserve(request, worker)
 
+    def give_back(self, request: Request) -> None:
+        """Take in that a request is not at its worker after all: it has none again."""
+        self._lift(request)
+        request.started = False
+        request.first_s = request.begun = None
+
     def first(self, request: Request) -> None:
         """Take in that the first token of a request is there."""
         for each in (request, *request.beside):

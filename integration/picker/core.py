@@ -42,7 +42,6 @@ _WORDS = Words(
     "requests go to the least loaded worker",
     "for a while",
 )
-_ENOUGH_TOKENS = 16
 
 
 class Core:
@@ -171,6 +170,23 @@ class Core:
         self._announcer.emit(Requested(ask.name, ask, now))
         self._driver.take_in(Held(answer, request, self._clock.step), now)
 
+    def again(self, name: str, answer: Callable[[Answer], None]) -> None:
+        """Take in that a worker did not take a request, and decide anew, for others if there are.
+
+        Raises
+        ------
+        StateError
+            There is none of that name that has a worker.
+        """
+        request = self._books.known.get(name)
+        if request is None or request.worker == NONE:
+            raise StateError(f"request {name!r} has no worker to come back from")
+        now, worker = self._clock_s(), self.workers[request.worker]
+        self._driver.give_back(request, now)
+        self._membership.ended(worker.index, End.RESET, now)
+        self._membership.drained(worker)
+        self._driver.take_in(Held(answer, request, self._clock.step), now, again=True)
+
     def withdraw(self, name: str) -> bool:
         """Take in that the client of a held request is gone; tell whether it was held."""
         request = self._books.known.get(name)
@@ -244,24 +260,13 @@ class Core:
         self._driver.unstarted.pop(name, None)
         tokens, each = self._books.tokens_of(request, usage)
         ttft_s, tpot_s = request.times(now, each)
-        self._learn(request, now, each, end)
+        self._telling.ended(request, now, each, end)
         self._books.release(request, end, generated=each, cancelled=end is not End.FINISHED)
         self._announcer.emit(Ended(name, worker, end, usage, now, ttft_s, tpot_s, tokens))
         if worker != NONE:
             self._membership.drained(self.workers[worker])
             self._clock.stop_if_idle()
             self._driver.look_by(now + self.params.settle_ms / 1000)
-
-    def _learn(self, request: Request, now: float, tokens: int, end: End) -> None:
-        if end is not End.FINISHED:
-            return
-        self._clock.saw_end(now)
-        # By the model's word for its first token, too few tokens tell nothing.
-        least = 1 if request.first_s is not None else _ENOUGH_TOKENS
-        # Several sequences may have run one after another: theirs are not the steps that passed.
-        alone = request.ask.sequences == 1
-        if alone and request.begun is not None and tokens > least:
-            self._clock.learn(request.begun, now, tokens - 1)
 
     def told(self, worker: int, gauges: Gauges) -> None:
         """Take in what an engine's own metrics say of a worker.
@@ -332,10 +337,7 @@ class Core:
     def cached_blocks(
         self, worker: int, stored: Iterable[int], removed: Iterable[int], *, cleared: bool = False
     ) -> None:
-        """Take in what a worker's engine says of its prefix cache, by our own block hashes.
-
-        `cleared`: all that was there before has gone.
-        """
+        """Take in, by our block hashes, what is cached; `cleared`: all from before has gone."""
         if not self.workers[worker].gone:
             self._history.told(worker, stored, removed, cleared=cleared)
 

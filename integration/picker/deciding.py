@@ -23,7 +23,7 @@ from integration.routing.patience import Patience
 from integration.routing.pool import Held, Pool
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from brsolver.cluster.session import ClusterSession
     from brsolver.cluster.view import IntArray
@@ -116,7 +116,7 @@ class Decider:
         queue[TOKENS, 0], queue[REQUEST, 0] = request.prompt_tokens, request.identity
         queue[SINCE, 0] = step
         worker = self._failsafe_run(queue, step, clock_s, immediate=True)
-        if worker is None:
+        if worker is None or worker[0][1] in self._avoided(request):
             return self._fall_back([held], tokens=False, full=True)
         self._place(request, worker[0][1])
         return [Placement(held, worker[0][1], False, time.perf_counter() - began)]
@@ -169,10 +169,12 @@ class Decider:
             Whether those without a free slot will do.
         """
         limits, prompt = self._session.limits, request.prompt_tokens
+        avoided = self._avoided(request)
         best = [
             (int(limits[LOAD, g]), g)
             for g in range(limits.shape[1])
             if limits[SLOTS, g] > 0
+            and g not in avoided
             and (full or limits[ROOM, g] >= (self._needed(request, g) if slots else 1))
             and (not tokens or limits[TOKEN_ROOM, g] >= prompt)
         ]
@@ -213,31 +215,43 @@ class Decider:
         held, queue = self.pool.offer(max(_OFFERED, _OFFERED_PER_SLOT * room))
         limits = self._session.limits
         most = int(limits[ROOM].max())
-        if all(each.request.ask.sequences <= most for each in held):
+        if all(each.request.ask.sequences <= most and not each.request.failed for each in held):
             return held, queue
-        free = [(int(limits[ROOM, each.index]), each.slots) for each in self._workers]
-        chosen = [
-            at
-            for at, each in enumerate(held)
-            if any(0 < min(each.request.ask.sequences, slots) <= left for left, slots in free)
-        ]
+        chosen = [at for at, each in enumerate(held) if self._finds_slots(each.request)]
         # Of the one layout that kernels are compiled for.
         return [held[at] for at in chosen], np.ascontiguousarray(queue[:, chosen])
+
+    def _finds_slots(self, request: Request) -> bool:
+        room, avoided = self._session.limits[ROOM], self._avoided(request)
+        return any(
+            0 < self._needed(request, each.index) <= room[each.index]
+            for each in self._workers
+            if each.index not in avoided
+        )
+
+    def _avoided(self, request: Request) -> Collection[int]:
+        """Return the workers that did not take a request, unless there are no others."""
+        failed = request.failed
+        if not failed or all(each.index in failed for each in self._workers if each.open):
+            return ()
+        return failed
 
     def _with_slots(
         self, answer: list[tuple[Held[Request], int]]
     ) -> list[tuple[Held[Request], int]]:
         """Leave out, or lead elsewhere, requests of several sequences that find too few slots.
 
-        Policies count a slot for each request.
+        Policies count a slot for each request, and know nothing of who did not take it before.
         """
         limits = self._session.limits
         slots, tokens = limits[ROOM].tolist(), limits[TOKEN_ROOM].tolist()
         kept = []
         for held, chosen in answer:
             request, worker = held.request, chosen
-            if slots[worker] < self._needed(request, worker):
-                worker = max(range(len(slots)), key=slots.__getitem__)
+            avoided = self._avoided(request)
+            if worker in avoided or slots[worker] < self._needed(request, worker):
+                others = (each for each in range(len(slots)) if each not in avoided)
+                worker = max(others, key=slots.__getitem__)
                 lacking = slots[worker] < self._needed(request, worker)
                 if lacking or tokens[worker] < request.prompt_tokens:
                     continue

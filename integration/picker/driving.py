@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from brsolver.cluster._state_kernels import W_BACKLOG
 from integration.picker.asks import NO_WORKER, POOL_FULL, End, Placed, Refused
 from integration.picker.clock import MOST_STEPS
 from integration.picker.deciding import Decider
-from integration.picker.events import Decided, Refusal, Stepped
+from integration.picker.events import Decided, Refusal, Returned, Stepped
 from integration.picker.forecasts import Forecasts
 from integration.picker.pace import NOTICED
 from integration.routing.failsafe import named
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from brsolver.simulator.live import LiveStep
     from integration.picker.announcing import Announcer
     from integration.picker.books import Books
@@ -102,8 +105,11 @@ class Driver:
         """Have what is held decided about by then, if not sooner."""
         self._look_at = min(self._look_at, at_s)
 
-    def take_in(self, held: Held[Request], now: float) -> None:
-        """Answer a request that has just come, or hold it."""
+    def take_in(self, held: Held[Request], now: float, *, again: bool = False) -> None:
+        """Answer a request that has just come, or hold it.
+
+        One that has come back from a worker has waited before: it is the next.
+        """
         if not self._workers.any_open:
             self._refuse(held, NO_WORKER, "no worker is up")
         elif self._params.mode == "immediate":
@@ -111,7 +117,17 @@ class Driver:
             clock_s = now - self._began_s
             self._answer(self.decider.at_once(held, self._clock.step, clock_s), now)
         else:
-            self._hold(held, now)
+            self._hold(held, now, again=again)
+
+    def give_back(self, request: Request, now: float) -> None:
+        """Take in that a request's worker did not take it."""
+        worker = request.worker
+        self._history.ended(worker, request.ask.blocks)
+        self.unstarted.pop(request.name, None)
+        self._books.give_back(request)
+        request.failed |= {worker}
+        request.since_s = now
+        self._announcer.emit(Returned(request.name, worker))
 
     def step_on(self, now: float) -> None:
         """Do the steps that are due; decide before the last of them, as it begins."""
@@ -147,7 +163,7 @@ class Driver:
     def let_go_overdue(self, now: float) -> None:
         """Place, or refuse, who has been held for as long as anybody may be."""
         pool, most_s = self.decider.pool, self._params.wait_max_s
-        while (held := pool.oldest) is not None and held.request.arrival_s + most_s <= now:
+        while (held := self._longest_held()) is not None and held.request.since_s + most_s <= now:
             placed = self.decider.overdue(held)
             self._answer(placed, now)
             if not placed:
@@ -157,8 +173,8 @@ class Driver:
     def next_s(self) -> float:
         """Return when something is to be done; infinity if nothing is."""
         times = [self._look_at, self._clock.next_s if self._clock.next_s is not None else NEVER]
-        if (oldest := self.decider.pool.oldest) is not None:
-            times.append(oldest.request.arrival_s + self._params.wait_max_s)
+        if (oldest := self._longest_held()) is not None:
+            times.append(oldest.request.since_s + self._params.wait_max_s)
         for request in self.unstarted.values():
             if self._params.start_max_s:
                 times.append(request.decided_s + self._params.start_max_s)
@@ -174,15 +190,30 @@ class Driver:
             found.append(request)
         return found
 
-    def _hold(self, held: Held[Request], now: float) -> None:
+    def _hold(self, held: Held[Request], now: float, *, again: bool) -> None:
         pool, most = self.decider.pool, self._params.pool_max
-        pool.add(held)
+        pool.add(held, sum(1 for _ in self._came_back()) if again else None)
+        if again:
+            # One more than are held at most does no harm.
+            self.decide(now)
+            return
         if len(pool) <= most and not (len(pool) == 1 and self.decider.idle()):
             self.look_by(now)
             return
         self.decide(now)
         if len(pool) > most and pool.drop(held.request.name) is not None:
             self._refuse(held, POOL_FULL, "too many requests are waiting")
+
+    def _came_back(self) -> Iterator[Held[Request]]:
+        """Return those in the pool that a worker did not take: they stand before all others."""
+        return takewhile(lambda held: held.request.failed, self.decider.pool)
+
+    def _longest_held(self) -> Held[Request] | None:
+        oldest = self.decider.pool.oldest
+        if oldest is None or not oldest.request.failed:
+            return oldest
+        came = (each for each in self.decider.pool if not each.request.failed)
+        return min(oldest, next(came, oldest), key=lambda held: held.request.since_s)
 
     def _reserve(self, request: Request, worker: int) -> None:
         blocks = request.ask.blocks
@@ -198,7 +229,7 @@ class Driver:
         for each in placed:
             request = each.held.request
             request.decided_s = now
-            held_s = now - request.arrival_s
+            held_s = now - request.since_s
             self._announcer.emit(
                 Decided(
                     request.name,

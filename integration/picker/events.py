@@ -24,6 +24,7 @@ __all__ = [
     "Refusal",
     "Refused",
     "Requested",
+    "Returned",
     "Started",
     "Stepped",
     "Usage",
@@ -99,6 +100,20 @@ class Started:
     name : str
     worker : int
         Perhaps another than was decided.
+    """
+
+    name: str
+    worker: int
+
+
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """A worker did not take a request, which is held again.
+
+    Attributes
+    ----------
+    name : str
+    worker : int
     """
 
     name: str
@@ -207,7 +222,16 @@ class Fault:
 
 
 Event = (
-    Requested | Decided | Refusal | Started | FirstToken | Ended | Stepped | WorkerChanged | Fault
+    Requested
+    | Decided
+    | Refusal
+    | Started
+    | Returned
+    | FirstToken
+    | Ended
+    | Stepped
+    | WorkerChanged
+    | Fault
 )
 
 

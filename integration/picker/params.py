@@ -121,7 +121,7 @@ class PickerParams:
     settle_ms : float
         How long a freed slot waits for others that free with it.
     fallbacks : int
-        Further workers named with each decision, to try if the first cannot be reached.
+        Further workers named with each decision, for retries that the picker is not asked about.
     down_after : int
         Failures in a row, of requests or of probes, after which a worker is taken to be down.
     down_s : float

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
 from typing import TYPE_CHECKING
 
 from integration.picker.asks import End
@@ -53,18 +54,27 @@ class Pump:
         StateError
             There is a request of that name.
         """
+        return await self._awaited(ask.name, partial(self.ask, ask))
+
+    async def pick_again(self, name: str) -> Answer:
+        """Return where a request goes that its worker did not take; see `again`."""
+        return await self._awaited(name, partial(self.again, name))
+
+    async def _awaited(
+        self, name: str, enter: Callable[[Callable[[Answer], None]], None]
+    ) -> Answer:
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
 
         def answer(given: Answer) -> None:
             if not future.done():
                 future.set_result(given)
 
-        self.ask(ask, answer)
+        enter(answer)
         try:
             return await future
         except asyncio.CancelledError:
             # Decided or not, nobody will hear of it.
-            self.ended(ask.name, End.DISCONNECTED)
+            self.ended(name, End.DISCONNECTED)
             raise
 
     def ask(self, ask: Ask, answer: Callable[[Answer], None]) -> None:
@@ -78,6 +88,17 @@ class Pump:
             There is a request of that name.
         """
         self.core.request(ask, answer)
+        self._run_in(0.0)
+
+    def again(self, name: str, answer: Callable[[Answer], None]) -> None:
+        """Have one decided about that its worker did not take; see `Core.again`.
+
+        Raises
+        ------
+        StateError
+            There is none of that name that has a worker.
+        """
+        self.core.again(name, answer)
         self._run_in(0.0)
 
     def started(self, name: str, worker: int) -> None:

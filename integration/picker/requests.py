@@ -33,8 +33,12 @@ class Request:
         When it came, and when it was given a worker, on the core's clock.
     first_s : float or None
         When its first token was there.
+    since_s : float
+        Since when it has been held, or was held: when it came, or came back from a worker.
     started : bool
         Whether a worker has taken it.
+    failed : frozenset of int
+        Workers that did not take it, though it was sent there.
     begun : Mark or None
         How the step clock stood at its first token, as far as that is known.
     prompt_hash : int
@@ -52,6 +56,7 @@ class Request:
         "beside",
         "cached_tokens",
         "decided_s",
+        "failed",
         "first_s",
         "generated",
         "identity",
@@ -61,6 +66,7 @@ class Request:
         "prompt_hash",
         "prompt_tokens",
         "session",
+        "since_s",
         "started",
         "worker",
     )
@@ -75,7 +81,9 @@ class Request:
         self.cached_tokens = 0
         self.worker = NONE
         self.arrival_s = arrival_s
+        self.since_s = arrival_s
         self.decided_s = arrival_s
+        self.failed: frozenset[int] = frozenset()
         self.first_s: float | None = None
         self.started = False
         self.begun: Mark | None = None

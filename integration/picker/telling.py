@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from brsolver.cluster._state_kernels import W_LOAD, W_QUEUED_TOKENS
+from integration.picker.asks import End
 from integration.picker.watching import Leaks, Pins
 
 _STALE_S = 15.0
 """After which nothing that an engine told counts any more."""
+_ENOUGH_TOKENS = 16
 
 if TYPE_CHECKING:
     from integration.picker.asks import Gauges
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from integration.picker.foreign import Foreign
     from integration.picker.making import Made
     from integration.picker.params import PickerParams
+    from integration.picker.requests import Request
     from integration.picker.workers import Worker, Workers
 
 
@@ -68,6 +71,18 @@ class Telling:
         ranks = self._pins.ranks_beside(worker)
         before = self._leaks.lost_before(ranks, now)
         return None if before is None else (ranks, before)
+
+    def ended(self, request: Request, now: float, tokens: int, end: End) -> None:
+        """Learn how long steps are from a request that has ended."""
+        if end is not End.FINISHED:
+            return
+        self._clock.saw_end(now)
+        # By the model's word for its first token, too few tokens tell nothing.
+        least = 1 if request.first_s is not None else _ENOUGH_TOKENS
+        # Several sequences may have run one after another: theirs are not the steps that passed.
+        alone = request.ask.sequences == 1
+        if alone and request.begun is not None and tokens > least:
+            self._clock.learn(request.begun, now, tokens - 1)
 
     def let_go_stale(self, workers: Workers, now: float) -> bool:
         """Begin anew with workers that have told nothing for long; tell whether there are any."""

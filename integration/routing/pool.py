@@ -9,6 +9,8 @@ import numpy as np
 from brsolver.cluster.view import QUEUE_ROWS, REQUEST, SINCE, TOKENS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from brsolver.cluster.view import IntArray
 
 OFFERED = 4096
@@ -64,14 +66,20 @@ class Pool(Generic[R]):
     def __contains__(self, name: str) -> bool:
         return name in self._held
 
-    def add(self, held: Held[R]) -> None:
-        """Hold a request."""
-        at, request, columns = len(self._order), held.request, self._columns
-        if at == columns.shape[1]:
+    def __iter__(self) -> Iterator[Held[R]]:
+        return iter(self._order)
+
+    def add(self, held: Held[R], at: int | None = None) -> None:
+        """Hold a request, behind all others or behind so many of them."""
+        last, request, columns = len(self._order), held.request, self._columns
+        if last == columns.shape[1]:
             columns = self._columns = np.concatenate((columns, np.zeros_like(columns)), axis=1)
+        at = last if at is None else at
+        if at < last:
+            columns[:, at + 1 : last + 1] = columns[:, at:last].copy()
         columns[TOKENS, at], columns[REQUEST, at] = request.prompt_tokens, request.identity
         columns[SINCE, at] = held.since
-        self._order.append(held)
+        self._order.insert(at, held)
         self._held[request.name] = held
 
     def drop(self, name: str) -> Held[R] | None:

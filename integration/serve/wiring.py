@@ -92,7 +92,10 @@ class Picker:
         with named(config.file, "[router]"):
             reader = Reader(router, config.folder, adapters=adapters)
         self._reader = reader
-        self._reception = Reception(pump, fleet, self._ledger, read=by_client(reader))
+        retries = config.limits.retries if places.envoy else None
+        self._reception = Reception(
+            pump, fleet, self._ledger, read=by_client(reader), retries=retries
+        )
         self._poller = Poller(pump, fleet, _polling(config))
         self._prefilling = (
             Prefilling(config.tiers, self._reception, _polling(config)) if config.tiers else None
@@ -140,9 +143,10 @@ class Picker:
             ours=self._reader.named,
         )
         handlers = [log.handler(), self._health.handler()]
-        if places.envoy and config.picker.door == "ext_authz":
+        if places.envoy and config.tiers is None:
+            # With ext_proc, too: what a worker did not take comes here.
             self._authz = AuthzDoor(self._reception, body_limit=config.limits.body_bytes)
-        else:
+        if not places.envoy or config.picker.door != "ext_authz":
             params = ExtProcParams(
                 ends="log" if places.envoy else "stream", body_limit=config.limits.body_bytes
             )

@@ -39,9 +39,9 @@ class Limits:
     connect_s : float
         Seconds until a worker must have taken a connection.
     retries : int
-        Further attempts, on the next workers of the picker's list; none after the first byte.
+        Further attempts, each at a worker that the picker decides anew; none after the first byte.
     retry_statuses : tuple of int
-        With which a worker says that it has not begun: what it answers so goes to the next.
+        With which a worker says that it has not begun: what it answers so goes to another.
     backoff_ms, max_backoff_ms : float
         Before the first retry, and at most.
     drain_s : float

@@ -16,6 +16,7 @@ from integration.picker.events import (
     FirstToken,
     Refusal,
     Requested,
+    Returned,
     Started,
     Stepped,
     Usage,
@@ -52,6 +53,9 @@ class Source:
 
     def started(self, name: str, worker: int = 0) -> None:
         self.tell(Started(name, worker))
+
+    def returned(self, name: str, worker: int = 0) -> None:
+        self.tell(Returned(name, worker))
 
     def first(self, name: str) -> None:
         self.tell(FirstToken(name, self.clock.now))

@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import json
 from dataclasses import dataclass, field
+from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ class HandPump:
 
     decide: Callable[[Ask], Any] | None = None
     asked: list[Ask] = field(default_factory=list)
+    returned: list[str] = field(default_factory=list)
     held: dict[str, Callable[[Any], None]] = field(default_factory=dict)
     withdrawn: list[str] = field(default_factory=list)
     placed: dict[str, int] = field(default_factory=dict)
@@ -49,6 +51,15 @@ class HandPump:
 
     def ask(self, ask: Ask, told: Callable[[Any], None]) -> None:
         self.asked.append(ask)
+        self._decide(ask, told)
+
+    def again(self, name: str, told: Callable[[Any], None]) -> None:
+        """Decide anew, as for the first time."""
+        del self.placed[name]
+        self.returned.append(name)
+        self._decide(next(each for each in self.asked if each.name == name), told)
+
+    def _decide(self, ask: Ask, told: Callable[[Any], None]) -> None:
         answer = None if self.decide is None else self.decide(ask)
         if answer is None:
             self.held[ask.name] = told
@@ -56,12 +67,18 @@ class HandPump:
             self._tell(ask.name, told, answer)
 
     async def pick(self, ask: Ask):
+        return await self._awaited(ask.name, partial(self.ask, ask))
+
+    async def pick_again(self, name: str):
+        return await self._awaited(name, partial(self.again, name))
+
+    async def _awaited(self, name: str, enter: Callable[[Callable[[Any], None]], None]):
         future = asyncio.get_running_loop().create_future()
-        self.ask(ask, lambda answer: future.done() or future.set_result(answer))
+        enter(lambda answer: future.done() or future.set_result(answer))
         try:
             return await future
         except asyncio.CancelledError:
-            self.ended(ask.name, End.DISCONNECTED)
+            self.ended(name, End.DISCONNECTED)
             raise
 
     def answer(self, answer: Any) -> None:
@@ -131,7 +148,12 @@ class House:
     shut: set[int]
 
 
-def house(decide: Callable[[Ask], Any] | None = None, specs: list[WorkerSpec] | None = None):
+def house(
+    decide: Callable[[Ask], Any] | None = None,
+    specs: list[WorkerSpec] | None = None,
+    *,
+    retries: int | None = None,
+):
     """A reception whose reader takes any POST for a completion of ten tokens."""
     specs = workers() if specs is None else specs
     pump = HandPump(decide, count=len(specs))
@@ -147,7 +169,7 @@ def house(decide: Callable[[Ask], Any] | None = None, specs: list[WorkerSpec] | 
             return Refused(400, "the body is no JSON object")
         return Ask(name=f"r{next(names)}", prompt_tokens=10, key=client)
 
-    reception = Reception(pump, fleet, ledger, read=read)  # type: ignore[arg-type]
+    reception = Reception(pump, fleet, ledger, read=read, retries=retries)  # type: ignore[arg-type]
     return House(pump, fleet, ledger, reception, shut)
 
 

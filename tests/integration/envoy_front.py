@@ -130,7 +130,7 @@ async def front(
         if dead:
             addresses[0] = f"127.0.0.1:{nobody}"
         specs = [WorkerSpec(name=f"w{n}", address=a) for n, a in enumerate(addresses)]
-        home = house(decide, specs)
+        home = house(decide, specs, retries=2)
         process: list[EnvoyProcess] = []
 
         async def active() -> dict[str, int] | None:

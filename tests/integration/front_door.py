@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import json
 import re
 import shutil
@@ -160,11 +161,15 @@ def _break(request: web.Request) -> web.Response:
 
 
 class HttpDoor(Served):
-    """The picker's HTTP door: answers what `decide` says."""
+    """The picker's HTTP door: answers what `decide` says.
+
+    What a worker did not take is sent through Envoy again; `returned` has the requests.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.asked: list[web.Request] = []
+        self.returned: list[web.Request] = []
         self.bodies: list[bytes] = []
         self.waiting = asyncio.Event()
         self.decide: Callable[[web.Request, bytes], Any] = lambda request, body: {}
@@ -174,6 +179,9 @@ class HttpDoor(Served):
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         body = await request.read()
+        if names.ID in request.headers:
+            self.returned.append(request)
+            return sent_again(request)
         self.asked.append(request)
         self.bodies.append(body)
         self.waiting.set()
@@ -181,6 +189,14 @@ class HttpDoor(Served):
         if asyncio.iscoroutine(decided):
             decided = await decided
         return decided if isinstance(decided, web.Response) else web.Response(headers=decided)
+
+
+def sent_again(request: web.Request) -> web.Response:
+    """As the picker answers what a worker did not take."""
+    target = f"{request.headers['x-forwarded-proto']}://again{request.raw_path}"
+    name = request.headers[names.ID]
+    headers = {"location": target, names.AGAIN: name, names.HOST: request.headers["host"]}
+    return web.Response(status=308, headers=headers)
 
 
 class LogSink:
@@ -256,7 +272,9 @@ class FrontDoor:
     ) -> tuple[int, Any, Any]:
         """Status, headers and content of an answer."""
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        async with self.client.post(self.url + path, data=data, **more) as answer:
+        # As a file: aiohttp warns of long ones as bytes.
+        file = io.BytesIO(data)
+        async with self.client.post(self.url + path, data=file, **more) as answer:
             return answer.status, answer.headers, await answer.read()
 
     async def healthy(self, count: int) -> None:
@@ -284,6 +302,17 @@ async def raw(front: FrontDoor, data: bytes) -> bytes:
 def to(engine: Engine, name: str = "r1", **more: str) -> dict[str, str]:
     """Headers by which the door sends a request somewhere."""
     return {names.ENDPOINT: engine.address, names.ID: name, **more}
+
+
+def in_turn(*engines: Engine, last: bool = False) -> Callable[[web.Request, bytes], dict[str, str]]:
+    """Decide for an engine after the other; with `last` nobody is asked about the last of them."""
+    turns = list(enumerate(engines))
+
+    def decide(_request: web.Request, _body: bytes) -> dict[str, str]:
+        turn, engine = turns.pop(0)
+        return to(engine, f"r{turn}", **({} if turns or not last else {names.LAST: "1"}))
+
+    return decide
 
 
 @asynccontextmanager

@@ -44,6 +44,9 @@ class Stack:
     door : FrontDoor
     over : list of str
         Workers that had more sequences than slots, whenever the books were looked at.
+    alone : bool
+        Whether the picker was taken away: Envoy knows of no slots. It ends when a picker is back
+        and all that Envoy had sent beyond them has ended.
     """
 
     def __init__(self, folder, *, ranks=2, slots=2, speed=5.0, router=None, engine=(), **tables):
@@ -53,6 +56,7 @@ class Stack:
         self._exits = contextlib.ExitStack()
         self.seen, self.relays = Seen(), []
         self.over = []
+        self.alone = False
 
     def __enter__(self):
         try:
@@ -110,8 +114,26 @@ class Stack:
 
     def audit(self):
         audit = json.loads(fetch(f"{self.page}/admin/audit"))
-        self.over += [w["name"] for w in audit["workers"] if w["sequences"] > w["slots"]]
+        over = [
+            w["name"]
+            for w in audit["workers"]
+            if w["sequences"] + w["foreign"] * self.alone > w["slots"]
+        ]
+        if not self.alone:
+            self.over += over
+        self.alone = self.alone and bool(over)
         return audit
+
+    def forget(self):
+        """Begin anew to look who is over slots."""
+        self.over.clear()
+        for relay in self.relays:
+            relay.most_live = 0
+
+    @property
+    def most_live(self):
+        """Requests for tokens that any worker had at once."""
+        return max(relay.most_live for relay in self.relays)
 
     def process(self, words):
         """Return the identity of a child of the supervisor whose command has these words."""

@@ -52,6 +52,17 @@ def everything() -> Metrics:
     return metrics
 
 
+def test_what_comes_back_is_counted_by_who_did_not_take_it():
+    metrics, source = counted()
+    source.requested("a")
+    for worker in (1, 0):
+        source.decided("a", worker)
+        source.returned("a", worker)
+    assert metrics.value("brsolver_returned_requests_total", {"worker": "w1"}) == 1
+    assert metrics.value("brsolver_held_requests") == 1
+    assert metrics.value("brsolver_held_seconds_count") == 2
+
+
 def test_every_event_is_counted():
     value = everything().value
     assert value("brsolver_requests_total") == 5

@@ -106,6 +106,22 @@ def test_the_pool_and_reservations_follow_every_way_a_request_can_go():
     assert not window.kv_tokens.any()
 
 
+def test_what_comes_back_is_held_again():
+    window, source = watched()
+    source.requested("a")
+    source.decided("a", 1)
+    source.returned("a", 1)
+    assert (window.held, [each.reserved for each in window.workers]) == (1, [0, 0])
+    source.returned("a", 1)
+    source.returned("nobody", 1)
+    assert window.held == 1
+    source.decided("a", 0)
+    assert (window.held, [each.reserved for each in window.workers]) == (0, [1, 0])
+    source.returned("a", 0)
+    source.refused("a")
+    assert (window.held, [each.reserved for each in window.workers], window.live) == (0, [0, 0], {})
+
+
 def test_idle_workers_hold_nothing_although_no_step_says_so():
     window, source = watched()
     source.requested("a")

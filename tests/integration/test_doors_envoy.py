@@ -108,12 +108,30 @@ def test_engine_that_fails(tmp_path, door, mode, end):
     asyncio.run(scenario())
 
 
-def test_worker_that_is_not_there_leaves_it_to_the_next_of_the_list(tmp_path, door):
+def test_a_request_to_a_worker_that_is_not_there_is_placed_anew(tmp_path, door):
     async def scenario():
-        async with front(tmp_path, door, to(0, 1), dead=True) as f:
+        decisions = [Placed(0, (1,)), Placed(0, (1,)), Placed(1)]
+        async with front(tmp_path, door, lambda ask: decisions.pop(0), dead=True) as f:
             assert (await f.post()).status_code == 200
             assert await _ended(f.home) == [("r0", End.FINISHED)]
             assert f.home.pump.starts[-1] == ("r0", 1)
+            assert f.home.pump.returned == ["r0"] * 2
+            [(headers, _)] = f.engines[1].seen
+            assert headers["x-brsolver-id"] == "r0.2"
+            assert "x-brsolver-last" not in headers
+
+    asyncio.run(scenario())
+
+
+def test_the_last_attempt_is_the_last(tmp_path, door):
+    async def scenario():
+        async with front(tmp_path, door, to(0, 1), dead=True) as f:
+            reply = await f.post()
+            assert reply.status_code == 503
+            assert reply.json()["error"]["type"] == "overloaded_error"
+            assert await _ended(f.home) == [("r0", End.WORKER_DIED)]
+            assert f.home.pump.returned == ["r0"] * 2
+            assert not f.engines[1].seen
 
     asyncio.run(scenario())
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
-from front_door import PATIENCE_S, FrontDoor, free_ports, front_door, to
+from front_door import PATIENCE_S, FrontDoor, free_ports, front_door, in_turn, to
 
 from integration.messages import names
 from integration.settings import Limits
@@ -71,17 +71,17 @@ def test_a_worker_that_breaks_before_its_first_byte_is_followed_by_the_next(tmp_
     async def scenario() -> None:
         async with front_door(tmp_path, engines=3) as front:
             first, second, third = front.engines
-            front.door.decide = lambda request, body: through(second, third)
+            front.door.decide = in_turn(second, third)
             second.breaks = True
             status, _, _ = await front.post({})
             assert (status, count(front)) == (200, [0, 1, 1])
-            ready = await front.log.wait_for("UpstreamPoolReady", 2)
+            ready = await front.log.wait_for("UpstreamPoolReady", 3)
             ports = [
                 e.common_properties.upstream_remote_address.socket_address.port_value for e in ready
             ]
-            assert ports == [second.port, third.port]
+            assert ports == [second.port, front.door.port, third.port]
             [end] = await front.log.wait_for("DownstreamEnd")
-            assert end.common_properties.upstream_request_attempt_count == 2
+            assert end.request.request_headers[names.ID] == "r1"
             assert not first.requests
 
     asyncio.run(scenario())
@@ -94,7 +94,7 @@ def test_what_has_not_begun_is_tried_again_as_often_as_allowed(
     async def scenario() -> None:
         limits = Limits(retries=1, backoff_ms=1.0)
         async with front_door(tmp_path, engines=3, limits=limits) as front:
-            front.door.decide = lambda request, body: through(*front.engines)
+            front.door.decide = in_turn(*front.engines[:2], last=True)
             status, _, _ = await front.post(fault)
             assert status in {502, 503}
             assert count(front) == [1, 1, 0]
@@ -151,7 +151,7 @@ def test_a_worker_that_does_not_begin_is_followed_by_the_next(tmp_path: Path) ->
     async def scenario() -> None:
         async with front_door(tmp_path, limits=Limits(idle_s=0.3)) as front:
             front.engines[0].silent = True
-            front.door.decide = lambda request, body: through(*front.engines)
+            front.door.decide = in_turn(*front.engines)
             assert (await front.post({}))[0] == 200
             assert count(front) == [1, 1]
 
@@ -183,10 +183,13 @@ def test_a_worker_that_speaks_no_http_is_followed_by_the_next(
                 bad = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
                 front.endpoints.write([engine.address, bad])
                 await listed(front, bad)
+                wheres = [bad, engine.address]
                 front.door.decide = lambda request, body: {
-                    names.ENDPOINT: f"{bad},{engine.address}"
+                    names.ENDPOINT: wheres.pop(0),
+                    names.ID: "r",
                 }
                 assert (await front.post({}))[0] == 200
+            assert not wheres
             assert len(engine.requests) == 1
 
     asyncio.run(scenario())

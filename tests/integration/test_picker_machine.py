@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -17,7 +19,7 @@ from picking import Picking, spec
 
 from brsolver.cluster._state_kernels import W_ACTIVE, W_BACKLOG, W_LOAD, W_QUEUED, W_QUEUED_TOKENS
 from integration.picker import Ask, End, Gauges, Placed, Usage
-from integration.picker.events import Decided, Ended, Refusal
+from integration.picker.events import Decided, Ended, Refusal, Returned
 
 POLICIES = ("br-t", "br-0", "br-h", "fcfs", "jsq-load", "vllm")
 WAIT_S = 2.0
@@ -57,6 +59,7 @@ class Machine(RuleBasedStateMachine):
         self.came: dict[str, float] = {}
         self.sequences: dict[str, int] = {}
         self.over: set[str] = set()
+        self.back: list[str] = []
 
     @property
     def core(self):
@@ -93,16 +96,7 @@ class Machine(RuleBasedStateMachine):
         name = f"r{len(self.asked)}"
         self.asked.append(name)
         self.came[name] = self.p.clock.now
-        answers = self.p.answers[name] = []
-
-        def answer(given):
-            answers.append(given)
-            if isinstance(given, Placed) and self.mode == "pooled":
-                worker = self.core.workers[given.worker]
-                assert worker.open
-                overdue = self.p.clock.now - self.came[name] >= WAIT_S
-                assert worker.reserved <= worker.slots or (overdue and sequences > 1)
-
+        answer = self.answering(name, sequences)
         ask = Ask(
             name,
             prompt,
@@ -113,6 +107,23 @@ class Machine(RuleBasedStateMachine):
         )
         self.sequences[name] = sequences
         self.core.request(ask, answer)
+
+    def answering(self, name, sequences):
+        answers = self.p.answers[name] = []
+
+        def answer(given):
+            answers.append(given)
+            if isinstance(given, Placed) and self.mode == "pooled":
+                worker = self.core.workers[given.worker]
+                assert worker.open
+                overdue = self.p.clock.now - self.came[name] >= WAIT_S
+                assert worker.reserved <= worker.slots or (overdue and sequences > 1)
+            if isinstance(given, Placed):
+                failed = self.core._books.known[name].failed
+                others = {e.index for e in self.core.workers if e.open} - failed
+                assert given.worker not in failed or not others
+
+        return answer
 
     @precondition(lambda self: self.asked)
     @rule(random=ANY)
@@ -132,6 +143,16 @@ class Machine(RuleBasedStateMachine):
         if found.open and found.reserved + self.sequences[name] <= found.slots:
             self.core.started(name, worker)
             assert self.core._books.known[name].worker == worker
+
+    @precondition(lambda self: self.placed())
+    @rule(random=ANY, turn=st.booleans())
+    def came_back(self, random, turn):
+        name = random.choice(self.placed())
+        self.back.append(name)
+        self.came[name] = self.p.clock.now
+        self.core.again(name, self.answering(name, self.sequences[name]))
+        if turn:
+            self.core.advance()
 
     @precondition(lambda self: self.placed())
     @rule(random=ANY)
@@ -204,7 +225,7 @@ class Machine(RuleBasedStateMachine):
         for name in self.asked:
             request = self.core._books.known.get(name)
             if request is not None and not self.p.answers[name]:
-                assert self.p.clock.now - request.arrival_s < WAIT_S
+                assert self.p.clock.now - request.since_s < WAIT_S
 
     @rule(seconds=st.sampled_from([1.0, 100.0]))
     def sleep(self, seconds):
@@ -237,7 +258,9 @@ class Machine(RuleBasedStateMachine):
         gone = [e.name for e in self.p.log.of(Ended)] + [e.name for e in self.p.log.of(Refusal)]
         assert sorted(gone) == sorted(self.asked)
         decided = [e.name for e in self.p.log.of(Decided)]
-        assert len(decided) == len(set(decided))
+        again = Counter(decided) - Counter(self.asked)
+        assert again <= Counter(self.back)
+        assert Counter(e.name for e in self.p.log.of(Returned)) == Counter(self.back)
         assert found.begun == len(self.asked) == sum(found.ended.values())
 
 

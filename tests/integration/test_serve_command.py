@@ -138,7 +138,7 @@ def stack(tmp_path_factory):
 
 def test_slots_are_never_exceeded_while_nothing_fails(stack):
     asyncio.run(ask(stack, [12] * 40, concurrency=20))
-    assert [relay.busiest for relay in stack.relays] == [2] * 3
+    assert [relay.most_live for relay in stack.relays] == [2] * 3
 
 
 def test_workers_leave_and_come_on_sighup_without_a_stream_lost(stack):
@@ -151,7 +151,7 @@ def test_workers_leave_and_come_on_sighup_without_a_stream_lost(stack):
         await stack.until(lambda audit: audit["workers"][2]["state"] == "draining")
         assert [str(reply.fate) for reply in await running] == ["complete"] * 6
         await stack.until(lambda audit: idle(audit) and audit["workers"][2]["state"] == "gone")
-        before = stack.relays[2].busiest, stack.seen.answered.total()
+        before = stack.relays[2].most_live, stack.seen.answered.total()
         assert {str(r.fate) for r in await ask(stack, [5] * 8, tag="two")} == {"complete"}
         stack.configure(stack.addresses)
         stack.door.signal(signal.SIGHUP)

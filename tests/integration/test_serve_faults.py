@@ -49,7 +49,7 @@ def row(stack, what, outputs, **more):
 
     async def run():
         before = await stack.until_idle()
-        stack.over.clear()
+        stack.forget()
         replies = await ask(stack, outputs, tag=what.replace(" ", "-"), **more)
         after = await stack.until_idle()
         assert stack.over == []
@@ -98,6 +98,26 @@ def test_before_the_first_byte_another_worker_answers(stack, kind):
     replies, ends = row(stack, what, [10], mischief={0: kind})
     assert fates(replies) == ["complete"]
     assert ends == {"finished": 1}
+
+
+def retried_when_all_slots_are_taken(stack, kind, what):
+    """Have one of four requests fail where it is first, while the other worker has no slot."""
+    outputs = [10, LONG, LONG, LONG]
+    replies, ends = row(stack, what, outputs, mischief={0: kind})
+    assert fates(replies) == ["complete"] * 4
+    assert ends == {"finished": 4}
+    assert stack.most_live == 2
+
+
+@pytest.mark.parametrize("kind", ["reset", "half-close", "garbage", "503", "hang"])
+def test_a_retry_waits_for_a_slot(stack, kind):
+    retried_when_all_slots_are_taken(stack, kind, f"upstream {kind}, no other slot")
+
+
+def test_a_retry_waits_for_a_slot_under_ext_proc(tmp_path):
+    with Stack(tmp_path, picker={"door": "ext_proc"}) as other:
+        retried_when_all_slots_are_taken(other, "reset", "upstream reset, ext_proc")
+        assert other.seen.posts == 5
 
 
 def test_error_of_the_engine_is_passed_on(stack):

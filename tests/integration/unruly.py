@@ -28,6 +28,8 @@ KINDS = (
     "hang-mid",
     "slow",
 )
+TURNS = 10
+"""Of the loop, in which all is taken in that has come."""
 PIECES = 3
 """Pieces of an answer that are passed on before mischief in the middle of it."""
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
@@ -62,8 +64,9 @@ class Relay:
     ----------
     port : int
         Where it listens; the same after a death.
-    busy, busiest : int
-        Requests for tokens that are under way, now and at most.
+    most_live : int
+        Requests for tokens that were under way at most: those of whom the front door has hung up
+        are not.
     """
 
     def __init__(self, engine_port, seen):
@@ -74,7 +77,8 @@ class Relay:
         self._frozen = asyncio.Event()
         self._frozen.set()
         self.port = 0
-        self.busy = self.busiest = 0
+        self._live = {}
+        self.most_live = 0
 
     async def start(self):
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, backlog=1024)
@@ -103,11 +107,15 @@ class Relay:
     async def stop(self):
         self.thaw()
         await self.die()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        # Connections that were reset are closed in the loop's next turns.
-        for _ in range(5):
+        # Connections that were reset are closed in the loop's next turns, in which some may come
+        # that had been taken before.
+        for _ in range(TURNS):
+            tasks = list(self._tasks)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            for writer in list(self._writers):
+                reset(writer)
             await asyncio.sleep(0)
 
     async def _serve(self, reader, writer):
@@ -125,15 +133,27 @@ class Relay:
         writer.close()
 
     async def _request(self, request, connection):
-        counts = request.startswith(b"POST")
-        self.busy += counts
-        self._seen.posts += counts
-        self.busiest = max(self.busiest, self.busy)
+        if not request.startswith(b"POST"):
+            await self._frozen.wait()
+            return await self._answer(request, connection)
+        self._seen.posts += 1
+        mark = object()
+        self._live[mark] = connection
+        looks = asyncio.ensure_future(self._count())
+        self._tasks.add(looks)
+        looks.add_done_callback(self._tasks.discard)
         try:
             await self._frozen.wait()
             return await self._answer(request, connection)
         finally:
-            self.busy -= counts
+            del self._live[mark]
+
+    async def _count(self):
+        # Whoever hung up before this request was sent is heard by then.
+        for _ in range(TURNS):
+            await asyncio.sleep(0)
+        live = sum(not each.gone.is_set() for each in self._live.values())
+        self.most_live = max(self.most_live, live)
 
     async def _answer(self, request, connection):
         head = request[: request.index(b"\r\n\r\n") + 2]
