@@ -1,4 +1,4 @@
-"""``brsolver oracle``: solve saved states with every back end, side by side.
+"""``brsolver oracle``: solve saved states with every back end, side by side; find the best runs.
 
 Everything heavy is imported inside the commands: ``brsolver --help`` imports this module.
 """
@@ -20,6 +20,7 @@ from brsolver.cli._executor_options import (
 )
 from brsolver.cli._side_by_side import LP, MILP, Row, Sheet, Solved, print_json, print_sheets
 from brsolver.cli.gap import parse_span
+from brsolver.cli.oracle_hindsight import hindsight
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from brsolver.oracles.step import Objective, StepInstance
 
 app = typer.Typer(
-    help="Solve saved states by every solver, side by side.",
+    help="Solve saved states by every solver, and search for the best runs.",
     no_args_is_help=True,
     add_completion=False,
 )
@@ -39,9 +40,7 @@ _INTEGER = ("highs", "cp-sat")
 _INTEGER_ONLY = ("cp-sat",)
 
 
-@app.callback()
-def _group() -> None:
-    """Keep ``step`` a command of its own while it is the only one."""
+app.command()(hindsight)
 
 
 @app.command()

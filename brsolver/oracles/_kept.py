@@ -64,4 +64,6 @@ def unpacked(data: bytes, params: SimulationParams | None = None) -> Any:
         The bytes are damaged.
     """
     value = from_bytes(data, _kinds())
-    return replace(value, params=params) if isinstance(value, SimulationResult) else value
+    if isinstance(value, SimulationResult) and params is not None:
+        return replace(value, params=params)
+    return value

@@ -29,6 +29,9 @@ Progress = Callable[[int, int], None]
 BY_ITSELF, BY_CLOCK, BROKEN_OFF = "by itself", "by the clock", "broken off"
 """How a part ended. By itself, it gives the same wherever and whenever it is carried out."""
 
+AHEAD = 4
+"""Parts that are handed in for each one that is carried out: some may hold much memory."""
+
 LIMIT_S, ENDED, RESULT = "limit_s", "ended", "result"
 """Columns besides a campaign's: what it might take, how it ended, and all that it gave."""
 
@@ -194,8 +197,10 @@ class Parts:
         waiting = enumerate(parts)
         running: dict[int, tuple[int, Part]] = {}
         first, spent_s = self._handed_in, 0.0
+        # What is under way when a limit is reached takes its seconds all the same.
+        ahead = AHEAD if most_s == math.inf else 1
         while True:
-            while not running or most_s == math.inf or len(running) < self._slots():
+            while not running or len(running) < ahead * self._slots():
                 at_end = self._handed_in - first >= least and spent_s >= most_s
                 if at_end or (asked := next(waiting, None)) is None:
                     break

@@ -332,6 +332,23 @@ def test_states_are_solved_the_same_wherever(
     assert found[1] == found[2] == found[0]
 
 
+def test_searches_are_the_same_wherever(
+    cluster: Any, brsolver: Callable[..., Any], trace_file: Path, tmp_path: Path
+) -> None:
+    there = ("--executor", "ray", "--ray-address", cluster.address)
+    found = []
+    for at, where in enumerate(((), ("--jobs", 2), there)):
+        outcome = brsolver(
+            "oracle", "hindsight", trace_file, "--workers", "2,3", "--slots", 3, "--seeds", 2,
+            "--json", "--resume", tmp_path / f"kept-{at}", *where,
+        )  # fmt: skip
+        assert (outcome.code, outcome.err) == (0, "")
+        found.append(unclocked(json.loads(outcome.out)))
+        assert _rows_in(tmp_path / f"kept-{at}" / "parts") == 4
+    assert [each["status"] for each in found[0]["searches"]] == ["optimal"] * 4
+    assert found[1] == found[2] == found[0]
+
+
 def test_without_ray_the_extra_is_named(
     refused: Callable[..., str], trace_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
