@@ -140,7 +140,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--parts", default="judge,search,states")
     parser.add_argument("--requests", type=int, default=4_000)
     parser.add_argument("--decisions", type=int, default=150)
-    parser.add_argument("--seeds", type=int, default=16)
+    parser.add_argument("--seeds", type=int, default=24)
+    parser.add_argument("--search-requests", type=int, default=3_000)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     asked = parser.parse_args(arguments)
     head = ("executor", "seconds", "speed-up", "parts", "that differ", "again, s")
@@ -148,7 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         trace = trace_of(asked.requests)
         call = {
             "judge": lambda each=trace: judging(each, asked.decisions),
-            "search": lambda: searching(asked.seeds, 2_000),
+            "search": lambda: searching(asked.seeds, asked.search_requests),
             "states": lambda each=trace: solving(each, 40),
         }[part]()
         # The first time compiles, and is not counted.
