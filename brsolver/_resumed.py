@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from brsolver.predictors import BasePredictor
     from brsolver.results.comparison import Run
     from brsolver.simulator.held_out import HeldOut
+    from brsolver.simulator.params import SimulationParams
     from brsolver.traces.trace import Trace
 
 RUN = "run"
@@ -61,7 +62,10 @@ def run_kept(
         function=_kept_run,
         cells=tuple(Cell(key=_key(task, prints[task.held]), task=task) for task in tasks),
         shared=held,
-        settings=_settings(tasks[0], held, read_predictor(predictor)),
+        settings={
+            "times of requests": tasks[0].keep_times,
+            **settings_of(tasks[0].params, held[tasks[0].held], read_predictor(predictor)),
+        },
         clocked=frozenset({RUN}),
     )
     rows = run_campaign(campaign, folder, executor=executor, progress=progress).to_pylist()
@@ -96,17 +100,23 @@ def _key(task: Task, fingerprint: str) -> dict[str, Any]:
     }
 
 
-def _settings(
-    task: Task, held: Mapping[str, HeldOut], predictor: PredictorSpec | BasePredictor
+def settings_of(
+    params: SimulationParams, held: HeldOut, predictor: PredictorSpec | BasePredictor
 ) -> dict[str, Any]:
-    """Return what runs depend on and their keys do not say."""
-    params = task.params.to_dict()
+    """Return what runs depend on and keys do not say.
+
+    Parameters
+    ----------
+    params : SimulationParams
+    held : HeldOut
+    predictor : PredictorSpec or BasePredictor
+        As asked for, before any training.
+    """
     return {
-        "trace": held[task.held].trace.name,
-        "predictor": held[task.held].predictor_name,
+        "trace": held.trace.name,
+        "predictor": held.predictor_name,
         "predictor's code": _digest_of_predictor(predictor),
-        "times of requests": task.keep_times,
-        **flat({name: each for name, each in params.items() if name not in KEYED}),
+        **flat({name: each for name, each in params.to_dict().items() if name not in KEYED}),
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from brsolver.errors import ParameterError
 
@@ -46,6 +46,22 @@ class Cell:
 
     def __str__(self) -> str:
         return ", ".join(f"{name} {value}" for name, value in self.key.items())
+
+
+class Described(Protocol):
+    """What a folder of rows is of."""
+
+    @property
+    def name(self) -> str:
+        """Return which campaign's they are."""
+
+    @property
+    def settings(self) -> Mapping[str, Plain]:
+        """Return what all rows depend on: a folder of others is not gone on with."""
+
+    @property
+    def key_names(self) -> tuple[str, ...]:
+        """Return the first columns of rows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from brsolver.campaign.cells import Campaign
+    from brsolver.campaign.cells import Described
 
 FLUSH_S = 1.0
 """Seconds that a row may be in memory alone: rows that come fast go to disk together."""
@@ -36,7 +36,7 @@ class ResultStore:
     ----------
     folder : str or Path
         Made if it is not there.
-    campaign : Campaign
+    campaign : Campaign or Described
 
     Raises
     ------
@@ -49,7 +49,7 @@ class ResultStore:
         It cannot be written.
     """
 
-    def __init__(self, folder: str | Path, campaign: Campaign) -> None:
+    def __init__(self, folder: str | Path, campaign: Described) -> None:
         self.folder = Path(folder)
         self._keys = campaign.key_names
         self._fresh: dict[str, Mapping[str, Any]] = {}
@@ -127,7 +127,7 @@ class ResultStore:
         except Exception as error:  # noqa: BLE001 # raised again by `add`
             self._broken = error
 
-    def _open(self, campaign: Campaign) -> None:
+    def _open(self, campaign: Described) -> None:
         facts = {
             "campaign": campaign.name,
             "version": __version__,

@@ -41,6 +41,16 @@ JobsOption = Annotated[
     ),
 ]
 
+ResumeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--resume",
+        metavar="DIR",
+        rich_help_panel=SCALE,
+        help="Keep every part there as it ends, and compute only those that are not there.",
+    ),
+]
+
 
 def executor_params(
     executor: str = "local", jobs: int | None = None, ray_address: str | None = None
@@ -63,4 +73,36 @@ def executor_params(
     return ExecutorParams(executor=executor, jobs=jobs, ray_address=ray_address)  # type: ignore[arg-type] # checked there
 
 
-__all__ = ["SCALE", "ExecutorOption", "JobsOption", "RayAddressOption", "executor_params"]
+def side_by_side(
+    executor: str = "local", jobs: int | None = None, ray_address: str | None = None
+) -> ExecutorParams | None:
+    """Put the options together; None is in this process, which processes would only delay."""
+    found = executor_params(executor, jobs, ray_address)
+    here = found.executor == "local" and (found.jobs is None or found.jobs == 1)
+    return None if here else found
+
+
+def check_resume(resume: str | None, out: str | None = None) -> None:
+    """Raise `ParameterError` unless it names a folder, and another than the report's."""
+    from pathlib import Path
+
+    from brsolver.errors import ParameterError
+
+    if resume is None:
+        return
+    if not resume.strip():
+        raise ParameterError("resume is an empty name, must be a folder")
+    if out is not None and Path(resume).resolve() == Path(out).resolve():
+        raise ParameterError(f"resume is {resume!r}, must be another folder than the report's")
+
+
+__all__ = [
+    "SCALE",
+    "ExecutorOption",
+    "JobsOption",
+    "RayAddressOption",
+    "ResumeOption",
+    "check_resume",
+    "executor_params",
+    "side_by_side",
+]

@@ -122,28 +122,39 @@ class Sheet:
         }
 
 
-def print_json(state: str, instance: StepInstance, limit_s: float, sheets: Sequence[Sheet]) -> None:
-    """Print one JSON object of all objectives.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Solved:
+    """A state, what it is called, and a sheet for each objective."""
+
+    state: str
+    instance: StepInstance
+    sheets: tuple[Sheet, ...]
+
+    def to_dict(self, limit_s: float) -> dict[str, Any]:
+        """Return plain values; `limit_s` is what each back end had."""
+        return {
+            "state": self.state,
+            **_facts(self.instance),
+            "time_limit_s": limit_s,
+            "objectives": [sheet.to_dict() for sheet in self.sheets],
+        }
+
+
+def print_json(solved: Sequence[Solved], limit_s: float) -> None:
+    """Print one JSON object: that of a single state, or a list ``states`` of them.
 
     Parameters
     ----------
-    state : str
-        What the state is called.
-    instance : StepInstance
+    solved : sequence of Solved
     limit_s : float
         Seconds that each back end had.
-    sheets : sequence of Sheet
     """
     import json
 
     from brsolver.results.plain import finite_only
 
-    facts = {
-        "state": state,
-        **_facts(instance),
-        "time_limit_s": limit_s,
-        "objectives": [sheet.to_dict() for sheet in sheets],
-    }
+    each = [one.to_dict(limit_s) for one in solved]
+    facts = each[0] if len(each) == 1 else {"states": each}
     sys.stdout.write(json.dumps(finite_only(facts), indent=2, allow_nan=False) + "\n")
 
 
@@ -159,26 +170,33 @@ def _facts(instance: StepInstance) -> dict[str, Any]:
     }
 
 
-def print_sheets(state: str, instance: StepInstance, sheets: Sequence[Sheet]) -> None:
-    """Print a table per objective."""
+def print_sheets(solved: Sequence[Solved]) -> None:
+    """Print a table per state and objective."""
     from rich.console import Console
     from rich.text import Text
 
     # Tables that are piped somewhere should not be cut to the width of a terminal of 80.
     console = Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
-    facts = _facts(instance)
+    for at, one in enumerate(solved):
+        if at:
+            console.print()
+        console.print(Text(_heading(one)), soft_wrap=True)
+        for sheet in one.sheets:
+            console.print()
+            console.print(_table(sheet))
+            _print_messages(console, sheet)
+
+
+def _heading(solved: Solved) -> str:
+    facts = _facts(solved.instance)
     admit = "may hold" if facts["admit"] is None else f"admits {facts['admit']}"
     text = (
-        f"{state}: G = {facts['workers']}, {facts['waiting']:,} waiting, "
+        f"{solved.state}: G = {facts['workers']}, {facts['waiting']:,} waiting, "
         f"{facts['free_slots']:,} free slots, {admit}, H = {facts['horizon']}"
     )
     if each := facts["request_tokens"]:
         text += f", in KV tokens and {each:,} for every request"
-    console.print(Text(text), soft_wrap=True)
-    for sheet in sheets:
-        console.print()
-        console.print(_table(sheet))
-        _print_messages(console, sheet)
+    return text
 
 
 def _table(sheet: Sheet) -> Table:

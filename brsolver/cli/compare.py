@@ -13,6 +13,7 @@ from brsolver.cli._executor_options import (
     ExecutorOption,
     JobsOption,
     RayAddressOption,
+    check_resume,
     executor_params,
 )
 from brsolver.cli._params import RunOptions  # noqa: TC001 # typer evaluates annotations
@@ -96,7 +97,7 @@ def compare(
     long = executor != "local" or resume is not None
     with late_bar("simulating, runs", lines=long) as bar:
         check_out_dir(out)
-        _check_resume(resume, out)
+        check_resume(resume, out)
         if requests_out is not None:
             check_times_file(requests_out)
         comparison = _compare(
@@ -116,18 +117,6 @@ def compare(
         typer.echo(f"wrote {path}", err=True)
     if comparison.failures:
         raise typer.Exit(SOME_FAILED)
-
-
-def _check_resume(resume: str | None, out: str) -> None:
-    """Raise `ParameterError` where rows of both would have one name."""
-    from pathlib import Path
-
-    from brsolver.errors import ParameterError
-
-    if resume is not None and not resume.strip():
-        raise ParameterError("resume is an empty name, must be a folder")
-    if resume is not None and Path(resume).resolve() == Path(out).resolve():
-        raise ParameterError(f"resume is {resume!r}, must be another folder than the report's")
 
 
 def _compare(

@@ -14,7 +14,9 @@ from brsolver.cli._executor_options import (
     SCALE,
     ExecutorOption,
     RayAddressOption,
-    executor_params,
+    ResumeOption,
+    check_resume,
+    side_by_side,
 )
 from brsolver.cli._params import RunOptions  # noqa: TC001 # typer evaluates annotations
 from brsolver.cli._run_options import takes_run_options
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from brsolver.cli._progress import LateBar
-    from brsolver.executors import ExecutorParams
     from brsolver.oracles.gap import GapReport, PolicyGap
     from brsolver.oracles.gap_time import TimeGapReport
 
@@ -59,8 +60,8 @@ def gap(
         typer.Option(
             metavar="TIME",
             rich_help_panel=o.ORACLE,
-            help="Time for the oracle: 30s, 5m, 1h. Simulations and first-time compilation "
-            "come on top.",
+            help="Time for the oracle, that of all processes together: 30s, 5m, 1h. Simulations "
+            "and first-time compilation come on top.",
         ),
     ] = "1m",
     horizon: Annotated[
@@ -69,6 +70,16 @@ def gap(
             metavar="H",
             rich_help_panel=o.ORACLE,
             help="Steps ahead by which step judges decisions. (default: each policy's own)",
+            show_default=False,
+        ),
+    ] = None,
+    decisions: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            rich_help_panel=o.ORACLE,
+            help="Decisions of each run that step judges, whatever the budget, for at most a "
+            "second each and score or imbalance. (default: as many as the budget allows)",
             show_default=False,
         ),
     ] = None,
@@ -88,16 +99,17 @@ def gap(
         typer.Option(
             metavar="N",
             rich_help_panel=SCALE,
-            help="Runs and bounds at once. (default: 1, in this process; on a cluster all "
-            "processors)",
+            help="Runs, bounds and judgements at once. (default: 1, in this process; on a "
+            "cluster all processors)",
         ),
     ] = None,
+    resume: ResumeOption = None,
     json: o.JsonOption = False,
     out: o.OutOption = None,
 ) -> None:
     """Hold policies against certified bounds or the best run in hindsight.
 
-    The exit status is 1 where a policy failed; the others are shown.
+    The exit status is 1 where a policy, or a part of the oracle, failed; the others are shown.
     """
     from brsolver.cli._gap_time import print_time_report
     from brsolver.cli._progress import late_bar
@@ -109,11 +121,14 @@ def gap(
         "objective": objective,
         "budget_s": parse_span(budget),
         "horizon": horizon,
-        "executor": _executor(executor, jobs, ray_address),
+        "decisions": decisions,
+        "executor": side_by_side(executor, jobs, ray_address),
+        "resume": resume,
     }
+    check_resume(resume, out)
     if out is not None:
         check_out_dir(out)
-    with late_bar("loading", lines=executor != "local") as bar:
+    with late_bar("loading", lines=executor != "local" or resume is not None) as bar:
         report = _report(trace, policies, options, bar, **judging)
         if out is not None:
             _write(report, out, bar)
@@ -127,13 +142,6 @@ def gap(
         typer.echo(f"wrote {out}", err=True)
     if report.failures:
         raise typer.Exit(SOME_FAILED)
-
-
-def _executor(executor: str, jobs: int | None, ray_address: str | None) -> ExecutorParams | None:
-    """Return where to compute; None is in this process, which processes would only delay."""
-    found = executor_params(executor, jobs, ray_address)
-    here = found.executor == "local" and (found.jobs is None or found.jobs == 1)
-    return None if here else found
 
 
 def _report(

@@ -1,4 +1,4 @@
-"""``brsolver oracle``: solve saved states with every back end, side by side.
+"""``brsolver oracle``: solve saved states with every back end, side by side; find the best runs.
 
 Everything heavy is imported inside the commands: ``brsolver --help`` imports this module.
 """
@@ -10,40 +10,46 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from brsolver.cli._side_by_side import LP, MILP, Row, Sheet, print_json, print_sheets
+from brsolver.cli._executor_options import (
+    SCALE,
+    ExecutorOption,
+    RayAddressOption,
+    ResumeOption,
+    check_resume,
+    side_by_side,
+)
+from brsolver.cli._side_by_side import LP, MILP, Row, Sheet, Solved, print_json, print_sheets
 from brsolver.cli.gap import parse_span
+from brsolver.cli.oracle_hindsight import hindsight
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from brsolver.cli._progress import LateBar
-    from brsolver.oracles.result import SolveResult
+    from brsolver.oracles.states import SolveLimits
     from brsolver.oracles.step import Objective, StepInstance
 
 app = typer.Typer(
-    help="Solve saved states by every solver, side by side.",
+    help="Solve saved states by every solver, and search for the best runs.",
     no_args_is_help=True,
     add_completion=False,
 )
 
 OBJECTIVES = ("score", "imbalance")
 SIFTING = "sifting"
-KICKS = 100
-"""Of the local search: nobody waits for its milliseconds here."""
 _INTEGER = ("highs", "cp-sat")
 _INTEGER_ONLY = ("cp-sat",)
 
 
-@app.callback()
-def _group() -> None:
-    """Keep ``step`` a command of its own while it is the only one."""
+app.command()(hindsight)
 
 
 @app.command()
 def step(
-    state: Annotated[
-        str,
-        typer.Argument(metavar="STATE.json", help="Saved state, e.g. by gap --oracle step --out."),
+    states: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="STATE.json...", help="Saved states, e.g. by gap --oracle step --out."
+        ),
     ],
     *,
     objective: Annotated[
@@ -73,33 +79,75 @@ def step(
             help="Solve in a process of its own, which is ended at a limit and may crash alone."
         ),
     ] = True,
+    executor: ExecutorOption = "local",
+    ray_address: RayAddressOption = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            rich_help_panel=SCALE,
+            help="Models solved at once. (default: 1, from this process; on a cluster all "
+            "processors)",
+        ),
+    ] = None,
+    resume: ResumeOption = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Solve one saved routing decision with every back end."""
+    """Solve saved routing decisions with every back end."""
     from brsolver.cli._progress import late_bar
+    from brsolver.oracles.states import solve_states, ways_of
 
-    limits = _limits(time_limit, memory_limit)
+    limits = _limits(time_limit, memory_limit, isolate=isolate)
     objectives = _objectives(objective)
-    plan = _plan(backends, relax)
-    instance, taken = _load(state)
-    with late_bar("solving, models") as bar:
-        sheets = _solve_all(instance, taken, objectives, plan, limits, isolate, bar)
-    _check_any(sheets)
+    ways = list(ways_of(_plan(backends, relax)))
+    where = side_by_side(executor, jobs, ray_address)
+    check_resume(resume)
+    loaded = {path: _load(path) for path in states}
+    with late_bar("solving, models", lines=executor != "local" or resume is not None) as bar:
+        found = solve_states(
+            {path: instance for path, (instance, _) in loaded.items()},
+            objectives,
+            ways,
+            limits=limits,
+            executor=where,
+            resume=resume,
+            progress=bar.update,
+        )
+    solved = [
+        Solved(
+            state=path,
+            instance=instance,
+            sheets=tuple(
+                Sheet(
+                    objective=name,
+                    rows=(
+                        *_as_saved(instance, name, taken),
+                        *(
+                            Row(backend=way.backend, kind=way.kind, result=result)
+                            for way, result in found[path, name].items()
+                        ),
+                    ),
+                )
+                for name in objectives
+            ),
+        )
+        for path, (instance, taken) in loaded.items()
+    ]
+    _check_any([sheet for each in solved for sheet in each.sheets])
     if json:
-        print_json(state, instance, limits["time_limit_s"], sheets)
+        print_json(solved, limits.time_limit_s)
     else:
-        print_sheets(state, instance, sheets)
+        print_sheets(solved)
 
 
-def _limits(time_limit: str, memory_limit: float | None) -> dict[str, float]:
+def _limits(time_limit: str, memory_limit: float | None, *, isolate: bool) -> SolveLimits:
     from brsolver.errors import ParameterError
+    from brsolver.oracles.states import SolveLimits
 
-    limits = {"time_limit_s": parse_span(time_limit, "time limit")}
-    if memory_limit is not None:
-        if not (math.isfinite(memory_limit) and memory_limit > 0):
-            raise ParameterError(f"memory limit is {memory_limit}, must be a positive number")
-        limits["memory_limit_mb"] = memory_limit
-    return limits
+    limit_s = parse_span(time_limit, "time limit")
+    if memory_limit is not None and not (math.isfinite(memory_limit) and memory_limit > 0):
+        raise ParameterError(f"memory limit is {memory_limit}, must be a positive number")
+    return SolveLimits(time_limit_s=limit_s, memory_limit_mb=memory_limit, isolate=isolate)
 
 
 def _objectives(name: str) -> tuple[Objective, ...]:
@@ -171,94 +219,13 @@ def _check_fits(path: str, instance: StepInstance) -> None:
         )
 
 
-def _solve_all(
-    instance: StepInstance,
-    taken: dict[str, Any],
-    objectives: Sequence[Objective],
-    plan: Sequence[tuple[str, str]],
-    limits: dict[str, float],
-    isolate: bool,
-    bar: LateBar,
-) -> list[Sheet]:
-    from brsolver.oracles.backends import Isolation
-
-    sheets: list[Sheet] = []
-    with Isolation() as process:
-        given = {**limits, "isolate": process if isolate else False}
-        for done, objective in enumerate(objectives):
-            rows = list(_without_solver(instance, objective, taken))
-            for tried, (backend, kind) in enumerate(plan, start=1):
-                rows.append(_solve(instance, objective, backend, kind, given))
-                bar.update(done * len(plan) + tried, len(objectives) * len(plan))
-            sheets.append(Sheet(objective=objective, rows=tuple(rows)))
-    return sheets
-
-
-def _solve(
-    instance: StepInstance, objective: Objective, backend: str, kind: str, given: dict[str, Any]
-) -> Row:
-    from brsolver.errors import BrsolverError
-    from brsolver.oracles.result import SolveResult, Status
-    from brsolver.oracles.step import solve_step
-
-    try:
-        result = solve_step(instance, objective, backend=backend, relax=kind == LP, **given)
-    except BrsolverError as error:
-        result = SolveResult(status=Status.ERROR, message=" ".join(str(error).split()))
-    return Row(backend=backend, kind=kind, result=result)
-
-
-def _without_solver(
-    instance: StepInstance, objective: Objective, taken: dict[str, Any]
-) -> Iterator[Row]:
-    """Yield what needs no solver: the policy's decision, heuristic, local search, Lagrangian."""
-    from brsolver.oracles.result import SolveResult, Status
-    from brsolver.oracles.step import heuristic, lagrangian_bound, local_search, violation
+def _as_saved(instance: StepInstance, objective: Objective, taken: dict[str, Any]) -> Iterator[Row]:
+    """Yield the decision that was saved with the state, if there is one."""
+    from brsolver.oracles.states import evaluated
 
     if taken:
-        yield Row(
-            backend=str(taken.get("policy", "policy")),
-            kind="policy",
-            result=_judged(instance, objective, taken.get("assignment"), "as saved"),
-        )
-    known = heuristic(instance)
-    if violation(instance, known.tolist()):
-        message = "admits fewer requests than must be admitted"
-        result = SolveResult(status=Status.LIMIT, origin="two stages", message=message)
-    else:
-        result = _judged(instance, objective, known.tolist(), "two stages")
-    yield Row(backend="br", kind="heuristic", result=result)
-    found = local_search(instance, objective, kicks=KICKS)
-    yield Row(backend="local-search", kind="search", result=found)
-    bound = lagrangian_bound(instance, objective, incumbent=_array(found) if found.found else None)
-    yield Row(backend="lagrangian", kind="bound", result=bound)
-
-
-def _array(found: SolveResult) -> Any:
-    import numpy as np
-
-    return np.asarray(found.solution, np.int64)
-
-
-def _judged(
-    instance: StepInstance, objective: Objective, assignment: Any, origin: str
-) -> SolveResult:
-    """Evaluate a decision, or say why it is none."""
-    import numpy as np
-
-    from brsolver.oracles.result import SolveResult, Status
-    from brsolver.oracles.step import objective_value, violation
-
-    whole = isinstance(assignment, list) and all(type(g) is int for g in assignment)
-    broken = violation(instance, assignment) if whole else "assignment is no list of workers"
-    if broken:
-        return SolveResult(status=Status.ERROR, origin=origin, message=f"no decision: {broken}")
-    return SolveResult(
-        status=Status.FEASIBLE,
-        solution=np.array(assignment, np.int64),
-        objective=objective_value(instance, assignment, objective),
-        origin=origin,
-    )
+        result = evaluated(instance, objective, taken.get("assignment"), "as saved")
+        yield Row(backend=str(taken.get("policy", "policy")), kind="policy", result=result)
 
 
 def _check_any(sheets: Sequence[Sheet]) -> None:

@@ -4,28 +4,28 @@ from __future__ import annotations
 
 import copy
 import math
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from brsolver.errors import BrsolverError, ParameterError
+from brsolver._resumed import digest_of, print_of, settings_of
+from brsolver.errors import ParameterError
+from brsolver.oracles._parts import BY_CLOCK, BY_ITSELF, Kept, Part, Parts, Progress
+from brsolver.oracles._watching import SAMPLE
+from brsolver.wiring import read_predictor
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from pathlib import Path
 
+    from brsolver.campaign.cells import Plain
     from brsolver.executors import ExecutorParams
-    from brsolver.registry import PolicySpec
+    from brsolver.oracles._parts import Done
+    from brsolver.registry import PolicySpec, PredictorSpec
     from brsolver.results.comparison import Failure
     from brsolver.results.result import SimulationResult
     from brsolver.simulator.held_out import HeldOut
     from brsolver.simulator.params import SimulationParams
-
-
-Progress = Callable[[int, int], None]
-Part = tuple[str, Callable[..., Any], tuple[Any, ...]]
-"""What it is called in messages, a function of a module's top level, and its arguments."""
-
 
 MAX_HORIZON = 100_000
 BOUND_SHARE = 0.2
@@ -49,19 +49,6 @@ def check_horizon(horizon: int | None, oracle: str) -> None:
         raise ParameterError(f"horizon is {horizon}, must be between 0 and {MAX_HORIZON} steps")
 
 
-def ticker(total: int, progress: Progress | None) -> Callable[[], None]:
-    """Return what reports one more part as finished at every call."""
-    done = 0
-
-    def tick() -> None:
-        nonlocal done
-        done += 1
-        if progress is not None:
-            progress(done, total)
-
-    return tick
-
-
 def params_of(
     params: SimulationParams | None, workers: int, slots: int | tuple[int, ...], seed: int
 ) -> SimulationParams:
@@ -74,6 +61,39 @@ def params_of(
     return replace(used, workers=workers, slots=slots, seed=seed)
 
 
+def check_decisions(decisions: int | None, oracle: str) -> None:
+    """Raise `ParameterError` unless the oracle judges so many decisions of a run."""
+    if decisions is None:
+        return
+    if oracle != "step":
+        raise ParameterError(
+            f"decisions is {decisions}, must be left out with oracle {oracle!r}: step alone judges "
+            "single decisions"
+        )
+    if not 1 <= decisions <= SAMPLE:
+        raise ParameterError(f"decisions is {decisions}, must be between 1 and {SAMPLE}")
+
+
+def parts_of(
+    held: HeldOut,
+    params: SimulationParams,
+    *,
+    predictor: str | PredictorSpec | None,
+    executor: ExecutorParams | None,
+    resume: str | Path | None,
+    progress: Progress | None,
+) -> Parts:
+    """Return what carries out parts, and keeps them in the folder `resume` if there is one."""
+    kept = None
+    if resume is not None:
+        kept = Kept(
+            folder=resume,
+            settings=settings_of(params, held, read_predictor(predictor)),
+            key={"workers": params.workers, "seed": params.seed, "trace": print_of(held.trace)},
+        )
+    return Parts(held, params, executor=executor, kept=kept, progress=progress)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CarriedOut:
     """What independent parts gave.
@@ -82,105 +102,84 @@ class CarriedOut:
     ----------
     runs : tuple of SimulationResult
         Of the policies that did not fail, in their order.
+    keys : tuple of mapping
+        What tells each of these from other policies' runs.
     failures : tuple of Failure
         Of those that did.
-    others : tuple
-        What the parts besides gave.
+    others : tuple of Done
+        What came of the parts besides.
     """
 
     runs: tuple[SimulationResult, ...]
+    keys: tuple[Mapping[str, Plain], ...]
     failures: tuple[Failure, ...]
-    others: tuple[Any, ...]
+    others: tuple[Done, ...]
 
     def notes(self) -> list[str]:
         """Say which policies are left out, and why."""
         return [f"{each.policy} failed and is left out: {each.reason}" for each in self.failures]
 
 
-def carried_out(
-    specs: Sequence[PolicySpec],
-    params: SimulationParams,
-    others: Sequence[Part],
-    held: HeldOut,
-    tick: Callable[[], None],
-    executor: ExecutorParams | None,
-) -> CarriedOut:
-    """Carry out the run of every policy, and other independent parts.
+def carried_out(parts: Parts, specs: Sequence[PolicySpec], others: Sequence[Part]) -> CarriedOut:
+    """Carry out the run of every policy, and other parts that need none of these.
 
     Parameters
     ----------
+    parts : Parts
     specs : sequence of PolicySpec
-    params : SimulationParams
-    others : sequence of tuple
-        Their functions are called with `held` and their arguments.
-    held : HeldOut
-    tick : callable
-        Called as each ends.
-    executor : ExecutorParams or None
-        None: in this process, one after the other.
+    others : sequence of Part
 
     Raises
     ------
     BrsolverError
         The run of every policy failed, or any other part.
     """
-    from brsolver.results.comparison import Failure
-
-    parts: list[Part] = [*((spec.text, simulated, (spec, params)) for spec in specs), *others]
-    found: dict[int, Any] = {}
-    for at, result in _each(parts, held, executor):
-        found[at] = result
-        if isinstance(result, BrsolverError):
+    asked = [*(_run_of(spec, parts.params) for spec in specs), *others]
+    found: dict[int, Done] = {}
+    for done in parts.results(asked):
+        found[done.at] = done
+        if done.failed:
             _raise_if_nothing_is_left(found, len(specs))
-        tick()
     each = [found[at] for at in range(len(specs))]
     return CarriedOut(
-        runs=tuple(run for run in each if not isinstance(run, BrsolverError)),
+        runs=tuple(done.value for done in each if not done.failed),
+        keys=tuple(asked[done.at].key for done in each if not done.failed),
         failures=tuple(
-            Failure(
-                policy=spec.text,
-                workers=params.workers,
-                seed=params.seed,
-                reason=" ".join(str(run).split()).removeprefix(f"{spec.text}: "),
-            )
-            for spec, run in zip(specs, each, strict=True)
-            if isinstance(run, BrsolverError)
+            failure_of(parts.params, specs[done.at].text, done.value)
+            for done in each
+            if done.failed
         ),
-        others=tuple(found[at] for at in range(len(specs), len(parts))),
+        others=tuple(found[at] for at in range(len(specs), len(asked))),
     )
 
 
-def _raise_if_nothing_is_left(found: Mapping[int, Any], policies: int) -> None:
-    failed = {at: each for at, each in found.items() if isinstance(each, BrsolverError)}
+def failure_of(params: SimulationParams, what: str, error: object) -> Failure:
+    """Return what reports say of a policy's run, or of another part, that failed."""
+    from brsolver.results.comparison import Failure
+
+    reason = " ".join(str(error).split()).removeprefix(f"{what}: ")
+    return Failure(policy=what, workers=params.workers, seed=params.seed, reason=reason)
+
+
+def _raise_if_nothing_is_left(found: Mapping[int, Done], policies: int) -> None:
+    failed = {at: done.value for at, done in found.items() if done.failed}
     needed = [at for at in failed if at >= policies]
     if needed or len(failed) == policies:
         raise failed[min(needed or failed)]
 
 
-def _each(
-    parts: Sequence[Part], held: HeldOut, executor: ExecutorParams | None
-) -> Iterator[tuple[int, Any]]:
-    """Yield each part's index and what it gave, or the error by which it failed."""
-    shared = {"held": held}
-    if executor is None:
-        yield from ((at, _part(part, shared)) for at, part in enumerate(parts))
-        return
-    from brsolver.executors import Lost, carry_out, executor_of
-
-    for at, result in carry_out(executor_of(executor, most=len(parts)), _part, parts, shared):
-        lost = isinstance(result, Lost)
-        yield at, BrsolverError(f"{parts[at][0]}: {result.reason}") if lost else result
-
-
-def _part(part: Part, shared: Mapping[str, Any]) -> Any:
-    name, function, arguments = part
-    try:
-        return function(shared["held"], *arguments)
-    except BrsolverError as error:
-        return error
-    except (Exception, SystemExit) as error:  # noqa: BLE001 # a policy may raise anything
-        cause = str(error).strip().partition("\n")[0]
-        return BrsolverError(f"{name}: {type(error).__name__}: {cause}")
+def _run_of(spec: PolicySpec, params: SimulationParams) -> Part:
+    return Part(
+        kind="run",
+        name=spec.text,
+        function=simulated,
+        arguments=(spec, params),
+        key={"policy": spec.text, "code": digest_of(spec.factory, spec.given)},
+        figures=lambda run: {
+            "barrier_time": int(run.steps.load_max.sum()),
+            "seconds": float(run.steps.duration_s.sum()),
+        },
+    )
 
 
 def simulated(held: HeldOut, spec: PolicySpec, params: SimulationParams) -> SimulationResult:
@@ -200,49 +199,31 @@ def simulated(held: HeldOut, spec: PolicySpec, params: SimulationParams) -> Simu
 def bounds_part(
     of: Callable[..., Any], params: SimulationParams, budget_s: float, *, search: bool
 ) -> Part:
-    """Return the computation of bounds by `of`, as a part that gives them and its seconds."""
+    """Return the computation of bounds by `of`; a search for the best run follows, or not."""
     share_s = BOUND_SHARE * budget_s if search else budget_s
-    return "bounds", bounded, (of, params, share_s, search)
+    return Part(
+        kind="bounds",
+        name="bounds",
+        function=_bounded,
+        arguments=(of, params, share_s),
+        key={"of": of.__qualname__},
+        ready=partial(warm_up_for, search=search),
+        limit_s=share_s,
+        ended=lambda _, seconds: BY_ITSELF if seconds < share_s else BY_CLOCK,
+    )
 
 
-def left_for_search(budget_s: float, taken_s: float, executor: ExecutorParams | None) -> float:
-    """Return the seconds that bounds left of a budget, and get this process ready to search."""
-    from brsolver.oracles.hindsight.warm import warm_up
-
-    if executor is not None:
-        warm_up(search=True)
-    return max(budget_s - taken_s, (1 - BOUND_SHARE) * budget_s)
+def _bounded(
+    held: HeldOut, of: Callable[..., Any], params: SimulationParams, budget_s: float
+) -> Any:
+    return of(held.trace, params, budget_s)
 
 
-def bounded(
-    held: HeldOut, of: Callable[..., Any], params: SimulationParams, budget_s: float, search: bool
-) -> tuple[Any, float]:
-    """Compute bounds; returns them, and the seconds that it took without compilation.
-
-    Parameters
-    ----------
-    held : HeldOut
-    of : callable
-        Takes trace, parameters and budget.
-    params : SimulationParams
-    budget_s : float
-    search : bool
-        Whether a search for the best run follows.
-    """
+def warm_up_for(*, search: bool) -> None:
+    """Compile and load, in the process that is to compute."""
     from brsolver.oracles.hindsight.warm import warm_up
 
     warm_up(search=search)
-    began = time.perf_counter()
-    return of(held.trace, params, budget_s), time.perf_counter() - began
-
-
-def regrets_of(
-    held: HeldOut, runs: Sequence[SimulationResult], budget_s: float, horizon: int | None
-) -> list[dict[str, Any]]:
-    """Judge the decisions of every run."""
-    from brsolver.oracles._regret import regrets
-
-    return regrets(held.trace, runs, predictor=held.predictor, budget_s=budget_s, horizon=horizon)
 
 
 def loose_note(policies: Iterable[str]) -> list[str]:

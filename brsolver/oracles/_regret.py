@@ -2,41 +2,33 @@
 
 from __future__ import annotations
 
-import copy
-import time
+import math
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from brsolver.policy import BasePolicy
-from brsolver.routers._br_kernels import census
-from brsolver.routers._discounting import Turnover
+from brsolver.oracles._parts import BY_CLOCK, BY_ITSELF, Part
+from brsolver.oracles._watching import SAMPLE, Plan, watched
+from brsolver.oracles.backends import installed
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
-    from brsolver.cluster.view import ClusterView, Decision, Waiting
+    from brsolver.campaign.cells import Plain
+    from brsolver.oracles._parts import Parts
+    from brsolver.oracles._watching import Watched, Weights
     from brsolver.oracles.step import Objective, StepInstance
     from brsolver.oracles.step.judge import Judgement
-    from brsolver.predictors import BasePredictor
-    from brsolver.registry import PredictorSpec
     from brsolver.results.result import SimulationResult
-    from brsolver.traces.trace import Trace
+    from brsolver.simulator.held_out import HeldOut
 
 IntArray = NDArray[np.int64]
 
 OBJECTIVES: tuple[Objective, ...] = ("score", "imbalance")
-SAMPLE = 512
-"""Decisions of a run that are kept to be judged: a run has thousands."""
-
-GAMMA = 0.86
-"""Discount per step where the policy names none; [BFIO]'s."""
-
-LEAST_GAMMA = 1e-9
-
 LEAST_S, MOST_S = 0.05, 1.0
 """Least and most seconds for one decision and objective."""
 
@@ -45,96 +37,6 @@ WARM_S = 60.0
 
 SHARE = 50
 """Decisions that the budget must suffice for, whatever each takes."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Weights:
-    """By which projection decisions are judged.
-
-    Attributes
-    ----------
-    horizon : int
-    gamma : float or None
-        Discount per step; None follows the cluster's turnover, as BR-H does.
-    growth, survival : bool
-        As in `ClusterView.projection`.
-    """
-
-    horizon: int
-    gamma: float | None
-    growth: bool
-    survival: bool
-
-    @classmethod
-    def of(cls, run: SimulationResult, horizon: int | None) -> Weights:
-        """Take a policy's own; `horizon` instead of its own if given."""
-        own = run.policy_params
-        ahead, gamma = own.get("horizon", 0), own.get("gamma", GAMMA)
-        fixed = float(gamma) if isinstance(gamma, int | float) else GAMMA
-        return cls(
-            horizon=(ahead if isinstance(ahead, int) else 0) if horizon is None else horizon,
-            gamma=None if gamma == "auto" else fixed,
-            growth=own.get("growth") is True,
-            survival=own.get("projection") == "survival",
-        )
-
-
-class Recorder(BasePolicy):
-    """Repeats a run and keeps some of the states it met, and what was done there.
-
-    Following the run's admissions rather than asking its policy again meets the same states
-    whatever the policy draws or learns, with forecasts for any horizon.
-
-    Parameters
-    ----------
-    run : SimulationResult
-    weights : Weights
-    keep : ndarray of int64, shape (k,)
-        Which decisions to keep, counted from 0.
-    """
-
-    source = "step oracle"
-
-    def __init__(self, run: SimulationResult, weights: Weights, keep: IntArray) -> None:
-        self.horizon = weights.horizon
-        self.kept: dict[int, tuple[StepInstance, IntArray]] = {}
-        self.gammas: list[float] = []
-        self.seen = 0
-        self._weights, self._turnover = weights, Turnover()
-        self._wanted = set(keep.tolist())
-        self._worker, self._start = run.requests.worker, run.requests.start_step
-
-    def route(self, cluster: ClusterView, waiting: Waiting) -> Decision:
-        """Do what the run did, and keep the state if it is one of those wanted."""
-        self._turnover.look(cluster.step, *census(cluster.table))
-        at = np.flatnonzero(self._start[waiting.request] == cluster.step)
-        workers = self._worker[waiting.request[at]]
-        if self.seen in self._wanted:
-            assignment = np.full(len(waiting), -1, np.int64)
-            assignment[at] = workers
-            self.kept[self.seen] = (self._state(cluster, waiting, at.size), assignment)
-        self.seen += 1
-        self._turnover.placed(at.size)
-        return np.stack((at, workers), axis=1).astype(np.int64)
-
-    def _state(self, cluster: ClusterView, waiting: Waiting, admitted: int) -> StepInstance:
-        from brsolver.oracles.step import StepInstance
-
-        w = self._weights
-        gamma = self._turnover.gamma if w.gamma is None else w.gamma
-        # Forecasts that deserve no belief leave BR-H the present alone.
-        gamma = max(gamma * cluster.trust, LEAST_GAMMA)
-        self.gammas.append(gamma)
-        return StepInstance.from_view(
-            cluster,
-            waiting,
-            horizon=w.horizon,
-            gamma=gamma,
-            growth=w.growth,
-            survival=w.survival and w.horizon > 0,
-            # Whoever leaves slots free that it could fill is judged as free to do so.
-            hold=admitted < min(len(waiting), int(cluster.room.sum())),
-        )
 
 
 @dataclass(slots=True)
@@ -185,54 +87,104 @@ class _Tally:
         }
 
 
-class _Watched:
-    """A run, the decisions kept of it and what was found of them."""
+def judged(
+    held: HeldOut, instance: StepInstance, taken: IntArray, limit_s: float
+) -> tuple[Judgement, ...]:
+    """Judge one decision by every objective, each within the limit."""
+    from brsolver.oracles.step.judge import judge
 
-    def __init__(
-        self, trace: Trace, run: SimulationResult, source: BasePredictor | PredictorSpec, w: Weights
-    ) -> None:
-        from brsolver.simulator import simulate
+    del held
+    return tuple(judge(instance, taken, name, time_limit_s=limit_s) for name in OBJECTIVES)
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Followed:
+    """A run whose decisions are to be judged.
+
+    Attributes
+    ----------
+    run : SimulationResult
+    key : mapping of str to plain value
+        What tells the run from those of other policies.
+    weights : Weights
+    """
+
+    run: SimulationResult
+    key: Mapping[str, Plain]
+    weights: Weights
+
+    def states(self) -> Part:
+        """Return the part that gives the states it met."""
+        run = self.run
         total = run.metrics.decisions
-        recorder = Recorder(run, w, spread(total, SAMPLE))
-        own = copy.deepcopy(source)
-        simulate(trace, recorder, run.params, predictor=own, policy_name=run.policy)
-        self.weights, self.decisions = w, recorder.seen
-        self.gamma = float(np.mean(recorder.gammas)) if recorder.gammas else GAMMA
-        order = spread_order(len(recorder.kept))
-        kept = [recorder.kept[at] for at in sorted(recorder.kept)]
-        self.left = [kept[at] for at in order][::-1]
-        self.tallies = [_Tally(run.policy, name) for name in OBJECTIVES]
+        return Part(
+            kind="states",
+            name=f"{run.policy}: states that it met",
+            function=watched,
+            arguments=(run.params, run.policy, Plan.of(run), self.weights, total),
+            key=self._key(),
+            figures=lambda found: {"decisions": found.decisions},
+        )
 
-    def judge_next(self, limit_s: float) -> None:
-        from brsolver.oracles.step.judge import judge
+    def judgement(self, found: Watched, at: int, limit_s: float) -> Part:
+        """Return the part that judges one of its decisions."""
+        return Part(
+            kind="judgement",
+            name=f"{self.run.policy}: decision {found.numbers[at]}",
+            function=judged,
+            arguments=(found.states[at], found.taken[at], limit_s),
+            key={**self._key(), "decision": found.numbers[at], "solver": installed("highspy")},
+            ready=warm_up,
+            limit_s=limit_s,
+            ended=lambda each, seconds: _ended(each, seconds, limit_s),
+            figures=_figures,
+        )
 
-        instance, taken = self.left.pop()
-        for tally in self.tallies:
-            found = judge(instance, taken, tally.objective, time_limit_s=limit_s)
-            tally.note(found, instance, taken)
+    def _key(self) -> Mapping[str, Plain]:
+        w = self.weights
+        beside = {"horizon": w.horizon, "gamma": w.gamma, "growth": w.growth}
+        return {**self.key, **beside, "survival": w.survival}
 
-    def summary(self) -> dict[str, Any]:
-        examined = len(self.tallies[0].regret)
-        if not examined:
-            return {}
-        return {
-            "decisions": self.decisions,
-            "examined": examined,
-            "horizon": self.weights.horizon,
-            "gamma": self.gamma,
-            **{tally.objective: tally.summary() for tally in self.tallies},
-        }
+
+def _ended(each: Sequence[Judgement], seconds: float, limit_s: float) -> str:
+    proven = all(judgement.proven for judgement in each)
+    return BY_ITSELF if proven or seconds < limit_s else BY_CLOCK
+
+
+def _figures(each: Sequence[Judgement]) -> Mapping[str, Plain]:
+    return {
+        f"{judgement.objective} {name}": getattr(judgement, name)
+        for judgement in each
+        for name in ("value", "best", "bound", "origin")
+    }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Regrets:
+    """What was found of runs.
+
+    Attributes
+    ----------
+    figures : list of dict
+        Of every run, empty where none of its decisions could be judged.
+    failed : dict of str to str
+        Which parts failed, and why.
+    by_clock : int
+        Decisions that a time limit ended the judging of.
+    """
+
+    figures: list[dict[str, Any]]
+    failed: dict[str, str]
+    by_clock: int
 
 
 def regrets(
-    trace: Trace,
-    runs: Sequence[SimulationResult],
+    parts: Parts,
+    followed: Sequence[Followed],
     *,
-    predictor: BasePredictor | PredictorSpec,
     budget_s: float,
-    horizon: int | None = None,
-) -> list[dict[str, Any]]:
+    decisions: int | None = None,
+) -> Regrets:
     """Repeat runs and say what a sample of their decisions missed.
 
     Regret is in KV tokens per unit of weight ``Σ_h d_h``: ``score`` is ``Σ_g F_g`` with α = 1 and
@@ -243,31 +195,85 @@ def regrets(
 
     Parameters
     ----------
-    trace : Trace
-    runs : sequence of SimulationResult
-    predictor : BasePredictor or PredictorSpec
-        Where forecasts come from, as the runs had it before they began; it is copied for each.
+    parts : Parts
+    followed : sequence of Followed
     budget_s : float
-        Seconds for all of them.
-    horizon : int, optional
-        Steps of the projection; None is each policy's own, 0 if it has none.
+        Seconds for all of them, those of all processes together.
+    decisions : int, optional
+        How many to judge of each run instead, whatever the budget, each within `MOST_S`.
     """
-    watched = [_Watched(trace, run, predictor, Weights.of(run, horizon)) for run in runs]
-    _warm_up()
-    parts = len(OBJECTIVES) * len(watched) * SHARE
-    limit_s = min(max(budget_s / parts, LEAST_S), MOST_S)
-    ends = time.perf_counter() + budget_s
-    first = True
-    # One of each in turn: whenever time is up, all have about as many, spread over their runs.
-    while any(one.left for one in watched) and (first or time.perf_counter() < ends):
-        for one in watched:
-            if one.left and (first or time.perf_counter() < ends):
-                one.judge_next(limit_s)
-        first = False
-    return [one.summary() for one in watched]
+    parts.expect(len(followed))
+    failed: dict[str, str] = {}
+    found: dict[int, Watched] = {}
+    for done in parts.results(each.states() for each in followed):
+        if done.failed:
+            failed[f"{followed[done.at].run.policy}: its states"] = str(done.value)
+        else:
+            found[done.at] = done.value
+    limit_s = limit_of(budget_s, len(found)) if decisions is None else MOST_S
+    asked = list(_turns({at: len(each.states) for at, each in found.items()}, decisions or SAMPLE))
+    parts.expect(len(asked))
+    judgements: dict[int, tuple[Judgement, ...]] = {}
+    by_clock = ended = 0
+    for done in parts.results(
+        (followed[run].judgement(found[run], at, limit_s) for run, at in asked),
+        most_s=math.inf if decisions is not None else budget_s,
+        least=len(found),
+    ):
+        ended += 1
+        if done.failed:
+            failed[f"{followed[asked[done.at][0]].run.policy}: a decision"] = str(done.value)
+            continue
+        judgements[done.at] = done.value
+        by_clock += _ended(done.value, done.seconds, limit_s) == BY_CLOCK
+    parts.expect(ended - len(asked))
+    tallied = _tallied(followed, found, {asked[at]: judgements[at] for at in sorted(judgements)})
+    return Regrets(figures=tallied, failed=failed, by_clock=by_clock)
 
 
-def _warm_up() -> None:
+def limit_of(budget_s: float, runs: int) -> float:
+    """Return the seconds for one decision and objective, so that a budget suffices for some."""
+    return min(max(budget_s / (len(OBJECTIVES) * max(runs, 1) * SHARE), LEAST_S), MOST_S)
+
+
+def _turns(sizes: Mapping[int, int], most: int) -> Iterator[tuple[int, int]]:
+    """Yield runs and places in turn: whenever time is up, all have had about as many."""
+    for at in range(min(max(sizes.values(), default=0), most)):
+        yield from ((run, at) for run in sorted(sizes) if at < sizes[run])
+
+
+def _tallied(
+    followed: Sequence[Followed],
+    found: Mapping[int, Watched],
+    judgements: Mapping[tuple[int, int], Sequence[Judgement]],
+) -> list[dict[str, Any]]:
+    tallies = {
+        run: [_Tally(followed[run].run.policy, name) for name in OBJECTIVES] for run in found
+    }
+    for (run, at), each in judgements.items():
+        for tally, judgement in zip(tallies[run], each, strict=True):
+            tally.note(judgement, found[run].states[at], found[run].taken[at])
+    return [
+        _summary(followed[run].weights, found[run], tallies[run]) if run in found else {}
+        for run in range(len(followed))
+    ]
+
+
+def _summary(weights: Weights, found: Watched, tallies: Sequence[_Tally]) -> dict[str, Any]:
+    examined = len(tallies[0].regret)
+    if not examined:
+        return {}
+    return {
+        "decisions": found.decisions,
+        "examined": examined,
+        "horizon": weights.horizon,
+        "gamma": found.gamma,
+        **{tally.objective: tally.summary() for tally in tallies},
+    }
+
+
+@lru_cache(maxsize=1)
+def warm_up() -> None:
     """Judge a tiny decision, so that the budget buys judgements and not compilation."""
     from brsolver.cluster.view import NO_LIMIT
     from brsolver.oracles.step import StepInstance, heuristic
@@ -284,19 +290,3 @@ def _warm_up() -> None:
     )
     for objective in OBJECTIVES:
         judge(tiny, heuristic(tiny), objective, time_limit_s=WARM_S)
-
-
-def spread(total: int, count: int) -> IntArray:
-    """Return up to `count` indices below `total`, in the middles of equal parts."""
-    count = min(total, count)
-    return ((2 * np.arange(count) + 1) * total // (2 * max(count, 1))).astype(np.int64)
-
-
-def spread_order(count: int) -> IntArray:
-    """Return an order of ``0..count-1`` whose every beginning is spread over the whole.
-
-    Bits reversed (van der Corput, 1935).
-    """
-    bits = max(count - 1, 1).bit_length()
-    reversed_bits = [int(f"{at:0{bits}b}"[::-1], 2) for at in range(1 << bits)]
-    return np.array([at for at in reversed_bits if at < count], np.int64)

@@ -33,6 +33,7 @@ class ShortestRun:
     seconds : float or None
         The best plan, as it runs.
     origin, message : str
+    proven : bool
         As of `HindsightResult`.
     """
 
@@ -41,6 +42,7 @@ class ShortestRun:
     seconds: float | None
     origin: str
     message: str
+    proven: bool = False
 
 
 def shortest_run(
@@ -85,6 +87,7 @@ def shortest_run(
         seconds=seconds,
         origin=found.origin,
         message=found.message,
+        proven=found.proven,
     )
 
 

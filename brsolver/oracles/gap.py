@@ -8,28 +8,29 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, overload
 
 from brsolver.errors import UnknownNameError
 from brsolver.oracles._gap_runs import (
-    Progress,
     bounds_part,
     carried_out,
     check_budget,
+    check_decisions,
     check_horizon,
-    left_for_search,
     loose_note,
     params_of,
-    regrets_of,
-    ticker,
+    parts_of,
 )
+from brsolver.oracles._gap_search import Searched, least_barrier_part, searched
+from brsolver.oracles._gap_steps import Judged, judged_steps
 from brsolver.oracles._goal import Bounds, Goal, barrier_time
 from brsolver.oracles.bounds.phases import PhaseGaps, phase_gaps, why_invalid
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from brsolver.executors import ExecutorParams
-    from brsolver.oracles.bounds.fixed import IntArray
+    from brsolver.oracles._parts import Progress
     from brsolver.oracles.bounds.result import BoundResult
     from brsolver.oracles.gap_time import TimeGapReport
-    from brsolver.oracles.hindsight.result import CurvePoint, HindsightResult
+    from brsolver.oracles.hindsight.result import CurvePoint
     from brsolver.oracles.result import Status
     from brsolver.registry import PolicySpec, PredictorSpec
     from brsolver.results.comparison import Failure
@@ -121,7 +122,8 @@ class GapReport:
     results : tuple of SimulationResult
         The runs, in the order of `policies`.
     failures : tuple of Failure
-        Policies whose run failed: they are left out of all else.
+        Policies whose run failed, which are left out of all else, and what else failed by its
+        name: a search, decisions that could not be judged.
     notes : tuple of str
         What a reader of the figures must know.
     """
@@ -186,8 +188,10 @@ def gap(
     predictor: str | PredictorSpec | None = ...,
     seed: int = ...,
     horizon: int | None = ...,
+    decisions: int | None = ...,
     progress: Progress | None = ...,
     executor: ExecutorParams | None = ...,
+    resume: str | Path | None = ...,
 ) -> GapReport: ...
 @overload
 def gap(
@@ -203,8 +207,10 @@ def gap(
     predictor: str | PredictorSpec | None = ...,
     seed: int = ...,
     horizon: int | None = ...,
+    decisions: int | None = ...,
     progress: Progress | None = ...,
     executor: ExecutorParams | None = ...,
+    resume: str | Path | None = ...,
 ) -> TimeGapReport: ...
 def gap(
     trace: Trace,
@@ -219,8 +225,10 @@ def gap(
     predictor: str | PredictorSpec | None = None,
     seed: int = 0,
     horizon: int | None = None,
+    decisions: int | None = None,
     progress: Progress | None = None,
     executor: ExecutorParams | None = None,
+    resume: str | Path | None = None,
 ) -> GapReport | TimeGapReport:
     """Simulate policies and say how far each was from the best possible.
 
@@ -238,7 +246,8 @@ def gap(
     objective : {"barrier", "time"}
         KV-token steps ``Σ_k M(k)``, or seconds by the step time, see `TimeGapReport`.
     budget_s : float
-        Seconds for the oracle, not for simulations, and not for compilation on first use.
+        Seconds for the oracle, those of all processes together; not for simulations, and not for
+        compilation on first use.
     params : SimulationParams, optional
         Everything else about the runs. Bounds cover pooled arrivals without KV capacities and
         worker events.
@@ -249,10 +258,17 @@ def gap(
     horizon : int, optional
         Steps of the projection by which ``step`` judges decisions; None is each policy's own, 0
         if it has none.
+    decisions : int, optional
+        How many decisions of each run ``step`` judges, whatever the budget, for at most a second
+        each; None is as many as the budget allows.
     progress : callable, optional
         Called with (finished, all) parts.
     executor : ExecutorParams, optional
-        Where runs and bounds are computed side by side; None is this process, one by one.
+        Where runs, bounds, the search and judgements are computed side by side; None is this
+        process, one by one.
+    resume : str or Path, optional
+        Folder where every part is kept as it ends. What it has is not computed again, unless the
+        clock ended it and it may take longer now.
 
     Raises
     ------
@@ -263,33 +279,42 @@ def gap(
     from brsolver.simulator.held_out import hold_out
     from brsolver.wiring import read_policies
 
-    _check(oracle, objective, budget_s, horizon)
+    _check(oracle, objective, budget_s)
+    check_horizon(horizon, oracle)
+    check_decisions(decisions, oracle)
     if objective == "time":
         from brsolver.oracles.gap_time import time_gap
 
         return time_gap(
             trace, policies, workers=workers, slots=slots, oracle=oracle, budget_s=budget_s,
             params=params, predictor=predictor, seed=seed, progress=progress, executor=executor,
+            resume=resume,
         )  # fmt: skip
     began = time.perf_counter()
     specs = read_policies(policies)
-    tick = ticker(len(specs) + 2, progress)
     used = params_of(params, workers, slots, seed)
     horizons = [*(spec.horizon for spec in specs), horizon or 0]
     held = hold_out(trace, predictor, seed, horizons=horizons)
     trace = held.trace
     require_known_order(trace)
-    searched = oracle.startswith("hindsight")
-    others = [bounds_part(Bounds.of, used, budget_s, search=searched)]
-    done = carried_out(specs, used, others, held, tick, executor)
-    runs, ((bounds, taken_s),) = done.runs, done.others
-    best = None
-    if searched:
-        left_s = left_for_search(budget_s, taken_s, executor)
-        best = _hindsight(trace, used, oracle, left_s, runs, bounds)
-    tick()
+    hindsight = oracle.startswith("hindsight")
+    with parts_of(
+        held, used, predictor=predictor, executor=executor, resume=resume, progress=progress
+    ) as parts:
+        parts.expect(len(specs) + 1 + hindsight)
+        others = [bounds_part(Bounds.of, used, budget_s, search=hindsight)]
+        done = carried_out(parts, specs, others)
+        runs, bounds, taken_s = done.runs, done.others[0].value, done.others[0].seconds
+        found = Searched()
+        if hindsight:
+            part = least_barrier_part(used, oracle, budget_s, taken_s, runs, bounds)
+            found = searched(parts, part)
+        judged = Judged(regrets=[{}] * len(runs))
+        if oracle == "step":
+            judged = judged_steps(parts, done, budget_s, horizon, decisions)
+        parts.finish()
+    best = found.best
     goal = Goal.of(runs, bounds, best)
-    judged = regrets_of(held, runs, budget_s, horizon) if oracle == "step" else [{}] * len(runs)
     return GapReport(
         oracle=oracle,
         status=goal.status,
@@ -298,7 +323,8 @@ def gap(
         valid_for=goal.valid_for,
         origin=goal.origin,
         policies=tuple(
-            _row(trace, run, bounds, goal, regret) for run, regret in zip(runs, judged, strict=True)
+            _row(trace, run, bounds, goal, regret)
+            for run, regret in zip(runs, judged.regrets, strict=True)
         ),
         trace_name=trace.name,
         workers=workers,
@@ -308,47 +334,16 @@ def gap(
         wall_s=time.perf_counter() - began,
         curve=best.curve if best else (),
         results=runs,
-        failures=done.failures,
-        notes=(*done.notes(), *_notes(held, best, runs, goal)),
+        failures=(*done.failures, *found.failures, *judged.failures),
+        notes=(*done.notes(), *_notes(held, (*found.notes, *judged.notes), runs, goal)),
     )
 
 
-def _check(oracle: str, objective: str, budget_s: float, horizon: int | None) -> None:
+def _check(oracle: str, objective: str, budget_s: float) -> None:
     for label, value, known in (("oracle", oracle, ORACLES), ("objective", objective, OBJECTIVES)):
         if value not in known:
             raise UnknownNameError.suggest(label, value, known)
     check_budget(budget_s)
-    check_horizon(horizon, oracle)
-
-
-def _hindsight(
-    trace: Trace,
-    params: SimulationParams,
-    oracle: str,
-    budget_s: float,
-    runs: Sequence[SimulationResult],
-    bounds: Bounds,
-) -> HindsightResult:
-    from brsolver.oracles.hindsight import hindsight
-
-    fcfs = oracle == "hindsight-fcfs"
-    return hindsight(
-        trace,
-        workers=params.workers,
-        slots=params.slots_each()[0],
-        pool=params.arrivals.pool,
-        admission="fcfs" if fcfs else "free",
-        budget_s=budget_s,
-        warm_start=_warm_start(runs, bounds.fcfs) if fcfs else None,
-        bound=bounds.fcfs if fcfs else bounds.free,
-        request_tokens=params.request_weight,
-    )
-
-
-def _warm_start(runs: Sequence[SimulationResult], bound: BoundResult) -> IntArray | None:
-    """Return the workers of the cheapest run with first-come-first-served admission."""
-    held = [run for run in runs if not why_invalid(run, bound)]
-    return min(held, key=barrier_time).requests.worker if held else None
 
 
 def _row(
@@ -388,11 +383,10 @@ def _ratio(cost: int, base: int | None) -> float | None:
 
 
 def _notes(
-    held: HeldOut, best: HindsightResult | None, runs: Sequence[SimulationResult], goal: Goal
+    held: HeldOut, found: Sequence[str], runs: Sequence[SimulationResult], goal: Goal
 ) -> tuple[str, ...]:
     notes = [] if held.note is None else [held.note]
-    if best is not None and best.message:
-        notes.append(f"hindsight: {best.message}")
+    notes += found
     notes += [note for run in runs for note in run.notes]
     notes += loose_note(run.policy for run in runs if run.policy not in goal.certified)
     return tuple(dict.fromkeys(notes))

@@ -9,22 +9,24 @@ from typing import TYPE_CHECKING, Any
 from brsolver.errors import ParameterError
 from brsolver.oracles._gangs import gang_seconds
 from brsolver.oracles._gap_runs import (
-    Progress,
     bounds_part,
     carried_out,
     check_budget,
-    left_for_search,
     loose_note,
     params_of,
-    ticker,
+    parts_of,
 )
+from brsolver.oracles._gap_search import Searched, least_time_part, searched
+from brsolver.oracles._parts import Part
 from brsolver.oracles._time_goal import TimeBounds, TimeParts, seconds_of, status_of
-from brsolver.oracles._time_hindsight import ShortestRun, shortest_run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from brsolver.executors import ExecutorParams
+    from brsolver.oracles._parts import Progress
+    from brsolver.oracles._time_hindsight import ShortestRun
     from brsolver.oracles.bounds.time_result import TimeBound
     from brsolver.oracles.result import Status
     from brsolver.registry import PolicySpec, PredictorSpec
@@ -121,7 +123,8 @@ class TimeGapReport:
         Seconds, simulations included.
     results : tuple of SimulationResult
     failures : tuple of Failure
-        Policies whose run failed: they are left out of all else.
+        Policies whose run failed, which are left out of all else, and a search that failed, by
+        its oracle's name.
     notes : tuple of str
         What a reader of the figures must know.
     """
@@ -188,6 +191,7 @@ def time_gap(
     seed: int = 0,
     progress: Progress | None = None,
     executor: ExecutorParams | None = None,
+    resume: str | Path | None = None,
 ) -> TimeGapReport:
     """Simulate policies and say how many seconds each was from the least possible.
 
@@ -202,7 +206,7 @@ def time_gap(
         B per worker, the same for each.
     oracle : {"bounds", "hindsight-fcfs", "hindsight-free"}
         As of `brsolver.oracles.gap.gap`; hindsight covers prefill that is done elsewhere.
-    budget_s, params, predictor, seed, progress, executor
+    budget_s, params, predictor, seed, progress, executor, resume
         As of `brsolver.oracles.gap.gap`.
 
     Raises
@@ -217,24 +221,34 @@ def time_gap(
     check_budget(budget_s)
     began = time.perf_counter()
     specs = read_policies(policies)
-    tick = ticker(len(specs) + 3, progress)
     used = params_of(params, workers, slots, seed)
-    searched = oracle.startswith("hindsight")
+    hindsight = oracle.startswith("hindsight")
     _check_oracle(oracle, used)
     held = hold_out(trace, predictor, seed, horizons=[spec.horizon for spec in specs])
-    if searched:
+    if hindsight:
         require_known_order(held.trace)
     others = [
-        bounds_part(TimeBounds.of, used, budget_s, search=searched),
-        ("clairvoyant gangs", _clairvoyant, (used,)),
+        bounds_part(TimeBounds.of, used, budget_s, search=hindsight),
+        Part(
+            kind="clairvoyant",
+            name="clairvoyant gangs",
+            function=_clairvoyant,
+            arguments=(used,),
+            figures=lambda seconds: {"seconds": seconds},
+        ),
     ]
-    done = carried_out(specs, used, others, held, tick, executor)
-    runs, ((bounds, taken_s), clairvoyant_s) = done.runs, done.others
-    best = None
-    if searched:
-        left_s = left_for_search(budget_s, taken_s, executor)
-        best = shortest_run(held.trace, used, oracle, left_s, bounds)
-    tick()
+    with parts_of(
+        held, used, predictor=predictor, executor=executor, resume=resume, progress=progress
+    ) as parts:
+        parts.expect(len(specs) + len(others) + hindsight)
+        done = carried_out(parts, specs, others)
+        runs, bounds, clairvoyant_s = done.runs, done.others[0].value, done.others[1].value
+        found = Searched()
+        if hindsight:
+            taken_s = done.others[0].seconds
+            found = searched(parts, least_time_part(used, oracle, budget_s, taken_s, bounds))
+        parts.finish()
+    best: ShortestRun | None = found.best
     bound = bounds.common(runs) if best is None else best.bound
     certified = [run for run in runs if not bounds.why_invalid(run, bound)]
     known = [seconds_of(run) for run in certified]
@@ -269,8 +283,8 @@ def time_gap(
         requests=len(held.trace),
         wall_s=time.perf_counter() - began,
         results=runs,
-        failures=done.failures,
-        notes=(*done.notes(), *_notes(held.note, best, runs, certified)),
+        failures=(*done.failures, *found.failures),
+        notes=(*done.notes(), *_notes(held.note, found.notes, runs, certified)),
     )
 
 
@@ -323,13 +337,12 @@ def _row(
 
 def _notes(
     trained: str | None,
-    best: ShortestRun | None,
+    found: Sequence[str],
     runs: Sequence[SimulationResult],
     certified: Sequence[SimulationResult],
 ) -> tuple[str, ...]:
     notes = [] if trained is None else [trained]
-    if best is not None and best.message:
-        notes.append(f"hindsight: {best.message}")
+    notes += found
     notes += [note for run in runs for note in run.notes]
     notes += loose_note(run.policy for run in runs if run not in certified)
     return tuple(dict.fromkeys(notes))

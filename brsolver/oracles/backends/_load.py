@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 from typing import TYPE_CHECKING
 
 from brsolver.errors import MissingExtraError
@@ -35,6 +36,14 @@ def load(module: str) -> ModuleType:
         raise MissingExtraError.for_extra(package, "oracles") from error
     except ImportError as error:
         raise SolverLoadError(_explain(package, error)) from error
+
+
+def installed(package: str) -> str:
+    """Return a package and its version, or that it is not there, without loading it."""
+    try:
+        return f"{package} {importlib.metadata.version(package)}"
+    except importlib.metadata.PackageNotFoundError:
+        return f"no {package}"
 
 
 def _explain(package: str, error: ImportError) -> str:

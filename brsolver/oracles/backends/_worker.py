@@ -9,7 +9,9 @@ import contextlib
 import importlib
 import os
 import pickle
+import queue
 import sys
+import threading
 import traceback
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
@@ -76,12 +78,21 @@ def main() -> None:
     out = os.fdopen(os.dup(1), "wb")
     # Whatever solvers print must not get between the messages.
     os.dup2(2, 1)
-    while (message := receive(sys.stdin.buffer)) is not None:
-        kind, value = message
+    messages: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(messages,), daemon=True).start()
+    while True:
+        kind, value = messages.get()
         if kind == PREPARE:
             prepare(value, out)
         else:
             answer(value, out)
+
+
+def _listen(messages: queue.SimpleQueue[tuple[str, Any]]) -> None:
+    while (message := receive(sys.stdin.buffer)) is not None:
+        messages.put(message)
+    # Whoever asked has gone, and may have been killed: what is being solved is for nobody.
+    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brsolver.errors import MissingExtraError
+from brsolver.oracles.backends._base import INTERRUPTED
 from brsolver.oracles.result import SolverError
 from brsolver.oracles.step.evaluate import Objective, objective_value, violation
 from brsolver.oracles.step.lagrangian import lagrangian_bound
@@ -163,6 +164,9 @@ def _ask_highs(case: _Case, ends: float) -> None:
             relax=relax,
             time_limit_s=left,
         )
+        if found.message == INTERRUPTED:
+            # What it has by now is not what its time would have given.
+            raise KeyboardInterrupt
         case.tighten(found)
         if not relax:
             case.improve(found)

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import json
 from functools import partial
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from brsolver.errors import MissingExtraError
@@ -166,6 +168,81 @@ def test_a_crashing_back_end_is_a_row(
     assert highs["status"] == "error"
     assert highs["message"] == "highs crashed (inside); try backend 'cp-sat'"
     assert rows[-1]["status"] == "optimal"
+
+
+def test_answers_that_are_kept_are_not_sought_again(
+    monkeypatch: pytest.MonkeyPatch,
+    solved: Callable[..., dict[str, Any]],
+    state_file: Path,
+    tmp_path: Path,
+) -> None:
+    asked = ("--no-relax", "--no-isolate", "--resume", tmp_path / "kept")
+    with monkeypatch.context() as without:
+        lose(without, "ortools")
+        first = solved(state_file, *asked)
+    assert {row["backend"]: row["status"] for row in first["score"]["rows"]}["cp-sat"] == "error"
+    made = count()
+    of = BACKENDS["cp-sat"]
+
+    def counted(*given: Any, **more: Any) -> Any:
+        next(made)
+        return of(*given, **more)
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setitem(BACKENDS, "highs", never)
+    monkeypatch.setitem(BACKENDS, "cp-sat", counted)
+    second = solved(state_file, *asked)
+    assert all(sheet["proven_by"] == ["highs", "cp-sat"] for sheet in second.values())
+    assert next(made) == 2
+    assert solved(state_file, *asked) == second
+    assert next(made) == 3
+    # What it says tells a state, not what its file is called.
+    other = tmp_path / "other.json"
+    other.write_bytes(state_file.read_bytes())
+    assert solved(other, *asked) == second
+    assert next(made) == 4
+    rows = pq.read_table(tmp_path / "kept" / "results.parquet").to_pylist()
+    assert {(row["name"], row["backend"]) for row in rows if row["kind"] == "milp"} == {
+        (str(state_file), "highs"), (str(state_file), "cp-sat"),
+    }  # fmt: skip
+
+
+def test_several_states_are_one_object_and_a_table_each(
+    brsolver: Callable[..., Any], state_file: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.json"
+    make_state(admit=4).save(other)
+    asked = ("oracle", "step", state_file, other, "--backends", "highs", "--relax")
+    facts = json.loads(brsolver(*asked, "--json").out)
+    assert [each["admit"] for each in facts["states"]] == [5, 4]
+    alone = json.loads(brsolver("oracle", "step", other, *asked[4:], "--json").out)
+    values = [
+        [row["objective"] for sheet in each["objectives"] for row in sheet["rows"]]
+        for each in (alone, facts["states"][1])
+    ]
+    assert values[0] == values[1]
+    text = brsolver(*asked).out
+    assert f"{state_file}: G = 3" in text
+    assert f"{other}: G = 3" in text
+
+
+def test_an_interrupted_answer_is_not_kept(
+    monkeypatch: pytest.MonkeyPatch, brsolver: Callable[..., Any], state_file: Path, tmp_path: Path
+) -> None:
+    def interrupted(*_: object, **__: object) -> SolveResult:
+        return SolveResult(status=Status.LIMIT, message="interrupted")
+
+    monkeypatch.setattr("brsolver.oracles.step.solve_step", interrupted)
+    asked = ("oracle", "step", state_file, "--no-relax")
+    assert "interrupted" in brsolver(*asked).out
+    outcome = brsolver(*asked, "--resume", tmp_path / "kept")
+    assert (outcome.code, outcome.out, outcome.err) == (130, "", "")
+    parts = [pq.read_table(part) for part in (tmp_path / "kept" / "parts").glob("*.parquet")]
+    assert {kind for part in parts for kind in part["kind"].to_pylist()} <= {
+        "heuristic", "search", "bound",
+    }  # fmt: skip
 
 
 def test_no_back_end_at_all_is_one_line(

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.parquet as pq
 import pytest
 
+from brsolver import registry
 from brsolver.cli._progress import late_bar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 # Ray leaves sockets of its connections to the collector.
@@ -96,8 +97,123 @@ def test_gap_in_processes_is_the_same(brsolver: Callable[..., Any], trace_file: 
 
 def unclocked(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: unclocked(each) for name, each in value.items() if name != "wall_s"}
+        clocked = ("wall_s", "build_s", "solve_s")
+        return {name: unclocked(each) for name, each in value.items() if name not in clocked}
     return [unclocked(each) for each in value] if isinstance(value, list) else value
+
+
+DECISIONS = ("--oracle", "step", "--decisions", 4)
+TIMES = ("--objective", "time", "--oracle", "hindsight-fcfs")
+
+
+@pytest.mark.parametrize("oracle", [DECISIONS, TIMES])
+def test_a_cluster_gives_the_same_of_every_part_of_a_gap(
+    cluster: Any,
+    brsolver: Callable[..., Any],
+    trace_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    oracle: tuple[object, ...],
+) -> None:
+    # What the clock ends is not the same twice.
+    monkeypatch.setattr("brsolver.oracles._regret.MOST_S", 600.0)
+    there = ("--executor", "ray", "--ray-address", cluster.address)
+    found = []
+    for where in ((), there, there):
+        folder = tmp_path / f"kept-{len(where)}"
+        outcome = brsolver(
+            "gap", trace_file, "--policies", "br-0,jsq", "--workers", 2, "--slots", 4,
+            "--budget", "10m", "--json", "--resume", folder, *oracle, *where,
+        )  # fmt: skip
+        assert (outcome.code, outcome.err) == (0, "")
+        found.append(unclocked(json.loads(outcome.out)))
+    assert found[1] == found[2] == found[0]
+    here, away = (
+        pq.read_table(tmp_path / name / "results.parquet").drop_columns(["wall_s", "result"])
+        for name in ("kept-0", "kept-4")
+    )
+    assert away.equals(here)
+    # The third call found all parts.
+    assert _rows_in(tmp_path / "kept-4" / "parts") == here.num_rows
+
+
+@pytest.fixture
+def deadly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Install a policy `deadly`, which kills its process the first time; returns where it lies."""
+    place = tmp_path / "place"
+    (place / "deadly-1.dist-info").mkdir(parents=True)
+    (place / "deadly-1.dist-info" / "METADATA").write_text("Name: deadly\nVersion: 1\n")
+    (place / "deadly-1.dist-info" / "entry_points.txt").write_text(
+        "[brsolver.policies]\ndeadly = deadly_policy:Deadly\n"
+    )
+    (place / "deadly_policy.py").write_text(
+        "import os\n"
+        "import signal\n"
+        "from pathlib import Path\n"
+        "mark = Path(__file__).parent / 'died'\n"
+        "class Deadly:\n"
+        "    def route(self, cluster, waiting):\n"
+        "        if not mark.exists():\n"
+        "            mark.touch()\n"
+        "            os.kill(os.getpid(), signal.SIGKILL)\n"
+        "        return [(0, int(cluster.room.argmax()))]\n"
+    )
+    monkeypatch.syspath_prepend(place)
+    monkeypatch.delitem(sys.modules, "deadly_policy", raising=False)
+    registry._entries.cache_clear()
+    yield place
+    sys.modules.pop("deadly_policy", None)
+    monkeypatch.undo()
+    registry._entries.cache_clear()
+
+
+@pytest.mark.parametrize("where", [("--jobs", 2), ("--executor", "ray")])
+def test_a_killed_process_costs_a_gap_its_own_part(
+    request: pytest.FixtureRequest,
+    brsolver: Callable[..., Any],
+    trace_file: Path,
+    tmp_path: Path,
+    deadly: Path,
+    caplog: pytest.LogCaptureFixture,
+    where: tuple[object, ...],
+) -> None:
+    if "ray" in where:
+        where = (*where, "--ray-address", request.getfixturevalue("cluster").address)
+    kept = tmp_path / "kept"
+    outcome = brsolver(
+        "gap", trace_file, "--policies", "jsq,deadly", "--workers", 2, "--slots", 4,
+        "--budget", "5s", "--json", "--resume", kept, *DECISIONS, *where,
+    )  # fmt: skip
+    assert outcome.code == 0, outcome.err
+    assert (deadly / "died").exists()
+    facts = json.loads(outcome.out)
+    assert [row["regret"]["examined"] for row in facts["policies"]] == [4, 4]
+    (said,) = (record.message for record in caplog.records)
+    assert said.endswith("and is begun again, 2 of 3 times")
+    assert _rows_in(kept / "parts") == 2 + 1 + 2 + 8
+
+
+def test_an_interrupted_gap_goes_on(trace_file: Path, tmp_path: Path, gated: Path) -> None:
+    kept = tmp_path / "kept"
+    command = [
+        sys.executable, "-m", "brsolver", "gap", str(trace_file), "--policies", "jsq,gated",
+        "--workers", "2", "--slots", "4", *map(str, DECISIONS), "--jobs", "2",
+        "--resume", str(kept), "--json",
+    ]  # fmt: skip
+    paths = os.pathsep.join([str(gated), *sys.path])
+    set_to: dict[str, Any] = {"env": {**os.environ, "PYTHONPATH": paths}, "text": True}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **set_to)
+    while _rows_in(kept / "parts") < 2:
+        os.sched_yield()
+    process.send_signal(signal.SIGINT)
+    assert process.communicate() == ("", "")
+    assert process.returncode == 130
+    (gated / "gate").unlink()
+    done = subprocess.run(command, capture_output=True, check=False, **set_to)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [row["policy"] for row in json.loads(done.stdout)["policies"]] == ["jsq", "gated"]
+    # One of the first two policies' runs, bounds: neither was computed twice.
+    assert _rows_in(kept / "parts") == 2 + 1 + 2 + 8
 
 
 @pytest.fixture
@@ -187,6 +303,56 @@ def test_an_unreachable_cluster_is_one_line(refused: Callable[..., str], trace_f
     assert f"no Ray cluster can be reached at 127.0.0.1:{port}: Connection refused" in line
 
 
+STATE = {
+    "format": "brsolver-step/1", "projected": [[900], [650], [400]], "room": [1, 2, 2],
+    "token_room": [5000, 5000, 5000], "prompts": [120, 300, 75, 410, 220, 90], "weights": [1],
+    "alpha": 1, "beta": 3, "growth": 0, "admit": 5,
+}  # fmt: skip
+
+
+@pytest.fixture
+def state_files(tmp_path: Path) -> list[Path]:
+    files = [tmp_path / f"state-{at}.json" for at in range(2)]
+    for at, file in enumerate(files):
+        file.write_text(json.dumps({**STATE, "projected": [[900], [650], [400 + 50 * at]]}))
+    return files
+
+
+def test_states_are_solved_the_same_wherever(
+    cluster: Any, brsolver: Callable[..., Any], state_files: list[Path], tmp_path: Path
+) -> None:
+    there = ("--executor", "ray", "--ray-address", cluster.address)
+    found = []
+    for at, where in enumerate(((), ("--jobs", 2), there)):
+        outcome = brsolver(
+            "oracle", "step", *state_files, "--backends", "highs,cp-sat,glop", "--no-isolate",
+            "--time-limit", "10m",
+            "--json", "--resume", tmp_path / f"kept-{at}", *where,
+        )  # fmt: skip
+        assert (outcome.code, outcome.err) == (0, "")
+        found.append(unclocked(json.loads(outcome.out)))
+        assert _rows_in(tmp_path / f"kept-{at}" / "parts") == 2 * 2 * (3 + 4)
+    assert [state["state"] for state in found[0]["states"]] == [str(each) for each in state_files]
+    assert found[1] == found[2] == found[0]
+
+
+def test_searches_are_the_same_wherever(
+    cluster: Any, brsolver: Callable[..., Any], trace_file: Path, tmp_path: Path
+) -> None:
+    there = ("--executor", "ray", "--ray-address", cluster.address)
+    found = []
+    for at, where in enumerate(((), ("--jobs", 2), there)):
+        outcome = brsolver(
+            "oracle", "hindsight", trace_file, "--workers", "2,3", "--slots", 3, "--seeds", 2,
+            "--json", "--resume", tmp_path / f"kept-{at}", *where,
+        )  # fmt: skip
+        assert (outcome.code, outcome.err) == (0, "")
+        found.append(unclocked(json.loads(outcome.out)))
+        assert _rows_in(tmp_path / f"kept-{at}" / "parts") == 4
+    assert [each["status"] for each in found[0]["searches"]] == ["optimal"] * 4
+    assert found[1] == found[2] == found[0]
+
+
 def test_without_ray_the_extra_is_named(
     refused: Callable[..., str], trace_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -197,11 +363,14 @@ def test_without_ray_the_extra_is_named(
             "--executor", "ray",
         )  # fmt: skip
         assert "pip install 'brsolver[ray]'" in line
+    state = trace_file.parent / "state.json"
+    state.write_text(json.dumps(STATE))
+    assert "brsolver[ray]" in refused("oracle", "step", state, "--executor", "ray")
 
 
 def test_folders_that_would_mix_are_refused(refused: Callable[..., str], trace_file: Path) -> None:
     out = trace_file.parent / "out"
-    line = refused("compare", trace_file, "--policies", "jsq", "--out", out, "--resume", out)
-    assert "must be another folder than the report's" in line
-    line = refused("compare", trace_file, "--policies", "jsq", "--out", out, "--resume", "")
-    assert "resume is an empty name" in line
+    for command in ("compare", "gap"):
+        asked = (command, trace_file, "--policies", "jsq", "--out", out, "--resume")
+        assert "must be another folder than the report's" in refused(*asked, out)
+        assert "resume is an empty name" in refused(*asked, "")

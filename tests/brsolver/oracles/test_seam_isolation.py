@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
+import sys
 import textwrap
 import threading
 import time
@@ -100,6 +103,34 @@ def test_a_death_is_named(apart: Isolation, stubborn: str, how: str, says: str) 
     apart.prepare((stubborn,))
     with pytest.raises(ProcessDiedError, match="status 7"):
         apart.call(stubborn, "leave", ())
+
+
+def test_a_process_ends_with_whoever_asked_it(tmp_path: Path) -> None:
+    alive = tmp_path / "alive"
+    os.mkfifo(alive)
+    (tmp_path / "waiting.py").write_text(
+        "import threading\n"
+        "def waits(path, *, report):\n"
+        "    stream = open(path, 'w')\n"
+        "    print('here', file=stream, flush=True)\n"
+        "    threading.Event().wait()\n"
+    )
+    asking = (
+        "from brsolver.oracles.backends import Isolation\n"
+        "apart = Isolation()\n"
+        "apart.prepare(())\n"
+        f"apart.call('waiting', 'waits', ({str(alive)!r},))\n"
+    )
+    paths = os.pathsep.join([str(tmp_path), *sys.path])
+    caller = subprocess.Popen(
+        [sys.executable, "-c", asking], env={**os.environ, "PYTHONPATH": paths}
+    )
+    with alive.open() as stream:
+        assert stream.readline() == "here\n"
+        caller.kill()
+        caller.wait()
+        # The end of the stream is that of the process.
+        assert stream.read() == ""
 
 
 def test_errors_come_back_as_they_were(apart: Isolation, stubborn: str) -> None:

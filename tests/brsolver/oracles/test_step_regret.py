@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import count
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -13,14 +13,17 @@ from hypothesis import strategies as st
 from step_cases import brute_force, instances
 
 from brsolver.errors import MissingExtraError
-from brsolver.oracles import _regret
-from brsolver.oracles._regret import Recorder, Weights, regrets, spread, spread_order
+from brsolver.oracles import _parts, _watching
+from brsolver.oracles._parts import Parts
+from brsolver.oracles._regret import Followed, Regrets, regrets, warm_up
+from brsolver.oracles._watching import Plan, Recorder, Weights, spread, spread_order
 from brsolver.oracles.result import SolverError
 from brsolver.oracles.step import Objective, StepInstance, heuristic, objective_value, violation
 from brsolver.oracles.step import judge as judge_module
-from brsolver.oracles.step.judge import judge
+from brsolver.oracles.step.judge import Judgement, judge
 from brsolver.registry import make_policy
 from brsolver.simulator import SimulationParams, simulate
+from brsolver.simulator.held_out import hold_out
 from brsolver.traces.trace import Trace
 
 if TYPE_CHECKING:
@@ -86,7 +89,7 @@ def run(policy: str) -> SimulationResult:
 @pytest.mark.parametrize("policy", ["random", "br-h:horizon=6", "fast-phi"])
 def test_runs_are_repeated_whatever_their_policy_draws_or_learns(policy: str) -> None:
     first = run(policy)
-    recorder = Recorder(first, Weights.of(first, 4), np.arange(10**4))
+    recorder = Recorder(Plan.of(first), Weights.of(first, 4), np.arange(10**4))
     again = simulate(make_trace(), recorder, CLUSTER, predictor="survival")
     np.testing.assert_array_equal(again.requests.worker, first.requests.worker)
     np.testing.assert_array_equal(again.requests.start_step, first.requests.start_step)
@@ -115,7 +118,7 @@ def test_states_are_those_that_the_policy_met() -> None:
 
     simulate(make_trace(), Watching(), CLUSTER, predictor="survival")
     first = run("br-h:horizon=6")
-    recorder = Recorder(first, Weights.of(first, None), np.arange(10**4))
+    recorder = Recorder(Plan.of(first), Weights.of(first, None), np.arange(10**4))
     simulate(make_trace(), recorder, CLUSTER, predictor="survival")
     assert len(met) == len(recorder.kept)
     for state, (kept, _) in zip(met, recorder.kept.values(), strict=True):
@@ -129,8 +132,17 @@ def test_own_weights_are_taken_from_the_policy() -> None:
     assert own == Weights(horizon=6, gamma=0.7, growth=True, survival=True)
     assert Weights.of(run("br-h:horizon=6"), None).gamma is None
     assert Weights.of(run("jsq-load"), 9) == Weights(
-        horizon=9, gamma=_regret.GAMMA, growth=False, survival=False
+        horizon=9, gamma=_watching.GAMMA, growth=False, survival=False
     )
+
+
+def regret_of(runs: list[SimulationResult], **given: Any) -> Regrets:
+    followed = [
+        Followed(run=each, key={"policy": each.policy}, weights=Weights.of(each, None))
+        for each in runs
+    ]
+    with Parts(hold_out(make_trace(), None), CLUSTER) as parts:
+        return regrets(parts, followed, **given)
 
 
 def test_every_policy_gets_as_many_decisions_spread_over_its_run(
@@ -138,19 +150,42 @@ def test_every_policy_gets_as_many_decisions_spread_over_its_run(
 ) -> None:
     looks = count()
     clock = SimpleNamespace(perf_counter=lambda: float(next(looks)))
-    monkeypatch.setattr(_regret, "time", clock)
-    runs = [run("jsq-load"), run("br-0"), run("random")]
-    found = regrets(make_trace(), runs, predictor=None, budget_s=20.0)
-    # Each look at the clock takes a second; decisions are free here.
+    monkeypatch.setattr(_parts, "time", clock)
+    found = regret_of([run("jsq-load"), run("br-0"), run("random")], budget_s=20.0).figures
+    # Each look at the clock takes a second, and so does each decision here.
     examined = [row["examined"] for row in found]
-    assert max(examined) - min(examined) <= 1
-    assert 2 <= min(examined) < 20
+    assert examined == [7, 7, 6]
     assert all(row["decisions"] > 20 for row in found)
 
 
 def test_a_budget_that_is_no_time_still_judges_one_of_each() -> None:
-    found = regrets(make_trace(), [run("jsq-load"), run("br-0")], predictor=None, budget_s=1e-9)
+    found = regret_of([run("jsq-load"), run("br-0")], budget_s=1e-9).figures
     assert [row["examined"] for row in found] == [1, 1]
+
+
+def test_a_number_of_decisions_is_judged_whatever_the_budget() -> None:
+    found = regret_of([run("jsq-load"), run("br-0")], budget_s=1e-9, decisions=9)
+    assert [row["examined"] for row in found.figures] == [9, 9]
+    more = regret_of([run("br-0")], budget_s=1e-9, decisions=10**3).figures
+    assert more[0]["examined"] == more[0]["decisions"] > 9
+
+
+def test_a_decision_that_cannot_be_judged_is_named_and_the_rest_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    judgements = count()
+
+    def unsure(*given: Any, **more: Any) -> Judgement:
+        if next(judgements) == 5:
+            raise SolverError("no idea")
+        return judge(*given, **more)
+
+    warm_up()
+    monkeypatch.setattr(judge_module, "judge", unsure)
+    found = regret_of([run("jsq-load"), run("br-0")], budget_s=1e-9, decisions=4)
+    assert [row["examined"] for row in found.figures] == [3, 4]
+    assert list(found.failed.values()) == ["no idea"]
+    assert list(found.failed) == ["jsq-load: a decision"]
 
 
 @given(total=st.integers(0, 5000), count=st.integers(1, 600))

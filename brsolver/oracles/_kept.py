@@ -1,0 +1,69 @@
+"""What parts of a gap give, as bytes and back again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from brsolver.results.kept import from_bytes, kinds_of, to_bytes
+from brsolver.results.result import SimulationResult
+
+if TYPE_CHECKING:
+    from brsolver.results.kept import Kinds
+    from brsolver.simulator.params import SimulationParams
+
+
+@lru_cache(maxsize=1)
+def _kinds() -> Kinds:
+    from brsolver.oracles._goal import Bounds
+    from brsolver.oracles._time_goal import TimeBounds
+    from brsolver.oracles._time_hindsight import ShortestRun
+    from brsolver.oracles._watching import Watched
+    from brsolver.oracles.bounds.as_loads import Totals
+    from brsolver.oracles.bounds.rank_prefill import RankPrefill
+    from brsolver.oracles.bounds.result import BoundResult, PhaseSplit, Window
+    from brsolver.oracles.bounds.time_result import TimeBound
+    from brsolver.oracles.hindsight.result import CurvePoint, HindsightResult
+    from brsolver.oracles.result import SolveResult, Status
+    from brsolver.oracles.step.instance import StepInstance
+    from brsolver.oracles.step.judge import Judgement
+    from brsolver.results.logs import LoadSamples, RequestLog, StepLog
+    from brsolver.results.metrics import Metrics
+
+    return kinds_of(
+        (
+            *(SimulationResult, Metrics, RequestLog, StepLog, LoadSamples),
+            *(Bounds, BoundResult, PhaseSplit, Window),
+            *(TimeBounds, TimeBound, Totals, RankPrefill),
+            *(HindsightResult, ShortestRun, CurvePoint, Status),
+            *(Watched, StepInstance, Judgement, SolveResult),
+        )
+    )
+
+
+def packed(value: Any) -> bytes:
+    """Return a part's result as bytes; of a run all but its parameters, which the caller knows."""
+    if isinstance(value, SimulationResult):
+        value = replace(value, params=None)  # type: ignore[arg-type] # `unpacked` puts them back
+    return to_bytes(value, _kinds())
+
+
+def unpacked(data: bytes, params: SimulationParams | None = None) -> Any:
+    """Return what `packed` was given.
+
+    Parameters
+    ----------
+    data : bytes
+    params : SimulationParams, optional
+        Of runs.
+
+    Raises
+    ------
+    ModelError
+        The bytes are damaged.
+    """
+    value = from_bytes(data, _kinds())
+    if isinstance(value, SimulationResult) and params is not None:
+        return replace(value, params=params)
+    return value
