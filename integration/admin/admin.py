@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from integration.admin.fleet import Fleet
     from integration.admin.params import AdminParams
+    from integration.picker.asks import Gauges
     from integration.picker.core import Core
     from integration.picker.events import Listener
 
@@ -75,7 +76,7 @@ class Admin:
         if params.shadows.policies:
             self.shadows = Shadows(params.shadows, core, clock=clock, folder=folder)
         figures = self.shadows.figures if self.shadows is not None else tuple
-        self.metrics = Metrics(self.window, figures)
+        self.metrics = Metrics(self.window, figures, self._told)
         self.server = Server(
             params,
             view=View(self.window, figures, {"policy": core.policy, **(about or {})}),
@@ -88,6 +89,11 @@ class Admin:
         if self.shadows is not None:
             self._listeners.append(self.shadows)
         core.listeners.extend(self._listeners)
+
+    def _told(self, worker: int) -> Gauges | None:
+        """Return what a worker's engine said last."""
+        workers = self._core.workers
+        return workers[worker].gauges if worker < len(workers) else None
 
     async def start(self) -> None:
         """Begin to serve, and to run shadow routers.

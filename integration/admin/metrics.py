@@ -11,6 +11,7 @@ import numpy as np
 from brsolver.errors import MissingExtraError
 from brsolver.results.barrier import PARTS, netted
 from integration import metric_names as of
+from integration.admin.times import Times
 from integration.picker.events import (
     Decided,
     Ended,
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 
     from integration.admin.shadow import ShadowFigures
     from integration.admin.window import Window
-    from integration.picker.events import Event
+    from integration.picker.asks import Gauges
+    from integration.picker.events import Event, Measured
 
 WAIT_BUCKETS = (
     *(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75),
@@ -50,6 +52,8 @@ class Metrics:
         Which listens to the same core.
     shadows : callable, optional
         Returns what shadow routers have found.
+    told : callable, optional
+        Returns what the engine of a worker said last, by the worker's index; None if it is silent.
 
     Raises
     ------
@@ -58,7 +62,10 @@ class Metrics:
     """
 
     def __init__(
-        self, window: Window, shadows: Callable[[], Sequence[ShadowFigures]] | None = None
+        self,
+        window: Window,
+        shadows: Callable[[], Sequence[ShadowFigures]] | None = None,
+        told: Callable[[int], Gauges | None] | None = None,
     ) -> None:
         try:
             self._client = import_module("prometheus_client")
@@ -71,6 +78,8 @@ class Metrics:
         self._make_counters()
         self._make_histograms()
         self._registry.register(_Levels(window, shadows or (lambda: ())))
+        self._times = Times(window, told or (lambda _: None))
+        self._registry.register(self._times)
         self._takes: dict[type, Callable[[Any], None]] = {
             Requested: self._requested,
             Decided: self._decided,
@@ -143,11 +152,16 @@ class Metrics:
         self._held = self._histogram(
             of.Metric("brsolver_held_seconds", "Time in the pool"), WAIT_BUCKETS
         )
-        self._ttft = self._histogram(
-            of.Metric("brsolver_ttft_seconds", "Time to first token"), WAIT_BUCKETS, "worker"
-        )
-        self._tpot = self._histogram(
-            of.Metric("brsolver_tpot_seconds", "Time per output token"), TOKEN_BUCKETS, "worker"
+        # As Envoy saw streams, and as the picker's model had requests.
+        self._ttft, self._tpot = self._pair("brsolver_stream", "of streams as Envoy saw them")
+        self._model_ttft, self._model_tpot = self._pair("brsolver_model", "by the picker's model")
+
+    def _pair(self, prefix: str, whose: str) -> tuple[Any, Any]:
+        ttft = of.Metric(f"{prefix}_ttft_seconds", f"Time to first token {whose}, held included")
+        tpot = of.Metric(f"{prefix}_tpot_seconds", f"Mean time per further token {whose}")
+        return (
+            self._histogram(ttft, WAIT_BUCKETS, "worker"),
+            self._histogram(tpot, TOKEN_BUCKETS, "worker"),
         )
 
     def _requested(self, _event: Requested) -> None:
@@ -171,12 +185,20 @@ class Metrics:
         worker = self._name(event.worker)
         self._child(self._ends, worker, event.end.value).inc()
         if event.ttft_s is not None:
-            self._child(self._ttft, worker).observe(event.ttft_s)
+            self._child(self._model_ttft, worker).observe(event.ttft_s)
         if event.tpot_s is not None:
-            self._child(self._tpot, worker).observe(event.tpot_s)
+            self._child(self._model_tpot, worker).observe(event.tpot_s)
+        if event.measured is not None:
+            self._measured(worker, event.worker, event.measured)
         if event.usage is not None:
             self._prompt.inc(event.usage.prompt_tokens or 0)
             self._output.inc(event.usage.completion_tokens or 0)
+
+    def _measured(self, name: str, worker: int, times: Measured) -> None:
+        self._child(self._ttft, name).observe(times.ttft_s)
+        if times.tpot_s is not None:
+            self._child(self._tpot, name).observe(times.tpot_s)
+        self._times.add(worker, times)
 
     def _stepped(self, event: Stepped) -> None:
         # What happens per step is added up here, and handed over when somebody asks.

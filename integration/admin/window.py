@@ -204,8 +204,7 @@ class Window:
             event.at_s,
             event.at_s - one.at_s,
             one.held_s,
-            _or_nan(event.ttft_s),
-            _or_nan(event.tpot_s),
+            *_times(event),
             (usage and usage.prompt_tokens) or one.prompt_tokens,
             tokens,
             one.worker,
@@ -245,8 +244,13 @@ class Window:
             self.faults.append(Faulty(kind=event.kind, text=event.text, at_s=self.clock()))
 
 
-def _or_nan(seconds: float | None) -> float:
-    return NAN if seconds is None else seconds
+def _times(event: Ended) -> tuple[float, float]:
+    """Return times to the first token and per further one: as measured, else by the model."""
+    ttft_s, tpot_s, measured = event.ttft_s, event.tpot_s, event.measured
+    if measured is not None:
+        ttft_s = measured.ttft_s
+        tpot_s = tpot_s if measured.tpot_s is None else measured.tpot_s
+    return NAN if ttft_s is None else ttft_s, NAN if tpot_s is None else tpot_s
 
 
 def _padded(row: NDArray[np.int64], workers: int) -> NDArray[np.int64]:

@@ -2,9 +2,11 @@
 
 Envoy keeps one log stream per thread of its own. An upstream entry says that a worker has a
 request (`UpstreamPoolReady`), the downstream one how it ended, with the `usage` that Envoy read
-out of the response. Entries without our identity are of requests that took no reservation.
+out of the response. Of a few streams it tells in between how far they are: nothing of those
+entries reaches the books. Entries without our identity are of requests that took no reservation.
 
-Times of first bytes are left aside: engines send their headers at once, so these are no tokens.
+Times of first headers are left aside: vLLM sends its headers at once, so these are no tokens. The
+first bytes of a body are.
 """
 
 from __future__ import annotations
@@ -21,8 +23,9 @@ if TYPE_CHECKING:
     from integration.doors.ledger import Ledger
 
 _READY = TYPES["UpstreamPoolReady"]
+_GOES_ON = TYPES["DownstreamPeriodic"]
 _END = TYPES["DownstreamEnd"]
-_KINDS = (_READY, _END)
+_KINDS = (_READY, _GOES_ON, _END)
 
 
 class AccessLog:
@@ -43,6 +46,8 @@ class AccessLog:
         Log streams that are open.
     entries : int
         Entries taken in.
+    samples : int
+        Those of them that tell how far a stream is.
     faults : int
         Entries that could not be understood.
     """
@@ -59,6 +64,7 @@ class AccessLog:
         self._ours = ours
         self.streams = 0
         self.entries = 0
+        self.samples = 0
         self.faults = 0
 
     def handler(self) -> Any:
@@ -102,11 +108,14 @@ class AccessLog:
             address = ends.address(entry)
             if address is not None:
                 self._ledger.started(name, address)
+        elif kind == _GOES_ON:
+            self.samples += 1
+            self._ledger.sampled(name, ends.seen(entry))
         else:
             self._end(name, entry)
 
     def _end(self, name: str, entry: Any) -> None:
         end, usage = ends.reason(entry), ends.usage(entry)
-        known = self._ledger.ended(name, end, usage)
+        known = self._ledger.ended(name, end, usage, seen=ends.seen(entry))
         if not known and self._ours is not None and not self._ours(name):
             self._ledger.ended_before(ends.address(entry), end, usage)

@@ -1,4 +1,4 @@
-"""What an entry of Envoy's access log says of how a request ended."""
+"""What an entry of Envoy's access log says of a request: how it goes, or how it ended."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from typing import Any, Final
 from integration.messages.names import (
     AUTHZ,
     COMPLETION,
+    FIRST,
     ID,
     LB,
     PROMPT,
+    SO_FAR,
     USAGE,
 )
-from integration.picker import End, Usage
+from integration.picker import End, Seen, Usage
+from integration.picker.bodies import kind_of
 
 FLAGS: Final = (
     ("downstream_connection_termination", End.DISCONNECTED),
@@ -36,6 +39,10 @@ FLAGS: Final = (
     ("local_reset", End.RESET),
 )
 """Response flags, from the first cause to what follows from it: an aborted client also resets."""
+
+
+_DIGITS = 15
+"""Of microseconds; an answer of more would take thirty years."""
 
 
 def reason(entry: Any) -> End:
@@ -105,6 +112,29 @@ def address(entry: Any) -> str | None:
         return None
     host = f"[{found.address}]" if ":" in found.address else found.address
     return f"{host}:{found.port_value}"
+
+
+def seen(entry: Any) -> Seen:
+    """Return what Envoy has seen of an answer by the moment of an entry."""
+    common = entry.common_properties
+    return Seen(
+        at_s=_since(common, "duration") or _read(common.custom_tags.get(SO_FAR, ""), 1e-3) or 0.0,
+        sent=entry.response.response_body_bytes,
+        kind=kind_of(entry.request.path) or "",
+        asked_s=_since(common, "time_to_first_upstream_tx_byte"),
+        first_s=_read(common.custom_tags.get(FIRST, ""), 1e-6),
+        last_s=_since(common, "time_to_last_upstream_rx_byte"),
+    )
+
+
+def _since(common: Any, name: str) -> float | None:
+    return seconds(getattr(common, name)) if common.HasField(name) else None
+
+
+def _read(text: str, unit_s: float) -> float | None:
+    """Return a tag in seconds; Envoy writes a dash for what was not."""
+    plain = text.isascii() and text.isdigit() and len(text) <= _DIGITS
+    return int(text) * unit_s if plain else None
 
 
 def seconds(duration: Any) -> float:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from integration.picker import Gauges
 
@@ -21,6 +20,9 @@ RUNNING, WAITING, KV_USAGE, STEPS, GENERATION, PROMPT, PREFILLS, PREFILL_S = (
     "prefills",
     "prefill_s",
 )
+FIRSTS, FIRSTS_S, GAPS, GAPS_S = "firsts", "firsts_s", "gaps", "gaps_s"
+OLD_GAPS, OLD_GAPS_S = "old_gaps", "old_gaps_s"
+"""Intervals between tokens, as earlier releases call them; some tell both."""
 NAMES: Final = {
     "vllm:num_requests_running": RUNNING,
     "vllm:num_requests_waiting": WAITING,
@@ -31,6 +33,18 @@ NAMES: Final = {
     "vllm:prompt_tokens_total": PROMPT,
     "vllm:request_prefill_time_seconds_count": PREFILLS,
     "vllm:request_prefill_time_seconds_sum": PREFILL_S,
+    "vllm:time_to_first_token_seconds_count": FIRSTS,
+    "vllm:time_to_first_token_seconds_sum": FIRSTS_S,
+    "vllm:inter_token_latency_seconds_count": GAPS,
+    "vllm:inter_token_latency_seconds_sum": GAPS_S,
+    "vllm:time_per_output_token_seconds_count": OLD_GAPS,
+    "vllm:time_per_output_token_seconds_sum": OLD_GAPS_S,
+    "sglang:time_to_first_token_seconds_count": FIRSTS,
+    "sglang:time_to_first_token_seconds_sum": FIRSTS_S,
+    "sglang:inter_token_latency_seconds_count": GAPS,
+    "sglang:inter_token_latency_seconds_sum": GAPS_S,
+    "sglang:time_per_output_token_seconds_count": OLD_GAPS,
+    "sglang:time_per_output_token_seconds_sum": OLD_GAPS_S,
     "sglang:num_running_reqs": RUNNING,
     "sglang:num_queue_reqs": WAITING,
     "sglang:token_usage": KV_USAGE,
@@ -46,8 +60,9 @@ _LINE = re.compile(
 _RANK_DIGITS = 9
 """More would be no rank, and Python would refuse to read thousands of them."""
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
-_SHARES: Final = (KV_USAGE, PREFILL_S)
-_SUMS: Final = (RUNNING, WAITING, GENERATION, PROMPT, PREFILLS, PREFILL_S)
+_MOST: Final = (KV_USAGE, STEPS)
+_WHOLE: Final = (RUNNING, WAITING, STEPS, GENERATION, PROMPT, PREFILLS, FIRSTS, GAPS)
+_BROKEN: Final = (KV_USAGE, PREFILL_S, FIRSTS_S, GAPS_S)
 
 
 def read_metrics(text: str) -> dict[int | None, Gauges]:
@@ -69,10 +84,8 @@ def read_metrics(text: str) -> dict[int | None, Gauges]:
     found: dict[int | None, dict[str, float]] = {}
     for field, rank, value in _samples(text):
         fields = found.setdefault(rank, {})
-        if field in _SUMS:
-            fields[field] = fields.get(field, 0.0) + value
-        else:
-            fields[field] = max(fields.get(field, 0.0), value)
+        before = fields.get(field, 0.0)
+        fields[field] = max(before, value) if field in _MOST else before + value
     return {rank: _gauges(fields) for rank, fields in found.items()}
 
 
@@ -95,6 +108,9 @@ def _rank(labels: str) -> int | None:
 
 
 def _gauges(fields: dict[str, float]) -> Gauges:
-    gauges = Gauges(kv_usage=fields.get(KV_USAGE), prefill_s=fields.get(PREFILL_S))
-    whole = {name: int(value) for name, value in fields.items() if name not in _SHARES}
-    return replace(gauges, **whole)
+    for old, new in ((OLD_GAPS, GAPS), (OLD_GAPS_S, GAPS_S)):
+        if old in fields:
+            fields.setdefault(new, fields[old])
+    whole: dict[str, Any] = {name: int(fields[name]) for name in _WHOLE if name in fields}
+    broken: dict[str, Any] = {name: fields[name] for name in _BROKEN if name in fields}
+    return Gauges(**whole, **broken)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from integration.doors.fleet import Fleet
-    from integration.picker import Pump, Usage
+    from integration.picker import Pump, Seen, Usage
     from integration.picker.events import Event
     from integration.picker.resuming import Live
 
@@ -161,8 +161,25 @@ class Ledger:
         self.running[worker] += 1
         place.worker = worker
 
-    def ended(self, name: str, end: End, usage: Usage | None = None) -> bool:
+    def sampled(self, name: str, seen: Seen) -> None:
+        """Pass on how far a stream has come; of one that has ended, nobody wants to know."""
+        place = self.places.get(name)
+        if place is not None:
+            self._pump.sampled(place.name, seen)
+
+    def ended(
+        self, name: str, end: End, usage: Usage | None = None, *, seen: Seen | None = None
+    ) -> bool:
         """Release what a request had.
+
+        Parameters
+        ----------
+        name : str
+        end : End
+        usage : Usage, optional
+            As its engine counted.
+        seen : Seen, optional
+            What the proxy saw of its answer.
 
         Returns
         -------
@@ -176,7 +193,9 @@ class Ledger:
             return False
         self.running[place.worker] -= 1
         self._turns.pop(place.name, None)
-        return self._pump.ended(place.name, end, usage)
+        # Of a request that came back the proxy has seen the last attempt alone.
+        whole = seen if name == place.name else None
+        return self._pump.ended(place.name, end, usage, seen=whole)
 
     def take_over(self, live: Iterable[Live]) -> None:
         """Enter requests that run already, which a picker before this one decided, or none."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 
 from brsolver.cluster.state import ClusterState
@@ -47,6 +48,8 @@ class Task:
         For the ranks.
     sent : int
         Tokens that the listener has been told of.
+    told_s : float
+        When that was, or when the task was sent, in seconds of the machine.
     """
 
     prompt_tokens: int
@@ -56,6 +59,7 @@ class Task:
     cached_tokens: int = 0
     identity: int = -1
     sent: int = 0
+    told_s: float = 0.0
 
 
 @dataclass(slots=True)
@@ -135,6 +139,7 @@ class Cluster:
     def submit(self, task: Task) -> None:
         """Send a task to its rank."""
         task.identity = self._identities
+        task.told_s = monotonic()
         self._identities += 1
         self.ranks.send(
             task.identity,
@@ -184,6 +189,7 @@ class Cluster:
 
     def deliver(self) -> None:
         """Hand out the tokens that there are, but for ranks that hang."""
+        now = monotonic()
         for task in list(self._decoding.values()):
             if self.faults.any and self.faults.hangs(task.rank):
                 continue
@@ -193,7 +199,11 @@ class Cluster:
             if not at_rank:
                 self._end(task)
             if have > first:
-                self.figures[task.rank].generation_tokens += have - first
+                figures = self.figures[task.rank]
+                figures.generation_tokens += have - first
+                # As vLLM does, once for each time that there are further tokens.
+                (figures.gap_s if first else figures.first_s).add(now - task.told_s)
+                task.told_s = now
                 task.listener.tokens(first, have)
 
     def keep(self, name: str, rank: int, tokens: int) -> None:
@@ -228,7 +238,7 @@ class Cluster:
         for rank, figures in enumerate(self.figures):
             tokens = int(step.loads[N_SEQUENCES, rank] + step.loads[N_PREFILL, rank])
             if tokens > 0:
-                figures.step(tokens)
+                figures.step_tokens.add(tokens)
 
     def _listen(self) -> None:
         if self.clock_s - self._heard_at < LISTEN_S:

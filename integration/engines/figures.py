@@ -15,6 +15,50 @@ BUCKETS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 """Upper ends of vLLM's buckets of tokens per step."""
 
 
+TTFT_BUCKETS = (
+    *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75),
+    *(1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0, 160.0, 640.0, 2560.0),
+)
+GAP_BUCKETS = (
+    *(0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75),
+    *(1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0),
+)
+"""Upper ends of vLLM's buckets of times to first tokens, and between tokens, in seconds."""
+
+
+class Histogram:
+    """Values by bucket.
+
+    Parameters
+    ----------
+    ends : tuple of float
+        Upper ends of the buckets but the last.
+
+    Attributes
+    ----------
+    count : int
+    sum : float
+    """
+
+    def __init__(self, ends: tuple[float, ...]) -> None:
+        self._ends = ends
+        self._buckets = [0] * (len(ends) + 1)
+        self.count, self.sum = 0, 0.0
+
+    def add(self, value: float) -> None:
+        """Take a value in."""
+        self.count += 1
+        self.sum += value
+        self._buckets[bisect_left(self._ends, value)] += 1
+
+    def below(self) -> Iterator[tuple[str, int]]:
+        """Return by upper end how many are not above it."""
+        found = 0
+        for end, count in zip((*map(float, self._ends), "+Inf"), self._buckets, strict=True):
+            found += count
+            yield str(end), found
+
+
 @dataclass(slots=True)
 class Figures:
     """Counters of a rank since its start.
@@ -23,27 +67,21 @@ class Figures:
     ----------
     prompt_tokens, generation_tokens : int
         Of prompts that were computed, and of output.
-    steps, step_tokens : int
-        Steps in which the rank did something, and the tokens of these.
-    buckets : list of int
-        Those steps by their tokens, as of `BUCKETS`, the last one for more.
+    step_tokens : Histogram
+        Tokens of the steps in which the rank did something.
+    first_s, gap_s : Histogram
+        Seconds that requests waited for their first tokens, and for each further one.
     finished, aborted : int
         Requests that had all their tokens, and those that left before.
     """
 
     prompt_tokens: int = 0
     generation_tokens: int = 0
-    steps: int = 0
-    step_tokens: int = 0
-    buckets: list[int] = field(default_factory=lambda: [0] * (len(BUCKETS) + 1))
+    step_tokens: Histogram = field(default_factory=lambda: Histogram(BUCKETS))
+    first_s: Histogram = field(default_factory=lambda: Histogram(TTFT_BUCKETS))
+    gap_s: Histogram = field(default_factory=lambda: Histogram(GAP_BUCKETS))
     finished: int = 0
     aborted: int = 0
-
-    def step(self, tokens: int) -> None:
-        """Count a step in which the rank computed so many tokens."""
-        self.steps += 1
-        self.step_tokens += tokens
-        self.buckets[bisect_left(BUCKETS, tokens)] += 1
 
 
 def exposition(cluster: Cluster, ranks: range) -> str:
@@ -71,21 +109,29 @@ def _counters(cluster: Cluster, ranks: range) -> Iterator[str]:
         for reason, count in (("stop", of[rank].finished), ("abort", of[rank].aborted)):
             labels = _labels(cluster, rank, f'finished_reason="{reason}"')
             yield f"vllm:request_success_total{labels} {count}"
-    yield from _iterations(cluster, ranks)
+    for name, found in _HISTOGRAMS.items():
+        yield from _histogram(cluster, ranks, f"vllm:{name}", found)
 
 
-def _iterations(cluster: Cluster, ranks: range) -> Iterator[str]:
-    name = "vllm:iteration_tokens_total"
+_HISTOGRAMS: dict[str, Callable[[Figures], Histogram]] = {
+    "iteration_tokens_total": lambda figures: figures.step_tokens,
+    "time_to_first_token_seconds": lambda figures: figures.first_s,
+    "inter_token_latency_seconds": lambda figures: figures.gap_s,
+}
+
+
+def _histogram(
+    cluster: Cluster, ranks: range, name: str, found: Callable[[Figures], Histogram]
+) -> Iterator[str]:
     yield f"# TYPE {name} histogram"
     for rank in ranks:
-        figures, below = cluster.figures[rank], 0
-        for end, count in zip((*map(float, BUCKETS), "+Inf"), figures.buckets, strict=True):
-            below += count
+        histogram = found(cluster.figures[rank])
+        for end, below in histogram.below():
             labels = _labels(cluster, rank, f'le="{end}"')
             yield f"{name}_bucket{labels} {below}"
         labels = _labels(cluster, rank)
-        yield f"{name}_sum{labels} {figures.step_tokens}"
-        yield f"{name}_count{labels} {figures.steps}"
+        yield f"{name}_sum{labels} {histogram.sum}"
+        yield f"{name}_count{labels} {histogram.count}"
 
 
 def _metric(

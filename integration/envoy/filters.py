@@ -6,7 +6,7 @@ from math import ceil
 from typing import TYPE_CHECKING
 
 from integration.envoy._parts import Part, exactly, extension, seconds
-from integration.envoy.logs import PICKER, access_log
+from integration.envoy.logs import PICKER, START, access_log
 from integration.messages import names
 
 if TYPE_CHECKING:
@@ -238,7 +238,6 @@ def _router() -> Part:
         "filters.http.router",
         "filters.http.router.v3.Router",
         suppress_envoy_headers=True,
-        # An entry when a worker has a request, of every attempt: the last one is where it runs.
-        upstream_log=[access_log(types=("UpstreamPoolReady",))],
+        upstream_log=[access_log(START)],
         upstream_log_options={"flush_upstream_log_on_upstream_stream": True},
     )

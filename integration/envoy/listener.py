@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 from integration.envoy._parts import Part, extension, seconds, socket
 from integration.envoy.clusters import SPANS
 from integration.envoy.filters import ANSWER_BYTES, forged, http_filters
-from integration.envoy.logs import access_log
+from integration.envoy.logs import END, GOES_ON, access_log
 from integration.envoy.replies import local_replies
 from integration.envoy.routes import route_config
 
 if TYPE_CHECKING:
-    from integration.settings import Limits, ServeConfig
+    from integration.settings import Door, Limits, ServeConfig
 
 STATS = "in"
 """What the listener's figures are called: ``http.in.downstream_rq_active``."""
@@ -38,11 +38,11 @@ def _connection_manager(config: ServeConfig) -> Part:
         "filters.network.http_connection_manager.v3.HttpConnectionManager",
         stat_prefix=STATS,
         codec_type="AUTO",
-        access_log=[access_log()],
         early_header_mutation_extensions=[_early_mutation()],
         http_filters=http_filters(config),
         route_config=route_config(config),
         local_reply_config=local_replies(),
+        **_logs(config.picker),
         **_bounds(config.limits),
         **_STRICT,
         **_IDENTITY,
@@ -95,6 +95,15 @@ def _bounds(limits: Limits) -> Part:
             "initial_stream_window_size": 65_536,
             "initial_connection_window_size": 1_048_576,
         },
+    }
+
+
+def _logs(door: Door) -> Part:
+    if not door.sample_streams:
+        return {"access_log": [access_log(END)]}
+    return {
+        "access_log": [access_log(END), access_log(GOES_ON)],
+        "access_log_options": {"access_log_flush_interval": seconds(door.sample_s)},
     }
 
 

@@ -1,4 +1,8 @@
-"""The access log that tells the picker of every start and end of what it has placed."""
+"""The access log that tells the picker of every start and end of what it has placed.
+
+Of streams whose identity ends in a mark it tells in between, too: the picker marks a few at a
+time, so that what it is told a second has a bound, however many streams there are.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +18,22 @@ BATCH_BYTES = 3 * 2**20
 Envoy drops entries."""
 
 
-def access_log(*, types: tuple[str, ...] = ()) -> Part:
+START = "UpstreamPoolReady"
+"""An entry when a worker has a request, of every attempt: the last one is where it runs."""
+GOES_ON = "DownstreamPeriodic"
+END = "DownstreamEnd"
+
+
+def access_log(kind: str) -> Part:
     """Return a log to the picker.
+
+    All logs have the same settings but for their filters: Envoy then sends what a thread of its
+    own logs in one stream, in order.
 
     Parameters
     ----------
-    types : tuple of str
-        Kinds of entries that it is for; empty is all.
+    kind : str
+        Of entries that it is for: `START`, `GOES_ON` or `END`.
     """
     log = extension(
         "access_loggers.http_grpc",
@@ -31,17 +44,24 @@ def access_log(*, types: tuple[str, ...] = ()) -> Part:
             "grpc_service": {"envoy_grpc": {"cluster_name": PICKER}},
             "buffer_flush_interval": seconds(FLUSH_S),
             "buffer_size_bytes": BATCH_BYTES,
+            "custom_tags": [{"tag": name, "value": text} for name, text in _TAGS.items()],
         },
         additional_request_headers_to_log=[names.ID],
     )
-    log["filter"] = {"and_filter": {"filters": [_ours(), _types(types)]}} if types else _ours()
+    of_kind = {"log_type_filter": {"types": [kind]}}
+    log["filter"] = {"and_filter": {"filters": [_ours(kind), of_kind]}}
     return log
 
 
-def _ours() -> Part:
+_TAGS = {
+    names.FIRST: "%COMMON_DURATION(DS_RX_BEG:US_RX_BODY_BEG:us)%",
+    names.SO_FAR: "%DURATION%",
+}
+
+
+def _ours(kind: str) -> Part:
     """Return a filter for what the picker knows: of the rest there may be any amount."""
-    return {"header_filter": {"header": {"name": names.ID, "present_match": True}}}
-
-
-def _types(types: tuple[str, ...]) -> Part:
-    return {"log_type_filter": {"types": list(types)}}
+    which = (
+        {"string_match": {"suffix": names.WATCHED}} if kind == GOES_ON else {"present_match": True}
+    )
+    return {"header_filter": {"header": {"name": names.ID, **which}}}

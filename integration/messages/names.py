@@ -50,8 +50,16 @@ PROMPT: Final = "prompt"
 """Of `USAGE`: tokens of the prompt."""
 COMPLETION: Final = "completion"
 """Of `USAGE`: tokens of the answer."""
+FIRST: Final = "first-body-us"
+"""Tag of the access log: microseconds until the first bytes of the answer's body came."""
+SO_FAR: Final = "so-far-ms"
+"""Tag of the access log: milliseconds since the request came; entries of streams that go on have
+no duration."""
 REFUSED: Final = "brsolver_refused"
 """Details of an immediate response whose body is an OpenAI error already."""
+
+WATCHED: Final = "w"
+"""What an identity ends with whose stream Envoy tells of while it runs; else it is hexadecimal."""
 
 __all__ = [
     "AGAIN",
@@ -59,6 +67,7 @@ __all__ = [
     "CLIENT",
     "COMPLETION",
     "ENDPOINT",
+    "FIRST",
     "HOST",
     "ID",
     "LAST",
@@ -73,5 +82,7 @@ __all__ = [
     "REFUSED",
     "RETRY_AFTER",
     "SERVED",
+    "SO_FAR",
     "USAGE",
+    "WATCHED",
 ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from brsolver._lazy import lazy
-from integration.picker.asks import Answer, Ask, End, Gauges, Placed, Refused, Usage
+from integration.picker.asks import Answer, Ask, End, Gauges, Placed, Refused, Seen, Usage
 
 if TYPE_CHECKING:
     from integration.picker.auditing import Audit, WorkerAudit
@@ -38,6 +38,7 @@ __all__ = [
     "Pump",
     "Reader",
     "Refused",
+    "Seen",
     "Usage",
     "WorkerAudit",
     "WorkerSpec",

@@ -97,6 +97,59 @@ class Usage:
     completion_tokens: int | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What the proxy has seen of an answer by some moment; seconds since its request came.
+
+    Attributes
+    ----------
+    at_s : float
+        That moment.
+    sent : int
+        Bytes of the answer's body that have gone to the client.
+    kind : str
+        What was asked for, as of `integration.picker.bodies.kind_of`; empty for what is none.
+    asked_s : float or None
+        When its worker was sent it.
+    first_s, last_s : float or None
+        When the first, and the last, bytes of the answer's body came from there.
+    """
+
+    at_s: float
+    sent: int
+    kind: str = ""
+    asked_s: float | None = None
+    first_s: float | None = None
+    last_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """Times of a stream as they were measured, not modelled.
+
+    Attributes
+    ----------
+    ttft_s : float
+        Seconds from when the request came to its first token.
+    worker_ttft_s : float or None
+        The same from when its worker was sent it.
+    decode_s : float or None
+        Seconds from its first token to its last.
+    decoded : int
+        Tokens after the first, in that time; 0 if nobody told.
+    """
+
+    ttft_s: float
+    worker_ttft_s: float | None = None
+    decode_s: float | None = None
+    decoded: int = 0
+
+    @property
+    def tpot_s(self) -> float | None:
+        """Seconds per token after the first."""
+        return self.decode_s / self.decoded if self.decode_s and self.decoded else None
+
+
 class End(StrEnum):
     """How a request ended."""
 
@@ -127,6 +180,10 @@ class Gauges:
         Prompts that it has computed since it started.
     prefill_s : float or None
         Seconds that these took, from when each was begun to its first token, added up.
+    firsts, firsts_s : int or None, float or None
+        First tokens since it started, and the seconds that requests waited for them, added up.
+    gaps, gaps_s : int or None, float or None
+        Intervals between tokens of a request since it started, and their seconds, added up.
     """
 
     running: int | None = None
@@ -137,6 +194,10 @@ class Gauges:
     prompt_tokens: int | None = None
     prefills: int | None = None
     prefill_s: float | None = None
+    firsts: int | None = None
+    firsts_s: float | None = None
+    gaps: int | None = None
+    gaps_s: float | None = None
 
     @property
     def requests(self) -> int | None:

@@ -123,12 +123,21 @@ class StepClock:
         """Return how the clock stands, to learn from it later."""
         return now, self._model_s, self._steps, self._idles
 
-    def learn(self, since: Mark, now: float, steps: float) -> None:
-        """Take in how many steps the engines did since a mark, if something ran throughout."""
+    def learn(self, since: Mark, now: float, steps: float, *, real_s: float | None = None) -> None:
+        """Take in how many steps the engines did since a mark, if something ran throughout.
+
+        Parameters
+        ----------
+        since : Mark
+        now : float
+        steps : float
+        real_s : float, optional
+            How long these took; by default all the time since the mark.
+        """
         then, model_s, model_steps, idles = since
         if idles == self._idles:
             self.pace.learn(
-                now - then,
+                now - then if real_s is None else real_s,
                 steps,
                 model_s=self._model_s - model_s,
                 model_steps=self._steps - model_steps,

@@ -29,7 +29,7 @@ from integration.routing.prefixes import PrefixHistory, cached_by
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from integration.picker.asks import Answer, Gauges, Usage
+    from integration.picker.asks import Answer, Gauges, Seen, Usage
     from integration.picker.events import Listener
     from integration.picker.params import PickerParams, WorkerSpec
     from integration.picker.resuming import Live
@@ -190,9 +190,8 @@ class Core:
     def withdraw(self, name: str) -> bool:
         """Take in that the client of a held request is gone; tell whether it was held."""
         request = self._books.known.get(name)
-        if request is None or request.worker != NONE:
-            return False
-        return self.ended(name, End.DISCONNECTED)
+        held = request is not None and request.worker == NONE
+        return held and self.ended(name, End.DISCONNECTED)
 
     def started(self, name: str, worker: int) -> None:
         """Take in that a worker has taken a request, perhaps another than was decided.
@@ -236,6 +235,12 @@ class Core:
         self._membership.answered(request.worker)
         self._announcer.emit(FirstToken(name, now))
 
+    def sampled(self, name: str, seen: Seen, *, last: bool = False) -> None:
+        """Take in what the proxy has seen of an answer so far, or `last`, just before its end."""
+        request = self._books.known.get(name)
+        if request is not None and request.worker != NONE:
+            self._telling.learning.sampled(request, seen, self._clock_s(), last=last)
+
     def ended(self, name: str, end: End, usage: Usage | None = None) -> bool:
         """Take in that a request has ended; tell whether it was here.
 
@@ -260,9 +265,9 @@ class Core:
         self._driver.unstarted.pop(name, None)
         tokens, each = self._books.tokens_of(request, usage)
         ttft_s, tpot_s = request.times(now, each)
-        self._telling.ended(request, now, each, end)
+        times = self._telling.learning.ended(request, now, each, end, usage)
         self._books.release(request, end, generated=each, cancelled=end is not End.FINISHED)
-        self._announcer.emit(Ended(name, worker, end, usage, now, ttft_s, tpot_s, tokens))
+        self._announcer.emit(Ended(name, worker, end, usage, now, ttft_s, tpot_s, tokens, times))
         if worker != NONE:
             self._membership.drained(self.workers[worker])
             self._clock.stop_if_idle()
@@ -279,14 +284,11 @@ class Core:
         found, now = self.workers[worker], self._clock_s()
         if found.gone:
             return
-        wrong = self._telling.told(found, gauges, now)
-        if wrong:
+        if wrong := self._telling.told(found, gauges, now):
             self._announcer.fault("pin-ignored", wrong)
-        leak = self._telling.lost_before(found, now)
-        if leak is not None:
-            ranks, before = leak
-            for rank in ranks:
-                self._end_all(rank.index, End.RESET, before=before)
+        ranks, before = self._telling.lost_before(found, now)
+        for rank in ranks:
+            self._end_all(rank.index, End.RESET, before=before)
         self._driver.look_by(now)
 
     def reported(self, worker: int, *, ok: bool, why: str = "") -> None:
@@ -313,9 +315,8 @@ class Core:
 
     def down(self, worker: int, why: str = "") -> None:
         """Give a worker no requests until `up`; its streams are lost if that takes long."""
-        now = self._clock_s()
-        self._membership.down(worker, now, why)
-        self._driver.look_by(now)
+        self._membership.down(worker, self._clock_s(), why)
+        self._driver.look_by(self._clock_s())
 
     def up(self, worker: int, why: str = "") -> None:
         """Give a worker requests again; see `Membership.up`."""

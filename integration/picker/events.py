@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from integration.picker.asks import Ask, End, Refused, Usage
+from integration.picker.asks import Ask, End, Measured, Refused, Usage
 
 if TYPE_CHECKING:
     from brsolver.cluster.view import IntArray
@@ -21,6 +21,7 @@ __all__ = [
     "Fault",
     "FirstToken",
     "Listener",
+    "Measured",
     "Refusal",
     "Refused",
     "Requested",
@@ -153,6 +154,8 @@ class Ended:
         where no door tells of first tokens.
     tokens : int
         Generated tokens: as the engine counted, or else by the model.
+    measured : Measured or None
+        Its times as the proxy saw them, where it saw a stream.
     """
 
     name: str
@@ -163,6 +166,7 @@ class Ended:
     ttft_s: float | None
     tpot_s: float | None
     tokens: int = 0
+    measured: Measured | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from integration.routing.failsafe import named
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from integration.picker.asks import Answer, Ask, Gauges, Usage
+    from integration.picker.asks import Answer, Ask, Gauges, Seen, Usage
     from integration.picker.core import Core
     from integration.picker.params import WorkerSpec
     from integration.picker.resuming import Live
@@ -110,8 +110,16 @@ class Pump:
         """See `Core.first_token`."""
         self.core.first_token(name)
 
-    def ended(self, name: str, end: End, usage: Usage | None = None) -> bool:
-        """See `Core.ended`."""
+    def sampled(self, name: str, seen: Seen) -> None:
+        """See `Core.sampled`."""
+        self.core.sampled(name, seen)
+
+    def ended(
+        self, name: str, end: End, usage: Usage | None = None, *, seen: Seen | None = None
+    ) -> bool:
+        """See `Core.ended`; `seen` is what the proxy saw of the answer."""
+        if seen is not None:
+            self.core.sampled(name, seen, last=True)
         known = self.core.ended(name, end, usage)
         self._run_in(0.0)
         return known

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from integration.picker.bodies import Body, Prompt
     from integration.picker.events import Event
     from integration.picker.params import PickerParams
+    from integration.picker.sampling import Watched
 
 _MOST_KEPT = 65_536
 
@@ -36,6 +37,8 @@ class Reader:
     adapters : collection of str, optional
         Names of LoRA adapters, which may become more, where engines tell what they have cached:
         blocks are then of token ids as theirs are. None keeps prompts apart by model.
+    watched : Watched, optional
+        Chooses streams that the proxy tells of while they run; by default there are none.
 
     Raises
     ------
@@ -49,8 +52,10 @@ class Reader:
         folder: Path = Path(),
         *,
         adapters: Collection[str] | None = None,
+        watched: Watched | None = None,
     ) -> None:
         self._adapters = adapters
+        self._watched = watched
         self._block_tokens = params.block_tokens
         given = params.tokenizer
         self.lengths = Lengths(None if given is None else folder / given)
@@ -61,6 +66,10 @@ class Reader:
     def name(self) -> str:
         """Return an id of our own that no other request has, of this picker or another."""
         return f"br-{self._run}-{next(self._number):x}"
+
+    def _named(self, body: Body) -> str:
+        name = self.name()
+        return name if self._watched is None else self._watched.named(name, body)
 
     def named(self, name: str) -> bool:
         """Tell whether a request's id is one of ours, and not of another picker's."""
@@ -92,7 +101,7 @@ class Reader:
             body = read_body(kind, content)
         except BodyError as error:
             return Refused(BAD_REQUEST, str(error), None)
-        return self.ask(body, self.name() if name is None else name)
+        return self.ask(body, self._named(body) if name is None else name)
 
     def ask(self, body: Body, name: str) -> Ask:
         """Make an ask of a body that has been read."""

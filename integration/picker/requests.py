@@ -8,7 +8,7 @@ from brsolver.cluster._state_kernels import NONE
 from brsolver.cluster.view import NO_LIMIT
 
 if TYPE_CHECKING:
-    from integration.picker.asks import Ask
+    from integration.picker.asks import Ask, Seen
     from integration.picker.clock import Mark
 
 
@@ -45,6 +45,8 @@ class Request:
         The same for equal prompts, as far as blocks tell.
     model, session : str
         Names by which forecasts may learn.
+    seen : Seen or None
+        What the proxy saw of its answer, just before it ends.
     beside : list of Request
         Its further sequences, which share its prompt, while it has a worker.
     """
@@ -65,6 +67,7 @@ class Request:
         "name",
         "prompt_hash",
         "prompt_tokens",
+        "seen",
         "session",
         "since_s",
         "started",
@@ -87,6 +90,7 @@ class Request:
         self.first_s: float | None = None
         self.started = False
         self.begun: Mark | None = None
+        self.seen: Seen | None = None
         self.prompt_hash = ask.blocks[-1] if ask.blocks else 0
         self.model = ask.model
         self.session = ask.key or ""

@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from brsolver.cluster._state_kernels import W_LOAD, W_QUEUED_TOKENS
-from integration.picker.asks import End
+from integration.picker.learning import Learning
 from integration.picker.watching import Leaks, Pins
 
 _STALE_S = 15.0
 """After which nothing that an engine told counts any more."""
-_ENOUGH_TOKENS = 16
 
 if TYPE_CHECKING:
     from integration.picker.asks import Gauges
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
     from integration.picker.foreign import Foreign
     from integration.picker.making import Made
     from integration.picker.params import PickerParams
-    from integration.picker.requests import Request
     from integration.picker.workers import Worker, Workers
 
 
@@ -32,6 +30,11 @@ class Telling:
     made : Made
     clock : StepClock
     foreign : Foreign
+
+    Attributes
+    ----------
+    learning : Learning
+        From streams, where engines do not tell how fast they are.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class Telling:
         self._state = made.session.state
         self._clock = clock
         self._foreign = foreign
+        self.learning = Learning(clock, workers)
         self._pins = Pins(workers)
         self._leaks = Leaks(params.leak_s)
         self._marks: dict[int, tuple[Gauges, Mark]] = {}
@@ -66,23 +70,11 @@ class Telling:
         self._clock.prompts.told(worker.index, gauges.prefills, gauges.prefill_s, step_s)
         return self._pins.told(worker)
 
-    def lost_before(self, worker: Worker, now: float) -> tuple[list[Worker], float] | None:
+    def lost_before(self, worker: Worker, now: float) -> tuple[list[Worker], float]:
         """Return ranks whose server runs nothing, and until when streams there are lost."""
         ranks = self._pins.ranks_beside(worker)
         before = self._leaks.lost_before(ranks, now)
-        return None if before is None else (ranks, before)
-
-    def ended(self, request: Request, now: float, tokens: int, end: End) -> None:
-        """Learn how long steps are from a request that has ended."""
-        if end is not End.FINISHED:
-            return
-        self._clock.saw_end(now)
-        # By the model's word for its first token, too few tokens tell nothing.
-        least = 1 if request.first_s is not None else _ENOUGH_TOKENS
-        # Several sequences may have run one after another: theirs are not the steps that passed.
-        alone = request.ask.sequences == 1
-        if alone and request.begun is not None and tokens > least:
-            self._clock.learn(request.begun, now, tokens - 1)
+        return ([], now) if before is None else (ranks, before)
 
     def let_go_stale(self, workers: Workers, now: float) -> bool:
         """Begin anew with workers that have told nothing for long; tell whether there are any."""

@@ -21,9 +21,11 @@ from integration.doors.poller import Poller, PollerParams
 from integration.doors.reception import Reception, by_client
 from integration.doors.reconcile import Reconciler
 from integration.envoy import ENDPOINTS, Endpoints, EnvoyAdmin, EnvoyAdminError
+from integration.messages.names import WATCHED
 from integration.picker import Core, End, Pump
 from integration.picker.reading import Reader
 from integration.picker.resuming import found_running
+from integration.picker.sampling import Watched
 from integration.serve.administration import administration
 from integration.serve.by_hand import FILE as BY_HAND
 from integration.serve.by_hand import ByHand
@@ -89,8 +91,9 @@ class Picker:
         self._ledger = Ledger(pump, fleet, clock=clock)
         self._kv_events = _kv_events(config, core, fleet)
         adapters = None if self._kv_events is None else self._kv_events.adapters
+        watched = Watched(config.picker.sample_streams if places.envoy else 0, WATCHED)
         with named(config.file, "[router]"):
-            reader = Reader(router, config.folder, adapters=adapters)
+            reader = Reader(router, config.folder, adapters=adapters, watched=watched)
         self._reader = reader
         retries = config.limits.retries if places.envoy else None
         self._reception = Reception(
@@ -106,7 +109,7 @@ class Picker:
             config, places, core, clock=clock, fleet=self._membership, unwell=self._unwell
         )
         events = EventLog(self.logger, lambda worker: core.workers[worker].spec.name)
-        core.listeners.extend([reader, self._membership, events])
+        core.listeners.extend([reader, watched, self._membership, events])
         record = config.trace.record
         self._recorder = None if record is None else EventRecorder(config.path(record))
         if self._recorder is not None:

@@ -219,6 +219,11 @@ class Door:
     watchdog_s : float
         Seconds for which a picker may be frozen before it is ended and started again. On Linux,
         those for which it got no processor do not count, up to ten times as many.
+    sample_streams : int
+        Streams, at a time, of which Envoy tells every `sample_s` seconds how far they are: the pace
+        of engines that do not count their steps; 0 is none.
+    sample_s : float
+        Seconds between two looks at a stream.
     """
 
     door: Literal["ext_authz", "ext_proc"] = "ext_authz"
@@ -228,12 +233,16 @@ class Door:
     certificate: str | None = None
     key: str | None = None
     watchdog_s: float = 2.0
+    sample_streams: int = 16
+    sample_s: float = 1.0
 
     def __post_init__(self) -> None:
         require_port("port", self.port)
         require_port("grpc_port", self.grpc_port)
         require_pair("certificate", self.certificate, "key", self.key)
         require_number("watchdog_s", self.watchdog_s, 0.5, 3600.0, " s")
+        require_whole("sample_streams", self.sample_streams, 0, 1024)
+        require_number("sample_s", self.sample_s, 0.05, 60.0, " s")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,6 +14,7 @@ from integration.picker.events import (
     Ended,
     Fault,
     FirstToken,
+    Measured,
     Refusal,
     Requested,
     Returned,
@@ -63,9 +64,11 @@ class Source:
     def ended(
         self, name: str, worker: int = 0, end: End = End.FINISHED, tokens: int | None = 10,
         ttft_s: float | None = 0.1, tpot_s: float | None = 0.02, prompt_tokens: int = 100,
+        measured: Measured | None = None,
     ) -> None:  # fmt: skip
         usage = None if tokens is None else Usage(prompt_tokens, tokens)
-        self.tell(Ended(name, worker, end, usage, self.clock.now, ttft_s, tpot_s))
+        times = {"ttft_s": ttft_s, "tpot_s": tpot_s, "measured": measured}
+        self.tell(Ended(name, worker, end, usage, self.clock.now, **times))
 
     def refused(self, name: str, status: int = 429) -> None:
         self.tell(Refusal(name, Refused(status, "the pool is full", 1.0)))

@@ -38,6 +38,8 @@ class HandPump:
     starts: list[tuple[str, int]] = field(default_factory=list)
     firsts: list[str] = field(default_factory=list)
     ends: list[tuple[str, End, Any]] = field(default_factory=list)
+    samples: list[tuple[str, Any]] = field(default_factory=list)
+    seen: dict[str, Any] = field(default_factory=dict)
     gauges: list[tuple[int, Any]] = field(default_factory=list)
     workers: list[tuple[str, Any]] = field(default_factory=list)
     count: int = 0
@@ -97,12 +99,16 @@ class HandPump:
     def first_token(self, name: str, **_: Any) -> None:
         self.firsts.append(name)
 
-    def ended(self, name: str, end: End, usage: Any = None, **_: Any) -> bool:
+    def sampled(self, name: str, seen: Any) -> None:
+        self.samples.append((name, seen))
+
+    def ended(self, name: str, end: End, usage: Any = None, *, seen: Any = None, **_: Any) -> bool:
         if self.held.pop(name, None) is not None:
             self.withdrawn.append(name)
             return True
         if self.placed.pop(name, None) is None:
             return False
+        self.seen[name] = seen
         self.ends.append((name, end, usage))
         return True
 

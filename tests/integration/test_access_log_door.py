@@ -17,7 +17,7 @@ from integration.doors.access_log import AccessLog
 from integration.doors.grpc_server import GrpcServer
 from integration.messages import names, services
 from integration.messages.accesslog import TYPES, HTTPAccessLogEntry, StreamAccessLogsMessage
-from integration.picker import End, Usage
+from integration.picker import End, Seen, Usage
 from integration.picker.events import Ended
 
 
@@ -127,6 +127,57 @@ def test_usage_that_envoy_read_goes_into_the_books():
     assert ends.usage(entry("r0", usage={names.PROMPT: 12.0})) == Usage(12, None)
     assert ends.usage(entry("r0", usage={names.PROMPT: -1.0})) == Usage(None, None)
     assert ends.usage(entry("r0")) is None
+
+
+def test_entries_of_streams_that_go_on_end_nothing():
+    async def scenario():
+        home = house(to(1))
+        await home.reception.place(home.reception.read("POST", "/v1/completions", b"{}", None))
+        log = AccessLog(home.ledger)
+        goes_on = entry("r0", "DownstreamPeriodic", flags=("upstream_remote_reset",), code=500)
+        # Envoy gives what goes on no duration.
+        goes_on.common_properties.custom_tags[names.SO_FAR] = "250"
+        goes_on.response.response_body_bytes = 4321
+        goes_on.request.path = "/v1/chat/completions?a=b"
+        log.take(batch(goes_on, goes_on, entry("unknown", "DownstreamPeriodic")))
+        assert home.pump.samples == [("r0", Seen(at_s=0.25, sent=4321, kind="chat"))] * 2
+        assert log.samples == 3
+        assert not home.pump.ends
+        assert not home.pump.starts
+        assert list(home.ledger.places) == ["r0"]
+        assert home.ledger.unknown == 0
+        log.take(batch(entry("r0"), goes_on))
+        assert [end for _, end, _ in home.pump.ends] == [End.FINISHED]
+        assert len(home.pump.samples) == 2
+
+    asyncio.run(scenario())
+
+
+def test_times_of_an_answer_go_with_its_end():
+    async def scenario():
+        home = house(to(1))
+        await home.reception.place(home.reception.read("POST", "/v1/completions", b"{}", None))
+        done = entry("r0")
+        common = done.common_properties
+        common.duration.seconds = 3
+        common.time_to_first_upstream_tx_byte.nanos = 500_000_000
+        common.time_to_last_upstream_rx_byte.seconds = 2
+        common.custom_tags[names.FIRST] = "750000"
+        done.response.response_body_bytes = 1000
+        done.request.path = "/v1/completions"
+        AccessLog(home.ledger).take(batch(done))
+        assert home.pump.seen["r0"] == Seen(
+            at_s=3.0, sent=1000, kind="completions", asked_s=0.5, first_s=0.75, last_s=2.0
+        )
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("text", ["-", "", "1.5", "-3", "९", "9" * 30])
+def test_no_number_is_no_first_byte(text):
+    made = entry("r0")
+    made.common_properties.custom_tags[names.FIRST] = text
+    assert ends.seen(made).first_s is None
 
 
 def test_retry_moves_a_request_to_the_worker_that_took_it():

@@ -16,7 +16,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from integration.admin.metrics import Metrics
 from integration.admin.shadow import ShadowFigures
 from integration.admin.window import Window
-from integration.picker.events import NOWHERE, End
+from integration.picker import Gauges
+from integration.picker.events import NOWHERE, End, Measured
 
 DASHBOARD = json.loads((files("integration.admin") / "dashboard.json").read_text())
 NAMED = re.compile(r"\bbrsolver_\w+")
@@ -25,21 +26,24 @@ FIGURES = ShadowFigures(
     tokens_per_s=100.0, lost_share=0.25, behind_s=1.5,
 )  # fmt: skip
 
+MEASURED = Measured(ttft_s=0.3, worker_ttft_s=0.25, decode_s=0.9, decoded=9)
+TOLD = Gauges(firsts=5, firsts_s=1.25, gaps=100, gaps_s=2.5)
 OTHER = replace(FIGURES, policy="jsq-load", ttft_s=0.5)
 
 
 def counted() -> tuple[Metrics, Source]:
     clock = Clock()
     window = Window(["w0", "w1"], clock=clock)
-    metrics = Metrics(window, lambda: [FIGURES, OTHER])
+    # The engine of w1 publishes its times, that of w0 does not.
+    metrics = Metrics(window, lambda: [FIGURES, OTHER], {1: TOLD, 0: Gauges(running=1)}.get)
     return metrics, Source(clock, window, metrics)
 
 
 def everything() -> Metrics:
     """Return metrics that have seen all kinds of events."""
     metrics, source = counted()
-    source.served("a")
-    source.served("b", 1, tokens=20)
+    source.served("a", measured=MEASURED)
+    source.served("b", 1, tokens=20, measured=MEASURED)
     source.requested("c")
     source.decided("c", 1, held_s=0.2, fallback=True)
     source.stepped([100, 300], lost_s=(0.01, -0.002, 0.0, 0.0), backlog=[0, 50])
@@ -78,8 +82,26 @@ def test_every_event_is_counted():
     assert value("brsolver_ended_requests_total", ended) == 1
     assert value("brsolver_ended_requests_total", {"worker": "", "end": "disconnected"}) == 1
     assert value("brsolver_output_tokens_total") == 30
-    assert value("brsolver_ttft_seconds_count", {"worker": "w1"}) == 1
-    assert value("brsolver_tpot_seconds_sum", {"worker": "w0"}) == pytest.approx(0.02)
+    assert value("brsolver_model_ttft_seconds_count", {"worker": "w1"}) == 1
+    assert value("brsolver_model_tpot_seconds_sum", {"worker": "w0"}) == pytest.approx(0.02)
+    assert value("brsolver_stream_ttft_seconds_sum", {"worker": "w1"}) == pytest.approx(0.3)
+    assert value("brsolver_stream_tpot_seconds_sum", {"worker": "w0"}) == pytest.approx(0.1)
+
+
+def test_times_are_the_engines_own_where_it_publishes_them_and_envoys_elsewhere():
+    value = everything().value
+    engines, envoys = {"worker": "w1", "source": "engine"}, {"worker": "w0", "source": "envoy"}
+    assert value("brsolver_ttft_seconds_sum", engines) == 1.25
+    assert value("brsolver_ttft_seconds_count", engines) == 5
+    assert value("brsolver_tpot_seconds_sum", engines) == 2.5
+    assert value("brsolver_tpot_seconds_count", engines) == 100
+    assert value("brsolver_ttft_seconds_sum", envoys) == pytest.approx(0.25)
+    assert value("brsolver_ttft_seconds_count", envoys) == 1
+    # By token, as engines have it.
+    assert value("brsolver_tpot_seconds_sum", envoys) == pytest.approx(0.9)
+    assert value("brsolver_tpot_seconds_count", envoys) == 9
+    for worker, other in (("w1", "envoy"), ("w0", "engine")):
+        assert value("brsolver_ttft_seconds_count", {"worker": worker, "source": other}) is None
 
 
 def test_time_lost_is_counted_by_part_and_never_shrinks():
@@ -143,7 +165,7 @@ def test_every_query_of_the_dashboard_names_metrics_that_exist():
 
 def test_labels_in_the_dashboard_exist():
     legends = " ".join(t["legendFormat"] for p in DASHBOARD["panels"] for t in p["targets"])
-    known = {"worker", "policy", "part", "reason", "end", "status", "kind", "what"}
+    known = {"source", "worker", "policy", "part", "reason", "end", "status", "kind", "what"}
     assert set(re.findall(r"{{(\w+)}}", legends)) <= known
 
 

@@ -31,6 +31,13 @@ vllm:prompt_tokens_total{engine="0",model_name="m"} 100.0
 vllm:request_prefill_time_seconds_sum{engine="0",model_name="m"} 0.25
 vllm:request_prefill_time_seconds_count{engine="0",model_name="m"} 3.0
 vllm:generation_tokens_total{engine="0",model_name="m"} 2e+02
+vllm:time_to_first_token_seconds_bucket{engine="0",le="0.5",model_name="m"} 2.0
+vllm:time_to_first_token_seconds_count{engine="0",model_name="m"} 3.0
+vllm:time_to_first_token_seconds_sum{engine="0",model_name="m"} 1.5
+vllm:inter_token_latency_seconds_count{engine="0",model_name="m"} 190.0
+vllm:inter_token_latency_seconds_sum{engine="0",model_name="m"} 9.5
+vllm:time_per_output_token_seconds_count{engine="0",model_name="m"} 1.0
+vllm:request_time_per_output_token_seconds_sum{engine="0",model_name="m"} 1.0
 vllm:iteration_tokens_total_bucket{engine="0",le="1.0",model_name="m"} 7.0
 vllm:iteration_tokens_total_count{engine="0",model_name="m"} 42.0
 vllm:iteration_tokens_total_sum{engine="0",model_name="m"} 999.0
@@ -41,6 +48,10 @@ sglang:num_queue_reqs{engine_type="unified",dp_rank="0",model_name="m"} 2.0
 sglang:token_usage{engine_type="unified",dp_rank="0",model_name="m"} 0.75
 sglang:generation_tokens_total{model_name="m",dp_rank="0"} 10.0
 sglang:prompt_tokens_total{model_name="m",dp_rank="0"} 20.0 1700000000000
+sglang:time_to_first_token_seconds_sum{model_name="m",dp_rank="0"} 2.5
+sglang:time_to_first_token_seconds_count{model_name="m",dp_rank="0"} 4.0
+sglang:time_per_output_token_seconds_sum{model_name="m",dp_rank="0"} 0.75
+sglang:time_per_output_token_seconds_count{model_name="m",dp_rank="0"} 3.0
 """
 FIRST = Gauges(
     running=3,
@@ -51,6 +62,10 @@ FIRST = Gauges(
     prompt_tokens=100,
     prefills=3,
     prefill_s=0.25,
+    firsts=3,
+    firsts_s=1.5,
+    gaps=190,
+    gaps_s=9.5,
 )
 
 
@@ -61,7 +76,17 @@ def test_vllms_names_by_engine():
 
 def test_sglangs_names():
     assert read_metrics(SGLANG) == {
-        0: Gauges(running=3, waiting=2, kv_usage=0.75, generation_tokens=10, prompt_tokens=20)
+        0: Gauges(
+            running=3,
+            waiting=2,
+            kv_usage=0.75,
+            generation_tokens=10,
+            prompt_tokens=20,
+            firsts=4,
+            firsts_s=2.5,
+            gaps=3,
+            gaps_s=0.75,
+        )
     }
 
 

@@ -321,6 +321,22 @@ def test_metrics_count_steps_and_tokens():
     assert found["num_requests_running", 0] == found["num_requests_waiting", 0] == 0
 
 
+def test_metrics_tell_times_to_first_tokens_and_between_tokens():
+    async def scenario(_, client):
+        for tokens in (1, 5, 8):
+            await stream(client, COMPLETIONS, exactly(tokens, [1] * 3))
+        async with client.get("/metrics") as answer:
+            return await figures(client), await answer.text()
+
+    found, text = with_engine(scenario)
+    assert found["time_to_first_token_seconds_count", 0] == 3
+    assert found["inter_token_latency_seconds_count", 0] == 0 + 4 + 7
+    for name in ("time_to_first_token_seconds", "inter_token_latency_seconds"):
+        assert found[f"{name}_sum", 0] > 0
+        last = f'vllm:{name}_bucket{{engine="0",model_name="fake",le="+Inf"}} '
+        assert f"{last}{int(found[f'{name}_count', 0])}\n" in text
+
+
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers(-5, 2**40) | st.floats() | st.text(max_size=5),
     lambda inner: (

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import subprocess
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 from front_door import certificate
@@ -32,9 +33,6 @@ from integration.settings import (
     Trace,
     Workers,
 )
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 PORTS = Ports(listen=20001, admin=20002, door=20003, grpc=20004)
 WORKERS = Workers(addresses=("127.0.0.1:8000",))
@@ -84,6 +82,8 @@ def configs(draw: st.DrawFn) -> ServeConfig:
             door=door,
             host=draw(st.sampled_from(["127.0.0.1", "0.0.0.0", "::1"])),  # noqa: S104
             watchdog_s=draw(st.floats(0.5, 3600)),
+            sample_streams=draw(st.sampled_from([0, 1, 1024])),
+            sample_s=draw(st.floats(0.05, 60.0)),
         ),
         trace=Trace(
             opentelemetry=draw(st.none() | st.just("collector:4317")),
@@ -108,6 +108,26 @@ def test_envoy_accepts_tls_on_both_sides(tmp_path: Path) -> None:
     workers = Workers(addresses=("127.0.0.1:8000",), tls=True, ca="cert.pem")
     listen = Listen(certificate="cert.pem", key="key.pem")
     validated(tmp_path, ServeConfig(listen=listen, workers=workers, folder=tmp_path))
+
+
+@pytest.mark.parametrize("streams", [0, 16])
+def test_logs_differ_in_their_filters_alone(streams: int) -> None:
+    config = ServeConfig(workers=WORKERS, picker=Door(sample_streams=streams, sample_s=0.5))
+    made = bootstrap(config, PORTS, endpoints=Path("endpoints.json"))
+    manager = made["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]
+    manager = manager["typed_config"]
+    logs = [*manager["access_log"], *manager["http_filters"][-1]["typed_config"]["upstream_log"]]
+    # Envoy sends what it logs with the same settings in one stream, in order: starts before ends.
+    assert all(log["typed_config"] == logs[0]["typed_config"] for log in logs)
+    ours = [log["filter"]["and_filter"]["filters"] for log in logs]
+    types = [kind["log_type_filter"]["types"] for _, kind in ours]
+    if streams:
+        assert types == [["DownstreamEnd"], ["DownstreamPeriodic"], ["UpstreamPoolReady"]]
+        assert manager["access_log_options"] == {"access_log_flush_interval": "0.5s"}
+        assert ours[1][0]["header_filter"]["header"]["string_match"] == {"suffix": "w"}
+    else:
+        assert types == [["DownstreamEnd"], ["UpstreamPoolReady"]]
+        assert "access_log_options" not in manager
 
 
 def test_the_same_configuration_gives_the_same_bootstrap(tmp_path: Path) -> None:
