@@ -89,6 +89,11 @@ class Relay:
         if self._server is None:
             return
         server, self._server = self._server, None
+        # Whoever has been let in is served first: a server that closes leaves their sockets open.
+        for sock in server.sockets:
+            asyncio.get_running_loop().remove_reader(sock.fileno())
+        for _ in range(TURNS):
+            await asyncio.sleep(0)
         server.close()
         for writer in list(self._writers):
             reset(writer)
