@@ -42,6 +42,18 @@ _SOURCES = re.compile(
     r'^vllm:prompt_tokens_by_source_total\{.*?source="(\w+)".*?\} ([\d.e+]+)', re.MULTILINE
 )
 
+_MIRRORED = [
+    (
+        [f"vllm:time_to_first_token_seconds_{part}" for part in ("sum", "count")],
+        [f"brsolver_ttft_seconds_{part}" for part in ("sum", "count")],
+    ),
+    (
+        [f"vllm:inter_token_latency_seconds_{part}" for part in ("sum", "count")],
+        [f"brsolver_tpot_seconds_{part}" for part in ("sum", "count")],
+    ),
+]
+"""What ranks publish of their own, and what is to be said of it."""
+
 
 @pytest.fixture(scope="module", autouse=True)
 def envoy() -> None:
@@ -236,6 +248,24 @@ def test_usage_of_a_stream_reaches_client_and_books(ranked) -> None:
     assert figure(door, "output_tokens") - before == 9
 
 
+def test_times_that_ranks_measure_are_shown_as_theirs(ranked) -> None:
+    server, door = ranked
+    complete_all(door, ASKED)
+    asyncio.run(until(door, idle))
+
+    def agree(_: Audit) -> bool:
+        theirs, ours = server.get("/metrics"), fetch(f"{door.page}/metrics")
+        return all(
+            [figures(theirs, name, "engine") for name in engines]
+            == [figures(ours, name, "worker") for name in mirrored]
+            for engines, mirrored in _MIRRORED
+        )
+
+    # Ranks tell of theirs a little after the last token, and are asked now and then.
+    asyncio.run(until(door, agree))
+    assert all(figures(server.get("/metrics"), _MIRRORED[0][0][0], "engine"))
+
+
 def test_who_leaves_gives_back_what_was_reserved(ranked) -> None:
     _, door = ranked
 
@@ -298,6 +328,14 @@ def sources(server: Server) -> dict[str, int]:
     """Prompt tokens of a server by where they came from."""
     found = _SOURCES.findall(server.get("/metrics"))
     return {source: int(float(count)) for source, count in found}
+
+
+def figures(page: str, name: str, label: str) -> list[float]:
+    """A metric's values, by a label in order; the engines' own where it is said whose they are."""
+    lines = re.findall(rf"^{name}{{(.*?)}} ([\d.e+-]+)$", page, re.MULTILINE)
+    ours = [(labels, value) for labels, value in lines if 'source="envoy"' not in labels]
+    values = {re.search(rf'{label}="([^"]*)"', labels)[1]: float(value) for labels, value in ours}
+    return [values[key] for key in sorted(values)]
 
 
 def figure(door: FrontDoor, name: str) -> int:
