@@ -104,13 +104,14 @@ def _settings(
     return {
         "trace": held[task.held].trace.name,
         "predictor": held[task.held].predictor_name,
-        "predictor's code": _digest_of_predictor(predictor),
+        "predictor's code": digest_of_predictor(predictor),
         "times of requests": task.keep_times,
         **flat({name: each for name, each in params.items() if name not in KEYED}),
     }
 
 
-def _digest_of_predictor(predictor: PredictorSpec | BasePredictor) -> str:
+def digest_of_predictor(predictor: PredictorSpec | BasePredictor) -> str:
+    """Tell apart what a predictor's name stands for; see `digest_of`."""
     if not isinstance(predictor, PredictorSpec):
         return digest_of(type(predictor), {})
     if predictor.name == NO_PREDICTOR:
