@@ -43,7 +43,7 @@ class Holder:
     host, space : str
         Its machine, and its namespace of processes there: a container has one of its own.
     process : int
-    token : str
+    mark : str
         What tells it from any other.
     seen_s : float
         When it gave its last sign of life, in seconds of the clock on the wall.
@@ -52,17 +52,17 @@ class Holder:
     host: str
     space: str
     process: int
-    token: str
+    mark: str
     seen_s: float
 
     @classmethod
     def me(cls) -> Holder:
-        """Return this process, with a token of its own."""
+        """Return this process, with a mark of its own."""
         space = ""
         with suppress(OSError):
             space = str(Path("/proc/self/ns/pid").readlink())
         return cls(
-            host=socket.gethostname(), space=space, process=os.getpid(), token=uuid.uuid4().hex,
+            host=socket.gethostname(), space=space, process=os.getpid(), mark=uuid.uuid4().hex,
             seen_s=time.time(),
         )  # fmt: skip
 
@@ -91,7 +91,7 @@ class Lease:
     def check(self) -> None:
         """Raise `BrsolverError` if another process has taken it over."""
         theirs = _holder(self._study)
-        if theirs is not None and theirs.token != self._me.token:
+        if theirs is not None and theirs.mark != self._me.mark:
             raise BrsolverError(
                 f"study {self._study.study_name!r} has been taken over by {theirs}, as nothing had "
                 f"been heard of this process for {STALE_S:.0f} s; what was tried is kept there"
@@ -105,7 +105,7 @@ class Lease:
         self._write(self._me)
         time.sleep(SETTLE_S)
         theirs = _holder(self._study)
-        if theirs is not None and theirs.token != self._me.token:
+        if theirs is not None and theirs.mark != self._me.mark:
             raise self._refused(theirs)
 
     def keep(self) -> None:
@@ -131,7 +131,7 @@ class Lease:
 
     def _mine(self) -> bool:
         theirs = _holder(self._study)
-        return theirs is not None and theirs.token == self._me.token
+        return theirs is not None and theirs.mark == self._me.mark
 
     def _write(self, holder: Holder, now_s: float | None = None) -> None:
         seen = {} if now_s is None else {"seen_s": now_s}

@@ -290,16 +290,15 @@ class Core:
         self._driver.look_by(self._clock_s())
 
     def add_worker(self, spec: WorkerSpec) -> int:
-        """Let a worker take requests; return its index.
-
-        Raises
-        ------
-        ParameterError
-            There is one of that name, or it has more slots than a step has tokens.
-        """
+        """Let a worker take requests; return its index. See `Membership.add`."""
         index = self._membership.add(spec)
         self._driver.look_by(self._clock_s())
         return index
+
+    def resize(self, worker: int, slots: int | None) -> None:
+        """Let a worker run another number of requests at once; see `Membership.resize`."""
+        self._membership.resize(worker, slots)
+        self._driver.look_by(self._clock_s())
 
     def retire(self, worker: int, why: str = "") -> None:
         """Give a worker no more requests; it is gone once those that it has have ended."""

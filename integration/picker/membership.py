@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from brsolver.errors import StateError
@@ -87,6 +87,28 @@ class Membership:
         self._calls.emptied(worker)
         self._say(worker, "added", "")
         return worker.index
+
+    def resize(self, worker: int, slots: int | None) -> None:
+        """Let a worker run another number of requests at once; what runs beyond it runs on.
+
+        Parameters
+        ----------
+        worker : int
+        slots : int or None
+            None is the parameters' own.
+
+        Raises
+        ------
+        ParameterError
+            It is more than a step has tokens.
+        """
+        found = self._workers[worker]
+        if found.gone:
+            return
+        spec = replace(found.spec, slots=slots)
+        self._workers.check(spec)
+        found.spec, found.slots = spec, self._params.slots if slots is None else slots
+        self._session.state.slots[worker] = found.slots
 
     def retire(self, worker: int, why: str = "") -> None:
         """Give a worker no more requests; once it has none, it is gone."""

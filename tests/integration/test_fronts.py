@@ -112,6 +112,29 @@ def test_what_cannot_be_added_is_left_out_and_routing_goes_on():
     asyncio.run(run())
 
 
+def test_other_slots_of_a_replica_are_taken_in():
+    async def run():
+        made = front(["a"])
+        tasks = await placing(made, 6)
+        assert (made.audit().reserved, made.audit().held) == (2, 4)
+        made.follow({"a": Room(slots=5)})
+        tasks += await placing(made, 0)
+        assert (made.audit().reserved, made.audit().held) == (5, 1)
+        # What runs runs on, and nothing comes until there is room.
+        made.follow({"a": Room(slots=1)})
+        for done in [task for task in tasks if task.done()][:4]:
+            made.ended(done.result(), End.FINISHED)
+        await placing(made, 0)
+        assert (made.audit().reserved, made.audit().held) == (1, 1)
+        made.follow({"a": Room()})
+        await placing(made, 0)
+        assert (made.audit().reserved, made.audit().held) == (2, 0)
+        assert made.audit().wrong == ()
+        assert made.replicas == ["a"]
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize(
     "body",
     [
