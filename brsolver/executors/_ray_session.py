@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import socket
 import sys
 import threading
 from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 from brsolver.errors import BrsolverError, ParameterError
+from brsolver.executors._ray_greeting import UNAUTHENTICATED, greeted, reachable
 from brsolver.executors._threads import one_thread_each
 
 if TYPE_CHECKING:
@@ -24,10 +24,12 @@ HERE = "local"
 
 _ADDRESS = "RAY_ADDRESS"
 _AUTHENTICATION = "RAY_AUTH_MODE"
-_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5)
-"""What a client of gRPC begins with: RFC 9113, section 3.4, and empty settings."""
-_HEAD_BYTES, _TYPE_AT, _SETTINGS = 9, 3, 4
-"""A frame's head, where in it the type stands, and that of settings: section 4.1 and 6.5."""
+_CLIENTS = "ray://"
+_OF_CLUSTER, _OF_CLIENTS = (
+    "/ray.rpc.NodeInfoGcsService/CheckAlive",
+    "/ray.rpc.RayletDriver/ClusterInfo",
+)
+"""Methods that cost nothing, of a cluster's head and of its server of clients."""
 
 
 @contextmanager
@@ -120,7 +122,7 @@ def _own_output() -> Iterator[None]:
 
 
 def _connect(ray: Any, address: str, jobs: int | None) -> None:
-    _require_reachable(address)
+    _require_reachable(ray, address)
     given: dict[str, Any] = {"address": address}
     if address == HERE:
         given |= {"num_cpus": jobs, "include_dashboard": False}
@@ -128,41 +130,54 @@ def _connect(ray: Any, address: str, jobs: int | None) -> None:
         # One line of ours is enough if it fails, and results are all that belongs on stdout.
         with one_thread_each() if address == HERE else nullcontext():
             ray.init(**given, logging_level=logging.ERROR, log_to_driver=False)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+    except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
         ray.shutdown()
         raise _unreachable(address, str(error)) from error
 
 
-def _require_reachable(address: str) -> None:
+def _require_reachable(ray: Any, address: str) -> None:
     """Raise within seconds where Ray itself would try for a minute, and then end the process."""
     if address in ("auto", HERE):
         return
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    place = _place(address)
+    method = _OF_CLIENTS if address.startswith(_CLIENTS) else _OF_CLUSTER
+    try:
+        if os.environ.get("RAY_USE_TLS", "0") not in ("", "0"):
+            # Encrypted, so that nothing more can be told without certificates.
+            reachable(place, CONNECT_S)
+            return
+        answer = greeted(place, method, _token(ray), CONNECT_S)
+    except OSError as error:
+        raise _unreachable(address, error.strerror or str(error)) from error
+    if not answer.speaks:
+        raise _unreachable(address, "what listens there does not answer as Ray does")
+    if answer.status == UNAUTHENTICATED:
+        raise BrsolverError(
+            f"the Ray cluster at {address} does not take this process in: it wants a token, must "
+            f"be given its own by {_AUTHENTICATION}=token and RAY_AUTH_TOKEN=... in the environment"
+        )
+
+
+def _place(address: str) -> tuple[str, int]:
+    host, colon, port = address.removeprefix(_CLIENTS).rpartition(":")
     if not (colon and host and port.isdecimal() and 0 < int(port) < 65_536):
         raise ParameterError(
             f"ray_address is {address!r}, must be HOST:PORT, ray://HOST:PORT or auto"
         )
-    try:
-        answer = _greeted(host.strip("[]"), int(port))
-    except OSError as error:
-        raise _unreachable(address, error.strerror or str(error)) from error
-    if answer is not None and answer[_TYPE_AT : _TYPE_AT + 1] != bytes([_SETTINGS]):
-        raise _unreachable(address, "what listens there does not answer as Ray does")
+    return host.strip("[]"), int(port)
 
 
-def _greeted(host: str, port: int) -> bytes | None:
-    """Return the head of the first frame that a server of gRPC answers with.
-
-    None where connections are encrypted, so that nothing can be told without certificates.
-    """
-    with socket.create_connection((host, port), timeout=CONNECT_S) as stream:
-        if os.environ.get("RAY_USE_TLS", "0") not in ("", "0"):
-            return None
-        stream.sendall(_PREFACE)
-        head = b""
-        while len(head) < _HEAD_BYTES and (more := stream.recv(_HEAD_BYTES - len(head))):
-            head += more
-        return head
+def _token(ray: Any) -> str:
+    """Return what Ray will say for itself; empty where it has nothing to say."""
+    if os.environ.get(_AUTHENTICATION, "token").lower() != "token":
+        return ""
+    # Older ones have no tokens.
+    with suppress(AttributeError, ray.exceptions.RayError):
+        loader = ray._raylet.AuthenticationTokenLoader.instance()  # noqa: SLF001 # nothing public does it
+        # Taken whatever the mode: Ray takes one that lies in the user's folder.
+        token = loader.get_raw_token(ignore_auth_mode=True)
+        return f"Bearer {token}" if token else ""
+    return ""
 
 
 def _unreachable(address: str, cause: str) -> BrsolverError:

@@ -128,7 +128,7 @@ def test_board(brsolver: Callable[..., Any], here: Path) -> None:
 def test_gap_and_explain(brsolver: Callable[..., Any], traffic: Path) -> None:
     gap = brsolver("gap", traffic, "--policies", f"{NAME},jsq", *SERVER, "--budget", "1s", "--json")
     assert NAME in gap.out
-    told = brsolver("explain", traffic, "--policy", NAME, *SERVER, "--step", 3)
+    told = brsolver("explain", traffic, "--policy", NAME, *SERVER)
     assert told.code == 0
 
 
