@@ -157,7 +157,7 @@ class Front:
             if worker is None:
                 self._tell("adding", self._add, replica, room)
             elif room.slots != self._rooms[replica].slots:
-                self._tell("resizing", self._pump.resize, worker, room.slots)
+                self._tell("resizing", self._pump.keep, worker, room.slots)
         self._rooms = dict(replicas)
 
     def lost(self, replica: str) -> None:
@@ -204,8 +204,12 @@ class Front:
         return self._core.rebuild([Live(ask.name, worker, ask.prompt_tokens, 0)]) == 1
 
     def _add(self, replica: str, room: Room) -> None:
+        before = next((w for w, name in self._replicas.items() if name == replica), None)
+        if before is not None and self._pump.keep(before, room.slots):
+            # What it ran before it went still runs.
+            self._workers[replica] = before
+            return
         self._added += 1
-        # One that comes back while it still drains is another.
         worker = self._pump.add_worker(_spec(f"{replica}#{self._added}", room))
         self._workers[replica], self._replicas[worker] = worker, replica
 

@@ -295,10 +295,11 @@ class Core:
         self._driver.look_by(self._clock_s())
         return index
 
-    def resize(self, worker: int, slots: int | None) -> None:
-        """Let a worker run another number of requests at once; see `Membership.resize`."""
-        self._membership.resize(worker, slots)
+    def keep(self, worker: int, slots: int | None) -> bool:
+        """Let a worker run so many requests at once; see `Membership.keep`."""
+        kept = self._membership.keep(worker, slots)
         self._driver.look_by(self._clock_s())
+        return kept
 
     def retire(self, worker: int, why: str = "") -> None:
         """Give a worker no more requests; it is gone once those that it has have ended."""

@@ -105,10 +105,11 @@ class Pump:
         self._run_in(0.0)
         return worker
 
-    def resize(self, worker: int, slots: int | None) -> None:
-        """See `Core.resize`."""
-        self.core.resize(worker, slots)
+    def keep(self, worker: int, slots: int | None) -> bool:
+        """See `Core.keep`."""
+        kept = self.core.keep(worker, slots)
         self._run_in(0.0)
+        return kept
 
     def retire(self, worker: int, why: str = "") -> None:
         """See `Core.retire`."""

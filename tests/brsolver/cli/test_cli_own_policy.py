@@ -70,7 +70,7 @@ def test_simulate(brsolver: Callable[..., Any], traffic: Path) -> None:
     done = brsolver("simulate", traffic, *SERVER, "--policy", f"{NAME}:least=2", "--json")
     facts = json.loads(done.out)
     assert (facts["policy"], facts["policy_params"]) == (f"{NAME}:least=2", {"least": 2})
-    assert facts["metrics"]["finished"] == 300
+    assert facts["finished"] == 300
 
 
 def test_compare_in_processes_of_their_own(traffic: Path, here: Path) -> None:

@@ -250,7 +250,8 @@ def test_a_second_process_is_told_of_the_first_and_follows_one_that_was_killed(
     assert followed.code == 0
     # What the test's own process is asked reads no line.
     facts = json.loads(followed.out[followed.out.index("{") :])
-    assert facts["counts"] == {"complete": 3, "pruned": 0, "failed": 0}
+    assert len(facts["trials"]) == 3
+    assert facts["counts"]["failed"] == 0
 
 
 def test_a_study_of_another_goal_is_one_line(

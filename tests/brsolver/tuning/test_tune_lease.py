@@ -64,7 +64,7 @@ def test_who_holds_it_is_named_and_left_alone(study: optuna.Study) -> None:
     write(study, LIVES)
     line = (
         r"study 'tune' is gone on with by process 7 on elsewhere, heard of \d+ s ago, must be by "
-        r"one at a time: wait for that one, or give another --study"
+        r"one process at a time: wait for that one, or give another --study"
     )
     with pytest.raises(BrsolverError, match=line) as caught, leased(study, shared=True):
         pass
