@@ -114,12 +114,12 @@ def test_tune_and_what_it_writes_is_loaded_from_there(
 def test_board(brsolver: Callable[..., Any], here: Path) -> None:
     done = brsolver(
         "board", "--quick", "--only", "trace=chat", "--only", "regime=saturated", "--policies",
-        "jsq", "--policy", NAME, "--policy", f"{NAME}:least=2@immediate", "--jobs", 1, "--out",
+        "jsq", "--policy", NAME, "--policy", f"{NAME}:least=1@immediate", "--jobs", 1, "--out",
         "board",
     )  # fmt: skip
     assert done.code == 0
     lines = done.out.splitlines()
-    for label in (f"{NAME}@pooled", f"{NAME}:least=2@immediate"):
+    for label in (f"{NAME}@pooled", f"{NAME}:least=1@immediate"):
         assert sum(line.startswith(label) for line in lines) == 1
     rows = pq.read_table(here / "board" / "results.parquet").to_pylist()
     assert all((row["policy_code"] is not None) == row["policy"].startswith(NAME) for row in rows)
