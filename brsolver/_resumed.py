@@ -115,12 +115,13 @@ def settings_of(
     return {
         "trace": held.trace.name,
         "predictor": held.predictor_name,
-        "predictor's code": _digest_of_predictor(predictor),
+        "predictor's code": digest_of_predictor(predictor),
         **flat({name: each for name, each in params.to_dict().items() if name not in KEYED}),
     }
 
 
-def _digest_of_predictor(predictor: PredictorSpec | BasePredictor) -> str:
+def digest_of_predictor(predictor: PredictorSpec | BasePredictor) -> str:
+    """Tell apart what a predictor's name stands for; see `digest_of`."""
     if not isinstance(predictor, PredictorSpec):
         return digest_of(type(predictor), {})
     if predictor.name == NO_PREDICTOR:

@@ -1,4 +1,4 @@
-"""Policies and predictors by name, found through entry points."""
+"""Policies and predictors by name, found through entry points, or as ``MODULE:CLASS``."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from importlib.metadata import EntryPoint, entry_points
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
+from brsolver._by_module import entry_of
 from brsolver.errors import ParameterError, UnknownNameError
 from brsolver.options import shown
 from brsolver.policy import as_policy
 from brsolver.predictors import BasePredictor
-from brsolver.specs import build_params, parse_spec
+from brsolver.specs import build_params, parse_policy, parse_spec
 from brsolver.streams import stream
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def make_policy(name: str, params: Mapping[str, object] | None = None, **context
     Parameters
     ----------
     name : str
-        Name of a `brsolver.policies` entry point.
+        Name of a `brsolver.policies` entry point, or ``MODULE:CLASS``.
     params : mapping of str to object, optional
         Values for its `Params`, as strings or as what they stand for.
     **context
@@ -134,7 +135,7 @@ class PolicySpec:
     Attributes
     ----------
     name : str
-        Name of a `brsolver.policies` entry point.
+        Name of a `brsolver.policies` entry point, or ``MODULE:CLASS``.
     text : str
         The specification as it was written, which is what results call it.
     params : object or None
@@ -150,7 +151,7 @@ class PolicySpec:
 
     @classmethod
     def parse(cls, text: str, more: Mapping[str, object] = _NOTHING) -> PolicySpec:
-        """Read ``NAME`` or ``NAME:KEY=VALUE,...``.
+        """Read ``NAME`` or ``NAME:KEY=VALUE,...``, or ``MODULE:CLASS`` in place of the name.
 
         Parameters
         ----------
@@ -165,7 +166,8 @@ class PolicySpec:
         ParameterError
             The text is no specification, or a parameter has a value it cannot have.
         """
-        name, values = parse_spec(text)
+        installed = text.partition(":")[0].strip() in _entries(POLICY_GROUP)
+        name, values = parse_spec(text) if installed else parse_policy(text)
         return cls.of(name, {**values, **more}, text="" if more else text)
 
     @classmethod
@@ -347,21 +349,18 @@ def _entries(group: str) -> dict[str, EntryPoint]:
 
 def _load(group: str, kind: str, name: str) -> type:
     entries = _entries(group)
-    if name not in entries:
+    entry = entries.get(name) or entry_of(group, name)
+    if entry is None:
         raise UnknownNameError.suggest(kind, name, entries)
+    what = f"{kind} {name!r}" + (f" ({entry.value})" if entry.value != name else "")
     try:
-        loaded = entries[name].load()
+        loaded = entry.load()
     except Exception as error:  # a stranger's module may raise anything when imported
-        raise ParameterError(
-            f"{kind} {name!r} ({entries[name].value}) cannot be loaded: {error}"
-        ) from error
+        raise ParameterError(f"{what} cannot be loaded: {error}") from error
     method = _METHODS[group]
     if not isinstance(loaded, type) or not callable(getattr(loaded, method, None)):
         found = loaded.__name__ if isinstance(loaded, type) else f"a {type(loaded).__name__}"
-        raise ParameterError(
-            f"{kind} {name!r} ({entries[name].value}) is {found}, "
-            f"must be a class with a method {method}"
-        )
+        raise ParameterError(f"{what} is {found}, must be a class with a method {method}")
     return loaded
 
 

@@ -36,6 +36,9 @@ _COUNT = re.compile(
     rf"(?P<number>[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?)(?P<unit>{'|'.join(_UNITS)})"
 )
 _MAX_DIGITS = 308
+_CLASS = re.compile(r"\s*(?P<name>[^\W\d]\w*(\.[^\W\d]\w*)*(?<!\.py):[^\W\d]\w*)\s*(:|$)")
+"""``MODULE:CLASS``, which begins a specification."""
+_FILE = re.compile(r"\.py:[^\W\d]\w*\s*(:|$)")
 
 
 def parse_spec(spec: str) -> tuple[str, dict[str, str]]:
@@ -58,19 +61,34 @@ def parse_spec(spec: str) -> tuple[str, dict[str, str]]:
     ParameterError
         If the name is missing, or a parameter is not ``key=value``, or is given twice.
     """
-    name, colon, rest = spec.partition(":")
+    name, _, rest = spec.partition(":")
     name = name.strip()
     if not name:
         raise _no_spec(spec, "it has no name")
+    return name, _parameters(spec, rest)
+
+
+def parse_policy(spec: str) -> tuple[str, dict[str, str]]:
+    """Take a specification apart whose name may be ``MODULE:CLASS``; see `parse_spec`."""
+    found = _CLASS.match(spec)
+    if found is None:
+        if _FILE.search(spec):
+            raise _no_spec(spec, "a file is named MODULE:CLASS, as in my_policy:MyPolicy")
+        return parse_spec(spec)
+    return found["name"], _parameters(spec, spec[found.end() :])
+
+
+def _parameters(spec: str, rest: str) -> dict[str, str]:
+    """Read ``KEY=VALUE,...``; `spec` is what it is of, for messages."""
     parameters: dict[str, str] = {}
-    for item in rest.split(",") if colon and rest.strip() else ():
+    for item in rest.split(",") if rest.strip() else ():
         key, equals, value = (part.strip() for part in item.partition("="))
         if not (key and equals and value):
             raise _no_spec(spec, f"{item.strip()!r} is not KEY=VALUE")
         if key in parameters:
             raise _no_spec(spec, f"it sets {key!r} twice")
         parameters[key] = value
-    return name, parameters
+    return parameters
 
 
 def _no_spec(spec: str, reason: str) -> ParameterError:
@@ -83,7 +101,7 @@ def split_policies(text: str) -> tuple[str, ...]:
     """Take a comma-separated list of policy specifications apart.
 
     A comma separates policies, except that a piece ``key=value`` belongs to the policy before
-    it: ``"br-0,br-h:horizon=40,gamma=0.9,jsq"`` names three policies.
+    it: ``"br-0,br-h:horizon=40,gamma=0.9,mine:Mine:a=1"`` names three policies.
     """
     specs: list[str] = []
     for piece in (piece.strip() for piece in text.split(",")):
@@ -93,7 +111,7 @@ def split_policies(text: str) -> tuple[str, ...]:
         if equals and ":" not in head:
             if not specs:
                 raise _no_list(text, f"{piece!r} follows no policy")
-            specs[-1] += ("," if ":" in specs[-1] else ":") + piece
+            specs[-1] += ("," if "=" in specs[-1] else ":") + piece
         else:
             specs.append(piece)
     return tuple(specs)

@@ -3,8 +3,10 @@
 Requests are drawn with replacement from each file, and anew from each preset, by seed. What is in
 FOLDER already is not run again. Parts are *elsewhere* and *colocated* (one router, by where prompts
 are computed), *cells* and *colocated-cells* (cells of workers, at the largest cluster, beside the
-routers that they are held against). Figures are of full slots, a pool of 4·G waiting. The status is
-1 where a run failed, and 2 where nothing can be run.
+routers that they are held against), *cells-by-time* (the same with requests that come by time) and
+*cells-at-once* (that are sent as they come, not pooled). Figures of all but *cells-by-time* are of
+full slots, a pool of 4·G waiting. The status is 1 where a run failed, and 2 where nothing can be
+run.
 """
 
 from __future__ import annotations
@@ -16,18 +18,17 @@ from typing import TYPE_CHECKING
 
 from benchmarks.studies.pictures import draw_growth
 from benchmarks.studies.plan import (
-    COLOCATED,
-    ELSEWHERE,
+    PARTS,
     REQUESTS,
     WORKERS,
     Sized,
     campaign_of,
-    cell_runs,
-    runs,
+    part_of,
 )
 from benchmarks.studies.tables import Results, show_cells, show_costs, show_growth
+from brsolver._limits import require_whole
 from brsolver.campaign import run_campaign
-from brsolver.errors import BrsolverError, ParameterError, UnknownNameError
+from brsolver.errors import BrsolverError, ParameterError
 from brsolver.executors import EXECUTORS, ExecutorParams, executor_of
 from brsolver.specs import split_policies
 
@@ -36,12 +37,7 @@ if TYPE_CHECKING:
 
     from benchmarks.studies.plan import Run
 
-PARTS = {
-    "elsewhere": (ELSEWHERE, False),
-    "colocated": (COLOCATED, False),
-    "cells": (ELSEWHERE, True),
-    "colocated-cells": (COLOCATED, True),
-}
+MOST_SEEDS = 1000
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -99,19 +95,15 @@ def planned_by(options: argparse.Namespace) -> list[Run]:
     UnknownNameError
         There is no such part.
     """
-    workers, seeds = _whole("--workers", options.workers), _whole("--seeds", options.seeds)
+    require_whole("seeds", options.seeds, 1, MOST_SEEDS)
+    workers, seeds = _whole("--workers", options.workers), range(options.seeds)
     sized = Sized(requests=options.requests, per_slot=options.per_slot)
-    planned: list[Run] = []
-    for part in options.parts.split(","):
-        if part not in PARTS:
-            raise UnknownNameError.suggest("part", part, PARTS)
-        prefill, in_cells = PARTS[part]
-        for source in map(_found, options.traces or ["preset:chat"]):
-            planned += (
-                cell_runs(prefill, source, max(workers), seeds, sized)
-                if in_cells
-                else runs(prefill, source, workers, seeds, sized)
-            )
+    planned = [
+        run
+        for part in options.parts.split(",")
+        for source in map(_found, options.traces or ["preset:chat"])
+        for run in part_of(part, source, workers, seeds, sized)
+    ]
     return _wanted(dict.fromkeys(planned), options.policies)
 
 
@@ -150,7 +142,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--parts", default="elsewhere", help=", ".join(PARTS))
     parser.add_argument("--policies", help="of the parts', only these")
     parser.add_argument("--workers", default=",".join(map(str, WORKERS)))
-    parser.add_argument("--seeds", default="0")
+    parser.add_argument("--seeds", type=int, default=1, help="how many, from 0 on; default 1")
     parser.add_argument("--requests", type=int, default=REQUESTS)
     parser.add_argument("--per-slot", type=int, default=0, help="requests per slot instead")
     parser.add_argument("--executor", default="local", choices=EXECUTORS)

@@ -71,15 +71,20 @@ def trace_of(run: Run) -> Trace:
 
 
 def params_of(run: Run) -> SimulationParams:
-    """Return the parameters of a run: pooled routing, slots kept full from a pool of 4·G."""
+    """Return the parameters of a run: slots kept full from a pool of 4·G, unless it has a load."""
     from brsolver import SimulationParams
-    from brsolver.simulator import Prefill
+    from brsolver.simulator import Arrivals, Prefill
 
     own = run.prefill == COLOCATED
-    prefill = Prefill()
+    prefill, arrivals = Prefill(), Arrivals()
     if own:
         prefill = Prefill(mode="colocated", budget=BUDGET, interval=run.interval)
-    return SimulationParams(workers=run.workers, slots=SLOTS, prefill=prefill, seed=run.seed)
+    if run.load:
+        arrivals = Arrivals(mode="utilization", utilization=run.load)
+    return SimulationParams(
+        workers=run.workers, slots=SLOTS, prefill=prefill, arrivals=arrivals, routing=run.routing,
+        seed=run.seed,
+    )  # fmt: skip
 
 
 def window_of(result: SimulationResult) -> slice:

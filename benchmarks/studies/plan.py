@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from brsolver.campaign import Campaign, Cell
+from brsolver.errors import UnknownNameError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -21,6 +22,12 @@ REQUESTS = 1_000_000
 BASELINE = "vllm"
 
 ELSEWHERE, COLOCATED = "elsewhere", "colocated"
+PARTS = (
+    ELSEWHERE, COLOCATED, "cells", "colocated-cells", "cells-by-time", "cells-at-once"
+)  # fmt: skip
+POOLED, IMMEDIATE = "pooled", "immediate"
+LOAD = 0.9
+"""Of the slots in use, in the mean, where requests come by time."""
 POLICIES = MappingProxyType(
     {
         ELSEWHERE: (BASELINE, "jsq-load", "br-0", "br-h", "br-ramp"),
@@ -63,6 +70,16 @@ WITH_INTERVAL = (
 )
 
 
+BY_TIME = (
+    "br-ramp",
+    "cells:size=64,d=2,inner=br-ramp",
+    "cells:size=64,d=1,inner=br-ramp",
+)
+"""Where requests come by time."""
+AT_ONCE = ("jsq-load", "cells:size=64,d=2,inner=jsq-load")
+"""Where every request is sent as it comes."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
     """One run of a study.
@@ -81,6 +98,10 @@ class Run:
         Requests per slot that there are, where their number goes by the cluster; else 0.
     interval : int
         Workers compute prompts in steps divisible by this only (``prefill_schedule_interval``).
+    routing : {"pooled", "immediate"}
+    load : float
+        Share of the slots that are in use in the mean, requests coming by time (Poisson); 0 keeps
+        all slots full from a pool.
     """
 
     prefill: str
@@ -91,6 +112,8 @@ class Run:
     requests: int
     per_slot: int = 0
     interval: int = 1
+    routing: str = POOLED
+    load: float = 0.0
 
     @property
     def trace(self) -> str:
@@ -103,7 +126,7 @@ class Run:
         return self.source.startswith("preset:")
 
     @property
-    def key(self) -> dict[str, str | int]:
+    def key(self) -> dict[str, str | int | float]:
         """What tells it from others, wherever the file lies."""
         return {
             "prefill": self.prefill,
@@ -114,6 +137,8 @@ class Run:
             "requests": self.requests,
             "per_slot": self.per_slot,
             "interval": self.interval,
+            "routing": self.routing,
+            "load": self.load,
         }
 
 
@@ -165,6 +190,45 @@ def cell_runs(
         for seed in seeds
         for policy, interval in tried
     ]  # fmt: skip
+
+
+def other_runs(
+    policies: Iterable[str],
+    source: str,
+    workers: int,
+    seeds: Iterable[int],
+    sized: Sized,
+    *,
+    routing: str = POOLED,
+    load: float = 0.0,
+) -> list[Run]:
+    """Return runs, prompts computed elsewhere, that are routed otherwise or come by time."""
+    return [
+        sized.run(
+            prefill=ELSEWHERE, source=source, workers=workers, policy=policy, seed=seed,
+            routing=routing, load=load,
+        )
+        for seed in seeds
+        for policy in policies
+    ]  # fmt: skip
+
+
+def part_of(
+    name: str, source: str, workers: Sequence[int], seeds: Sequence[int], sized: Sized
+) -> list[Run]:
+    """Return the runs of one of `PARTS` for one trace; of cells at the largest cluster."""
+    most = max(workers)
+    match name:
+        case "elsewhere" | "colocated":
+            return runs(name, source, workers, seeds, sized)
+        case "cells" | "colocated-cells":
+            prefill = ELSEWHERE if name == "cells" else COLOCATED
+            return cell_runs(prefill, source, most, seeds, sized)
+        case "cells-by-time":
+            return other_runs(BY_TIME, source, most, seeds, sized, load=LOAD)
+        case "cells-at-once":
+            return other_runs(AT_ONCE, source, most, seeds, sized, routing=IMMEDIATE)
+    raise UnknownNameError.suggest("part", name, PARTS)
 
 
 def campaign_of(planned: Sequence[Run]) -> Campaign:

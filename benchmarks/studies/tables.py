@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,9 +12,14 @@ import numpy as np
 from benchmarks._table import show
 from benchmarks.studies.growth import Exponent, exponent
 from benchmarks.studies.plan import BASELINE, POLICIES
+from brsolver.results.comparison import mean_and_half_width
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Sequence
+
+
+SETTING = ("prefill", "trace", "length", "interval", "routing", "load")
+"""What runs have in common that are shown in one table."""
 
 
 class Results:
@@ -30,7 +36,7 @@ class Results:
 
     def _gains(self) -> None:
         """Add every run's gain over vLLM's rule on the same requests, without an interval."""
-        names = ("prefill", "trace", "workers", "seed", "requests")
+        names = ("prefill", "trace", "workers", "seed", "requests", "routing", "load")
         base = {
             tuple(row[name] for name in names): row["tokens_s"]
             for row in self.rows
@@ -45,15 +51,18 @@ class Results:
         return [row for row in self.rows if all(row[k] == v for k, v in values.items())]
 
     def settings(self) -> list[dict[str, Any]]:
-        """Return where prompts are computed, traces, numbers of requests and intervals."""
-        names = ("prefill", "trace", "length", "interval")
-        found = dict.fromkeys(tuple(row[name] for name in names) for row in self.rows)
-        return [dict(zip(names, values, strict=True)) for values in found]
+        """Return what runs have in common that are shown in one table."""
+        found = dict.fromkeys(tuple(row[name] for name in SETTING) for row in self.rows)
+        return [dict(zip(SETTING, values, strict=True)) for values in found]
 
     def mean(self, figure: str, **values: object) -> float:
         """Return a figure's mean over seeds; NaN where nothing was run."""
         found = [row[figure] for row in self.of(**values)]
         return float(np.mean(found)) if found else math.nan
+
+    def written(self, figure: str, text: Callable[[float], str], **values: object) -> str:
+        """Write a figure's mean over seeds, and half its interval where there are several."""
+        return with_interval([row[figure] for row in self.of(**values)], text)
 
     def sizes(self, **values: object) -> list[int]:
         """Return the sizes of cluster that one router was run at."""
@@ -66,6 +75,14 @@ class Results:
         for row in self.of(**values):
             by_seed[row["seed"]][row["workers"]] = row[figure]
         return exponent(by_seed)
+
+
+def with_interval(figures: Sequence[float], text: Callable[[float], str]) -> str:
+    """Write the mean, and half its 95 % interval (Student's t) if there are several figures."""
+    mean, half, _ = mean_and_half_width(figures)
+    if math.isnan(mean):
+        return "–"
+    return text(mean) if math.isnan(half) else f"{text(mean)} ± {text(half).removeprefix('+')}"
 
 
 def _length(row: Mapping[str, Any]) -> str:
@@ -98,7 +115,7 @@ def show_growth(results: Results) -> None:
             rows = [
                 (
                     policy,
-                    *(text(results.mean(figure, **setting, workers=g, policy=policy))
+                    *(results.written(figure, text, **setting, workers=g, policy=policy)
                       for g in sizes),
                     str(results.exponent(figure, **setting, policy=policy)),
                 )
@@ -111,7 +128,8 @@ def show_growth(results: Results) -> None:
 def titled(setting: Mapping[str, Any]) -> str:
     """Name a setting in a table's title."""
     where = f"prompts {setting['prefill']}, interval {setting['interval']}"
-    return f"{setting['trace']}, {setting['length']}, {where}"
+    when = f"by time at {setting['load']:g} of the slots" if setting["load"] else "all slots full"
+    return f"{setting['trace']}, {setting['length']}, {where}, {setting['routing']}, {when}"
 
 
 def show_costs(results: Results) -> None:
@@ -127,14 +145,13 @@ def show_costs(results: Results) -> None:
 
 
 def show_cells(results: Results) -> None:
-    """Print what cells cost, beside one router of the same policy."""
+    """Print what cells cost, beside one router of the same policy; means over seeds."""
     for setting in results.settings():
         found = results.of(**setting)
-        rows = [_cells_row(results, row) for row in found]
         if any(in_cells(row["policy"]) for row in found):
-            header = ("G", "seed", "policy", "imbalance over one router's", "time lost, %",
-                      "one router, %", "tokens/s over one router's, %", "over vllm's, %",
-                      "TTFT P99 s", "one router, s", "slots in use, %")  # fmt: skip
+            tried = dict.fromkeys((row["workers"], row["policy"]) for row in found)
+            rows = [_cells_row(results, {**setting, "workers": g, "policy": p}) for g, p in tried]
+            header = ("G", "policy", *(heading for heading, *_ in _BESIDE))
             show(f"{titled(setting)}: cells instead of one router", header, rows)
 
 
@@ -147,16 +164,34 @@ def inner_of(policy: str) -> str:
     return parse_spec(policy)[1].get("inner", "br-ramp")
 
 
-def _cells_row(results: Results, row: Mapping[str, Any]) -> tuple[object, ...]:
-    same = ("prefill", "trace", "workers", "seed", "length", "interval")
-    one = results.of(policy=inner_of(row["policy"]), **{name: row[name] for name in same})
-    beside = one[0] if one else dict.fromkeys(row, math.nan)
-    return (
-        row["workers"], row["seed"], row["policy"].removeprefix("cells:"),
-        f"{row['imbalance'] / beside['imbalance']:.3f}",
-        f"{100 * row['lost_share']:.2f}", f"{100 * beside['lost_share']:.2f}",
-        f"{100 * (row['tokens_s'] / beside['tokens_s'] - 1):+.2f}",
-        f"{100 * row['gain']:+.2f}",
-        f"{row['ttft_p99_s']:.1f}", f"{beside['ttft_p99_s']:.1f}",
-        f"{100 * row['slots_in_use']:.2f}",
-    )  # fmt: skip
+Compared = Mapping[str, Any]
+_BESIDE: Sequence[tuple[str, Callable[[Compared, Compared], float], str]] = (
+    ("imbalance over one router's", lambda own, one: own["imbalance"] / one["imbalance"], ".3f"),
+    ("time lost, %", lambda own, _: 100 * own["lost_share"], ".2f"),
+    ("one router, %", lambda _, one: 100 * one["lost_share"], ".2f"),
+    (
+        "tokens/s over one router's, %",
+        lambda own, one: 100 * (own["tokens_s"] / one["tokens_s"] - 1),
+        "+.2f",
+    ),
+    ("over vllm's, %", lambda own, _: 100 * own["gain"], "+.2f"),
+    ("TPOT P50, ms", lambda own, _: 1e3 * own["tpot_p50_s"], ".2f"),
+    ("TTFT P99, s", lambda own, _: own["ttft_p99_s"], ".2f"),
+    ("one router, s", lambda _, one: one["ttft_p99_s"], ".2f"),
+    ("slots in use, %", lambda own, _: 100 * own["slots_in_use"], ".2f"),
+)
+"""Heading, figure of a run and of the one router that it is held against, and how it is written."""
+
+
+def _cells_row(results: Results, what: Mapping[str, Any]) -> tuple[object, ...]:
+    beside = {
+        row["seed"]: row for row in results.of(**{**what, "policy": inner_of(what["policy"])})
+    }
+    runs = results.of(**what)
+    nothing = dict.fromkeys(runs[0], math.nan)
+    pairs = [(row, beside.get(row["seed"], nothing)) for row in runs]
+    cells = (
+        with_interval([found(own, one) for own, one in pairs], lambda x, form=form: format(x, form))
+        for _, found, form in _BESIDE
+    )
+    return (what["workers"], what["policy"].removeprefix("cells:"), *cells)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping  # noqa: TC003 # get_type_hints evaluates them
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -26,6 +26,7 @@ from brsolver.simulator.config import component_from
 from brsolver.simulator.prefill import Prefill
 from brsolver.specs import build_params, convert
 
+MAX_SEEDS = 1000
 PACKAGED = ("default", "quick")
 """Definitions that come with the package."""
 PARTS = ("traces", "prefill", "regimes", "hardware")
@@ -99,7 +100,7 @@ class Regime:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BoardDefinition:
-    """Everything that a board's figures depend on, policies aside.
+    """Everything that a board's figures depend on, beside further policies.
 
     Attributes
     ----------
@@ -154,11 +155,19 @@ class BoardDefinition:
             )
             prefill.check_slots(self.slots)
 
+    def seeded(self, count: int) -> BoardDefinition:
+        """Return it with so many seeds, from 0 on."""
+        require_whole("seeds", count, 1, MAX_SEEDS)
+        return replace(self, seeds=tuple(range(count)))
+
     @property
     def fingerprint(self) -> str:
-        """Short digest of all that figures depend on, policies aside: more may be added."""
+        """Short digest of all that figures depend on, but for policies and seeds.
+
+        More of these may be added.
+        """
         facts = asdict(self)
-        for name in ("name", "policies", "cache_policies"):
+        for name in ("name", "policies", "cache_policies", "seeds"):
             del facts[name]
         text = json.dumps(facts, sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from brsolver.errors import ParameterError
 from brsolver.registry import PolicySpec
-from brsolver.specs import split_policies
+from brsolver.specs import parse_policy, split_policies
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -125,4 +125,4 @@ def _cached_only(definition: BoardDefinition, name: str) -> bool:
 
 
 def _name(written: str) -> str:
-    return written.partition(":")[0].strip()
+    return parse_policy(written)[0]

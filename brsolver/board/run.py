@@ -35,6 +35,7 @@ def run_board(
     policies: Iterable[str] = (),
     files: Mapping[str, str] | None = None,
     chosen: Mapping[str, tuple[str, ...]] | None = None,
+    seeds: int | None = None,
     out: str | Path | None = None,
     executor: Executor | None = None,
     progress: Callable[[str, int, int], None] | None = None,
@@ -52,6 +53,8 @@ def run_board(
         Files in place of stand-ins, by name of the trace.
     chosen : mapping of str to tuple of str
         As of `brsolver.board.choice.read_choice`: what is computed of it.
+    seeds : int, optional
+        Computes so many, from 0 on, in place of the definition's.
     out : str or Path, optional
         Folder where rows are kept as they come; a call with the same folder goes on.
     executor : Executor, optional
@@ -69,6 +72,7 @@ def run_board(
         that fails in a cell does not raise: see `Board.failures`.
     """
     began = time.perf_counter()
+    definition = definition if seeds is None else definition.seeded(seeds)
     part = narrowed(definition, chosen or {})
     listed = policies_of(definition, more=more, only=policies)
     traces = load_traces(part, part.traces, _wanted(definition, part, files or {}))

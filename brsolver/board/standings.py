@@ -7,6 +7,8 @@ import statistics
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from brsolver.results.comparison import mean_and_half_width
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
@@ -36,6 +38,8 @@ class Part:
         Of which there are figures for it and for the baseline.
     score : float
         Geometric mean of its cells' scores, see `SCORED_BY`.
+    score_half_width : float
+        Half its 95 % interval over seeds (Student's t); NaN with one.
     tpot, ttft : float
         Geometric means of its mean TPOT and its TTFT P99 over the baseline's; below 1 is better.
     gap : float
@@ -52,6 +56,7 @@ class Part:
     kind: Kind
     cells: int
     score: float
+    score_half_width: float
     tpot: float
     ttft: float
     gap: float
@@ -73,8 +78,8 @@ class Standing:
     policy, routing : str
     cells, failed : int
         Cells that there are for it, and those of which there are no figures.
-    score : float
-        Geometric mean of all its cells' scores.
+    score, score_half_width : float
+        Geometric mean of all its cells' scores, half its 95 % interval over seeds.
     parts : tuple of Part
     worst : float
         Least score of a cell, and in which: `worst_in`.
@@ -92,6 +97,7 @@ class Standing:
     cells: int
     failed: int
     score: float
+    score_half_width: float
     parts: tuple[Part, ...]
     worst: float
     worst_in: str
@@ -181,6 +187,7 @@ def _standing(
         cells=len(own),
         failed=sum(row.get(failed) is not None for row in own),
         score=geometric(row["score"] for row in scores),
+        score_half_width=over_seeds(scores),
         parts=tuple(_parts(known)),
         worst=math.nan if worst is None else worst["score"],
         worst_in="" if worst is None else cell_name(worst),
@@ -205,6 +212,7 @@ def _part(prefill: str, kind: Kind, rows: list[Row]) -> Part:
         kind=kind,
         cells=sum(math.isfinite(row["score"]) for row in rows),
         score=geometric(row["score"] for row in rows),
+        score_half_width=over_seeds(rows),
         tpot=geometric(row["tpot_ratio"] for row in rows),
         ttft=geometric(row["ttft_ratio"] for row in rows),
         gap=geometric(1 + row["gap"] for row in rows) - 1,
@@ -218,6 +226,20 @@ def geometric(values: Iterable[float]) -> float:
     """Return the geometric mean of the positive, finite values; NaN if there is none."""
     known = [value for value in values if math.isfinite(value) and value > 0]
     return math.exp(statistics.fmean(map(math.log, known))) if known else math.nan
+
+
+def over_seeds(rows: Sequence[Mapping[str, Any]]) -> float:
+    """Return half the 95 % interval of the mean score over seeds; NaN with one.
+
+    Seeds that have not all cells are left out: theirs are means of something else.
+    """
+    by_seed: dict[int, list[float]] = {}
+    for row in rows:
+        if math.isfinite(row["score"]):
+            by_seed.setdefault(row["seed"], []).append(row["score"])
+    most = max(map(len, by_seed.values()), default=0)
+    means = [geometric(scores) for scores in by_seed.values() if len(scores) == most]
+    return mean_and_half_width(means)[1]
 
 
 def cell_name(row: Mapping[str, Any]) -> str:

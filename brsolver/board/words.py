@@ -53,7 +53,8 @@ class Column:
 def overview(board: Board) -> list[Column]:
     """Return the columns of the table that a reader sees first."""
     lines = board.standings
-    found = [_column("all cells", [one.score for one in lines], times)]
+    scores, halves = [one.score for one in lines], [one.score_half_width for one in lines]
+    found = [_scored(_column("all cells", scores, times), halves)]
     for prefill, kind in parts(board):
         score, *_, gap, _ = part_columns(board, prefill, kind)
         found.append(replace(score, label=kind, group=prefill))
@@ -75,8 +76,9 @@ def part_columns(board: Board, prefill: str, kind: Kind) -> list[Column]:
         values = [math.nan if part is None else float(getattr(part, name)) for part in held]
         return _column(label, values, write)
 
+    halves = [math.nan if part is None else part.score_half_width for part in held]
     return [
-        column("score", "score", times),
+        _scored(column("score", "score", times), halves),
         column("TPOT", "tpot", times),
         column("TTFT P99", "ttft", times),
         column("lost at the barrier", "lost", percent),
@@ -95,6 +97,15 @@ def parts(board: Board) -> list[tuple[str, Kind]]:
 def _column(label: str, values: Sequence[float], write: Callable[[float], str]) -> Column:
     texts = tuple(DASH if math.isnan(value) else write(value) for value in values)
     return Column(label=label, group="", values=tuple(map(float, values)), texts=texts)
+
+
+def _scored(column: Column, halves: Sequence[float]) -> Column:
+    """Write half of each score's interval beside it, where there is any."""
+    texts = tuple(
+        text if math.isnan(half) else f"{text} ± {half:.2f}"
+        for text, half in zip(column.texts, halves, strict=True)
+    )
+    return replace(column, texts=texts)
 
 
 def percent(value: float) -> str:
@@ -134,6 +145,16 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(names)
 
 
+def _lost(seeds: int) -> str:
+    lost = f"Lost are cells with a score of less than {1 - LOSS:g}"
+    if seeds == 1:
+        return f"{lost}: with one seed nothing is known of noise below that (--seeds N)."
+    return (
+        f"{lost}, each seed's for itself. ± is half the 95 % interval of a mean over {seeds} seeds "
+        "(Student's t): what of it hangs on which requests were drawn, or come when."
+    )
+
+
 def reading(board: Board) -> Iterator[str]:
     """Yield the sentences that a reader of the tables needs."""
     base = board.baseline.text
@@ -149,10 +170,7 @@ def reading(board: Board) -> Iterator[str]:
         "lies beyond the best assignment of the requests that were admitted, and prefilled, when "
         "this run did."
     )
-    yield (
-        f"Lost are cells with a score of less than {1 - LOSS:g}: with one seed nothing is known of "
-        "noise below that."
-    )
+    yield _lost(len(board.definition.seeds))
     loose = sum(not row["certified"] for row in board.scored())
     yield (
         f"In {loose} cells the bound does not hold, as requests were preempted or did not "

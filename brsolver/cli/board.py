@@ -26,9 +26,10 @@ def board(
         typer.Option(
             metavar="NAME",
             rich_help_panel=POLICIES,
-            help="A policy besides those of the definition: NAME[:KEY=VALUE,...][@ROUTING], "
-            "ROUTING being pooled (all that wait, once per step) or immediate (once per "
-            "arrival). May be given several times. (default: pooled)",
+            help="A policy besides those of the definition: NAME[:KEY=VALUE,...][@ROUTING], NAME "
+            "being MODULE:CLASS of one that is not installed. ROUTING is pooled (all that wait, "
+            "once per step) or immediate (once per arrival). May be given several times. "
+            "(default: pooled)",
         ),
     ] = None,
     policies: Annotated[
@@ -65,6 +66,15 @@ def board(
             metavar="WHAT=NAME,...",
             rich_help_panel=o.INPUT,
             help="A part of the board; WHAT is trace, prefill, regime or hardware.",
+        ),
+    ] = None,
+    seeds: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            rich_help_panel=o.INPUT,
+            help="Seeds, from 0 on: presets are drawn anew by each, files begin a request later. "
+            "With several, scores have intervals. (default: the definition's; one)",
         ),
     ] = None,
     executor: x.ExecutorOption = "local",
@@ -104,6 +114,7 @@ def board(
             policies=policies or (),
             files=files,
             chosen=chosen,
+            seeds=seeds,
             out=out,
             executor=where,
             progress=_Told(bar),

@@ -34,7 +34,10 @@ def compare(
     *,
     policies: Annotated[
         str,
-        typer.Option(metavar="A,B,...", help="Policies, e.g. jsq,br-0,br-h:horizon=40,gamma=0.9."),
+        typer.Option(
+            metavar="A,B,...",
+            help="Policies, e.g. jsq,br-0,br-h:horizon=40,gamma=0.9, or MODULE:CLASS.",
+        ),
     ],
     out: Annotated[str, typer.Option(metavar="DIR", help="Folder for the report.")],
     workers: Annotated[

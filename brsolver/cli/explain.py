@@ -23,7 +23,10 @@ def explain(
     trace: o.TraceArgument,
     *,
     policy: Annotated[
-        str, typer.Option(metavar="NAME[:k=v,...]", help="Policy; see brsolver policies.")
+        str,
+        typer.Option(
+            metavar="NAME[:k=v,...]", help="Policy; see brsolver policies, or MODULE:CLASS."
+        ),
     ],
     options: RunOptions,
     json: o.JsonOption = False,

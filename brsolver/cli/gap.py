@@ -42,7 +42,8 @@ def gap(
     trace: o.TraceArgument,
     *,
     policies: Annotated[
-        str, typer.Option(metavar="A,B,...", help="Policies, e.g. jsq-load,br-0,br-h.")
+        str,
+        typer.Option(metavar="A,B,...", help="Policies, e.g. jsq-load,br-0,br-h, or MODULE:CLASS."),
     ],
     options: RunOptions,
     oracle: Annotated[

@@ -29,8 +29,8 @@ def simulate(
         str | None,
         typer.Option(
             metavar="NAME[:k=v,...]",
-            help="Policy; see brsolver policies. (default: that of a --config that brsolver tune "
-            "wrote)",
+            help="Policy; see brsolver policies, or MODULE:CLASS. (default: that of a --config "
+            "that brsolver tune wrote)",
             show_default=False,
         ),
     ] = None,

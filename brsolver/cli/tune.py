@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -19,6 +20,7 @@ from brsolver.cli._run_options import takes_run_options
 from brsolver.options import CLUSTER
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from brsolver.cli._progress import LateBar
@@ -63,8 +65,8 @@ def tune(
         typer.Option(
             metavar="A,B,...",
             rich_help_panel=TUNING,
-            help="Policies to choose from; parameters that are given are kept. (default: vllm, "
-            "jsq-load, br-0, br-h, br-ramp, br-t)",
+            help="Policies to choose from, by name or as MODULE:CLASS; parameters that are given "
+            "are kept. (default: vllm, jsq-load, br-0, br-h, br-ramp, br-t)",
         ),
     ] = None,
     goal: Annotated[
@@ -161,9 +163,8 @@ def tune(
     }
     where = executor_params(executor, jobs, ray_address)
     folder = check_out_dir(out)
-    folder.mkdir(parents=True, exist_ok=True)
     asked["storage"] = storage or f"sqlite:///{folder / STUDY}"
-    with late_bar("loading", lines=True) as bar:
+    with late_bar("loading", lines=True) as bar, _made(folder, asked):
         result = _tuned(trace, policies, options, asked, where, bar)
         written = _write(result, folder, bar)
     _print(result, folder, as_json=json)
@@ -173,6 +174,31 @@ def tune(
         raise typer.Exit(INTERRUPTED)
     if result.failures:
         raise typer.Exit(SOME_FAILED)
+
+
+@contextmanager
+def _made(folder: Path, asked: dict[str, Any]) -> Iterator[None]:
+    """Make the report's folder; one that was made for nothing is taken away again."""
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    study = folder / STUDY
+    fresh = not study.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        # What cannot be removed is in use by others, or not empty.
+        with suppress(OSError):
+            if fresh and study.exists() and _holds_nothing(asked):
+                study.unlink()
+            for each in missing:
+                each.rmdir()
+        raise
+
+
+def _holds_nothing(asked: dict[str, Any]) -> bool:
+    from brsolver.tuning.study import holds_nothing
+
+    return holds_nothing(asked["storage"], asked["study"])
 
 
 def _tuned(

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
-import socket
 import sys
 import threading
 from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 from brsolver.errors import BrsolverError, ParameterError
+from brsolver.executors._ray_greeting import UNAUTHENTICATED, Greeting, greeted, reachable
 from brsolver.executors._threads import one_thread_each
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 CONNECT_S = 5.0
 """How long a cluster may take to accept a connection, and again to answer."""
@@ -24,14 +25,53 @@ HERE = "local"
 
 _ADDRESS = "RAY_ADDRESS"
 _AUTHENTICATION = "RAY_AUTH_MODE"
-_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5)
-"""What a client of gRPC begins with: RFC 9113, section 3.4, and empty settings."""
-_HEAD_BYTES, _TYPE_AT, _SETTINGS = 9, 3, 4
-"""A frame's head, where in it the type stands, and that of settings: section 4.1 and 6.5."""
+_BY_SIGNAL = 128
+"""Beyond which shells tell a signal's number by the status."""
+_CLIENTS = "ray://"
+_OF_CLUSTER, _OF_CLIENTS = (
+    "/ray.rpc.NodeInfoGcsService/CheckAlive",
+    "/ray.rpc.RayletDriver/ClusterInfo",
+)
+"""Methods that cost nothing, of a cluster's head and of its server of clients."""
+
+
+class HeadLostError(BrsolverError):
+    """The head of a cluster does not answer any more."""
+
+
+class Connection:
+    """A cluster that this process is connected to.
+
+    Parameters
+    ----------
+    ray : module
+    address : str or None
+        None where somebody else has connected.
+    """
+
+    def __init__(self, ray: Any, address: str | None) -> None:
+        self.limited = address == HERE
+        """Whether it was started here, with one thread for each process."""
+        self._address = address or ""
+        if address is not None and not address.startswith(_CLIENTS):
+            self._address = ray.get_runtime_context().gcs_address
+
+    def check(self) -> None:
+        """Raise `HeadLostError` where the head does not answer: Ray would end the process."""
+        if not self._address:
+            return
+        try:
+            reachable(_place(self._address), CONNECT_S)
+        except OSError as error:
+            raise HeadLostError(
+                f"the head of the Ray cluster at {self._address} does not answer any more "
+                f"({error.strerror or error}), must live as long as the command: start one, and "
+                "this command again; what was kept is not computed again"
+            ) from error
 
 
 @contextmanager
-def connected(ray: Any, address: str | None, jobs: int | None) -> Iterator[bool]:
+def connected(ray: Any, address: str | None, jobs: int | None) -> Iterator[Connection]:
     """Be connected while the block runs; whoever is connected already stays so.
 
     Parameters
@@ -45,8 +85,7 @@ def connected(ray: Any, address: str | None, jobs: int | None) -> Iterator[bool]
 
     Yields
     ------
-    bool
-        Whether it was started here, with one thread for each process.
+    Connection
 
     Raises
     ------
@@ -56,27 +95,51 @@ def connected(ray: Any, address: str | None, jobs: int | None) -> Iterator[bool]
         The cluster cannot be reached.
     """
     if ray.is_initialized():
-        yield False
+        yield Connection(ray, None)
         return
     address = address or os.environ.get(_ADDRESS) or HERE
-    with _own_signals(), _own_output(), _own_authentication(ray):
+    with _own_signals() as take_back, _own_output(), _own_authentication(ray):
         _connect(ray, address, jobs)
+        take_back()
         try:
-            yield address == HERE
-        finally:
+            yield Connection(ray, address)
+        except HeadLostError:
+            # It would wait for the head until Ray ends the process.
+            raise
+        except BaseException:
             ray.shutdown()
+            raise
+        ray.shutdown()
 
 
 @contextmanager
-def _own_signals() -> Iterator[None]:
-    """Put back the handling of SIGTERM, which Ray replaces."""
+def _own_signals() -> Iterator[Callable[[], None]]:
+    """Keep the handling of SIGTERM, which Ray replaces: it would print where in the code it came.
+
+    Yields what takes it back, to be called once Ray has connected. Where nobody handles it the
+    command then ends as by Ctrl-C: what was started for it ends as well.
+    """
     ours = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
+    told: list[int] = []
+
+    def end(number: int, _frame: object) -> None:
+        told.append(number)
+        raise SystemExit(_BY_SIGNAL + number)
+
+    def handle_by(handler: Any) -> None:
         if ours and before is not None:
-            signal.signal(signal.SIGTERM, before)
+            signal.signal(signal.SIGTERM, handler)
+
+    try:
+        yield lambda: handle_by(end if before is signal.SIG_DFL else before)
+    except SystemExit:
+        if told:
+            # Ray makes it one with a status of its own.
+            raise SystemExit(_BY_SIGNAL + told[0]) from None
+        raise
+    finally:
+        handle_by(before)
 
 
 @contextmanager
@@ -94,10 +157,14 @@ def _own_authentication(ray: Any) -> Iterator[None]:
             os.environ.pop(_AUTHENTICATION, None)
             if before is not None:
                 os.environ[_AUTHENTICATION] = before
-            # Ray has read them, and keeps what it read.
-            with suppress(AttributeError):
-                ray._raylet.Config.initialize("")  # noqa: SLF001 # nothing public does it
-                ray._raylet.AuthenticationTokenLoader.instance().reset_cache()  # noqa: SLF001
+            _read_again(ray)
+
+
+def _read_again(ray: Any) -> None:
+    """Have Ray look at the environment again, of which it keeps what it has read."""
+    with suppress(AttributeError):
+        ray._raylet.Config.initialize("")  # noqa: SLF001 # nothing public does it
+        ray._raylet.AuthenticationTokenLoader.instance().reset_cache()  # noqa: SLF001
 
 
 @contextmanager
@@ -120,7 +187,7 @@ def _own_output() -> Iterator[None]:
 
 
 def _connect(ray: Any, address: str, jobs: int | None) -> None:
-    _require_reachable(address)
+    _require_reachable(ray, address)
     given: dict[str, Any] = {"address": address}
     if address == HERE:
         given |= {"num_cpus": jobs, "include_dashboard": False}
@@ -128,45 +195,75 @@ def _connect(ray: Any, address: str, jobs: int | None) -> None:
         # One line of ours is enough if it fails, and results are all that belongs on stdout.
         with one_thread_each() if address == HERE else nullcontext():
             ray.init(**given, logging_level=logging.ERROR, log_to_driver=False)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+    except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
         ray.shutdown()
         raise _unreachable(address, str(error)) from error
 
 
-def _require_reachable(address: str) -> None:
+def _require_reachable(ray: Any, address: str) -> None:
     """Raise within seconds where Ray itself would try for a minute, and then end the process."""
     if address in ("auto", HERE):
         return
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    place = _place(address)
+    try:
+        if os.environ.get("RAY_USE_TLS", "0") not in ("", "0"):
+            # Encrypted, so that nothing more can be told without certificates.
+            reachable(place, CONNECT_S)
+            return
+        answer = _greeted(ray, place, clients=address.startswith(_CLIENTS))
+    except OSError as error:
+        raise _unreachable(address, error.strerror or str(error)) from error
+    if not answer.speaks:
+        raise _unreachable(address, "what listens there does not answer as Ray does")
+    if answer.status == UNAUTHENTICATED:
+        raise BrsolverError(
+            f"the Ray cluster at {address} does not take this process in: it wants a token, must "
+            f"be given its own by {_AUTHENTICATION}=token and RAY_AUTH_TOKEN=... in the environment"
+        )
+
+
+def _greeted(ray: Any, place: tuple[str, int], *, clients: bool) -> Greeting:
+    """Ask what is there, as Ray will: with the token of the user's folder if that is wanted."""
+    method = _OF_CLIENTS if clients else _OF_CLUSTER
+    answer = greeted(place, method, _token(ray), CONNECT_S)
+    kept = _token(ray, kept=True)
+    if answer.status != UNAUTHENTICATED or _AUTHENTICATION in os.environ or not kept:
+        return answer
+    answer = greeted(place, method, kept, CONNECT_S)
+    if answer.status != UNAUTHENTICATED:
+        # Clusters begin with such a token by themselves; processes do not speak by it unasked.
+        os.environ[_AUTHENTICATION] = "token"
+        _read_again(ray)
+    return answer
+
+
+def _place(address: str) -> tuple[str, int]:
+    host, colon, port = address.removeprefix(_CLIENTS).rpartition(":")
     if not (colon and host and port.isdecimal() and 0 < int(port) < 65_536):
         raise ParameterError(
             f"ray_address is {address!r}, must be HOST:PORT, ray://HOST:PORT or auto"
         )
-    try:
-        answer = _greeted(host.strip("[]"), int(port))
-    except OSError as error:
-        raise _unreachable(address, error.strerror or str(error)) from error
-    if answer is not None and answer[_TYPE_AT : _TYPE_AT + 1] != bytes([_SETTINGS]):
-        raise _unreachable(address, "what listens there does not answer as Ray does")
+    return host.strip("[]"), int(port)
 
 
-def _greeted(host: str, port: int) -> bytes | None:
-    """Return the head of the first frame that a server of gRPC answers with.
+def _token(ray: Any, *, kept: bool = False) -> str:
+    """Return what Ray says for itself, or would say by the token that it keeps for the user."""
+    # Older ones have no tokens.
+    with suppress(AttributeError, ray.exceptions.RayError):
+        loader = ray._raylet.AuthenticationTokenLoader.instance()  # noqa: SLF001 # nothing public does it
+        token = loader.get_raw_token(ignore_auth_mode=kept)
+        return f"Bearer {token}" if token else ""
+    return ""
 
-    None where connections are encrypted, so that nothing can be told without certificates.
-    """
-    with socket.create_connection((host, port), timeout=CONNECT_S) as stream:
-        if os.environ.get("RAY_USE_TLS", "0") not in ("", "0"):
-            return None
-        stream.sendall(_PREFACE)
-        head = b""
-        while len(head) < _HEAD_BYTES and (more := stream.recv(_HEAD_BYTES - len(head))):
-            head += more
-        return head
+
+def _said(cause: str) -> str:
+    """Return what went wrong, where the cause is a traceback of another process."""
+    errors = re.findall(r"^\w*(?:Error|Exception): .*", cause, re.MULTILINE)
+    return str(errors[-1]) if errors and "Traceback" in cause else cause
 
 
 def _unreachable(address: str, cause: str) -> BrsolverError:
-    line = " ".join(cause.split())
+    line = " ".join(_said(cause).split())
     if address == HERE:
         return BrsolverError(f"no Ray cluster can be started here: {line[:200]}")
     named = os.environ.get(_ADDRESS) == address

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from brsolver.executors._base import Function
+    from brsolver.executors._ray_session import Connection
 
 MOST_AHEAD = 1000
 """Tasks that Ray is given ahead where `jobs` sets no limit: enough for hundreds of processors, and
@@ -75,10 +76,10 @@ class RayExecutor:
         Raises
         ------
         BrsolverError
-            The cluster cannot be reached.
+            The cluster cannot be reached, or its head is lost.
         """
-        with connected(self._ray, self.address, self.jobs) as limited:
-            lane = RayLane(self._ray, function, shared or {}, self.jobs, limited=limited)
+        with connected(self._ray, self.address, self.jobs) as connection:
+            lane = RayLane(self._ray, function, shared or {}, self.jobs, connection)
             try:
                 yield lane
             finally:
@@ -97,10 +98,10 @@ class RayLane:
         function: Function,
         shared: Mapping[str, object],
         jobs: int | None,
-        *,
-        limited: bool,
+        connection: Connection,
     ) -> None:
         self._ray = ray
+        self._connection = connection
         self._jobs = jobs
         self._dumps = ray.cloudpickle.dumps  # what only the calling script knows goes by value
         payload = Payload(
@@ -111,7 +112,7 @@ class RayLane:
         )
         self._payload = ray.put(payload)
         # Processes of a cluster that others started are started anew for it: seconds.
-        limits = None if limited else {"env_vars": dict.fromkeys(THREAD_VARIABLES, "1")}
+        limits = None if connection.limited else {"env_vars": dict.fromkeys(THREAD_VARIABLES, "1")}
         self._remote = ray.remote(carry_out_there).options(
             num_cpus=1, max_retries=0, runtime_env=limits
         )
@@ -179,7 +180,9 @@ class RayLane:
                 # All that are there at once: each look goes through all that run.
                 found, _ = self._ray.wait(running, num_returns=len(running), timeout=0)
                 self._ready.extend(found)
-            elif not self._processors():
+                continue
+            self._connection.check()
+            if not self._processors():
                 logging.getLogger(__name__).warning(
                     "the Ray cluster has no processor; waiting for a node that has one"
                 )

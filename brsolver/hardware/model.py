@@ -42,6 +42,9 @@ class Hardware:
     fit : Evidence
     gpus_per_worker : int
         GPUs that a rank is spread over: tensor and pipeline parallelism within it.
+    expert_parallel : bool
+        Whether it holds for engines whose ranks share experts out (vLLM's
+        ``--enable-expert-parallel``).
     """
 
     name: str
@@ -51,6 +54,7 @@ class Hardware:
     conditions: str = ""
     fit: Evidence = field(default_factory=Evidence)
     gpus_per_worker: int = 1
+    expert_parallel: bool = False
 
     def __post_init__(self) -> None:
         require_name("name", self.name)
@@ -60,6 +64,7 @@ class Hardware:
         require_kind("step_time", self.step_time, StepTime)
         require_kind("fit", self.fit, Evidence)
         require_whole("gpus_per_worker", self.gpus_per_worker, 1, MAX_WORKERS)
+        require_kind("expert_parallel", self.expert_parallel, bool)
         object.__setattr__(self, "step_time", replace(self.step_time, hardware=self.name))
 
     @classmethod
@@ -92,6 +97,7 @@ class Hardware:
             "name": self.name,
             **{name: text for name, text in texts.items() if text},
             **({"gpus_per_worker": self.gpus_per_worker} if self.gpus_per_worker > 1 else {}),
+            **({"expert_parallel": True} if self.expert_parallel else {}),
             "step_time": self.coefficients(),
             "fit": self.fit.given(),
         }

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 FIGURES = "board-figures"
 FILTERS = ("trace", "prefill", "regime", "hardware", "policy")
-"""Columns of the table of cells that a reader can choose by."""
+"""Columns of the table of cells that a reader can choose by; of several seeds by these as well."""
 _GAPS = (
     "A dot per cell with full slots, a colour and a row of dots per way of prefill; the bar is "
     "their geometric mean. Further left is nearer to the least time that any run could take. The "
@@ -122,7 +122,7 @@ def render(board: Board, pictures: Sequence[Picture]) -> str:
         ],
         loses=board.standings,
         cells=[_cell(board, row) for row in board.scored()],
-        choosers=[(name, _choices(board, name)) for name in FILTERS],
+        choosers=[(name, _choices(board, name)) for name in _filters(board)],
         embedded=[embed(picture) for picture in pictures],
         parameters=list(_parameters(board)),
     )
@@ -189,7 +189,7 @@ def _worst(board: Board) -> str:
 
 def _cell(board: Board, row: dict[str, Any]) -> dict[str, Any]:
     """Return a line of the table of cells: what it can be chosen by, and its values."""
-    chosen = {name: str(row[name]) for name in FILTERS}
+    chosen = {name: str(row[name]) for name in _filters(board)}
     chosen["policy"] = f"{row['policy']}@{row['routing']}"
     figures = (
         ("score", row["score"], _ratio(row["score"])),
@@ -206,6 +206,10 @@ def _cell(board: Board, row: dict[str, Any]) -> dict[str, Any]:
         for label, value, text in figures
     ]
     return {"chosen": {**chosen, "trace": trace_label(board, row["trace"])}, "values": values}
+
+
+def _filters(board: Board) -> tuple[str, ...]:
+    return FILTERS if len(board.definition.seeds) == 1 else (*FILTERS, "seed")
 
 
 def _ratio(value: float) -> str:

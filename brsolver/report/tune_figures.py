@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.ticker import PercentFormatter
 
 from brsolver.report.style import FAINT, INK, PALETTE, figure, legend_beside
+from brsolver.specs import parse_policy
 from brsolver.tuning.goals import THROUGHPUT
 from brsolver.tuning.importance import pareto
 
@@ -168,7 +169,7 @@ def _valued(tried: Sequence[Tried]) -> list[Tried]:
 
 
 def _name(tried: Tried) -> str:
-    return tried.policy.partition(":")[0]
+    return parse_policy(tried.policy)[0]
 
 
 def _policies(tried: Sequence[Tried]) -> list[str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from brsolver._limits import require, require_number, require_whole
+from brsolver._resumed import digest_of, digest_of_predictor, print_of
 from brsolver.executors import executor_of
 from brsolver.tuning.goals import goal_of
 from brsolver.tuning.importance import importance_of
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
     from brsolver.traces.trace import Trace
     from brsolver.tuning.candidate import Candidate
     from brsolver.tuning.goals import Goal
+    from brsolver.tuning.layouts import Layout
+    from brsolver.tuning.lease import Lease
     from brsolver.tuning.search import Progress
     from brsolver.tuning.split import Split
 
@@ -205,16 +208,20 @@ class _Plan:
     def carried_out(self, executor: Executor) -> TuneResult:
         began = time.monotonic()
         storage = self.tuning.storage
-        study = open_study(
-            storage, self.tuning.study, self.goal, self.facts(), seed=self.space.base.seed
-        )
         shared = {
             TUNING: self.parts.tuning,
             VALIDATION: self.parts.validation,
             PREDICTOR: self.predictor,
         }
-        with executor.open(carry, shared) as lane, storage_errors(storage), quiet():
-            search = self.searched(study, lane)
+        with (
+            open_study(
+                storage, self.tuning.study, self.goal, self.facts(), seed=self.space.base.seed
+            ) as (study, lease),
+            executor.open(carry, shared) as lane,
+            storage_errors(storage),
+            quiet(),
+        ):
+            search = self.searched(study, lease, lane)
             result = self.found(study, search)
             if not search.interrupted:
                 result = self.validated(result, lane)
@@ -222,24 +229,29 @@ class _Plan:
 
     def facts(self) -> dict[str, Any]:
         """Return what the values of trials hang on."""
+        predictor = self.predictor
+        specs = [self.space.published().policy, *self.space.policies]
+        codes = {spec.text: digest_of(spec.factory, spec.given) for spec in specs}
         settings = {
             "params": self.space.base.to_dict(),
             "searched": {each.name: str(each) for each in self.space.dimensions},
-            "hardware": [each.name for each in self.space.layouts],
+            "hardware": {each.name: _told(each) for each in self.space.layouts},
             "policies": [each.text for each in self.space.policies],
-            "predictor": getattr(self.predictor, "text", str(self.predictor)),
+            "digest_of_code": {text: code for text, code in codes.items() if code},
+            "predictor": getattr(predictor, "text", str(predictor)),
+            "digest_of_predictor": digest_of_predictor(predictor),
         }
-        return facts_of(settings, self.parts, self.trace.fingerprint(), self.goal)
+        return facts_of(settings, self.parts, print_of(self.trace), self.goal)
 
-    def searched(self, study: Study, lane: Lane) -> Search:
+    def searched(self, study: Study, lease: Lease, lane: Lane) -> Search:
         limits = Limits(
             budget_s=self.tuning.budget_s,
             trials=self.tuning.trials,
             validation_requests=3 * len(self.parts.validation),
         )
         search = Search(
-            study=study, space=self.space, goal=self.goal, rungs=self.parts.rungs, lane=lane,
-            limits=limits, progress=self.progress,
+            study=study, lease=lease, space=self.space, goal=self.goal, rungs=self.parts.rungs,
+            lane=lane, limits=limits, progress=self.progress,
         )  # fmt: skip
         search.run()
         return search
@@ -294,6 +306,12 @@ class _Plan:
 
     def notes(self) -> tuple[str, ...]:
         notes = [*self.trace.notes, *self.space.left_out]
+        if "routing" in self.space.given:
+            notes.append(
+                f"routing is given as {self.space.base.routing}, and both defaults route like "
+                "that; where it is not given, or with --search routing, the published default is "
+                "immediate, as vLLM is, and this project's pooled"
+            )
         if self.goal.name == "throughput" and not self.space.base.arrivals.by_events:
             notes.append(
                 "requests come at times of their own: unless the server falls behind, throughput "
@@ -331,6 +349,12 @@ class _Again:
     def suggest_float(self, name: str, low: float, high: float, *, log: bool) -> Any:
         del low, high, log
         return self._params[name]
+
+
+def _told(layout: Layout) -> dict[str, Any]:
+    """Return all of a layout: two files may call their hardware the same."""
+    coefficients = layout.hardware.coefficients()
+    return {**coefficients, "slots": layout.slots, "capacity": layout.capacity}
 
 
 def _same(one: Candidate, other: Candidate) -> bool:

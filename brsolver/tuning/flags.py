@@ -34,9 +34,12 @@ def start_line(chosen: Validated, file: str | Path) -> str:
 
 def _vllm(candidate: Candidate) -> list[str]:
     params, prefill = candidate.params, candidate.params.prefill
+    hardware = candidate.layout.hardware
     words = ["vllm serve MODEL", f"--data-parallel-size {params.workers}"]
-    if (each := candidate.layout.hardware.gpus_per_worker) > 1:
+    if (each := hardware.gpus_per_worker) > 1:
         words.append(f"--tensor-parallel-size {each}")
+    if hardware.expert_parallel:
+        words.append("--enable-expert-parallel")
     words.append(f"--max-num-seqs {_slots(candidate)}")
     if prefill.colocated:
         words.append(f"--max-num-batched-tokens {prefill.budget}")
@@ -49,9 +52,12 @@ def _vllm(candidate: Candidate) -> list[str]:
 
 def _sglang(candidate: Candidate) -> list[str]:
     params, prefill = candidate.params, candidate.params.prefill
-    each = candidate.layout.hardware.gpus_per_worker
+    hardware = candidate.layout.hardware
+    gpus = params.workers * hardware.gpus_per_worker
     words = ["python -m sglang.launch_server --model-path MODEL", "--enable-dp-attention"]
-    words += [f"--dp-size {params.workers}", f"--tp-size {params.workers * each}"]
+    words += [f"--dp-size {params.workers}", f"--tp-size {gpus}"]
+    if hardware.expert_parallel:
+        words.append(f"--ep-size {gpus}")
     # SGLang counts those of all ranks together.
     words.append(f"--max-running-requests {_slots(candidate) * params.workers}")
     words.append(f"--chunked-prefill-size {prefill.budget * params.workers}")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from brsolver.errors import BrsolverError, ParameterError
 from brsolver.executors import Lost
+from brsolver.specs import parse_policy
 from brsolver.tuning.study import PROJECT, PUBLISHED, SPENT_S, Tried, tried_in
 from brsolver.tuning.work import TUNING, RunTask
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from brsolver.executors import Lane
     from brsolver.tuning.candidate import Candidate
     from brsolver.tuning.goals import Goal
+    from brsolver.tuning.lease import Lease
     from brsolver.tuning.space import Space
 
     Progress = Callable[[str, float, float], None]
@@ -70,6 +73,8 @@ class Search:
     Parameters
     ----------
     study : Study
+    lease : Lease
+        Of the study.
     space : Space
     goal : Goal
     rungs : tuple of int
@@ -85,6 +90,7 @@ class Search:
         self,
         *,
         study: Study,
+        lease: Lease,
         space: Space,
         goal: Goal,
         rungs: tuple[int, ...],
@@ -92,7 +98,8 @@ class Search:
         limits: Limits,
         progress: Progress | None = None,
     ) -> None:
-        self._study, self._space, self._goal = study, space, goal
+        self._study, self._lease = study, lease
+        self._space, self._goal = space, goal
         self._rungs, self._lane, self._limits = rungs, lane, limits
         self._progress = progress
         self._flights: dict[int, _Flight] = {}
@@ -117,7 +124,7 @@ class Search:
         ParameterError
             The budget is too small for one trial.
         BrsolverError
-            The published default cannot run.
+            The published default cannot run, or another process has taken the study over.
         """
         try:
             self._begin_defaults()
@@ -209,6 +216,7 @@ class Search:
         self._flights[self._lane.submit(task)] = flight
 
     def _take(self, number: int, result: Any) -> None:
+        self._lease.check()
         flight = self._flights.pop(number)
         if self._began is None:
             self._began = time.monotonic()
@@ -288,9 +296,10 @@ class Search:
             )
 
     def _abandon(self) -> None:
-        """Tell of what is still under way that it came to nothing."""
+        """Tell of what is still under way that it came to nothing, unless others have."""
         for flight in self._flights.values():
-            self._tell_failed(flight.trial, "")
+            with suppress(ValueError):
+                self._tell_failed(flight.trial, "")
         self._flights.clear()
 
     def _say(self) -> None:
@@ -315,7 +324,7 @@ def best_of(tried: tuple[Tried, ...], goal: Goal) -> Tried | None:
 
 
 def _name(tried: Tried) -> str:
-    return tried.policy.partition(":")[0]
+    return parse_policy(tried.policy)[0]
 
 
 def _per_request(figures: Any, requests: int) -> float:

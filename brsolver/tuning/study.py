@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from brsolver.errors import BrsolverError, MissingExtraError, ParameterError
+from brsolver.tuning.lease import leased
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
     from brsolver.tuning.goals import Goal
+    from brsolver.tuning.lease import Lease
     from brsolver.tuning.split import Split
 
 PUBLISHED, PROJECT, TUNED = "published", "project", "tuned"
@@ -39,7 +41,11 @@ State = Literal["complete", "pruned", "failed"]
 _FIRST_TOLD = ("version", "trace", "goal")
 """Facts in the order in which a difference is told; of others by name, then `_LAST_TOLD`."""
 _LAST_TOLD: Mapping[str, str] = MappingProxyType(
-    {"searched": "what is searched", "rungs": "the requests of the prefixes"}
+    {
+        "hardware": "hardware",
+        "searched": "what is searched",
+        "rungs": "the requests of the prefixes",
+    }
 )
 """What follows from others as a rule, and what it is called."""
 _USER = re.compile(r"(?<=//).*@")
@@ -99,10 +105,11 @@ class Tried:
         }
 
 
+@contextmanager
 def open_study(
     storage: str, name: str, goal: Goal, facts: Mapping[str, Any], *, seed: int
-) -> Study:
-    """Open a study, or make it.
+) -> Iterator[tuple[Study, Lease]]:
+    """Open a study, or make it; no other process can while the block runs.
 
     Parameters
     ----------
@@ -117,32 +124,53 @@ def open_study(
     seed : int
         Of the sampler, together with how many trials there are.
 
+    Yields
+    ------
+    Study
+    Lease
+
     Raises
     ------
     MissingExtraError
         Optuna is not installed.
     BrsolverError
-        The storage cannot be used.
+        The storage cannot be used, or another process goes on with the study.
     ParameterError
         The study is of something else.
     """
     optuna = optuna_module()
-    with storage_errors(storage, opening=True), quiet():
-        study: Study = optuna.create_study(
-            storage=storage or None,
-            study_name=name,
-            direction=goal.direction,
-            load_if_exists=True,
-            pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=3),
-        )
-        _require_same(study, name, facts)
-        _give_up_what_was_under_way(study)
-        study.sampler = optuna.samplers.TPESampler(
-            # A study that is gone on with must not draw again what it has tried.
-            seed=seed + len(study.get_trials(deepcopy=False)),
-            n_startup_trials=STARTUP, multivariate=True, group=True, constant_liar=True,
-        )  # fmt: skip
-    return study
+    with ExitStack() as stack:
+        with storage_errors(storage, opening=True), quiet():
+            study: Study = optuna.create_study(
+                storage=storage or None,
+                study_name=name,
+                direction=goal.direction,
+                load_if_exists=True,
+                pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=3),
+            )
+            # What is somebody else's is not written to, not even that it is looked at.
+            _require_same(study, name, facts)
+            lease = stack.enter_context(leased(study, shared=bool(storage)))
+            _require_same(study, name, facts)
+            study.set_user_attr(FACTS, dict(facts))
+            _give_up_what_was_under_way(study)
+            study.sampler = optuna.samplers.TPESampler(
+                # A study that is gone on with must not draw again what it has tried.
+                seed=seed + len(study.get_trials(deepcopy=False)),
+                n_startup_trials=STARTUP, multivariate=True, group=True, constant_liar=True,
+            )  # fmt: skip
+        yield study, lease
+
+
+def holds_nothing(storage: str, name: str) -> bool:
+    """Tell whether a study has no trial that ran; false if that cannot be told."""
+    optuna = optuna_module()
+    try:
+        with quiet():
+            study = optuna.load_study(storage=storage, study_name=name)
+            return all(each.state == "failed" for each in tried_in(study))
+    except Exception:  # noqa: BLE001 # a driver may raise anything
+        return False
 
 
 def optuna_module() -> Any:
@@ -241,13 +269,11 @@ def _require_same(study: Study, name: str, facts: Mapping[str, Any]) -> None:
                 f"study {name!r} holds {len(study.trials)} trials of something else, must be one "
                 "of brsolver tune, or new: give another --study or --storage"
             )
-        study.set_user_attr(FACTS, dict(facts))
         return
     for key in sorted(facts.keys() | theirs.keys(), key=_told_at):
         if facts.get(key) != theirs.get(key):
-            what, there, here = _difference(
-                _LAST_TOLD.get(key, key), theirs.get(key), facts.get(key)
-            )
+            called = _LAST_TOLD.get(key, key.replace("_", " "))
+            what, there, here = _difference(called, theirs.get(key), facts.get(key))
             raise ParameterError(
                 f"study {name!r}: {what} is {_short(there)} there and {_short(here)} here, must be "
                 "the same to go on: give another --out, --study or --storage, or remove that one"

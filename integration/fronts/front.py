@@ -86,6 +86,7 @@ class Front:
         core.listeners.extend([reader, self])
         self._workers = {replica: index for index, replica in enumerate(replicas)}
         self._replicas = {index: replica for replica, index in self._workers.items()}
+        self._rooms = dict(replicas)
         self._added = 0
         self._placing: set[asyncio.Task[Seat | None]] = set()
 
@@ -144,13 +145,20 @@ class Front:
             self._tell("gauges", self._pump.told, worker, gauges)
 
     def follow(self, replicas: Mapping[str, Room]) -> None:
-        """Let requests go to these replicas and no others; what runs elsewhere runs on."""
+        """Let requests go to these replicas and no others; what runs elsewhere runs on.
+
+        Of one that is known already other slots are taken in, and no other capacity.
+        """
         for replica in [each for each in self._workers if each not in replicas]:
             why = "it is no more among the replicas"
             self._tell("retiring", self._pump.retire, self._workers.pop(replica), why)
         for replica, room in replicas.items():
-            if replica not in self._workers:
+            worker = self._workers.get(replica)
+            if worker is None:
                 self._tell("adding", self._add, replica, room)
+            elif room.slots != self._rooms[replica].slots:
+                self._tell("resizing", self._pump.keep, worker, room.slots)
+        self._rooms = dict(replicas)
 
     def lost(self, replica: str) -> None:
         """Take in that a replica has died, and with it all that it ran."""
@@ -196,8 +204,12 @@ class Front:
         return self._core.rebuild([Live(ask.name, worker, ask.prompt_tokens, 0)]) == 1
 
     def _add(self, replica: str, room: Room) -> None:
+        before = next((w for w, name in self._replicas.items() if name == replica), None)
+        if before is not None and self._pump.keep(before, room.slots):
+            # What it ran before it went still runs.
+            self._workers[replica] = before
+            return
         self._added += 1
-        # One that comes back while it still drains is another.
         worker = self._pump.add_worker(_spec(f"{replica}#{self._added}", room))
         self._workers[replica], self._replicas[worker] = worker, replica
 

@@ -297,16 +297,16 @@ class Core:
         self._driver.look_by(self._clock_s())
 
     def add_worker(self, spec: WorkerSpec) -> int:
-        """Let a worker take requests; return its index.
-
-        Raises
-        ------
-        ParameterError
-            There is one of that name, or it has more slots than a step has tokens.
-        """
+        """Let a worker take requests; return its index. See `Membership.add`."""
         index = self._membership.add(spec)
         self._driver.look_by(self._clock_s())
         return index
+
+    def keep(self, worker: int, slots: int | None) -> bool:
+        """Let a worker run so many requests at once; see `Membership.keep`."""
+        kept = self._membership.keep(worker, slots)
+        self._driver.look_by(self._clock_s())
+        return kept
 
     def retire(self, worker: int, why: str = "") -> None:
         """Give a worker no more requests; it is gone once those that it has have ended."""

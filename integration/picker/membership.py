@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from brsolver.errors import StateError
@@ -87,6 +87,39 @@ class Membership:
         self._calls.emptied(worker)
         self._say(worker, "added", "")
         return worker.index
+
+    def keep(self, worker: int, slots: int | None) -> bool:
+        """Let a worker take requests, so many at once, also one that was to go.
+
+        What it runs beyond that runs on.
+
+        Parameters
+        ----------
+        worker : int
+        slots : int or None
+            None is the parameters' own.
+
+        Returns
+        -------
+        bool
+            Whether it was still there.
+
+        Raises
+        ------
+        ParameterError
+            There are more than a step has tokens.
+        """
+        found = self._workers[worker]
+        if found.gone:
+            return False
+        spec = replace(found.spec, slots=slots)
+        self._workers.check(spec)
+        found.spec, found.slots = spec, self._params.slots if slots is None else slots
+        self._session.state.slots[worker] = found.slots
+        if found.draining:
+            found.draining = False
+            self._say(found, found.state, "it is back")
+        return True
 
     def retire(self, worker: int, why: str = "") -> None:
         """Give a worker no more requests; once it has none, it is gone."""

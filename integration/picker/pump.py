@@ -146,6 +146,12 @@ class Pump:
         self._run_in(0.0)
         return worker
 
+    def keep(self, worker: int, slots: int | None) -> bool:
+        """See `Core.keep`."""
+        kept = self.core.keep(worker, slots)
+        self._run_in(0.0)
+        return kept
+
     def retire(self, worker: int, why: str = "") -> None:
         """See `Core.retire`."""
         self.core.retire(worker, why)

@@ -15,6 +15,7 @@ from benchmarks.studies.growth import exponent, slope
 from benchmarks.studies.tables import Results, inner_of
 from brsolver import simulate
 from brsolver.errors import BrsolverError
+from brsolver.results.comparison import mean_and_half_width
 
 RUN = plan.Run(
     prefill=plan.ELSEWHERE,
@@ -130,6 +131,43 @@ def test_a_study_goes_on_where_it_was_and_shows_all(tmp_path, capsys):
     assert capsys.readouterr().err.splitlines() == ["4 of 4 runs"]
 
 
+def test_several_seeds_have_intervals(tmp_path, capsys):
+    rows, _ = study(tmp_path, "--seeds", "3")
+    assert sorted({row["seed"] for row in rows}) == [0, 1, 2]
+    shares = [100 * row["lost_share"] for row in rows if row["workers"] == 4]
+    mean, half, _ = mean_and_half_width(shares)
+    table = capsys.readouterr().out.partition("time lost, %")[2]
+    line = next(line for line in table.splitlines() if "vllm" in line)
+    assert f"{mean:.2f} ± {half:.2f}" in line
+
+
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [
+        ("cells-by-time", "600 requests, prompts elsewhere, interval 1, pooled, by time at 0.9"),
+        ("cells-at-once", "600 requests, prompts elsewhere, interval 1, immediate, all slots full"),
+    ],
+)
+def test_cells_are_run_otherwise_as_well(tmp_path, capsys, part, said):
+    out = str(tmp_path / "out")
+    asked = ["preset:uniform", "--out", out, "--workers", "64", "--requests", "600"]
+    assert studies.main([*asked, "--parts", part]) == 0
+    rows = pq.read_table(tmp_path / "out" / "results.parquet").to_pylist()
+    inner = {inner_of(row["policy"]) for row in rows}
+    assert inner <= {row["policy"] for row in rows}
+    printed = capsys.readouterr().out
+    assert said in printed
+    assert "TPOT P50, ms" in printed
+    for row in rows:
+        run = plan.Run(
+            **{name: row[name] for name in plan.Run.__dataclass_fields__ if name != "source"},
+            source="preset:uniform",
+        )
+        params = measure.params_of(run)
+        assert params.routing == ("immediate" if part == "cells-at-once" else "pooled")
+        assert params.arrivals.by_events == (part == "cells-at-once")
+
+
 @pytest.mark.parametrize("part", plan.CELLS)
 def test_cells_come_with_what_they_are_held_against(part):
     planned = plan.cell_runs(part, "preset:uniform", 4, [0], plan.Sized())
@@ -146,6 +184,7 @@ def test_cells_come_with_what_they_are_held_against(part):
     [
         (["--parts", "celsl"], "celsl"),
         (["--workers", "many"], "--workers='many' must be whole numbers"),
+        (["--seeds", "0"], "seeds is 0, must be at least 1"),
         (["--policies", "fcfs"], "must be of vllm, jsq-load, br-0, br-h, br-ramp"),
     ],
 )
@@ -167,7 +206,8 @@ def test_a_run_that_fails_is_named_and_told_by_the_status(tmp_path, capsys):
 def row_of(policy, workers, tokens_s, **more):
     return {
         "prefill": plan.ELSEWHERE, "trace": "t", "workers": workers, "policy": policy, "seed": 0,
-        "requests": 9, "per_slot": 0, "interval": 1, "tokens_s": tokens_s, "failed": None, **more,
+        "requests": 9, "per_slot": 0, "interval": 1, "routing": plan.POOLED, "load": 0.0,
+        "tokens_s": tokens_s, "failed": None, **more,
     }  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from brsolver.errors import ParameterError, UnknownNameError
-from brsolver.specs import build_params, convert, parse_spec, split_policies
+from brsolver.specs import build_params, convert, parse_policy, parse_spec, split_policies
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,10 +82,33 @@ def test_parse_spec_refuses(spec: str, message: str) -> None:
         ("a:x=1,b:y=2,z=3", ("a:x=1", "b:y=2,z=3")),
         ("br-h,gamma=0.9", ("br-h:gamma=0.9",)),
         ("a:file=b:c,k=d:e", ("a:file=b:c,k=d:e",)),
+        ("vllm,m.n:C,jsq", ("vllm", "m.n:C", "jsq")),
+        ("m:C:k=1,j=2,n:D,i=3", ("m:C:k=1,j=2", "n:D:i=3")),
     ],
 )
 def test_commas_separate_policies_and_parameters(text: str, specs: tuple[str, ...]) -> None:
     assert split_policies(text) == specs
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("mine:Mine", ("mine:Mine", {})),
+        (" my.pack_age:Mine : k=1, j=a:b ", ("my.pack_age:Mine", {"k": "1", "j": "a:b"})),
+        ("br-h:horizon=4", ("br-h", {"horizon": "4"})),
+        ("mine:key=1", ("mine", {"key": "1"})),
+    ],
+)
+def test_a_policy_may_be_a_class_of_a_module(
+    text: str, expected: tuple[str, dict[str, str]]
+) -> None:
+    assert parse_policy(text) == expected
+
+
+@pytest.mark.parametrize("text", ["mine.py:Mine", "./mine.py:Mine:k=1", "/a/b/mine.py:Mine"])
+def test_a_file_is_no_module(text: str) -> None:
+    with pytest.raises(ParameterError, match="a file is named MODULE:CLASS, as in my_policy:"):
+        parse_policy(text)
 
 
 @pytest.mark.parametrize("text", ["", "a,,b", "a,", "gamma=0.9,a"])

@@ -112,6 +112,50 @@ def test_what_cannot_be_added_is_left_out_and_routing_goes_on():
     asyncio.run(run())
 
 
+def test_a_replica_that_comes_back_has_what_it_ran():
+    async def run():
+        made = front(["a", "b"])
+        first = [task.result() for task in await placing(made, 4)]
+        made.follow({"b": Room()})
+        made.follow({"a": Room(slots=3), "b": Room()})
+        more = await placing(made, 3)
+        assert [task.result().replica for task in more if task.done()] == ["a"]
+        assert (made.audit().reserved, made.audit().held) == (5, 2)
+        for seat in first:
+            made.ended(seat, End.FINISHED)
+        await asyncio.gather(*more)
+        assert (made.audit().reserved, made.audit().held, made.audit().wrong) == (3, 0, ())
+        # One that was empty, or died, is another.
+        made.lost("b")
+        made.follow({"a": Room(), "b": Room()})
+        assert sorted(made.replicas) == ["a", "b"]
+
+    asyncio.run(run())
+
+
+def test_other_slots_of_a_replica_are_taken_in():
+    async def run():
+        made = front(["a"])
+        tasks = await placing(made, 6)
+        assert (made.audit().reserved, made.audit().held) == (2, 4)
+        made.follow({"a": Room(slots=5)})
+        tasks += await placing(made, 0)
+        assert (made.audit().reserved, made.audit().held) == (5, 1)
+        # What runs runs on, and nothing comes until there is room.
+        made.follow({"a": Room(slots=1)})
+        for done in [task for task in tasks if task.done()][:4]:
+            made.ended(done.result(), End.FINISHED)
+        await placing(made, 0)
+        assert (made.audit().reserved, made.audit().held) == (1, 1)
+        made.follow({"a": Room()})
+        await placing(made, 0)
+        assert (made.audit().reserved, made.audit().held) == (2, 0)
+        assert made.audit().wrong == ()
+        assert made.replicas == ["a"]
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize(
     "body",
     [

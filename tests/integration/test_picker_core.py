@@ -386,6 +386,29 @@ def test_a_retired_worker_finishes_what_it_has():
     assert p.worker_of("b") == left
 
 
+def test_a_worker_of_other_slots_is_given_as_many():
+    p = Picking(workers=1, slots=1)
+    for name in ("a", "b", "c"):
+        p.request(name)
+    p.run(0.1)
+    assert p.core.audit().held == 2
+    assert p.core.keep(0, 3)
+    p.run(0.1)
+    audit = p.core.audit()
+    assert (audit.held, audit.workers[0].slots, audit.wrong) == (0, 3, ())
+    with pytest.raises(ParameterError, match="the tokens of a step"):
+        p.core.keep(0, 10**6)
+    p.core.retire(0)
+    assert p.core.audit().workers[0].state == "draining"
+    assert p.core.keep(0, None)
+    assert (p.core.audit().workers[0].state, p.core.audit().workers[0].slots) == ("up", 1)
+    p.core.retire(0)
+    for name in ("a", "b", "c"):
+        p.core.ended(name, End.FINISHED)
+    assert not p.core.keep(0, 2)
+    assert p.core.audit().workers[0].state == "gone"
+
+
 def test_a_worker_that_comes_is_used():
     p = Picking(workers=1, slots=1)
     p.request("a")

@@ -68,13 +68,15 @@ def serving(shared):
 class Serving:
     """An application, its handle, and the router of that handle."""
 
-    def __init__(self, gate: Any, *, replicas: int = 2, **settings: Any) -> None:
+    def __init__(
+        self, gate: Any, *, replicas: int = 2, options: Any = None, **settings: Any
+    ) -> None:
         self.gate = gate
         self._changed = threading.Event()
         self._settings = {**SETTINGS, **settings}
         # Ray Serve keeps the routers of an application that it knows.
         self.name = f"rollouts-{next(APPLICATIONS)}"
-        self.handle = self.deploy(replicas)
+        self.handle = self.deploy(replicas, **(options or {}))
         self.unary = self.handle.options(method_name="whole")
         self.stream = self.handle.options(method_name="generate", stream=True)
         # The first request makes the router, and waits for its kernels.
@@ -85,9 +87,10 @@ class Serving:
         self.until(lambda books: books.reserved == 0)
         self.begin()
 
-    def deploy(self, replicas: int, *, wait: bool = True) -> Any:
+    def deploy(self, replicas: int, *, wait: bool = True, **options: Any) -> Any:
         config = router_config(**self._settings)
-        app = Streams.options(num_replicas=replicas, request_router_config=config).bind()
+        made = Streams.options(num_replicas=replicas, request_router_config=config, **options)
+        app = made.bind()
         target = serve.RunTarget(app, name=self.name, route_prefix=None)
         return serve.run_many([target], wait_for_applications_running=wait)[0]
 
@@ -237,6 +240,24 @@ def test_replicas_that_take_the_place_of_others_take_what_is_held(serving):
     audit = serving.until(lambda books: books.reserved == 0)
     assert audit.wrong == ()
     assert serving.ends(audit) == {End.FINISHED: 6}
+
+
+def test_another_limit_of_replicas_that_live_is_followed(gate):
+    # As a configuration that is applied anew has it: the code is the same, so replicas stay.
+    same = {"version": "same", "_internal": True}
+    serving = Serving(gate, slots=4, options={**same, "max_ongoing_requests": 1})
+    sent = serving.send(*names(5))
+    serving.until(lambda books: (books.started, books.held) == (2, 3))
+    before = set(serving.began("r0", "r1").values())
+    serving.deploy(2, wait=False, **same, max_ongoing_requests=2)
+    audit = serving.until(lambda books: (books.started, books.held) == (4, 1))
+    assert [worker.slots for worker in audit.workers] == [2, 2]
+    assert set(serving.began("r2", "r3").values()) == before
+    serving.let(*sent)
+    assert serving.all_tokens(sent)
+    audit = serving.until(lambda books: books.reserved == 0)
+    assert audit.wrong == ()
+    assert set(ray.get(serving.gate.concurrency.remote()).values()) == {2}
 
 
 def test_a_core_that_breaks_leaves_everybody_to_power_of_two(gate):

@@ -76,8 +76,12 @@ def test_every_public_trace_can_be_fetched_and_checked():
         assert trace.licence
 
 
-def test_more_policies_are_the_same_board_and_another_size_is_not(written):
+def test_more_policies_and_seeds_are_the_same_board_and_another_size_is_not(written):
     found = load_definition(written())
+    assert found.seeded(3).seeds == (0, 1, 2)
+    assert found.seeded(3).fingerprint == found.fingerprint
+    with pytest.raises(ParameterError, match="seeds is 0, must be at least 1"):
+        found.seeded(0)
     assert replace(found, policies=("jsq@immediate",)).fingerprint == found.fingerprint
     assert replace(found, slots=5).fingerprint != found.fingerprint
     faster = {"bfio": replace(found.hardware["bfio"], base=0.004)}

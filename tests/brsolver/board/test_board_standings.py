@@ -79,3 +79,27 @@ def test_a_geometric_mean_lies_between_and_turns_with_its_values(values):
     mean = geometric(values)
     assert min(values) * (1 - 1e-9) <= mean <= max(values) * (1 + 1e-9)
     assert geometric(1 / value for value in values) == pytest.approx(1 / mean)
+
+
+def test_several_seeds_give_scores_intervals():
+    def seeds(*scores, policy="new"):
+        return [
+            row(policy, "full", throughput_tok_s=100.0 * s, seed=k) for k, s in enumerate(scores)
+        ]
+
+    rows = seeds(1.0, 1.0, 1.0, policy="base") + seeds(1.1, 1.2, 1.3)
+    found = {one.policy: one for one in standings(rows, BASE, "failed")}
+    # Student's t at 97.5 % for two degrees of freedom is 4.303.
+    half = pytest.approx(4.3027 * 0.1 / math.sqrt(3), rel=1e-4)
+    assert found["new"].score_half_width == half
+    assert found["new"].part("p", "saturated").score_half_width == half
+    assert found["base"].score_half_width == 0.0
+    # A seed that lacks a cell is a mean of something else.
+    more = [row(each, "0.5", seed=k) for each in ("base", "new") for k in (0, 1)]
+    found = {one.policy: one for one in standings(rows + more, BASE, "failed")}
+    means = [math.sqrt(1.1), math.sqrt(1.2)]
+    assert found["new"].score_half_width == pytest.approx(
+        12.7062 * abs(means[1] - means[0]) / 2, rel=1e-4
+    )
+    single = standings([row("base", "full"), row("new", "full")], BASE, "failed")
+    assert all(math.isnan(one.score_half_width) for one in single)

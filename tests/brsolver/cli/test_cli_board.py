@@ -68,6 +68,28 @@ def test_table_page_and_rows(computed: Callable[..., Any], tmp_path: Path) -> No
     assert "| `lpt@pooled` |" in text
 
 
+def test_more_seeds_go_on_in_the_same_folder(computed: Callable[..., Any], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    one = computed("--only", "regime=full", "--out", out)
+    assert "±" not in one.out
+    first = pq.read_table(out / "results.parquet").to_pylist()
+    three = computed("--only", "regime=full", "--seeds", 3, "--out", out)
+    assert three.code == 0
+    assert "seeds 0, 1, 2" in three.out
+    assert next(line for line in three.out.splitlines() if line.startswith("br-0")).count("±") == 2
+    assert "95 % interval of a mean over 3 seeds" in three.out.replace("\n", " ")
+    rows = pq.read_table(out / "results.parquet").to_pylist()
+    assert [(row["seed"], row["policy"]) for row in rows] == [
+        (seed, policy) for seed in (0, 1, 2) for policy in ("jsq", "br-0")
+    ]
+    kept = {(row["seed"], row["policy"]): row for row in rows}
+    # Not computed again: a clock would have told another time.
+    assert [kept[0, row["policy"]]["wall_s"] for row in first] == [row["wall_s"] for row in first]
+    page = (out / "board.html").read_text(encoding="utf-8")
+    assert "bfio, seed 2</span>" in page
+    assert 'data-name="seed"' in page
+
+
 def test_a_log_is_told_of_a_board_that_is_kept(
     computed: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,6 +139,7 @@ def test_a_policy_that_fails_is_named_and_the_rest_is_shown(
         (["--trace", "drawn=a", "--trace", "drawn=b"], "trace drawn is given twice"),
         (["--quick"], "--quick and --definition exclude each other"),
         (["--executor", "slurm"], "unknown executor 'slurm'"),
+        (["--seeds", "0"], "seeds is 0, must be at least 1"),
         (["--jobs", "0"], "jobs is 0, must be at least 1"),
     ],
 )

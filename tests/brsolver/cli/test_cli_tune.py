@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 import tomllib
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +14,7 @@ import pytest
 from brsolver.tuned import read_tuned
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 SERVER = ("--workers", 2, "--slots", 4, "--prefill", "colocated:budget=512", "--jobs", 1)
@@ -32,7 +34,10 @@ def test_all_that_is_written(brsolver: Callable[..., Any], traffic: Path, tmp_pa
     done = brsolver("tune", traffic, *SHORT, "--trials", 18, "--out", out)
     assert done.code == 0
     assert done.err == f"wrote {out}/tune.html\nwrote {out}/tuned.toml\n"
-    assert "vllm serve MODEL --data-parallel-size 2 --max-num-seqs 4" in done.out
+    assert (
+        "vllm serve MODEL --data-parallel-size 2 --enable-expert-parallel --max-num-seqs 4"
+        in done.out
+    )
     assert "95 % interval" in done.out or "nothing beats it for certain" in done.out
     names = sorted(path.name for path in out.iterdir())
     assert names == ["study.db", "tune-figures", "tune.html", "tune.json", "tuned.toml"]
@@ -143,7 +148,110 @@ def test_bad_input_is_one_line(
     options: tuple[str, ...],
     message: str,
 ) -> None:
-    assert message in refused("tune", traffic, *SERVER, *options, "--out", tmp_path / "out")
+    out = tmp_path / "new" / "out"
+    assert message in refused("tune", traffic, *SERVER, *options, "--out", out)
+    assert not out.parent.exists()
+
+
+def test_what_cannot_run_leaves_no_folder_and_what_was_there_stays(
+    refused: Callable[..., str], traffic: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    assert "cannot run" in refused("tune", traffic, *SHORT, "--capacity", 300, "--out", out)
+    assert not out.exists()
+    out.mkdir()
+    (out / "mine.txt").write_text("mine")
+    assert "cannot run" in refused("tune", traffic, *SHORT, "--capacity", 300, "--out", out)
+    assert [each.name for each in out.iterdir()] == ["mine.txt"]
+
+
+def test_traffic_of_other_prefixes_is_another_study(
+    brsolver: Callable[..., Any], refused: Callable[..., str], tmp_path: Path
+) -> None:
+    path, out = tmp_path / "turns.jsonl", tmp_path / "out"
+
+    def shared(blocks: int) -> None:
+        path.write_text("".join(
+            json.dumps({
+                "arrival_s": i, "prompt_tokens": 64, "output_tokens": 3 + i % 9,
+                "hash_ids": [k if k < blocks else 10 * i + k for k in range(4)],
+            }) + "\n"
+            for i in range(300)
+        ))  # fmt: skip
+
+    ask = (*SHORT, "--trials", 2, "--out", out)
+    shared(3)
+    assert brsolver("tune", path, *ask).code == 0
+    before = (out / "study.db").read_bytes()
+    shared(1)
+    assert "study 'tune': trace is" in refused("tune", path, *ask)
+    assert (out / "study.db").read_bytes() == before
+
+
+WAITS = """
+import sys
+
+waited = False
+
+
+class Waits:
+    def route(self, cluster, waiting):
+        global waited
+        if not waited:
+            waited = True
+            print("asked", flush=True)
+            sys.stdin.readline()
+        room = cluster.room.tolist()
+        workers = [g for g, most in enumerate(room) for _ in range(most)]
+        return list(enumerate(workers[: len(waiting.prompt_tokens)]))
+"""
+
+
+@pytest.fixture
+def waiting(traffic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Start the command in a process that waits within its second trial."""
+    (tmp_path / "waits_for_a_line.py").write_text(WAITS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    begun: list[subprocess.Popen[str]] = []
+
+    def begin(*asked: object) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "brsolver", "tune", *map(str, asked)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        begun.append(process)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "asked\n", process.communicate()
+        return process
+
+    yield begin
+    for process in begun:
+        process.kill()
+        process.communicate()
+    sys.modules.pop("waits_for_a_line", None)
+
+
+def test_a_second_process_is_told_of_the_first_and_follows_one_that_was_killed(
+    brsolver: Callable[..., Any], refused: Callable[..., str], waiting: Any, traffic: Path
+) -> None:
+    mine = ("--policies", "waits_for_a_line:Waits,jsq-load", "--out", "out", "--trials", 3)
+    ask = (traffic, *SERVER, "--budget", "1h", *mine)
+    first = waiting(*ask)
+    line = refused("tune", *ask)
+    assert f"study 'tune' is gone on with by process {first.pid} on " in line
+    _, said = first.communicate("go on\n")
+    assert first.returncode == 0, said
+    again = ("--study", "again")
+    killed = waiting(*ask, *again)
+    killed.kill()
+    killed.communicate()
+    followed = brsolver("tune", *ask, *again, "--json")
+    assert followed.code == 0
+    # What the test's own process is asked reads no line.
+    facts = json.loads(followed.out[followed.out.index("{") :])
+    assert len(facts["trials"]) == 3
+    assert facts["counts"]["failed"] == 0
 
 
 def test_a_study_of_another_goal_is_one_line(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import optuna
@@ -20,7 +22,6 @@ from brsolver.tuning.study import quiet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from pathlib import Path
 
     from brsolver.traces import Trace
 
@@ -173,6 +174,43 @@ def test_a_study_of_another_trace_is_refused(
     tuned(trace, trials=2, storage=database)
     with pytest.raises(ParameterError, match="trace is"):
         tuned(trace_maker(requests=600, seed=1), trials=2, storage=database)
+
+
+def test_a_study_of_another_code_by_the_same_name_is_refused(
+    trace: Trace, database: str, quitting_policy: str
+) -> None:
+    policies = f"jsq-load,{quitting_policy}"
+    tuned(trace, trials=3, storage=database, policies=policies)
+    module = Path(sys.modules["quitting_policy_module"].__file__ or "")
+    before = module.read_text()
+    module.write_text(before.replace("had enough", "had more than enough"))
+    with pytest.raises(ParameterError, match=r"digest of code\.quits is .* there and .* here"):
+        tuned(trace, trials=3, storage=database, policies=policies)
+    module.write_text(before)
+    assert len(tuned(trace, trials=3, storage=database, policies=policies).tried) == 3
+
+
+def test_a_study_of_other_hardware_by_the_same_name_is_refused(
+    trace: Trace, database: str, tmp_path: Path
+) -> None:
+    mine = tmp_path / "mine.toml"
+    text = 'name = "mine"\n[step_time]\nmodel = "affine"\nbase = 0.02\nper_token = 4e-8\n'
+    mine.write_text(text)
+    # Not the first: that one's steps are those of the parameters.
+    hardware = ("bfio", str(mine))
+    tuned(trace, trials=2, storage=database, hardware=hardware)
+    mine.write_text(text.replace("0.02", "0.03"))
+    with pytest.raises(ParameterError, match=r"hardware\.mine, G=2\.base is 0\.02 there and 0\.03"):
+        tuned(trace, trials=2, storage=database, hardware=hardware)
+
+
+@pytest.mark.parametrize(("routing", "given"), [("pooled", True), ("pooled", False)])
+def test_defaults_that_route_as_given_are_said(trace: Trace, routing: Any, given: bool) -> None:
+    names = frozenset({"routing"}) if given else frozenset[str]()
+    result = tuned(trace, replace(PARAMS, routing=routing), trials=2, given=names)
+    assert result.tried[0].settings["routing"] == (routing if given else "immediate")
+    said = [note for note in result.notes if note.startswith("routing is given as pooled, and")]
+    assert len(said) == given
 
 
 def test_a_study_that_is_nobody_of_ours_is_left_alone(trace: Trace, database: str) -> None:

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from brsolver.errors import ParameterError, UnknownNameError
+from brsolver.hardware.model import preset_names, read_hardware
 from brsolver.options import Search, parameters
 from brsolver.registry import PolicySpec
 from brsolver.routers.params import BRHParams, BRRampParams
@@ -200,8 +201,9 @@ def test_each_hardware_has_slots_of_its_own() -> None:
     assert found.params.slots == 128
     assert names[0] not in asked
     assert names[1] in asked
-    assert "--data-parallel-size 2 --tensor-parallel-size 4 --max-num-seqs 128" in engine_line(
-        found
+    assert (
+        "--data-parallel-size 2 --tensor-parallel-size 4 --enable-expert-parallel --max-num-seqs "
+        "128" in engine_line(found)
     )
 
 
@@ -211,11 +213,19 @@ def test_engine_lines_say_what_was_chosen() -> None:
     )
     line = engine_line(space_of(params).published())
     assert line == (
-        "vllm serve MODEL --data-parallel-size 4 --max-num-seqs 48 --max-num-batched-tokens 4096 "
-        "--prefill-schedule-interval 16"
+        "vllm serve MODEL --data-parallel-size 4 --enable-expert-parallel --max-num-seqs 48 "
+        "--max-num-batched-tokens 4096 --prefill-schedule-interval 16"
     )
     sglang = engine_line(space_of(BASES["sglang"]).published())
-    assert "--max-running-requests 64" in sglang
+    assert "--dp-size 4 --tp-size 4 --ep-size 4 --max-running-requests 64" in sglang
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_experts_are_shared_out_as_where_steps_were_measured(name: str) -> None:
+    line = engine_line(space_of(SimulationParams(), hardware=[name]).published())
+    measured = "experts parallel" in read_hardware(name).conditions
+    assert ("--enable-expert-parallel" in line) == measured
+    assert ("-tep" not in name) or measured
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,201 @@
+"""Who goes on with a study: one process at a time, which says so in the study itself.
+
+Files can be locked, but a study may be in a database that several machines use. Whoever takes the
+lease writes itself down and looks again: of two that begin in the same moment the later is there.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+import uuid
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from brsolver.errors import BrsolverError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from optuna.study import Study
+
+KEPT = "brsolver_lease"
+"""Name by which it is kept with the study."""
+BEAT_S = 10.0
+"""Seconds between two signs of life."""
+STALE_S = 60.0
+"""Seconds without one, by the machines' clocks, after which a lease is taken over."""
+SETTLE_S = 0.2
+"""Seconds after which whoever wrote at the same time has written."""
+_JOIN_S = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holder:
+    """A process that goes on with a study.
+
+    Attributes
+    ----------
+    host, space : str
+        Its machine, and its namespace of processes there: a container has one of its own.
+    process : int
+    mark : str
+        What tells it from any other.
+    seen_s : float
+        When it gave its last sign of life, in seconds of the clock on the wall.
+    """
+
+    host: str
+    space: str
+    process: int
+    mark: str
+    seen_s: float
+
+    @classmethod
+    def me(cls) -> Holder:
+        """Return this process, with a mark of its own."""
+        space = ""
+        with suppress(OSError):
+            space = str(Path("/proc/self/ns/pid").readlink())
+        return cls(
+            host=socket.gethostname(), space=space, process=os.getpid(), mark=uuid.uuid4().hex,
+            seen_s=time.time(),
+        )  # fmt: skip
+
+    def __str__(self) -> str:
+        return f"process {self.process} on {self.host}"
+
+    def gone(self, me: Holder) -> bool:
+        """Tell whether it goes on no more, as seen by another process."""
+        here = (self.host, self.space) == (me.host, me.space)
+        return (here and not _alive(self.process)) or me.seen_s - self.seen_s > STALE_S
+
+
+class Lease:
+    """The right to go on with a study, and what tells others that it is used.
+
+    Parameters
+    ----------
+    study : Study
+    me : Holder
+    """
+
+    def __init__(self, study: Study, me: Holder) -> None:
+        self._study, self._me = study, me
+        self._ended = threading.Event()
+
+    def check(self) -> None:
+        """Raise `BrsolverError` if another process has taken it over."""
+        theirs = _holder(self._study)
+        if theirs is not None and theirs.mark != self._me.mark:
+            raise BrsolverError(
+                f"study {self._study.study_name!r} has been taken over by {theirs}, as nothing had "
+                f"been heard of this process for {STALE_S:.0f} s; what was tried is kept there"
+            )
+
+    def take(self) -> None:
+        """Take it; raise `BrsolverError`, which names the holder, if another has it."""
+        theirs = _holder(self._study)
+        if theirs is not None and not theirs.gone(self._me):
+            raise self._refused(theirs)
+        self._write(self._me)
+        time.sleep(SETTLE_S)
+        theirs = _holder(self._study)
+        if theirs is not None and theirs.mark != self._me.mark:
+            raise self._refused(theirs)
+
+    def keep(self) -> None:
+        """Give signs of life until `end`; runs in a thread."""
+        while not self._ended.wait(BEAT_S):
+            # What is wrong with the storage, the search itself finds out.
+            with suppress(Exception):
+                self._sign(time.time())
+
+    def end(self) -> None:
+        """Give no more signs of life."""
+        self._ended.set()
+
+    def release(self) -> None:
+        """Leave the study to others, once no more signs of life are under way."""
+        with suppress(Exception):
+            if self._mine():
+                self._study.set_user_attr(KEPT, None)
+
+    def _sign(self, now_s: float) -> None:
+        if self._mine():
+            self._write(self._me, now_s)
+
+    def _mine(self) -> bool:
+        theirs = _holder(self._study)
+        return theirs is not None and theirs.mark == self._me.mark
+
+    def _write(self, holder: Holder, now_s: float | None = None) -> None:
+        seen = {} if now_s is None else {"seen_s": now_s}
+        self._study.set_user_attr(KEPT, {**asdict(holder), **seen})
+
+    def _refused(self, theirs: Holder) -> BrsolverError:
+        age_s = max(0.0, time.time() - theirs.seen_s)
+        return BrsolverError(
+            f"study {self._study.study_name!r} is gone on with by {theirs}, heard of {age_s:.0f} s "
+            "ago, must be by one process at a time: wait for that one, or give another --study; "
+            f"{STALE_S:.0f} s after it was last heard of it can be taken over"
+        )
+
+
+@contextmanager
+def leased(study: Study, *, shared: bool) -> Iterator[Lease]:
+    """Hold a study's lease while the block runs.
+
+    Parameters
+    ----------
+    study : Study
+    shared : bool
+        Whether others can reach it at all: what is in memory they cannot.
+
+    Yields
+    ------
+    Lease
+
+    Raises
+    ------
+    BrsolverError
+        Another process goes on with it; names it.
+    """
+    lease = Lease(study, Holder.me())
+    if not shared:
+        yield lease
+        return
+    lease.take()
+    keeper = threading.Thread(target=lease.keep, name="brsolver-lease", daemon=True)
+    keeper.start()
+    try:
+        yield lease
+    finally:
+        lease.end()
+        keeper.join(_JOIN_S)
+        lease.release()
+
+
+def _holder(study: Study) -> Holder | None:
+    """Return who holds a study; None if nobody does, or nobody of ours."""
+    kept: Any = study.user_attrs.get(KEPT)
+    try:
+        return Holder(**kept)
+    except TypeError:
+        return None
+
+
+def _alive(process: int) -> bool:
+    if os.name == "nt":  # there a signal of 0 is none that asks
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
