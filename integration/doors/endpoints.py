@@ -54,7 +54,9 @@ class Shape:
         if self.ranks is not None and self.ranks < 1:
             raise ParameterError(f"ranks is {self.ranks}, must be at least 1")
 
-    def workers(self, address: str, name: str | None = None) -> list[WorkerSpec]:
+    def workers(
+        self, address: str, name: str | None = None, uid: str | None = None
+    ) -> list[WorkerSpec]:
         """Return the workers at an address.
 
         Parameters
@@ -63,9 +65,15 @@ class Shape:
             ``host:port``.
         name : str, optional
             What the server is called; the address by default.
+        uid : str, optional
+            As `WorkerSpec`.
         """
         spec = WorkerSpec(
-            name=name or address, address=address, slots=self.slots, capacity=self.capacity
+            name=name or address,
+            address=address,
+            slots=self.slots,
+            capacity=self.capacity,
+            uid=uid,
         )
         if self.ranks is None:
             return [spec]

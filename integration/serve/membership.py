@@ -236,6 +236,7 @@ class Membership(CoreFleet):
         for spec in found:
             self._core.workers.check(spec)
         self._named = found
+        self._hands.forget_left(found)
         self._apply()
 
     def event(self, event: Event) -> None:
@@ -280,13 +281,13 @@ class Membership(CoreFleet):
         if found.draining:
             return
         # It may have been renamed; whoever named it is to know that it drains.
-        self._hands.drain(self._given(found.spec) or name)
+        self._hands.drain(self._given(found.spec) or name, found.spec.uid)
         self._apply()
 
     def _apply(self) -> None:
         hands = self._hands
         wanted = [*self._named, *hands.added.values()]
-        self._fleet.set(spec for spec in wanted if spec.name not in hands.drained)
+        self._fleet.set(spec for spec in wanted if not hands.has_drained(spec))
         self._tell()
 
     def _check_name(self, spec: WorkerSpec) -> None:
