@@ -145,7 +145,7 @@ def test_every_table_is_read(tmp_path: Path) -> None:
         (WORKERS + "[limits]\nidle_s = nan\n", "[limits]: idle_s is nan, must be a number"),
         (
             WORKERS + "[auth]\nkeys_env = 'KEYS'\n",
-            "environment variable KEYS holds no key, must hold at least one",
+            "[auth]: keys_env 'KEYS' holds no key, must hold at least one",
         ),
         (WORKERS + "[router]\npool_max = -1\n", "[router]: pool_max is -1, must be at least "),
         (
@@ -211,7 +211,7 @@ def complaint(path: Path) -> str | None:
 def test_keys_are_told_apart_and_never_shown(tmp_path: Path, entries: str, line: str) -> None:
     with pytest.raises(ParameterError) as caught:
         read_keys(Auth(keys_env="KEYS"), tmp_path, {"KEYS": entries})
-    assert str(caught.value) == f"environment variable KEYS: {line}"
+    assert str(caught.value) == f"[auth]: keys_env 'KEYS': {line}"
 
 
 def test_keys_from_the_environment(tmp_path: Path) -> None:
