@@ -270,7 +270,8 @@ def read_workers(path: Path, shape: Shape | None = None) -> list[WorkerSpec]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:
-        raise ParameterError(f"{path} cannot be read: {error}") from error
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ParameterError(f"{path} cannot be read: {reason}") from error
     found: dict[str, list[WorkerSpec]] = {}
     for number, line in enumerate(lines, 1):
         address = line.partition("#")[0].strip()

@@ -70,8 +70,8 @@ class KubernetesApi:
         port = os.environ.get("KUBERNETES_SERVICE_PORT", "443")
         if not host or not (account / "token").exists():
             raise ParameterError(
-                "endpoints are 'kubernetes', must be run in a pod with a service account; "
-                "elsewhere give a file or a host name"
+                "must be run in a pod with a service account; elsewhere name addresses, a file, "
+                "or dns"
             )
         own = (account / "namespace").read_text(encoding="utf-8").strip()
         return cls(

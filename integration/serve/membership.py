@@ -13,7 +13,7 @@ from integration.doors.kubernetes import EndpointSlices, KubernetesApi
 from integration.envoy.endpoints import resolve
 from integration.picker.events import WorkerChanged
 from integration.serve.by_hand import ByHand
-from integration.settings import Address
+from integration.settings import Address, named
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -46,15 +46,19 @@ def workers_of(
     """
     workers = config.workers
     if config.tiers is not None:
-        return specs_at(config.tiers.decode, complain=complain)
+        with named(None, "[tiers] decode:"):
+            return specs_at(config.tiers.decode, complain=complain)
     if workers.file is not None:
-        found = [_by_number(spec) for spec in read_workers(config.path(workers.file))]
-        return _apart(found)
+        with named(None, f"[workers] file is {workers.file!r}:"):
+            found = [_by_number(spec) for spec in read_workers(config.path(workers.file))]
+            return _apart(found)
     if workers.dns is not None:
-        return [spec for each in resolve(workers.dns) for spec in Shape().workers(each)]
+        with named(None, "[workers] dns:"):
+            return [spec for each in resolve(workers.dns) for spec in Shape().workers(each)]
     if workers.service is not None:
         return []
-    return specs_at(workers.addresses, ranks=workers.ranks, complain=complain)
+    with named(None, "[workers] addresses:"):
+        return specs_at(workers.addresses, ranks=workers.ranks, complain=complain)
 
 
 def specs_at(
@@ -130,7 +134,9 @@ def source_of(config: ServeConfig, complain: Callable[[str], object]) -> Source 
         name, _, given = workers.service.partition(":")
         number: str | int = int(given) if given.isdigit() else given
         selector = f"kubernetes.io/service-name={name}"
-        return EndpointSlices(KubernetesApi.in_pod(), selector, port=number, complain=complain)
+        with named(None, f"[workers] service is {workers.service!r},"):
+            api = KubernetesApi.in_pod()
+        return EndpointSlices(api, selector, port=number, complain=complain)
     return None
 
 

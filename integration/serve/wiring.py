@@ -105,13 +105,15 @@ class Picker:
         )
         self._endpoints = Endpoints(Path(places.folder) / ENDPOINTS) if places.envoy else None
         self._membership = Membership(core, fleet, changed=self._workers_changed, hands=hands)
-        self._admin = administration(
-            config, places, core, clock=clock, fleet=self._membership, unwell=self._unwell
-        )
+        with named(None, "[admin]"):
+            self._admin = administration(
+                config, places, core, clock=clock, fleet=self._membership, unwell=self._unwell
+            )
         events = EventLog(self.logger, lambda worker: core.workers[worker].spec.name)
         core.listeners.extend([reader, watched, self._membership, events])
         record = config.trace.record
-        self._recorder = None if record is None else EventRecorder(config.path(record))
+        with named(None, "[trace]"):
+            self._recorder = None if record is None else EventRecorder(config.path(record))
         if self._recorder is not None:
             core.listeners.append(self._recorder)
         self._health = Health()

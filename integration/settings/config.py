@@ -168,14 +168,14 @@ def load(
 
 
 @contextmanager
-def named(file: Path | None, table: str) -> Iterator[None]:
+def named(file: Path | None, table: str = "") -> Iterator[None]:
     """Have errors of parameters that come up late name the file and the table that they are of.
 
     Parameters
     ----------
     file : Path or None
     table : str
-        As messages have it: ``"[router]"``.
+        As messages have it: ``"[router]"``; empty where they name it themselves.
 
     Raises
     ------
@@ -187,8 +187,11 @@ def named(file: Path | None, table: str) -> Iterator[None]:
     except MissingExtraError:
         raise
     except BrsolverError as error:
-        where = table if file is None else f"{file}: {table}"
-        raise ParameterError(f"{where} {error}") from error
+        text = str(error)
+        if file is not None and text.startswith(f"{file}:"):
+            raise
+        where = " ".join(filter(None, ("" if file is None else f"{file}:", table)))
+        raise ParameterError(f"{where} {text}".strip()) from error
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -153,11 +153,30 @@ def test_every_table_is_read(tmp_path: Path) -> None:
             "[trace]: record is 'a.csv', must end in .jsonl",
         ),
         ("[workers\n", "cannot be read as TOML: "),
+        (
+            WORKERS + "[listen]\nhost = 'localhost'\n",
+            "[listen]: host is 'localhost', must be an address by number, such as 127.0.0.1 or ",
+        ),
+        (WORKERS + "[admin]\nhost = ''\n", "[admin]: host is '', must be an address to bind"),
+        (WORKERS + "[router]\ntuned = 'no.toml'\n", "[router]: tuned is 'no.toml': "),
+        (WORKERS + "[auth]\nkeys_file = '.'\n", "[auth]: keys_file is '.', must be a file of keys"),
         ("a = 1\na = 2\n", "cannot be read as TOML: "),
     ],
 )
 def test_what_cannot_be_is_one_line(tmp_path: Path, text: str, line: str) -> None:
     assert refused(tmp_path, text).startswith(line)
+
+
+def test_a_file_is_utf8_with_or_without_a_mark_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "serve.toml"
+    path.write_bytes(b"\xef\xbb\xbf" + WORKERS.encode())
+    assert load(path, {}).workers.addresses
+    path.write_bytes(WORKERS.encode() + "[listen]\n# f\xfcr".encode("latin-1"))
+    with pytest.raises(ParameterError) as caught:
+        load(path, {})
+    assert str(caught.value) == (
+        f"{path}: cannot be read as TOML: line 4 holds byte 0xfc, must be UTF-8"
+    )
 
 
 def test_a_file_that_is_not_there_is_one_line(tmp_path: Path) -> None:
