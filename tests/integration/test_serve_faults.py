@@ -227,15 +227,15 @@ def test_picker_that_is_back_knows_what_runs(stack):
 def test_what_envoy_routed_while_there_was_no_picker_ends_as_what_it_was(tmp_path, door):
     async def run(stack):
         await stack.until_idle()
-        running = asyncio.ensure_future(ask(stack, [LONG] * 4, tag="running"))
+        running = asyncio.ensure_future(ask(stack, [8 * LONG] * 4, tag="running"))
         await stack.until(lambda audit: audit["started"] == 4, what="full")
-        for relay in stack.relays:
-            # Until there is a picker again nothing ends.
-            stack._loop.call_soon_threadsafe(relay.freeze)
         held = asyncio.ensure_future(ask(stack, [6] * 3, tag="alone"))
         left = asyncio.ensure_future(ask(stack, [6], tag="left"))
         await stack.until(lambda audit: audit["held"] == 4, what="holding")
         picker = stack.picker
+        for relay in stack.relays:
+            # Until there is a picker again nothing ends.
+            stack._loop.call_soon_threadsafe(relay.freeze)
         os.kill(picker, signal.SIGKILL)
         await stack.until(lambda audit: audit["reserved"] == 8, what="what runs, entered")
         assert stack.picker not in {None, picker}
@@ -248,7 +248,7 @@ def test_what_envoy_routed_while_there_was_no_picker_ends_as_what_it_was(tmp_pat
         audit = await stack.until_idle()
         assert audit["ended"] == {"finished": 7, "disconnected": 1}
         # As the engines counted them.
-        assert output_tokens(stack) - before == 4 * LONG + 3 * 6
+        assert output_tokens(stack) - before == 4 * 8 * LONG + 3 * 6
 
     # Streams stand still for as long as a picker takes to start.
     with Stack(tmp_path, limits={"idle_s": 120.0}, picker={"door": door}) as other:
