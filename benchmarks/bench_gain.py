@@ -54,9 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rows[f"{arm.name} (simulated)"] = foretold(workload.trace, arm, CLUSTER)
     print(as_table(rows))
     for name in (*ROUTERS, VLLM.name):
-        print(
-            f"{POOLED.name} is better than {name} by: {gains_line(rows[POOLED.name], rows[name])}"
-        )
+        print(f"{POOLED.name}, has beside {name}: {gains_line(rows[POOLED.name], rows[name])}")
 
 
 def served(name: str, url: str, workload: Workload) -> dict[str, float]:

@@ -3,7 +3,8 @@
 Envoy keeps one log stream per thread of its own. An upstream entry says that a worker has a
 request (`UpstreamPoolReady`), the downstream one how it ended, with the `usage` that Envoy read
 out of the response. Of a few streams it tells in between how far they are: nothing of those
-entries reaches the books. Entries without our identity are of requests that took no reservation.
+entries reaches the books. Entries without our identity are of requests that took no reservation, or
+that Envoy routed by itself while there was no picker.
 
 Times of first headers are left aside: vLLM sends its headers at once, so these are no tokens. The
 first bytes of a body are.
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from integration.doors import ends
 from integration.messages import services
 from integration.messages.accesslog import TYPES, StreamAccessLogsResponse
+from integration.picker.bodies import kind_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -103,6 +105,8 @@ class AccessLog:
             return
         name = ends.identity(entry)
         if name is None:
+            if kind == _END:
+                self._end_unnamed(entry)
             return
         if kind == _READY:
             address = ends.address(entry)
@@ -119,3 +123,11 @@ class AccessLog:
         known = self._ledger.ended(name, end, usage, seen=ends.seen(entry))
         if not known and self._ours is not None and not self._ours(name):
             self._ledger.ended_before(ends.address(entry), end, usage)
+
+    def _end_unnamed(self, entry: Any) -> None:
+        """Take in the end of what Envoy routed by itself, if it was found running."""
+        # What takes no slot was not counted there, or only for a moment.
+        if kind_of(entry.request.path) is not None:
+            end, usage = ends.reason(entry), ends.usage(entry)
+            span = ends.span(entry)
+            self._ledger.ended_unnamed(ends.address(entry), end, usage, span=span)

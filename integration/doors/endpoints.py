@@ -54,7 +54,9 @@ class Shape:
         if self.ranks is not None and self.ranks < 1:
             raise ParameterError(f"ranks is {self.ranks}, must be at least 1")
 
-    def workers(self, address: str, name: str | None = None) -> list[WorkerSpec]:
+    def workers(
+        self, address: str, name: str | None = None, uid: str | None = None
+    ) -> list[WorkerSpec]:
         """Return the workers at an address.
 
         Parameters
@@ -63,9 +65,15 @@ class Shape:
             ``host:port``.
         name : str, optional
             What the server is called; the address by default.
+        uid : str, optional
+            As `WorkerSpec`.
         """
         spec = WorkerSpec(
-            name=name or address, address=address, slots=self.slots, capacity=self.capacity
+            name=name or address,
+            address=address,
+            slots=self.slots,
+            capacity=self.capacity,
+            uid=uid,
         )
         if self.ranks is None:
             return [spec]
@@ -262,7 +270,8 @@ def read_workers(path: Path, shape: Shape | None = None) -> list[WorkerSpec]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:
-        raise ParameterError(f"{path} cannot be read: {error}") from error
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ParameterError(f"{path} cannot be read: {reason}") from error
     found: dict[str, list[WorkerSpec]] = {}
     for number, line in enumerate(lines, 1):
         address = line.partition("#")[0].strip()

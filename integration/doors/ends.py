@@ -140,3 +140,10 @@ def _read(text: str, unit_s: float) -> float | None:
 def seconds(duration: Any) -> float:
     """Return a duration in seconds."""
     return float(duration.seconds + duration.nanos * 1e-9)
+
+
+def span(entry: Any) -> tuple[float, float]:
+    """Return when a request came and when it ended, in seconds of the wall clock."""
+    common = entry.common_properties
+    began_s = seconds(common.start_time)
+    return began_s, began_s + seconds(common.duration)

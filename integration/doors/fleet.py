@@ -87,11 +87,16 @@ class Fleet:
         return list(dict.fromkeys(address for address, _ in self._there))
 
     def set(self, specs: Iterable[WorkerSpec]) -> None:
-        """Add the workers that are new, and retire those that are gone: their streams run on."""
+        """Add the workers that are new, and retire those that are gone: their streams run on.
+
+        Where another runs by now at the same address, one is gone and one is new.
+        """
         wanted = {_key(spec): spec for spec in specs}
-        for key in [key for key in self._there if key not in wanted]:
-            worker = self._there.pop(key)
-            self._pump.retire(worker)
+        for key, worker in list(self._there.items()):
+            spec = wanted.get(key)
+            if spec is None or spec.is_another_than(self.specs[worker]):
+                del self._there[key]
+                self._pump.retire(worker)
         for key, spec in wanted.items():
             if key not in self._there:
                 self._there[key] = self._add(spec)

@@ -8,7 +8,7 @@ import os
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from brsolver.errors import BrsolverError, MissingExtraError, ParameterError
 from integration.doors.endpoints import Shape, address_of
@@ -70,8 +70,8 @@ class KubernetesApi:
         port = os.environ.get("KUBERNETES_SERVICE_PORT", "443")
         if not host or not (account / "token").exists():
             raise ParameterError(
-                "endpoints are 'kubernetes', must be run in a pod with a service account; "
-                "elsewhere give a file or a host name"
+                "must be run in a pod with a service account; elsewhere name addresses, a file, "
+                "or dns"
             )
         own = (account / "namespace").read_text(encoding="utf-8").strip()
         return cls(
@@ -186,14 +186,14 @@ class EndpointSlices:
 
     def _workers(self) -> tuple[WorkerSpec, ...]:
         found = {
-            address: name
+            address: pod
             for item in self._slices.values()
-            for address, name in _ready(item, self._port)
+            for address, pod in _ready(item, self._port)
         }
         return tuple(
             worker
             for address in sorted(found)
-            for worker in self._shape.workers(address, found[address])
+            for worker in self._shape.workers(address, *found[address])
         )
 
 
@@ -210,7 +210,12 @@ class _Teller:
             self._changed(workers)
 
 
-def _ready(item: dict[str, Any], wanted: str | int) -> Iterator[tuple[str, str]]:
+class _Pod(NamedTuple):
+    name: str
+    uid: str | None
+
+
+def _ready(item: dict[str, Any], wanted: str | int) -> Iterator[tuple[str, _Pod]]:
     """Yield address and pod of a slice's endpoints that are ready and stay."""
     port = _port(item, wanted)
     if port is None:
@@ -220,9 +225,10 @@ def _ready(item: dict[str, Any], wanted: str | int) -> Iterator[tuple[str, str]]
         # A condition that is left out counts as ready, says the API.
         if conditions.get("ready") is False or conditions.get("terminating"):
             continue
-        name = (endpoint.get("targetRef") or {}).get("name", "")
+        target = endpoint.get("targetRef") or {}
+        pod = _Pod(target.get("name", ""), target.get("uid"))
         for host in (endpoint.get("addresses") or ())[:1]:
-            yield address_of(host, port), name
+            yield address_of(host, port), pod
 
 
 def _port(item: dict[str, Any], wanted: str | int) -> int | None:

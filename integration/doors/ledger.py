@@ -77,6 +77,7 @@ class Ledger:
         self.running: Counter[int] = Counter()
         self._turns: dict[str, int] = {}
         self.unknown = 0
+        self._counted: tuple[float, float] | None = None
         pump.core.listeners.append(self)
 
     def __len__(self) -> int:
@@ -197,8 +198,18 @@ class Ledger:
         whole = seen if name == place.name else None
         return self._pump.ended(place.name, end, usage, seen=whole)
 
-    def take_over(self, live: Iterable[Live]) -> None:
-        """Enter requests that run already, which a picker before this one decided, or none."""
+    def take_over(
+        self, live: Iterable[Live], *, counted: tuple[float, float] | None = None
+    ) -> None:
+        """Enter requests that run already, which a picker before this one decided, or none.
+
+        Parameters
+        ----------
+        live : iterable of Live
+        counted : (float, float), optional
+            Between which times of the wall clock they were counted.
+        """
+        self._counted = counted
         found = list(live)
         self._pump.rebuild(found)
         for each in found:
@@ -219,6 +230,26 @@ class Ledger:
             if self._fleet.specs[place.worker].address == address:
                 return self.ended(name, end, usage)
         return False
+
+    def ended_unnamed(
+        self, address: str | None, end: End, usage: Usage | None, *, span: tuple[float, float]
+    ) -> bool:
+        """Release what one has that was taken over, if this was one of them by its times.
+
+        Parameters
+        ----------
+        address : str or None
+            Its worker's.
+        end : End
+        usage : Usage or None
+        span : (float, float)
+            When it came and when it ended, by the wall clock.
+        """
+        if self._counted is None or not self.before:
+            return False
+        # Whoever came or ended meanwhile may have been counted or not: figures will tell.
+        was_there = span[0] < self._counted[0] and self._counted[1] < span[1]
+        return was_there and self.ended_before(address, end, usage)
 
     def event(self, event: Event) -> None:
         """Forget what the core has given up by itself; as a listener of the core."""

@@ -17,6 +17,9 @@ BATCH_BYTES = 3 * 2**20
 """At most, while the picker is too busy to take entries; gRPC takes messages of 4 MiB. Beyond it
 Envoy drops entries."""
 
+_GENERATES = r"[^?]*/(completions|messages|embeddings|responses)/*(\?.*)?"
+"""Paths that take a slot; see `integration.picker.bodies.kind_of`."""
+
 
 START = "UpstreamPoolReady"
 """An entry when a worker has a request, of every attempt: the last one is where it runs."""
@@ -48,8 +51,10 @@ def access_log(kind: str) -> Part:
         },
         additional_request_headers_to_log=[names.ID],
     )
-    of_kind = {"log_type_filter": {"types": [kind]}}
-    log["filter"] = {"and_filter": {"filters": [_ours(kind), of_kind]}}
+    which = _ours(kind)
+    if kind == END:
+        which = {"or_filter": {"filters": [which, _routed_alone()]}}
+    log["filter"] = _every(which, {"log_type_filter": {"types": [kind]}})
     return log
 
 
@@ -65,3 +70,25 @@ def _ours(kind: str) -> Part:
         {"string_match": {"suffix": names.WATCHED}} if kind == GOES_ON else {"present_match": True}
     )
     return {"header_filter": {"header": {"name": names.ID, **which}}}
+
+
+def _routed_alone() -> Part:
+    """Return a filter for what Envoy routed by itself while there was no picker.
+
+    Of what a picker places only that has no identity; errors are not told, as of those that are
+    refused at the door there may be any amount.
+    """
+    tells = {"value": {"default_value": 399, "runtime_key": "brsolver.routed_alone"}, "op": "LE"}
+    return _every(
+        _header(":method", {"exact": "POST"}),
+        _header(":path", {"safe_regex": {"regex": _GENERATES}}),
+        {"status_code_filter": {"comparison": tells}},
+    )
+
+
+def _every(*filters: Part) -> Part:
+    return {"and_filter": {"filters": list(filters)}}
+
+
+def _header(name: str, text: Part) -> Part:
+    return {"header_filter": {"header": {"name": name, "string_match": text}}}

@@ -31,8 +31,8 @@ class Ask:
     model : str
         The model that it names, for forecasts that learn by model; empty if it names none.
     sequences : int
-        Slots that it takes: choices times prompts. Held for as long as one may be, it makes do
-        with one.
+        Slots that it takes, all on one worker: choices times prompts. Of a worker with fewer it
+        takes all.
     """
 
     name: str

@@ -18,6 +18,7 @@ from brsolver.cluster.view import (
     TOKEN_ROOM,
     TOKENS,
 )
+from integration.picker.keeping import Keeping
 from integration.routing.failsafe import FAILED
 from integration.routing.patience import Patience
 from integration.routing.pool import Held, Pool
@@ -71,6 +72,8 @@ class Decider:
     failsafe : Failsafe
     place : callable
         Enters a request at a worker.
+    began_s : float
+        When the core began, on its clock.
 
     Attributes
     ----------
@@ -87,6 +90,7 @@ class Decider:
         workers: Workers,
         failsafe: Failsafe,
         place: Callable[[Request, int], None],
+        began_s: float,
     ) -> None:
         self._params = params
         self._session = session
@@ -94,6 +98,10 @@ class Decider:
         self._workers = workers
         self._failsafe = failsafe
         self._place = place
+        self._began_s = began_s
+        self._keeping = Keeping(params)
+        self._most_slots = 1
+        self._free: list[int] = []
         self.pool: Pool[Request] = Pool()
         self._patience = Patience()
         self._queue_of_one: IntArray = np.zeros((QUEUE_ROWS, 1), np.int64)
@@ -104,25 +112,61 @@ class Decider:
 
     def look(self, *, immediate: bool = False) -> int:
         """Bring the view up to date; return how many could be placed."""
-        self._session.closed = self._workers.closed
+        closed, kept = self._workers.closed, self._keeping.worker
+        self._session.closed = closed if kept is None else sorted({*closed, kept})
+        self._most_slots = max((each.slots for each in self._workers if each.open), default=1)
         self._session.hear()
-        return self._session.look(immediate=immediate)
+        room = self._session.look(immediate=immediate)
+        # The one request that tries a worker again may be one of several sequences.
+        self._free = [
+            left + each.withheld if left else 0
+            for left, each in zip(self._session.limits[ROOM].tolist(), self._workers, strict=True)
+        ]
+        return room
 
-    def at_once(self, held: Held[Request], step: int, clock_s: float) -> list[Placement]:
+    def at_once(self, held: Held[Request], step: int, now: float) -> list[Placement]:
         """Place one request as it comes, room or not; some worker takes requests."""
         began = time.perf_counter()
         self.look(immediate=True)
         queue, request = self._queue_of_one, held.request
         queue[TOKENS, 0], queue[REQUEST, 0] = request.prompt_tokens, request.identity
         queue[SINCE, 0] = step
-        worker = self._failsafe_run(queue, step, clock_s, immediate=True)
+        worker = self._failsafe_run(queue, step, now, immediate=True)
         if worker is None or worker[0][1] in self._avoided(request):
             return self._fall_back([held], tokens=False, full=True)
         self._place(request, worker[0][1])
         return [Placement(held, worker[0][1], False, time.perf_counter() - began)]
 
-    def release(self, step: int, clock_s: float) -> list[Placement]:
+    def release(self, step: int, now: float) -> list[Placement]:
         """Decide about all that is held."""
+        gathered = self._gather(now)
+        oldest = self.pool.oldest
+        placed = self._release(step, now)
+        self._keeping.passed(oldest, len(placed))
+        return gathered + placed
+
+    def _gather(self, now: float) -> list[Placement]:
+        """Keep a worker for a request of several sequences that waits too long; place it there."""
+        self._keeping.worker = None
+        oldest = self.pool.oldest
+        if oldest is None or not self._keeping.is_due(oldest, now, self._slots()):
+            return []
+        self.look()
+        placed = self._fall_back([oldest])
+        if not placed:
+            self._keeping.worker = self._roomiest(oldest.request)
+        return placed
+
+    def _slots(self) -> int:
+        return sum(each.slots for each in self._workers if each.open)
+
+    def _roomiest(self, request: Request) -> int | None:
+        """Return the worker with the most free slots that may take a request; None if none may."""
+        avoided = self._avoided(request)
+        there = [each.index for each in self._workers if each.open and each.index not in avoided]
+        return max(there, key=self._free.__getitem__, default=None)
+
+    def _release(self, step: int, now: float) -> list[Placement]:
         room = self.look() if len(self.pool) else 0
         if not room:
             self._patience.used()
@@ -131,10 +175,10 @@ class Decider:
         held, queue = self._offered(room)
         if not held:
             return []
-        answer = self._failsafe_run(queue, step, clock_s, immediate=False)
+        answer = self._failsafe_run(queue, step, now, immediate=False)
         if answer is None:
             return self._fall_back(held[:room])
-        if not answer and (reason := self._unused(held[0], clock_s)):
+        if not answer and (reason := self._unused(held[0], now)):
             if reason != IDLE:
                 self._failsafe.fail("decision", reason)
             return self._fall_back(held[:room])
@@ -151,12 +195,13 @@ class Decider:
 
     def overdue(self, held: Held[Request]) -> list[Placement]:
         """Place a request that has been held for as long as one may be, if a worker has room."""
-        return self._fall_back([held], slots=False)
+        self._keeping.worker = None
+        return self._fall_back([held], slots=self._params.overdue == "refuse")
 
     def least_loaded(
         self, request: Request, *, tokens: bool, slots: bool, full: bool = False
     ) -> int | None:
-        """Return the least loaded worker with room.
+        """Return the least loaded worker with room; first of all, one with the most slots it needs.
 
         Parameters
         ----------
@@ -169,16 +214,17 @@ class Decider:
             Whether those without a free slot will do.
         """
         limits, prompt = self._session.limits, request.prompt_tokens
+        sequences, least = request.ask.sequences, self._needed(request) if slots else 1
         avoided = self._avoided(request)
         best = [
-            (int(limits[LOAD, g]), g)
-            for g in range(limits.shape[1])
+            (0 if full else -min(free, sequences), int(limits[LOAD, g]), g)
+            for g, free in enumerate(self._free)
             if limits[SLOTS, g] > 0
             and g not in avoided
-            and (full or limits[ROOM, g] >= (self._needed(request, g) if slots else 1))
+            and (full or free >= least)
             and (not tokens or limits[TOKEN_ROOM, g] >= prompt)
         ]
-        return min(best)[1] if best else None
+        return min(best)[-1] if best else None
 
     def ranking(self) -> list[int]:
         """Return the workers that take requests, best first: with free slots, then the rest."""
@@ -190,11 +236,12 @@ class Decider:
         return [worker for *_, worker in sorted(known)]
 
     def _failsafe_run(
-        self, queue: IntArray, step: int, clock_s: float, *, immediate: bool
+        self, queue: IntArray, step: int, now: float, *, immediate: bool
     ) -> list[list[int]] | None:
         """Return the policy's answer; None if there is none to go by."""
         if not self._failsafe.active:
             return None
+        clock_s = now - self._began_s
         answer = self._failsafe.run("decision", self._ask, queue, step, clock_s, immediate)
         return answer if answer is not FAILED and isinstance(answer, list) else None
 
@@ -213,8 +260,7 @@ class Decider:
         Others would stand in the way of all that came after them.
         """
         held, queue = self.pool.offer(max(_OFFERED, _OFFERED_PER_SLOT * room))
-        limits = self._session.limits
-        most = int(limits[ROOM].max())
+        most = max(self._free)
         if all(each.request.ask.sequences <= most and not each.request.failed for each in held):
             return held, queue
         chosen = [at for at, each in enumerate(held) if self._finds_slots(each.request)]
@@ -222,12 +268,8 @@ class Decider:
         return [held[at] for at in chosen], np.ascontiguousarray(queue[:, chosen])
 
     def _finds_slots(self, request: Request) -> bool:
-        room, avoided = self._session.limits[ROOM], self._avoided(request)
-        return any(
-            0 < self._needed(request, each.index) <= room[each.index]
-            for each in self._workers
-            if each.index not in avoided
-        )
+        needed, avoided = self._needed(request), self._avoided(request)
+        return any(free >= needed for g, free in enumerate(self._free) if g not in avoided)
 
     def _avoided(self, request: Request) -> Collection[int]:
         """Return the workers that did not take a request, unless there are no others."""
@@ -243,35 +285,38 @@ class Decider:
 
         Policies count a slot for each request, and know nothing of who did not take it before.
         """
-        limits = self._session.limits
-        slots, tokens = limits[ROOM].tolist(), limits[TOKEN_ROOM].tolist()
+        slots, tokens = self._free.copy(), self._session.limits[TOKEN_ROOM].tolist()
         kept = []
         for held, chosen in answer:
             request, worker = held.request, chosen
-            avoided = self._avoided(request)
-            if worker in avoided or slots[worker] < self._needed(request, worker):
+            needed, avoided = self._needed(request), self._avoided(request)
+            if worker in avoided or slots[worker] < needed:
                 others = (each for each in range(len(slots)) if each not in avoided)
                 worker = max(others, key=slots.__getitem__)
-                lacking = slots[worker] < self._needed(request, worker)
-                if lacking or tokens[worker] < request.prompt_tokens:
+                if slots[worker] < needed or tokens[worker] < request.prompt_tokens:
                     continue
-            slots[worker] -= self._needed(request, worker)
+            # One request is all that a worker has that is tried again.
+            slots[worker] = 0 if self._workers[worker].withheld else slots[worker] - needed
             tokens[worker] -= request.prompt_tokens
             kept.append((held, worker))
         return kept
 
-    def _needed(self, request: Request, worker: int) -> int:
-        """Return how many slots of a worker a request takes: no more than there are."""
-        return min(request.ask.sequences, self._workers[worker].slots)
+    def _needed(self, request: Request) -> int:
+        """Return how many free slots of one worker a request takes: no more than any has."""
+        most, avoided = self._most_slots, self._avoided(request)
+        if avoided:
+            open_ = (each for each in self._workers if each.open and each.index not in avoided)
+            most = max(each.slots for each in open_)
+        return min(request.ask.sequences, most)
 
-    def _unused(self, oldest: Held[Request], clock_s: float) -> str:
+    def _unused(self, oldest: Held[Request], now: float) -> str:
         idle = self.idle()
         fits = self._session.fits(oldest.request.prompt_tokens)
         # What fits nowhere while nothing runs never will.
         reason = self._patience.unused(
             idle=idle,
             fits=fits,
-            now_s=clock_s,
+            now_s=now,
             allowed_s=self._params.stall_s + self._session.policy.holds_s,
         )
         return IDLE if reason and idle and not fits else reason
@@ -284,7 +329,7 @@ class Decider:
         limit = self._params.overtakes * slots
         if not self._patience.overtaken(oldest, placed, passed=passed, limit=limit):
             return []
-        return self._fall_back([oldest], tokens=False, slots=False)
+        return self._fall_back([oldest], tokens=False)
 
     def _fall_back(
         self,

@@ -80,7 +80,6 @@ class Driver:
         self._announcer = announcer
         self._failsafe = failsafe
         self._asked_again_s = NEVER
-        self._began_s = began_s
         self._look_at = NEVER
         self._told_scale, self._told_apart = 1.0, False
         self.unstarted: dict[str, Request] = {}
@@ -94,6 +93,7 @@ class Driver:
             workers=workers,
             failsafe=failsafe,
             place=self._reserve,
+            began_s=began_s,
         )
 
     @property
@@ -114,8 +114,7 @@ class Driver:
             self._refuse(held, NO_WORKER, "no worker is up")
         elif self._params.mode == "immediate":
             self._rest(now)
-            clock_s = now - self._began_s
-            self._answer(self.decider.at_once(held, self._clock.step, clock_s), now)
+            self._answer(self.decider.at_once(held, self._clock.step, now), now)
         else:
             self._hold(held, now, again=again)
 
@@ -156,7 +155,7 @@ class Driver:
             for held in pool.drain():
                 self._refuse(held, NO_WORKER, "no worker is up")
         elif len(pool):
-            self._answer(self.decider.release(self._clock.step, now - self._began_s), now)
+            self._answer(self.decider.release(self._clock.step, now), now)
             if len(pool) and self._clock.next_s is None:
                 self.look_by(now + STILL_S)
 
@@ -168,7 +167,7 @@ class Driver:
             self._answer(placed, now)
             if not placed:
                 pool.drop(held.request.name)
-                self._refuse(held, POOL_FULL, f"no worker had room for {most_s:g} s")
+                self._refuse(held, POOL_FULL, _no_room(held.request, most_s))
 
     def next_s(self) -> float:
         """Return when something is to be done; infinity if nothing is."""
@@ -288,3 +287,9 @@ class Driver:
         self._books.rebuild(self._made.step_time)
         self._clock.ranks = self._books.ranks
         self._clock.restart(now)
+
+
+def _no_room(request: Request, waited_s: float) -> str:
+    sequences = request.ask.sequences
+    what = "room" if sequences == 1 else f"slots for {sequences} sequences"
+    return f"no worker had {what} for {waited_s:g} s"

@@ -73,7 +73,7 @@ class Foreign:
         figures: IntArray = np.zeros((FIGURES, len(self._workers)), np.int64)
         for worker in self._workers:
             if not worker.gone:
-                figures[S_RUNNING, worker.index] = worker.foreign + _withheld(worker)
+                figures[S_RUNNING, worker.index] = worker.foreign + worker.withheld
                 figures[S_LOAD, worker.index] = self._tokens.get(worker.index, 0)
         return figures
 
@@ -81,8 +81,3 @@ class Foreign:
         """Return their projected loads, shape (G, steps + 1): nobody knows when they end."""
         loads: IntArray = self.others()[S_LOAD]
         return np.repeat(loads[:, None], steps + 1, axis=1)
-
-
-def _withheld(worker: Worker) -> int:
-    """Return how many slots of a worker are not to be used while it is tried again."""
-    return 0 if worker.trial is None else max(worker.slots - worker.trial, 0)

@@ -46,6 +46,8 @@ class WorkerSpec:
         Sequences that it runs at once; None as `PickerParams` says.
     capacity : int or None
         KV tokens that it holds; None as `PickerParams` says.
+    uid : str or None
+        What runs there, where addresses and names are used again: a pod's UID. None is not told.
     """
 
     name: str
@@ -53,6 +55,7 @@ class WorkerSpec:
     rank: int | None = None
     slots: int | None = None
     capacity: int | None = None
+    uid: str | None = None
 
     def __post_init__(self) -> None:
         require(bool(self.name.strip()), "name is empty, must be what the worker is called")
@@ -67,6 +70,10 @@ class WorkerSpec:
             require_whole("slots", self.slots, 1, MAX_SLOTS, " sequences")
         if self.capacity is not None:
             require_whole("capacity", self.capacity, 1, MAX_COUNT, " KV tokens")
+
+    def is_another_than(self, other: WorkerSpec) -> bool:
+        """Tell whether something else runs here than there, as far as both say what."""
+        return None not in {self.uid, other.uid} and self.uid != other.uid
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +110,12 @@ class PickerParams:
         Requests that are held at most; further ones are refused.
     wait_max_s : float
         How long a request is held at most. Then it goes to the least loaded worker with room; if
-        none has any, it is refused.
+        none has any, it is refused. From half of that time on, a worker is kept free for a
+        request of several sequences (``n``), which needs as many slots on one worker.
+    overdue : {"refuse", "place"}
+        What then becomes of a request of several sequences for which no worker has slots enough:
+        ``refuse`` answers 429; ``place`` gives it the worker with the most free slots, if there is
+        one, where the other sequences are counted, too, and wait in the engine.
     retry_after_s : float
         When a refused client is told to try again.
     budget_ms : float
@@ -117,7 +129,8 @@ class PickerParams:
         beyond what it says of itself; longer is a failure.
     overtakes : float
         How often later arrivals may refill all slots, while no worker has room for the oldest
-        held request, before that is given a slot whatever its KV tokens.
+        held request, before that is given a slot whatever its KV tokens, or has a worker kept
+        free for it if it needs several.
     settle_ms : float
         How long a freed slot waits for others that free with it.
     fallbacks : int
@@ -157,6 +170,7 @@ class PickerParams:
     slo_tpot_ms: float | None = None
     pool_max: int = 4096
     wait_max_s: float = 30.0
+    overdue: Literal["refuse", "place"] = "refuse"
     retry_after_s: float = 1.0
     budget_ms: float = 25.0
     max_failures: int = 5
@@ -177,6 +191,7 @@ class PickerParams:
 
     def __post_init__(self) -> None:
         require_one_of("mode", self.mode, "pooled", "immediate")
+        require_one_of("overdue", self.overdue, "refuse", "place")
         if self.request_tokens != "auto":
             require_whole("request_tokens", self.request_tokens, 0, MAX_REQUEST_TOKENS)
         if self.capacity is not None:

@@ -78,6 +78,11 @@ class Worker:
         return not (self.is_down or self.draining or self.gone)
 
     @property
+    def withheld(self) -> int:
+        """How many of its slots are not to be used while it is tried again."""
+        return 0 if self.trial is None else max(self.slots - self.trial, 0)
+
+    @property
     def state(self) -> str:
         """``up``, ``down``, ``draining`` or ``gone``."""
         if self.gone:

@@ -59,9 +59,7 @@ def _token(variable: str | None) -> str | None:
         return None
     token = os.environ.get(variable)
     if not token:
-        raise ParameterError(
-            f"[admin] token_env is {variable!r}, must be a variable that holds a token"
-        )
+        raise ParameterError(f"token_env is {variable!r}, must be a variable that holds a token")
     return token
 
 

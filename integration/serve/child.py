@@ -21,7 +21,7 @@ from integration.serve.signals import Signals
 from integration.serve.trimming import forget_files, freeze_objects, spare_linear_algebra
 from integration.serve.watchdog import Heart, first_of
 from integration.serve.wiring import Picker
-from integration.settings import load
+from integration.settings import load, named
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> int:
     reread = partial(load, Path(config), workers=next(iter(workers), None))
     spare_linear_algebra()
     try:
-        with asyncio.Runner(loop_factory=fastest_loop()) as runner:
+        with named(Path(config)), asyncio.Runner(loop_factory=fastest_loop()) as runner:
             runner.run(_serve(reread, Places.load(Path(places))))
     except BrsolverError as error:
         sys.stderr.write(f"brsolver: error: {' '.join(str(error).split())}\n")

@@ -25,7 +25,6 @@ SHOWN: Mapping[str, str] = {
     "e2e_p95_ms": "E2E P95, ms",
 }
 """Figures of a table, and their headings."""
-HIGHER_IS_BETTER = frozenset({"throughput_tok_s"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,12 +85,6 @@ def foretold(trace: Trace, arm: Arm, cluster: Cluster) -> dict[str, float]:
     return foretold_figures(simulate(plain, arm.policy, params), plain)
 
 
-def gain(name: str, better: Mapping[str, float], worse: Mapping[str, float]) -> float:
-    """Return by how much a figure is better, as a share: +0.3 is 30 % more, or 30 % less time."""
-    ratio = better[name] / worse[name] - 1
-    return ratio if name in HIGHER_IS_BETTER else -ratio
-
-
 def as_table(rows: Mapping[str, Mapping[str, float]]) -> str:
     """Return figures as lines of text, a row each."""
     width = max(len(name) for name in rows)
@@ -103,5 +96,9 @@ def as_table(rows: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def gains_line(better: Mapping[str, float], worse: Mapping[str, float]) -> str:
-    """Return what is gained in each figure, in one line."""
-    return ", ".join(f"{SHOWN[name]} {gain(name, better, worse):+.0%}" for name in SHOWN)
+    """Return how much more or less there is of each figure, in one line."""
+    return ", ".join(_change(name, better[name] / worse[name] - 1) for name in SHOWN)
+
+
+def _change(name: str, ratio: float) -> str:
+    return f"{abs(ratio):.0%} {'less' if ratio < 0 else 'more'} {SHOWN[name].removesuffix(', ms')}"

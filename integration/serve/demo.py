@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 TRACE = "preset:uniform:n=900,s_low=100,s_high=2500,o_low=20,o_high=160"
 CLUSTER = Cluster(ranks=8, slots=24, budget=4096, concurrency=256)
+ARMS = (VLLM, POOLED)
+TAKES = "It takes about three minutes; the first time it compiles, which takes another."
 EVERY = 50
 """Answers between two signs of progress."""
 
@@ -110,15 +112,17 @@ def main() -> int:
     """Run the demonstration and print its table; return the exit status."""
     workload = workloads(WorkloadParams(trace=TRACE, requests=900, max_tokens=8192), 1)[0]
     say = _say
-    say(f"{CLUSTER.ranks} fake ranks of {CLUSTER.hardware}, {CLUSTER.slots} slots each")
+    say(f"{CLUSTER.ranks} fake ranks of {CLUSTER.hardware}, {CLUSTER.slots} slots each, and a door")
+    say(f"before them. {TAKES}")
     rows: dict[str, dict[str, float]] = {}
     with (
         tempfile.TemporaryDirectory(prefix="brsolver-demo-") as folder,
         Engines(CLUSTER) as engines,
     ):
-        for arm in (VLLM, POOLED):
+        for turn, arm in enumerate(ARMS, 1):
+            say(f"{turn} of {len(ARMS)}, {arm.name}: {len(workload)} requests")
             rows[arm.name] = run_arm(arm, engines.addresses, workload, Path(folder), say)
-    for arm in (VLLM, POOLED):
+    for arm in ARMS:
         rows[f"{arm.name} (simulated)"] = foretold(workload.trace, arm, CLUSTER)
     sys.stdout.write(f"\n{as_table(rows)}\n\n{_verdict(rows)}\n")
     return 0
@@ -141,8 +145,7 @@ def run_arm(
     config = folder / f"{arm.mode}.toml"
     config.write_text(settings(addresses, arm, CLUSTER), encoding="utf-8")
     with FrontDoor(config) as door:
-        say(f"{arm.name}: {len(workload)} requests, {CLUSTER.concurrency} in flight")
-        say(f"  live page: {door.page}/")
+        say(f"  {CLUSTER.concurrency} in flight; page for as long as they run: {door.page}/")
         params = TrafficParams(url=door.url, concurrency=CLUSTER.concurrency)
         replies = drive(params, workload, progress=_Progress(len(workload), say))
     bad = [reply for reply in replies if reply.fate is not Fate.COMPLETE]
@@ -157,9 +160,12 @@ def run_arm(
 def _verdict(rows: dict[str, dict[str, float]]) -> str:
     real = gains_line(rows[POOLED.name], rows[VLLM.name])
     simulated = gains_line(rows[f"{POOLED.name} (simulated)"], rows[f"{VLLM.name} (simulated)"])
+    heads = f"{POOLED.name}, has beside {VLLM.name}:", "the simulator foretold:"
+    width = max(map(len, heads))
     return (
-        f"{POOLED.name} is better than {VLLM.name} by: {real}\n"
-        f"the simulator foretold:{'':{len(POOLED.name + VLLM.name) - 3}} {simulated}"
+        f"{heads[0]:{width}} {real}\n{heads[1]:{width}} {simulated}\n"
+        "Other work on this machine makes the first line less. Before engines of your own: "
+        "brsolver serve (docs/serve.md)"
     )
 
 

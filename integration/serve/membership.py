@@ -13,7 +13,7 @@ from integration.doors.kubernetes import EndpointSlices, KubernetesApi
 from integration.envoy.endpoints import resolve
 from integration.picker.events import WorkerChanged
 from integration.serve.by_hand import ByHand
-from integration.settings import Address
+from integration.settings import Address, named
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -46,15 +46,19 @@ def workers_of(
     """
     workers = config.workers
     if config.tiers is not None:
-        return specs_at(config.tiers.decode, complain=complain)
+        with named(None, "[tiers] decode:"):
+            return specs_at(config.tiers.decode, complain=complain)
     if workers.file is not None:
-        found = [_by_number(spec) for spec in read_workers(config.path(workers.file))]
-        return _apart(found)
+        with named(None, f"[workers] file is {workers.file!r}:"):
+            found = [_by_number(spec) for spec in read_workers(config.path(workers.file))]
+            return _apart(found)
     if workers.dns is not None:
-        return [spec for each in resolve(workers.dns) for spec in Shape().workers(each)]
+        with named(None, "[workers] dns:"):
+            return [spec for each in resolve(workers.dns) for spec in Shape().workers(each)]
     if workers.service is not None:
         return []
-    return specs_at(workers.addresses, ranks=workers.ranks, complain=complain)
+    with named(None, "[workers] addresses:"):
+        return specs_at(workers.addresses, ranks=workers.ranks, complain=complain)
 
 
 def specs_at(
@@ -130,7 +134,9 @@ def source_of(config: ServeConfig, complain: Callable[[str], object]) -> Source 
         name, _, given = workers.service.partition(":")
         number: str | int = int(given) if given.isdigit() else given
         selector = f"kubernetes.io/service-name={name}"
-        return EndpointSlices(KubernetesApi.in_pod(), selector, port=number, complain=complain)
+        with named(None, f"[workers] service is {workers.service!r},"):
+            api = KubernetesApi.in_pod()
+        return EndpointSlices(api, selector, port=number, complain=complain)
     return None
 
 
@@ -236,6 +242,7 @@ class Membership(CoreFleet):
         for spec in found:
             self._core.workers.check(spec)
         self._named = found
+        self._hands.forget_left(found)
         self._apply()
 
     def event(self, event: Event) -> None:
@@ -280,13 +287,13 @@ class Membership(CoreFleet):
         if found.draining:
             return
         # It may have been renamed; whoever named it is to know that it drains.
-        self._hands.drain(self._given(found.spec) or name)
+        self._hands.drain(self._given(found.spec) or name, found.spec.uid)
         self._apply()
 
     def _apply(self) -> None:
         hands = self._hands
         wanted = [*self._named, *hands.added.values()]
-        self._fleet.set(spec for spec in wanted if spec.name not in hands.drained)
+        self._fleet.set(spec for spec in wanted if not hands.has_drained(spec))
         self._tell()
 
     def _check_name(self, spec: WorkerSpec) -> None:

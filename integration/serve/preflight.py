@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
+import ssl
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from brsolver.errors import BrsolverError, MissingExtraError
+from integration.doors.trust import trusting
+from integration.settings import named
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -72,35 +76,63 @@ def check_ports(wanted: Mapping[str, tuple[str, int]]) -> None:
 
 
 def check_files(config: ServeConfig) -> None:
-    """Refuse certificates and keys that cannot be read.
+    """Refuse certificates and keys that cannot be used, and a record that cannot be written.
 
     Raises
     ------
     PreflightError
         Names the setting, the file and the cause.
     """
-    named = {
-        "[listen] certificate": config.listen.certificate,
-        "[listen] key": config.listen.key,
-        "[workers] ca": config.workers.ca,
-        "[picker] certificate": config.picker.certificate,
-        "[picker] key": config.picker.key,
-    }
-    for setting, name in named.items():
-        if name is None:
-            continue
-        try:
-            config.path(name).open("rb").close()
-        except OSError as error:
-            raise PreflightError(
-                f"{setting} is {name!r}, must be a file that can be read: {error.strerror}"
-            ) from error
+    for table, pair in (("[listen]", config.listen), ("[picker]", config.picker)):
+        for key in ("certificate", "key"):
+            _check_readable(config, f"{table} {key}", getattr(pair, key))
+        if pair.certificate is not None and pair.key is not None:
+            _check_pair(config, table, pair.certificate, pair.key)
+    ca, record = config.workers.ca, config.trace.record
+    _check_readable(config, "[workers] ca", ca)
+    if ca is not None:
+        with named(None, "[workers]"):
+            trusting(config.path(ca))
+    if record is not None and config.path(record).is_dir():
+        raise PreflightError(f"[trace] record is {record!r}, must be a file: it is a directory")
 
 
-async def check_workers(addresses: Iterable[str]) -> list[str]:
-    """Return the workers that cannot be reached; at least one must be.
+def _check_readable(config: ServeConfig, setting: str, name: str | None) -> None:
+    if name is None:
+        return
+    try:
+        config.path(name).open("rb").close()
+    except (OSError, ValueError) as error:
+        # A path may hold what no path can.
+        reason = getattr(error, "strerror", None) or str(error)
+        raise PreflightError(
+            f"{setting} is {name!r}, must be a file that can be read: {reason}"
+        ) from error
+
+
+def _check_pair(config: ServeConfig, table: str, certificate: str, key: str) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        # A key that needs a password must not make anything ask for one.
+        context.load_cert_chain(config.path(certificate), config.path(key), password="")
+    except (OSError, ssl.SSLError) as error:
+        reason = getattr(error, "reason", None) or error.strerror or str(error)
+        raise PreflightError(
+            f"{table} certificate is {certificate!r} and key {key!r}, must be PEM files that "
+            f"belong together, the key without a password: {reason}"
+        ) from error
+
+
+async def check_workers(addresses: Iterable[str], setting: str) -> list[str]:
+    """Return the workers that cannot be reached, with the reason; at least one must be.
 
     A front door that is started again while a worker is down must not stay away for that.
+
+    Parameters
+    ----------
+    addresses : iterable of str
+    setting : str
+        What names them.
 
     Raises
     ------
@@ -108,24 +140,30 @@ async def check_workers(addresses: Iterable[str]) -> list[str]:
         If none can be reached.
     """
     addresses = list(dict.fromkeys(addresses))
-    reached = await asyncio.gather(*(_reached(address) for address in addresses))
-    missing = [address for address, there in zip(addresses, reached, strict=True) if not there]
-    if addresses and not any(reached):
+    reasons = await asyncio.gather(*(_unreached(address) for address in addresses))
+    missing = [f"{who} ({why})" for who, why in zip(addresses, reasons, strict=True) if why]
+    if addresses and all(reasons):
         raise PreflightError(
-            f"workers are {', '.join(addresses)}, of which at least one must be reachable: "
-            "no connection could be made to any"
+            f"{setting} names workers of which at least one must be reachable; none is: "
+            f"{', '.join(missing)}"
         )
     return missing
 
 
-async def _reached(address: str) -> bool:
+async def _unreached(address: str) -> str:
+    """Return why there is no connection to an address; empty if there is one."""
     host, _, port = address.rpartition(":")
     try:
         async with asyncio.timeout(CONNECT_S):
             _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
-    except (OSError, TimeoutError, ValueError):
-        return False
+    except TimeoutError:
+        return f"no answer within {CONNECT_S:g} s"
+    except socket.gaierror as error:
+        return str(error.strerror).lower()
+    except (OSError, ValueError) as error:
+        number = getattr(error, "errno", None)
+        return os.strerror(number).lower() if number else str(error)
     writer.close()
     with contextlib.suppress(OSError):
         await writer.wait_closed()
-    return True
+    return ""

@@ -26,7 +26,7 @@ from integration.serve.preflight import check_files, check_packages, check_ports
 from integration.serve.signals import Signals
 from integration.serve.trimming import forget_files
 from integration.serve.watchdog import ChildError, Watched, WatchParams, first_of
-from integration.settings import Address, load
+from integration.settings import Address, load, named
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,7 +71,12 @@ def run_serve(path: Path, *, envoy: str | None = None, workers: str | None = Non
     """
     config = load(path, workers=workers)
     check_packages()
-    program = find_envoy(envoy if envoy is not None else _named(config))
+    own = _named(config)
+    if envoy is None and own is not None:
+        with named(config.file):
+            program = find_envoy(own)
+    else:
+        program = find_envoy(envoy)
     return _run(Source(path, workers), config, program)
 
 
@@ -189,10 +194,20 @@ async def preflight(config: ServeConfig, *, envoy: bool) -> None:
             "[picker] port": (config.picker.host, config.picker.port),
             "[envoy] admin_port": (LOOPBACK, config.envoy.admin_port),
         }
-    check_ports(wanted)
-    check_files(config)
-    for missing in await check_workers(await asyncio.to_thread(_addresses, config, envoy=envoy)):
+    with named(config.file):
+        check_ports(wanted)
+        check_files(config)
+        addresses = await asyncio.to_thread(_addresses, config, envoy=envoy)
+        unreached = await check_workers(addresses, _setting(config))
+    for missing in unreached:
         _say(f"warning: worker {missing} cannot be reached; it gets no requests until it can")
+
+
+def _setting(config: ServeConfig) -> str:
+    """Return what names the workers that are looked for."""
+    workers = config.workers
+    given = (name for name in ("file", "dns") if getattr(workers, name) is not None)
+    return "[tiers]" if config.tiers is not None else f"[workers] {next(given, 'addresses')}"
 
 
 def _addresses(config: ServeConfig, *, envoy: bool) -> list[str]:

@@ -105,13 +105,15 @@ class Picker:
         )
         self._endpoints = Endpoints(Path(places.folder) / ENDPOINTS) if places.envoy else None
         self._membership = Membership(core, fleet, changed=self._workers_changed, hands=hands)
-        self._admin = administration(
-            config, places, core, clock=clock, fleet=self._membership, unwell=self._unwell
-        )
+        with named(None, "[admin]"):
+            self._admin = administration(
+                config, places, core, clock=clock, fleet=self._membership, unwell=self._unwell
+            )
         events = EventLog(self.logger, lambda worker: core.workers[worker].spec.name)
         core.listeners.extend([reader, watched, self._membership, events])
         record = config.trace.record
-        self._recorder = None if record is None else EventRecorder(config.path(record))
+        with named(None, "[trace]"):
+            self._recorder = None if record is None else EventRecorder(config.path(record))
         if self._recorder is not None:
             core.listeners.append(self._recorder)
         self._health = Health()
@@ -238,16 +240,18 @@ class Picker:
 
     async def _take_over(self) -> None:
         """Enter what Envoy has from before; what engines run besides is counted as others'."""
+        asked_s = time.time()
         there = await self._at_envoy() if self._places.envoy else None
+        counted = asked_s, time.time()
         told = self._poller.last
         live = found_running(self.core.workers, there or {}, told)
         if not live:
             return
-        self._ledger.take_over(live)
+        self._ledger.take_over(live, counted=counted)
         for worker, gauges in told.items():
             # Of what they run, that much is in the books now.
             self._pump.told(worker, gauges)
-        # Those that no picker named end without a word.
+        # The log may have had no stream when some of them ended.
         self._reconciler.watch()
 
     async def _at_envoy(self) -> dict[str, int] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from typing import NamedTuple
 
@@ -49,6 +50,16 @@ class Address(NamedTuple):
 def require_port(label: str, value: int) -> None:
     """Raise `ParameterError` unless `value` is a port, or 0 for a free one."""
     require_whole(label, value, 0, MAX_PORT)
+
+
+def require_number_address(label: str, value: str) -> None:
+    """Raise `ParameterError` unless `value` is an IP address: Envoy binds no names."""
+    try:
+        ipaddress.ip_address(value)
+    except ValueError as error:
+        raise ParameterError(
+            f"{label} is {value!r}, must be an address by number, such as 127.0.0.1 or 0.0.0.0"
+        ) from error
 
 
 def require_pair(first: str, a: object, second: str, b: object) -> None:

@@ -168,14 +168,14 @@ def load(
 
 
 @contextmanager
-def named(file: Path | None, table: str) -> Iterator[None]:
+def named(file: Path | None, table: str = "") -> Iterator[None]:
     """Have errors of parameters that come up late name the file and the table that they are of.
 
     Parameters
     ----------
     file : Path or None
     table : str
-        As messages have it: ``"[router]"``.
+        As messages have it: ``"[router]"``; empty where they name it themselves.
 
     Raises
     ------
@@ -187,15 +187,25 @@ def named(file: Path | None, table: str) -> Iterator[None]:
     except MissingExtraError:
         raise
     except BrsolverError as error:
-        where = table if file is None else f"{file}: {table}"
-        raise ParameterError(f"{where} {error}") from error
+        text = str(error)
+        if file is not None and text.startswith(f"{file}:"):
+            raise
+        where = " ".join(filter(None, ("" if file is None else f"{file}:", table)))
+        raise ParameterError(f"{where} {text}".strip()) from error
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_bytes().decode())
+        # Some editors begin UTF-8 with a mark of it.
+        return tomllib.loads(path.read_bytes().decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        at = error.object.count(b"\n", 0, error.start) + 1
+        byte = error.object[error.start]
+        raise ParameterError(
+            f"cannot be read as TOML: line {at} holds byte {byte:#04x}, must be UTF-8"
+        ) from error
     except (OSError, ValueError, RecursionError) as error:
-        # What is not TOML or not UTF-8 is a ValueError.
+        # What is not TOML is a ValueError.
         reason = getattr(error, "strerror", None) or str(error)
         raise ParameterError(f"cannot be read as TOML: {' '.join(reason.split())}") from error
 
@@ -209,7 +219,10 @@ def _routed(values: dict[str, Any], folder: Path) -> dict[str, Any]:
         return values
     name = router[TUNED]
     require(isinstance(name, str), f"[router]: {TUNED} is {name!r}, must be the path of a file")
-    found = read_tuned(folder / name)
+    try:
+        found = read_tuned(folder / name)
+    except ParameterError as error:
+        raise ParameterError(f"[router]: {TUNED} is {name!r}: {error}") from error
     if found is None:
         raise ParameterError(f"[router]: {TUNED} is {name!r}, must be a file of brsolver tune")
     beside = {key: value for key, value in router.items() if key != TUNED}

@@ -52,19 +52,21 @@ def read_keys(auth: Auth, folder: Path, environ: Mapping[str, str]) -> tuple[Api
         There are none where there should be, or one cannot be; messages never show a key.
     """
     if auth.keys_file is not None:
-        return _named(_lines(folder / auth.keys_file), f"keys_file {auth.keys_file}")
+        return _named(_lines(folder, auth.keys_file), f"[auth]: keys_file {auth.keys_file!r}")
     if auth.keys_env is not None:
         value = environ.get(auth.keys_env, "")
-        return _named(value.split(","), f"environment variable {auth.keys_env}")
+        return _named(value.split(","), f"[auth]: keys_env {auth.keys_env!r}")
     return ()
 
 
-def _lines(path: Path) -> list[str]:
+def _lines(folder: Path, name: str) -> list[str]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8"
-        raise ParameterError(f"keys_file is {str(path)!r}, cannot be read: {reason}") from error
+        lines = (folder / name).read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise ParameterError(
+            f"[auth]: keys_file is {name!r}, must be a file of keys: {reason}"
+        ) from error
     return [line for line in lines if not line.lstrip().startswith("#")]
 
 

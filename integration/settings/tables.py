@@ -7,7 +7,13 @@ from typing import Literal
 
 from brsolver._limits import MAX_SLOTS, require, require_number, require_whole
 from brsolver.errors import ParameterError
-from integration.settings._checks import MAX_PORT, Address, require_pair, require_port
+from integration.settings._checks import (
+    MAX_PORT,
+    Address,
+    require_number_address,
+    require_pair,
+    require_port,
+)
 
 DAY_S = 86_400.0
 
@@ -19,7 +25,7 @@ class Listen:
     Attributes
     ----------
     host : str
-        Address to bind.
+        Address to bind, by number; ``0.0.0.0`` and ``::`` are all of them.
     port : int
         0 takes a free one.
     certificate, key : str or None
@@ -47,6 +53,7 @@ class Listen:
     )
 
     def __post_init__(self) -> None:
+        require_number_address("host", self.host)
         require_port("port", self.port)
         require_pair("certificate", self.certificate, "key", self.key)
         require(bool(self.paths), "paths is empty, must name at least one, such as '/v1/'")
@@ -237,6 +244,7 @@ class Door:
     sample_s: float = 1.0
 
     def __post_init__(self) -> None:
+        require(bool(self.host), "host is '', must be an address to bind")
         require_port("port", self.port)
         require_port("grpc_port", self.grpc_port)
         require_pair("certificate", self.certificate, "key", self.key)
@@ -271,6 +279,7 @@ class Admin:
     shadows: tuple[str, ...] = ("vllm", "jsq-load")
 
     def __post_init__(self) -> None:
+        require(bool(self.host), "host is '', must be an address to bind")
         require_port("port", self.port)
 
 

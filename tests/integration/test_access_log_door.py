@@ -19,12 +19,26 @@ from integration.messages import names, services
 from integration.messages.accesslog import TYPES, HTTPAccessLogEntry, StreamAccessLogsMessage
 from integration.picker import End, Seen, Usage
 from integration.picker.events import Ended
+from integration.picker.resuming import Live
 
 
-def entry(name=None, kind="DownstreamEnd", *, code=200, flags=(), usage=None, worker=None):
+def entry(
+    name=None,
+    kind="DownstreamEnd",
+    *,
+    code=200,
+    flags=(),
+    usage=None,
+    worker=None,
+    path="/v1/completions",
+    span=(0.0, 0.0),
+):
     """An entry as Envoy writes it."""
     made = HTTPAccessLogEntry()
+    made.request.path = path
     common = made.common_properties
+    common.start_time.FromNanoseconds(int(span[0] * 1e9))
+    common.duration.FromNanoseconds(int((span[1] - span[0]) * 1e9))
     common.access_log_type = TYPES[kind]
     if name is not None:
         space = common.metadata.filter_metadata[names.AUTHZ]
@@ -273,3 +287,34 @@ def test_entries_of_any_content_do_no_harm(raw):
         message.http_logs.log_entry.add().ParseFromString(raw)
     log.take(message)
     assert log.entries == len(message.http_logs.log_entry)
+
+
+USED = {names.PROMPT: 12, names.COMPLETION: 34}
+
+
+@pytest.mark.parametrize(
+    ("more", "end"),
+    [
+        ({"usage": USED}, (End.FINISHED, Usage(12, 34))),
+        ({"flags": ["downstream_remote_reset"]}, (End.DISCONNECTED, None)),
+        ({"flags": ["upstream_remote_reset"]}, (End.RESET, None)),
+        ({"path": "/v1/chat/completions?a=b"}, (End.FINISHED, None)),
+        # What cannot have been there when requests were counted, or took no slot.
+        ({"path": "/v1/models"}, None),
+        ({"worker": "10.0.0.9:8000"}, None),
+        ({"span": (90.0, 100.5)}, None),
+        ({"span": (100.5, 120.0)}, None),
+        ({"kind": "DownstreamStart"}, None),
+    ],
+)
+def test_what_envoy_routed_by_itself_ends_as_what_it_was(more, end):
+    home = house(to(1))
+    home.ledger.take_over([Live("before-1-0", 1, 10, 1)], counted=(100.0, 101.0))
+    log = AccessLog(home.ledger, ours=lambda _: False)
+    log.take(batch(entry(**{"worker": "10.0.0.2:8000", "span": (90.0, 120.0), **more})))
+    assert home.pump.ends == ([] if end is None else [("before-1-0", *end)])
+    assert home.ledger.before == (end is None)
+    # Once all of them have ended, such entries are of nobody.
+    log.take(batch(entry(worker="10.0.0.2:8000", span=(90.0, 120.0))))
+    log.take(batch(entry(worker="10.0.0.2:8000", span=(90.0, 120.0))))
+    assert len(home.pump.ends) == 1

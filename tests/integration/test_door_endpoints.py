@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from pathlib import Path
 
 import pytest
-from aiohttp import web
 from door_support import until
+from fake_kubernetes import FakeApi, endpoint, endpoint_slice
 from small_http import http_server
 
 from brsolver.errors import ParameterError
@@ -156,56 +155,6 @@ def test_addresses_of_both_families():
     assert address_of("fd00::1", 80) == "[fd00::1]:80"
 
 
-def endpoint(address, name, **conditions):
-    return {
-        "addresses": [address],
-        "conditions": conditions,
-        "targetRef": {"kind": "Pod", "name": name},
-    }
-
-
-def endpoint_slice(name, endpoints, ports=({"name": "http", "port": 8000},)):
-    return {"metadata": {"name": name}, "endpoints": endpoints, "ports": list(ports)}
-
-
-class FakeApi:
-    """Speaks list and watch as Kubernetes does, of what the test puts into it."""
-
-    def __init__(self, slices):
-        self.slices = {item["metadata"]["name"]: item for item in slices}
-        self.version = 1
-        self.requests = []
-        self.streams = []
-        self.status = 200
-
-    async def __call__(self, request):
-        self.requests.append((dict(request.query), request.headers.get("authorization")))
-        assert request.path == "/apis/discovery.k8s.io/v1/namespaces/models/endpointslices"
-        if self.status != 200:
-            return web.json_response({"kind": "Status"}, status=self.status)
-        if "watch" not in request.query:
-            listed = {
-                "kind": "EndpointSliceList",
-                "metadata": {"resourceVersion": str(self.version)},
-                "items": list(self.slices.values()),
-            }
-            return web.json_response(listed)
-        assert request.query["resourceVersion"] == str(self.version)
-        response = web.StreamResponse()
-        await response.prepare(request)
-        done = asyncio.Event()
-        self.streams.append((response, done))
-        await done.wait()
-        return response
-
-    async def send(self, kind, item):
-        response, _ = self.streams[-1]
-        await response.write(json.dumps({"type": kind, "object": item}).encode() + b"\n")
-
-    def end(self):
-        self.streams[-1][1].set()
-
-
 def following(address, tmp_path, complaints, **more):
     token = tmp_path / "token"
     token.write_text("secret\n")
@@ -248,6 +197,21 @@ def test_endpoint_slices_are_listed_and_watched(tmp_path):
             assert addresses(told[3]) == ["10.0.0.2:8000"]
             api.end()
         assert not complaints
+
+    asyncio.run(scenario())
+
+
+def test_another_pod_at_the_same_address_is_told(tmp_path):
+    async def scenario():
+        api = FakeApi([endpoint_slice("a", [endpoint("10.0.0.1", "vllm-0", "one")])])
+        async with http_server(api) as address, following(address, tmp_path, []) as told:
+            await until(lambda: api.streams)
+            other = endpoint_slice("a", [endpoint("10.0.0.1", "vllm-0", "two")])
+            await api.send("MODIFIED", other)
+            await until(lambda: len(told) == 2)
+            assert [w.uid for workers in told for w in workers] == ["one", "two"]
+            assert told[1][0].is_another_than(told[0][0])
+            api.end()
 
     asyncio.run(scenario())
 

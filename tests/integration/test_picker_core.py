@@ -601,6 +601,96 @@ def test_more_choices_than_slots_are_left_to_the_engine():
     assert p.core.audit().workers[0].sequences == 5
 
 
+def crowded(**params):
+    """Two workers of four slots; one has a slot free, the other two."""
+    p = Picking(workers=2, slots=4, policy="fcfs", wait_max_s=2.0, **params)
+    for turn in range(8):
+        p.request(f"r{turn}")
+        p.run(0.01)
+    first = [f"r{turn}" for turn in range(8) if p.worker_of(f"r{turn}") == 0]
+    second = [f"r{turn}" for turn in range(8) if p.worker_of(f"r{turn}") == 1]
+    for name in (first[0], *second[:2]):
+        assert p.core.ended(name, End.FINISHED)
+    return p
+
+
+def test_who_finds_too_few_slots_for_its_choices_is_refused_in_the_end():
+    p = crowded(retry_after_s=3.0)
+    p.request("many", sequences=3)
+    p.run(1.99)
+    assert p.answer("many") is None
+    p.run(0.02)
+    assert p.answer("many") == Refused(429, "no worker had slots for 3 sequences for 2 s", 3.0)
+    assert [each.sequences for each in p.core.audit().workers] == [3, 2]
+
+
+def test_or_goes_where_most_slots_are_and_all_its_choices_count():
+    p = crowded(overdue="place")
+    p.request("many", sequences=3)
+    p.run(2.01)
+    assert p.worker_of("many") == 1
+    p.request("next")
+    p.run(0.01)
+    assert p.worker_of("next") == 0
+    p.request("last")
+    p.run(0.01)
+    assert p.answer("last") is None
+    found = p.core.audit()
+    assert found.balanced
+    assert [each.sequences for each in found.workers] == [4, 5]
+
+
+@pytest.mark.parametrize("params", [{"overtakes": 1e6}, {"overtakes": 1.0, "wait_max_s": 1e4}])
+def test_a_worker_is_kept_for_who_needs_several_slots(params):
+    p = Picking(workers=2, **{"slots": 4, "policy": "br-t", "wait_max_s": 2.0, **params})
+    for turn in range(8):
+        p.request(f"r{turn}")
+    p.run(0.01)
+    p.request("many", sequences=3)
+    oldest = 0
+    while p.answer("many") is None:
+        # One slot frees at a time, and somebody waits for it.
+        p.request(f"r{oldest + 8}")
+        p.run(0.01)
+        assert p.core.ended(f"r{oldest}", End.FINISHED)
+        p.run(0.1)
+        oldest += 1
+        assert all(each.sequences <= each.slots for each in p.core.audit().workers)
+    assert isinstance(p.answer("many"), Placed)
+    assert p.core.audit().balanced
+    # Nothing is kept any more.
+    p.run(0.1)
+    assert sum(each.sequences for each in p.core.audit().workers) == 8
+
+
+def test_choices_go_where_there_are_slots_for_all_of_them():
+    small, large = spec(0, slots=1), spec(1, slots=4)
+    p = Picking(specs=[small, large], policy="fcfs")
+    p.request("a", sequences=2)
+    p.run(0.01)
+    p.request("b", sequences=3)
+    p.run(0.01)
+    assert p.worker_of("a") == 1
+    assert p.answer("b") is None
+    assert p.core.ended("a", End.FINISHED)
+    p.run(0.01)
+    assert p.worker_of("b") == 1
+
+
+def test_a_worker_is_tried_again_by_one_request_of_several_choices():
+    p = Picking(workers=1, slots=4, down_after=1, down_s=1.0)
+    p.core.reported(0, ok=False, why="gone")
+    p.run(1.01)
+    p.request("a", sequences=3)
+    p.request("b", sequences=1)
+    p.run(0.01)
+    assert p.worker_of("a") == 0
+    assert p.answer("b") is None
+    p.core.first_token("a")
+    p.run(0.1)
+    assert p.worker_of("b") == 0
+
+
 def test_tokens_of_several_choices_are_not_the_steps_of_one():
     p = Picking(workers=1, slots=16)
     p.request("a", 20, sequences=8, max_tokens=50)
@@ -768,6 +858,7 @@ def test_steps_begin_with_the_engines():
         ({"budget": 10}, "budget is 10, must be at least 256"),
         ({"slots": True}, "slots is True, must be a whole number"),
         ({"wait_max_s": float("inf")}, "wait_max_s is inf"),
+        ({"overdue": "wait"}, "overdue is 'wait', must be refuse or place"),
         ({"polic": "br-t"}, "did you mean 'policy'"),
     ],
 )

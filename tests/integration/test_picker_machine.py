@@ -36,8 +36,9 @@ class Machine(RuleBasedStateMachine):
         policy=st.sampled_from(POLICIES),
         capacity=st.sampled_from([None, 60]),
         prefill=st.booleans(),
+        overdue=st.sampled_from(["refuse", "place"]),
     )
-    def begin(self, policy, capacity, prefill):
+    def begin(self, policy, capacity, prefill, overdue):
         self.p = Picking(
             policy=policy,
             mode=self.mode,
@@ -46,6 +47,7 @@ class Machine(RuleBasedStateMachine):
             capacity=capacity,
             prefill=prefill,
             wait_max_s=WAIT_S,
+            overdue=overdue,
             pool_max=5,
             down_s=3.0,
             lost_s=4.0,
@@ -117,7 +119,8 @@ class Machine(RuleBasedStateMachine):
                 worker = self.core.workers[given.worker]
                 assert worker.open
                 overdue = self.p.clock.now - self.came[name] >= WAIT_S
-                assert worker.reserved <= worker.slots or (overdue and sequences > 1)
+                beyond = overdue and sequences > 1 and self.p.params.overdue == "place"
+                assert worker.reserved <= worker.slots or beyond
             if isinstance(given, Placed):
                 failed = self.core._books.known[name].failed
                 others = {e.index for e in self.core.workers if e.open} - failed

@@ -75,7 +75,54 @@ def test_no_worker_can_be_reached(tmp_path):
     path = tmp_path / "serve.toml"
     address = f"127.0.0.1:{dead_port()}"
     path.write_text(toml(workers={"addresses": [address]}, listen={"port": 0}, admin={"port": 0}))
-    assert address in refused("serve", path)
+    told = refused("serve", path)
+    assert f"{path}: [workers] addresses names workers of which at least one must be" in told
+    assert f"{address} (connection refused)" in told
+
+
+ANY = "0.0.0.0"  # noqa: S104 # refused
+PAIR = {"certificate": "junk", "key": "junk"}
+AT_THE_START = {
+    "certificate": ({"listen": PAIR}, "[listen] certificate is 'junk' and key 'junk', must be PEM"),
+    "picker's": ({"picker": PAIR}, "[picker] certificate is 'junk' and key 'junk', must be PEM"),
+    "no file": ({"picker": {"certificate": ".", "key": "junk"}}, "[picker] certificate is '.', "),
+    "no path": ({"listen": {**PAIR, "key": "a\0b"}}, "[listen] key is 'a\\x00b', must be a file"),
+    "ca": ({"workers": {"tls": True, "ca": "junk"}}, "[workers] ca is '"),
+    "record": (
+        {"trace": {"record": "folder.jsonl"}},
+        "[trace] record is 'folder.jsonl', must be",
+    ),
+    "envoy": ({"envoy": {"path": "junk"}}, "envoy.path is '"),
+    "host": ({"listen": {"host": "203.0.113.7"}}, "[listen] port is 203.0.113.7:0, must be"),
+    "file": ({"workers": {"file": "none.toml"}}, "[workers] file is 'none.toml': "),
+    "file of junk": ({"workers": {"file": "junk"}}, "[workers] file is 'junk': "),
+    "dns": ({"workers": {"dns": "no.such.invalid:1"}}, "[workers] dns: address is 'no.such.inval"),
+    # What only the picker finds.
+    "shadow": ({"admin": {"shadows": ["no-such"]}}, "[admin] unknown policy 'no-such'"),
+    "others": ({"admin": {"host": ANY}}, f"[admin] host is {ANY}, which others can reach"),
+    "token": ({"admin": {"token_env": "NO_SUCH"}}, "[admin] token_env is 'NO_SUCH', must be a"),
+    "nowhere": ({"trace": {"record": "no/where.jsonl"}}, "[trace] record is "),
+    "service": (
+        {"workers": {"service": "a:1"}},
+        "[workers] service is 'a:1', must be run in",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", AT_THE_START)
+def test_what_is_found_at_the_start_names_file_and_setting(tmp_path, what):
+    more, line = AT_THE_START[what]
+    path = tmp_path / "serve.toml"
+    (tmp_path / "junk").write_text("junk\n")
+    (tmp_path / "folder.jsonl").mkdir()
+    with listening() as port:
+        tables = {"listen": {"port": 0}, "admin": {"port": 0}}
+        if not {"file", "dns", "service"} & more.get("workers", {}).keys():
+            tables["workers"] = {"addresses": [f"127.0.0.1:{port}"]}
+        for name, values in more.items():
+            tables[name] = {**tables.get(name, {}), **values}
+        path.write_text(toml(**tables))
+        assert refused("serve", path).startswith(f"brsolver: error: {path}: {line}")
 
 
 @pytest.mark.parametrize("kind", ["file", "dns"])

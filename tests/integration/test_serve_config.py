@@ -145,7 +145,7 @@ def test_every_table_is_read(tmp_path: Path) -> None:
         (WORKERS + "[limits]\nidle_s = nan\n", "[limits]: idle_s is nan, must be a number"),
         (
             WORKERS + "[auth]\nkeys_env = 'KEYS'\n",
-            "environment variable KEYS holds no key, must hold at least one",
+            "[auth]: keys_env 'KEYS' holds no key, must hold at least one",
         ),
         (WORKERS + "[router]\npool_max = -1\n", "[router]: pool_max is -1, must be at least "),
         (
@@ -153,11 +153,30 @@ def test_every_table_is_read(tmp_path: Path) -> None:
             "[trace]: record is 'a.csv', must end in .jsonl",
         ),
         ("[workers\n", "cannot be read as TOML: "),
+        (
+            WORKERS + "[listen]\nhost = 'localhost'\n",
+            "[listen]: host is 'localhost', must be an address by number, such as 127.0.0.1 or ",
+        ),
+        (WORKERS + "[admin]\nhost = ''\n", "[admin]: host is '', must be an address to bind"),
+        (WORKERS + "[router]\ntuned = 'no.toml'\n", "[router]: tuned is 'no.toml': "),
+        (WORKERS + "[auth]\nkeys_file = '.'\n", "[auth]: keys_file is '.', must be a file of keys"),
         ("a = 1\na = 2\n", "cannot be read as TOML: "),
     ],
 )
 def test_what_cannot_be_is_one_line(tmp_path: Path, text: str, line: str) -> None:
     assert refused(tmp_path, text).startswith(line)
+
+
+def test_a_file_is_utf8_with_or_without_a_mark_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "serve.toml"
+    path.write_bytes(b"\xef\xbb\xbf" + WORKERS.encode())
+    assert load(path, {}).workers.addresses
+    path.write_bytes(WORKERS.encode() + "[listen]\n# f\xfcr".encode("latin-1"))
+    with pytest.raises(ParameterError) as caught:
+        load(path, {})
+    assert str(caught.value) == (
+        f"{path}: cannot be read as TOML: line 4 holds byte 0xfc, must be UTF-8"
+    )
 
 
 def test_a_file_that_is_not_there_is_one_line(tmp_path: Path) -> None:
@@ -211,7 +230,7 @@ def complaint(path: Path) -> str | None:
 def test_keys_are_told_apart_and_never_shown(tmp_path: Path, entries: str, line: str) -> None:
     with pytest.raises(ParameterError) as caught:
         read_keys(Auth(keys_env="KEYS"), tmp_path, {"KEYS": entries})
-    assert str(caught.value) == f"environment variable KEYS: {line}"
+    assert str(caught.value) == f"[auth]: keys_env 'KEYS': {line}"
 
 
 def test_keys_from_the_environment(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import sys
 import urllib.request
@@ -15,6 +16,7 @@ import urllib.request
 import pytest
 from serve_stack import DEADLINE_S, Stack, ask, idle
 
+from integration.serve.processes import fetch
 from integration.serve.traffic import Fate
 
 TABLE = []
@@ -30,6 +32,11 @@ def stack(tmp_path_factory):
 
 def fates(replies):
     return [str(reply.fate) for reply in replies]
+
+
+def output_tokens(stack):
+    metrics = fetch(f"{stack.page}/metrics")
+    return float(re.search(r"^brsolver_output_tokens_total (\S+)$", metrics, re.MULTILINE)[1])
 
 
 async def entered(stack, what, before, after, replies, came):
@@ -214,6 +221,38 @@ def test_picker_that_is_back_knows_what_runs(stack):
         assert audit["ended"] == {"finished": 2, "disconnected": 4}
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("door", ["ext_authz", "ext_proc"])
+def test_what_envoy_routed_while_there_was_no_picker_ends_as_what_it_was(tmp_path, door):
+    async def run(stack):
+        await stack.until_idle()
+        running = asyncio.ensure_future(ask(stack, [8 * LONG] * 4, tag="running"))
+        await stack.until(lambda audit: audit["started"] == 4, what="full")
+        held = asyncio.ensure_future(ask(stack, [6] * 3, tag="alone"))
+        left = asyncio.ensure_future(ask(stack, [6], tag="left"))
+        await stack.until(lambda audit: audit["held"] == 4, what="holding")
+        picker = stack.picker
+        for relay in stack.relays:
+            # Until there is a picker again nothing ends.
+            stack._loop.call_soon_threadsafe(relay.freeze)
+        os.kill(picker, signal.SIGKILL)
+        await stack.until(lambda audit: audit["reserved"] == 8, what="what runs, entered")
+        assert stack.picker not in {None, picker}
+        left.cancel()
+        await stack.until(lambda audit: audit["ended"] == {"disconnected": 1}, what="left")
+        before = output_tokens(stack)
+        for relay in stack.relays:
+            stack._loop.call_soon_threadsafe(relay.thaw)
+        assert fates([*await running, *await held]) == ["complete"] * 7
+        audit = await stack.until_idle()
+        assert audit["ended"] == {"finished": 7, "disconnected": 1}
+        # As the engines counted them.
+        assert output_tokens(stack) - before == 4 * 8 * LONG + 3 * 6
+
+    # Streams stand still for as long as a picker takes to start.
+    with Stack(tmp_path, limits={"idle_s": 120.0}, picker={"door": door}) as other:
+        asyncio.run(run(other))
 
 
 def test_what_was_drained_and_added_stays_so_when_the_picker_dies(stack):

@@ -1,4 +1,4 @@
-"""Envoy's and gRPC's published messages, in an environment of their own."""
+"""What others have published, in environments of its own: messages of Envoy and gRPC, schemas."""
 
 from __future__ import annotations
 
@@ -6,5 +6,10 @@ from pathlib import Path
 
 
 def reader_path() -> Path:
-    """Return the script that the other environment's interpreter runs."""
+    """Return the script that tells of messages, for its environment."""
     return Path(__file__).with_name("reader.py")
+
+
+def schemas_path() -> Path:
+    """Return the script that holds manifests to Kubernetes' schemas, for its environment."""
+    return Path(__file__).with_name("schemas.py")
