@@ -21,17 +21,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Served:
-    """What the server wrote down of a client's requests, in the client's order.
+    """What the server wrote down of a client's requests.
 
     Attributes
     ----------
-    came_s : ndarray of float64, shape (n,)
-        When each had been read.
+    came_s : ndarray of float64, shape (m,)
+        When all that were to be sent had been read, in order; some the client may not tell of.
+    place : ndarray of int64, shape (n,)
+        Of each request that the client tells of, in its order: the how manieth it came, from 0.
     ttft_s, tpot_s, e2e_s : ndarray of float64, shape (n,)
-        From then to the writing of its first tokens and of its last.
+        Of these, from when they had been read to the writing of the first tokens and of the last.
     """
 
     came_s: NDArray[np.float64]
+    place: NDArray[np.int64]
     ttft_s: NDArray[np.float64]
     tpot_s: NDArray[np.float64]
     e2e_s: NDArray[np.float64]
@@ -56,8 +59,8 @@ class Log:
         return [row for row in found if row["complete"]]
 
 
-def served(rows: Iterable[dict[str, float]], seen: Seen) -> Served:
-    """Return the rows of a client's requests; what it sent before, to warm up, is left out.
+def served(rows: Iterable[dict[str, float]], seen: Seen, requests: int) -> Served:
+    """Return the rows of a client's `requests`; what it sent before, to warm up, is left out.
 
     A request is known by its lengths. Of several that are alike the last are taken, in the order
     in which they came.
@@ -68,7 +71,8 @@ def served(rows: Iterable[dict[str, float]], seen: Seen) -> Served:
         The server knows nothing of one of them.
     """
     by_lengths: dict[tuple[int, int], list[dict[str, float]]] = {}
-    for row in sorted(rows, key=lambda row: row["came_s"]):
+    rows = sorted(rows, key=lambda row: row["came_s"])
+    for row in rows:
         key = int(row["prompt_tokens"]), int(row["output_tokens"])
         by_lengths.setdefault(key, []).append(row)
     keys = list(zip(seen.prompt_tokens.tolist(), seen.output_tokens.tolist(), strict=True))
@@ -81,8 +85,10 @@ def served(rows: Iterable[dict[str, float]], seen: Seen) -> Served:
         np.array([row[name] for row in chosen]) for name in ("came_s", "first_s", "last_s")
     )
     tokens = seen.output_tokens
+    all_came = np.array([row["came_s"] for row in rows[-requests:]])
     return Served(
-        came_s=came,
+        came_s=all_came,
+        place=np.searchsorted(all_came, came),
         ttft_s=first - came,
         tpot_s=np.where(tokens > 1, (last - first) / np.maximum(tokens - 1, 1), np.nan),
         e2e_s=last - came,
@@ -112,6 +118,6 @@ def lateness(truth: Served, due_s: NDArray[np.float64]) -> NDArray[np.float64]:
     due_s : ndarray of float64, shape (n,)
         Times of the trace, in order.
     """
-    late = np.sort(truth.came_s) - due_s
+    late = truth.came_s - due_s
     found: NDArray[np.float64] = late - late.min()
     return found

@@ -196,7 +196,8 @@ def _round(
     if log is not None:
         log.skip()
     seen = client(url, path, given)
-    return Outcome(seen=seen, truth=None if log is None else served(log.rows(), seen), due_s=due)
+    truth = None if log is None else served(log.rows(), seen, due.size)
+    return Outcome(seen=seen, truth=truth, due_s=due)
 
 
 def _short(outcome: Outcome) -> str:
@@ -248,27 +249,34 @@ def _show_truth(title: str, found: Mapping[str, Sequence[Outcome]]) -> None:
 
 
 def _show_arrivals(title: str, found: Mapping[str, Sequence[Outcome]], concurrency: int) -> None:
+    """Print how late requests came; of a closed loop, how its start went, when all come at once."""
+    header = ["client", "it tells of", "later than the trace, ms, P50", "P99", "most"]
     if concurrency:
-        header = ["client", f"first {concurrency} within, ms", "TTFT of the last of them, ms"]
-        show(title, header, [[name, *_start(runs, concurrency)] for name, runs in found.items()])
-        return
+        some = f"TTFT P99, ms, of the first {concurrency}"
+        header = ["client", "it tells of", f"{concurrency} within, ms", some, "of the rest"]
     rows: list[list[object]] = []
     for name, runs in found.items():
-        late = [1e3 * lateness(each.truth, each.due_s) for each in runs if each.truth is not None]
-        rows.append(
-            [name, *(f"{np.mean([np.percentile(r, p) for r in late]):.1f}" for p in (50, 99, 100))]
+        pairs = [(each, each.truth) for each in runs if each.truth is not None]
+        told = sum(truth.place.size for _, truth in pairs) / sum(
+            each.due_s.size for each, _ in pairs
         )
-    show(title, ["client", "later than the trace, ms, P50", "P99", "most"], rows)
+        figures = [
+            _start(truth, concurrency) if concurrency else _late(each, truth)
+            for each, truth in pairs
+        ]
+        rows.append([name, f"{told:.1%}", *(f"{value:.1f}" for value in np.mean(figures, axis=0))])
+    show(title, header, rows)
 
 
-def _start(runs: Sequence[Outcome], concurrency: int) -> list[object]:
-    """Return what the first requests of a closed loop were, which all come at once."""
-    spans, slowest = [], []
-    for truth in (each.truth for each in runs if each.truth is not None):
-        first = np.argsort(truth.came_s)[:concurrency]
-        spans.append(1e3 * float(np.ptp(truth.came_s[first])))
-        slowest.append(1e3 * float(truth.ttft_s[first].max()))
-    return [f"{np.mean(spans):.1f}", f"{np.mean(slowest):.1f}"]
+def _late(outcome: Outcome, truth: Served) -> list[float]:
+    late = lateness(truth, outcome.due_s)
+    return [float(1e3 * np.percentile(late, p)) for p in (50, 99, 100)]
+
+
+def _start(truth: Served, concurrency: int) -> list[float]:
+    first = truth.place < concurrency
+    span = 1e3 * float(np.ptp(truth.came_s[:concurrency]))
+    return [span, *(float(1e3 * np.percentile(truth.ttft_s[of], 99)) for of in (first, ~first))]
 
 
 def capacity(given: argparse.Namespace) -> None:

@@ -43,8 +43,8 @@ def test_requests_are_joined_by_their_lengths_and_warm_up_is_left_out():
         row(7, 3, 5.2, 6.2, 7.2),
     ]
     client = seen([9, 7, 7], [1, 3, 3], [0.31, 0.51, 1.02], [0.31, 1.53, 2.03])
-    truth = served(reversed(rows), client)
-    np.testing.assert_allclose(truth.came_s, [5.1, 5.0, 5.2])
+    truth = served(reversed(rows), client, 3)
+    np.testing.assert_allclose(truth.came_s, [5.0, 5.1, 5.2])
     np.testing.assert_allclose(truth.ttft_s, [0.3, 0.5, 1.0])
     np.testing.assert_allclose(truth.tpot_s, [np.nan, 0.5, 0.5])
     found = beside(client, truth)
@@ -55,12 +55,19 @@ def test_requests_are_joined_by_their_lengths_and_warm_up_is_left_out():
 
 def test_a_request_that_the_server_never_had_is_told_of():
     with pytest.raises(ValueError, match="no request of 7 and 3 tokens"):
-        served([row(7, 2, 0.0, 1.0, 2.0)], seen([7], [3], [1.0], [2.0]))
+        served([row(7, 2, 0.0, 1.0, 2.0)], seen([7], [3], [1.0], [2.0]), 1)
+
+
+def test_what_a_client_does_not_tell_of_came_all_the_same():
+    rows = [row(n, 2, float(n), n + 1.0, n + 2.0) for n in (3, 4, 5)]
+    truth = served(rows, seen([5, 3], [2, 2], [1.0] * 2, [2.0] * 2), 3)
+    np.testing.assert_allclose(truth.came_s, [3.0, 4.0, 5.0])
+    assert truth.ttft_s.size == 2
 
 
 def test_lateness_is_from_the_one_that_was_least_late():
     rows = [row(n, 2, came, 9.0, 9.5) for n, came in enumerate((100.2, 101.0, 103.7), 3)]
-    truth = served(rows, seen([3, 4, 5], [2, 2, 2], [1.0] * 3, [2.0] * 3))
+    truth = served(rows, seen([3, 4, 5], [2, 2, 2], [1.0] * 3, [2.0] * 3), 3)
     np.testing.assert_allclose(lateness(truth, np.array([0.0, 1.0, 3.0])), [0.2, 0.0, 0.7])
 
 
