@@ -1,69 +1,89 @@
 """`brsolver load` beside other clients on the same server, and how many streams it sustains.
 
     python -m benchmarks.bench_load capacity --streams 100,500,1000
-    python -m benchmarks.bench_load agree --rounds 3 --vllm .vllm-rig/bin/python \
-        --guidellm guidellm
+    python -m benchmarks.bench_load agree --rounds 6 --vllm .vllm-rig/bin/python \
+        --guidellm guidellm --aiperf aiperf
 
-`agree` sends the same requests at the same times to a fake engine (or to --target), by each client
-in turn. `--vllm` is an interpreter that has vLLM, `--guidellm` that program; a client that is not
-named is left out. Both need a tokenizer; without `--tokenizer` one is trained on the documentation.
-`capacity` has compiled fake engines, whose tokens come every 40 ms, and raises the number of
-streams; a C compiler is needed.
+`agree` sends the same requests at the same times to a fake engine (or to --target) by each client
+in turn, first one, then another in each round, and holds what they say against what the engine
+wrote down. `--vllm` is an interpreter that has vLLM, `--guidellm` and `--aiperf` are those
+programs; a client that is not named is left out. All need a tokenizer; without `--tokenizer` one is
+trained on the documentation. `capacity` has compiled fake engines, whose tokens come every 40 ms,
+and raises the number of streams; a C compiler is needed.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import tempfile
 from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from benchmarks._load_clients import (
+    BLOCK,
+    FIGURES,
+    LATENCIES,
+    Seen,
+    aiperfs,
+    guidellms,
+    ours,
+    vllms,
+)
+from benchmarks._load_truth import Log, Served, beside, lateness, served
 from benchmarks._table import show
 from benchmarks.serve.programs import compile_all, running_engines
 from brsolver.traces import Trace
+from integration.bench.statistics import relative_difference
 from integration.load.params import ContentParams, LoadParams, Pace, TargetParams
 from integration.load.running import run_load
 from integration.serve.processes import Running
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from benchmarks._load_clients import Client
 
 CLOCK_S = 0.04
 TOKENS = 100
-BLOCK = 16
 CHARACTERS = 2.54
 """Of a token of guidellm's texts, by the tokenizer that is trained here; others send numbers."""
 VOCABULARY = 3000
-VLLM = """
-from vllm.benchmarks.serve import add_cli_args, main
-from vllm.utils.argparse_utils import FlexibleArgumentParser
-parser = FlexibleArgumentParser()
-add_cli_args(parser)
-main(parser.parse_args())
-"""
-FIGURES = (
-    "prompt_tokens",
-    "requests_per_s",
-    "output_tok_s",
-    *(f"{name}_{p}_ms" for name in ("ttft", "tpot", "e2e") for p in ("p50", "p99")),
-)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What became of a client's round.
+
+    Attributes
+    ----------
+    seen : Seen
+    truth : Served or None
+        What the server wrote down, if it does.
+    due_s : ndarray of float64, shape (n,)
+        When requests were due.
+    """
+
+    seen: Seen
+    truth: Served | None
+    due_s: NDArray[np.float64]
 
 
 class Engine(Running):
     """A fake engine; its `url` is known once it is up."""
 
-    def __init__(self, ranks: int, speed: float) -> None:
+    def __init__(self, ranks: int, speed: float, log: Path) -> None:
         self.url = ""
         options = ["--ranks", str(ranks), "--slots", "32", "--port", "0", "--speed", str(speed)]
-        options += ["--characters-per-token", str(CHARACTERS)]
+        options += ["--characters-per-token", str(CHARACTERS), "--log", str(log)]
         super().__init__(["fake-engine", *options], ready=self._said)
 
     def _said(self, line: str) -> bool:
@@ -92,187 +112,171 @@ def write_tokenizer(folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
 
 
-def write_requests(path: Path, requests: int, rate: float, seed: int) -> None:
-    """Write requests as a Mooncake file, which all clients read; no two prompts begin alike."""
+def write_requests(
+    path: Path, requests: int, rate: float, seed: int, lead_s: float = 0.0
+) -> NDArray[np.float64]:
+    """Write requests as a Mooncake file, which all clients read, and return when they are due.
+
+    No two prompts begin alike, nor are equally long as long as there are lengths left. The first
+    comes `lead_s` seconds before what follows.
+    """
     rng = np.random.default_rng(seed)
+    lengths = np.arange(100, 900)
+    prompts = np.concatenate([rng.permutation(lengths) for _ in range(-(-requests // 800))])
     at = np.cumsum(rng.exponential(1 / rate, requests))
+    at = np.round(at - at[0], 3) + np.where(np.arange(requests) > 0, lead_s, 0.0)
     block = 0
     with path.open("w", encoding="utf-8") as stream:
-        for seconds in at - at[0]:
-            prompt, output = int(rng.integers(100, 900)), int(rng.integers(10, 80))
+        for seconds, prompt in zip(at, prompts.tolist(), strict=False):
             blocks = -(-prompt // BLOCK)
             row = {
                 "timestamp": round(1000 * float(seconds)),
                 "input_length": prompt,
-                "output_length": output,
+                "output_length": int(rng.integers(10, 80)),
                 "hash_ids": list(range(block, block + blocks)),
             }
             block += blocks
             stream.write(json.dumps(row) + "\n")
+    return at
 
 
-def ours(url: str, path: Path, given: argparse.Namespace) -> dict[str, float]:
-    """Return the figures of `brsolver load`: latencies from the sending, as others count them.
-
-    Those from when requests were due, as it reports them itself, have `due` in their names.
-    """
-    out = path.with_name("ours.json")
-    command = [sys.executable, "-m", "brsolver", "load", path, "--target", url, "--json"]
-    command += ["--block", str(BLOCK), "--vllm-json", out]
-    if given.concurrency:
-        command += ["--concurrency", str(given.concurrency)]
-    told = json.loads(_run(command))
-    detailed = json.loads(out.read_text())
-    late = np.array(detailed["queue_times"])
-    sent = {
-        "ttft": np.array(detailed["ttfts"]) - late,
-        "e2e": np.array(detailed["latencies"]) - late,
-    }
-    spreads = {
-        f"{name}_p{p}_ms": float(1e3 * np.percentile(values, p))
-        for name, values in sent.items()
-        for p in (50, 99)
-    }
-    for name, theirs in (
-        ("tpot", "tpot"),
-        ("due_ttft", "ttft"),
-        ("due_e2e", "e2e"),
-        ("late", "late"),
-    ):
-        spreads |= {f"{name}_{p}_ms": told[f"{theirs}_ms"][p] for p in ("p50", "p99")}
-    return {
-        "requests_per_s": told["requests_per_s"],
-        "output_tok_s": told["output_tok_s"],
-        "prompt_tokens": told["prompt_tokens"] / told["complete"],
-    } | spreads
-
-
-def vllms(url: str, path: Path, given: argparse.Namespace) -> dict[str, float]:
-    """Return the figures of ``vllm bench serve``."""
-    out = path.with_name("vllm.json")
-    command = [given.vllm, "-c", VLLM, "--base-url", url, "--model", given.model]
-    command += ["--tokenizer", given.tokenizer, "--dataset-name", "timed_trace"]
-    command += ["--dataset-path", path, "--timed-trace-sec-multiplier", "0.001"]
-    command += ["--num-prompts", str(given.requests), "--backend", "openai", "--temperature", "0"]
-    command += ["--percentile-metrics", "ttft,tpot,e2el", "--metric-percentiles", "50,99"]
-    command += ["--save-result", "--result-filename", out, "--disable-tqdm"]
-    if given.concurrency:
-        command += ["--no-self-timed", "--max-concurrency", str(given.concurrency)]
-    _run(command)
-    told = json.loads(out.read_text())
-    spreads = {
-        f"{name}_{p}_ms": told[f"{p}_{theirs}_ms"]
-        for name, theirs in (("ttft", "ttft"), ("tpot", "tpot"), ("e2e", "e2el"))
-        for p in ("p50", "p99")
-    }
-    return {
-        "requests_per_s": told["request_throughput"],
-        "output_tok_s": told["output_throughput"],
-        "prompt_tokens": told["total_input_tokens"] / told["completed"],
-    } | spreads
-
-
-def guidellms(url: str, path: Path, given: argparse.Namespace) -> dict[str, float]:
-    """Return the figures of guidellm; its inter-token latency is what others call TPOT."""
-    out = path.with_name("guidellm.json")
-    data = {
-        "kind": "trace_synthetic",
-        "time_scale": 0.001,
-        "source": {"kind": "json_file", "path": str(path)},
-    }
-    profile = "kind=replay,schedule_turn=timestamp"
-    if given.concurrency:
-        profile = f"kind=concurrent,streams={given.concurrency}"
-    backend = f"kind=openai_http,target={url},model={given.model},request_format=/v1/completions"
-    command = [given.guidellm, "run", "--backend", backend, "--data", json.dumps(data)]
-    command += ["--tokenizer", f"kind=huggingface_auto,model={given.tokenizer}"]
-    command += ["--profile", profile, "--output", f"kind=json,path={out}"]
-    command += ["--disable-console-interactive"]
-    _run(command, GUIDELLM__MAX_WORKER_PROCESSES="1")
-    report = json.loads(out.read_text())["benchmarks"][0]
-    metrics, when = report["metrics"], report["scheduler_metrics"]
-    # Its own rates are means over moments, not counts by the duration.
-    seconds = when["request_end_time"] - when["request_start_time"]
-
-    def of(name: str) -> dict[str, Any]:
-        found: dict[str, Any] = metrics[name]["successful"]
-        return found
-
-    spreads = {
-        f"{name}_{p}_ms": scale * of(theirs)["percentiles"][p]
-        for name, theirs, scale in (
-            ("ttft", "time_to_first_token_ms", 1.0),
-            ("tpot", "inter_token_latency_ms", 1.0),
-            ("e2e", "request_latency", 1e3),
-        )
-        for p in ("p50", "p99")
-    }
-    return {
-        "requests_per_s": of("request_latency")["count"] / seconds,
-        "output_tok_s": of("output_token_count")["total_sum"] / seconds,
-        "prompt_tokens": of("prompt_token_count")["mean"],
-    } | spreads
-
-
-def _run(command: list[Any], **environment: str) -> str:
-    try:
-        done = subprocess.run(
-            [str(word) for word in command],
-            capture_output=True,
-            text=True,
-            check=False,
-            env={**os.environ, "HF_HUB_OFFLINE": "1", **environment},
-        )
-    except OSError as error:
-        sys.exit(f"bench_load: {command[0]} cannot be started: {error.strerror}")
-    if done.returncode:
-        sys.exit(f"bench_load: {command[0]} failed: {done.stderr.strip()[-400:]}")
-    return done.stdout
-
-
-def agree(given: argparse.Namespace) -> None:
-    """Print the figures of each client, and how far ours are from the others'."""
-    clients: dict[str, Callable[[str, Path, argparse.Namespace], dict[str, float]]]
-    clients = {"brsolver load": ours}
+def clients_of(given: argparse.Namespace) -> dict[str, Client]:
+    """Return those that are to be had, ours first."""
+    clients: dict[str, Client] = {"brsolver load": ours}
     if given.vllm:
         clients["vllm bench serve"] = vllms
     if given.guidellm:
         clients["guidellm"] = guidellms
-    found: dict[str, list[dict[str, float]]] = {name: [] for name in clients}
-    with tempfile.TemporaryDirectory(prefix="brsolver-load-") as folder, ExitStack() as stack:
-        if given.tokenizer is None:
-            given.tokenizer = str(Path(folder) / "tokenizer")
-            write_tokenizer(Path(given.tokenizer))
-        url = given.target or stack.enter_context(Engine(given.ranks, given.speed)).url
-        for round_ in range(given.rounds):
-            path = Path(folder) / f"requests{round_}.jsonl"
-            write_requests(path, given.requests, given.rate, round_)
-            for name, client in clients.items():
-                found[name].append(client(url, path, given))
-                print(f"round {round_}, {name}: {_short(found[name][-1])}", file=sys.stderr)
-    middle = {
-        name: {figure: median(each[figure] for each in runs) for figure in FIGURES}
-        for name, runs in found.items()
-    }
+    if given.guidellm and given.guidellm_slots:
+        slots = given.guidellm_slots
+        clients[f"guidellm, {slots} slots"] = partial(guidellms, slots=slots)
+    if given.aiperf:
+        clients["aiperf"] = aiperfs
+    return clients
+
+
+def agree(given: argparse.Namespace) -> None:
+    """Print the figures of each client, how far ours are from the others', and the server's."""
     pace = f"{given.concurrency} in flight" if given.concurrency else f"{given.rate:g} per second"
-    title = f"{given.requests} requests, {pace}, medians of {given.rounds} rounds"
-    show(title, ["figure", *middle, *(f"to {name}" for name in list(middle)[1:])], _rows(middle))
+    _print(measured(given), f"{given.requests} requests, {pace}, {given.rounds} rounds", given)
 
 
-def _rows(middle: Mapping[str, Mapping[str, float]]) -> list[list[object]]:
-    mine, *others = middle.values()
-    return [
-        [
-            figure,
-            *(f"{each[figure]:.2f}" for each in middle.values()),
-            *(f"{mine[figure] / each[figure] - 1:+.1%}" for each in others),
+def measured(given: argparse.Namespace) -> dict[str, list[Outcome]]:
+    """Return what became of each client's rounds."""
+    clients = clients_of(given)
+    found: dict[str, list[Outcome]] = {name: [] for name in clients}
+    with tempfile.TemporaryDirectory(prefix="brsolver-load-") as scratch, ExitStack() as stack:
+        folder = Path(scratch)
+        if given.tokenizer is None:
+            given.tokenizer = str(folder / "tokenizer")
+            write_tokenizer(Path(given.tokenizer))
+        url, log = given.target, None
+        if url is None:
+            url = stack.enter_context(Engine(given.ranks, given.speed, folder / "log.jsonl")).url
+            log = Log(folder / "log.jsonl")
+        for round_ in range(given.rounds):
+            path = folder / f"requests{round_}.jsonl"
+            due = write_requests(path, given.requests, given.rate, round_, given.lead)
+            names = list(clients)
+            # Each is first in its turn: what others leave behind meets all alike.
+            for name in names[round_ % len(names) :] + names[: round_ % len(names)]:
+                found[name].append(_round(clients[name], url, path, log, due, given))
+                print(f"round {round_}, {name}: {_short(found[name][-1])}", file=sys.stderr)
+    return found
+
+
+def _round(
+    client: Client,
+    url: str,
+    path: Path,
+    log: Log | None,
+    due: NDArray[np.float64],
+    given: argparse.Namespace,
+) -> Outcome:
+    if log is not None:
+        log.skip()
+    seen = client(url, path, given)
+    truth = None if log is None else served(log.rows(), seen, due.size)
+    return Outcome(seen=seen, truth=truth, due_s=due)
+
+
+def _short(outcome: Outcome) -> str:
+    return ", ".join(f"{name} {value:.2f}" for name, value in outcome.seen.told.items())
+
+
+def _print(found: Mapping[str, Sequence[Outcome]], title: str, given: argparse.Namespace) -> None:
+    told = {name: [each.seen.told for each in runs] for name, runs in found.items()}
+    alike = {name: [each.seen.figures for each in runs] for name, runs in found.items()}
+    _show_beside(f"{title}: as each reports them", told)
+    _show_beside(f"{title}: percentiles of all by one definition", alike)
+    if any(each.truth is None for runs in found.values() for each in runs):
+        return
+    _show_truth(f"{title}: beside the server's log, means of rounds", found)
+    _show_arrivals(f"{title}: when requests came, by the server's log", found, given.concurrency)
+
+
+def _show_beside(title: str, told: Mapping[str, Sequence[Mapping[str, float]]]) -> None:
+    """Print means of rounds, and ours to others' with intervals over rounds."""
+    mine, *others = told
+    rows: list[list[object]] = []
+    for figure in FIGURES:
+        values = {name: [each[figure] for each in runs] for name, runs in told.items()}
+        means = [f"{np.mean(each):.2f}" for each in values.values()]
+        rows.append([figure, *means, *(_to(values[mine], values[name]) for name in others)])
+    show(title, ["figure", *told, *(f"to {name}" for name in others)], rows)
+
+
+def _to(mine: Sequence[float], others: Sequence[float]) -> str:
+    found = relative_difference(mine, others)
+    if len(mine) < 2:
+        return f"{found.mean:+.1%}"
+    return f"{found.mean:+.1%} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
+
+
+def _show_truth(title: str, found: Mapping[str, Sequence[Outcome]]) -> None:
+    rows: list[list[object]] = []
+    for name, runs in found.items():
+        truths = [beside(each.seen, each.truth) for each in runs if each.truth is not None]
+        for latency in LATENCIES:
+            p99 = f"{latency}_p99_ms"
+            mean = {key: float(np.mean([truth[key] for truth in truths])) for key in truths[0]}
+            ratio = _to([each.seen.figures[p99] for each in runs], [t[p99] for t in truths])
+            columns = ("p50", "p99", "more_p50", "more_p99")
+            cells = [f"{mean[f'{latency}_{column}_ms']:.2f}" for column in columns]
+            rows.append([name, latency, *cells, ratio])
+    header = ["client", "latency", "server P50, ms", "P99", "client sees more, P50", "P99"]
+    show(title, [*header, "client's P99 to server's"], rows)
+
+
+def _show_arrivals(title: str, found: Mapping[str, Sequence[Outcome]], concurrency: int) -> None:
+    """Print how late requests came; of a closed loop, how its start went, when all come at once."""
+    header = ["client", "it tells of", "later than the trace, ms, P50", "P99", "most"]
+    if concurrency:
+        some = f"TTFT P99, ms, of the first {concurrency}"
+        header = ["client", "it tells of", f"{concurrency} within, ms", some, "of the rest"]
+    rows: list[list[object]] = []
+    for name, runs in found.items():
+        pairs = [(each, each.truth) for each in runs if each.truth is not None]
+        told = sum(truth.place.size for _, truth in pairs) / sum(
+            each.due_s.size for each, _ in pairs
+        )
+        figures = [
+            _start(truth, concurrency) if concurrency else _late(each, truth)
+            for each, truth in pairs
         ]
-        for figure in FIGURES
-    ]
+        rows.append([name, f"{told:.1%}", *(f"{value:.1f}" for value in np.mean(figures, axis=0))])
+    show(title, header, rows)
 
 
-def _short(figures: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {value:.2f}" for name, value in figures.items())
+def _late(outcome: Outcome, truth: Served) -> list[float]:
+    late = lateness(truth, outcome.due_s)
+    return [float(1e3 * np.percentile(late, p)) for p in (50, 99, 100)]
+
+
+def _start(truth: Served, concurrency: int) -> list[float]:
+    first = truth.place < concurrency
+    span = 1e3 * float(np.ptp(truth.came_s[:concurrency]))
+    return [span, *(float(1e3 * np.percentile(truth.ttft_s[of], 99)) for of in (first, ~first))]
 
 
 def capacity(given: argparse.Namespace) -> None:
@@ -323,10 +327,10 @@ def _streams(url: str, streams: int) -> list[object]:
     ]
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Run the part that is asked for."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parts = parser.add_subparsers(required=True)
+def parser() -> argparse.ArgumentParser:
+    """Return what reads the command line."""
+    made = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parts = made.add_subparsers(required=True)
     one = parts.add_parser("agree")
     one.add_argument("--rounds", type=int, default=3)
     one.add_argument("--requests", type=int, default=200)
@@ -338,12 +342,22 @@ def main(arguments: list[str] | None = None) -> None:
     one.add_argument("--model", default="fake")
     one.add_argument("--vllm", help="interpreter that has vLLM")
     one.add_argument("--guidellm", help="the program")
-    one.add_argument("--tokenizer", help="folder of the model's tokenizer, for both")
+    one.add_argument(
+        "--guidellm-slots", type=int, help="guidellm a second time, with so many requests at most"
+    )
+    one.add_argument("--aiperf", help="the program")
+    one.add_argument("--lead", type=float, default=0.0, help="seconds after the first request")
+    one.add_argument("--tokenizer", help="folder of the model's tokenizer")
     one.set_defaults(part=agree)
     two = parts.add_parser("capacity")
     two.add_argument("--streams", default="100,250,500,1000,1500,2000")
     two.set_defaults(part=capacity)
-    given = parser.parse_args(arguments)
+    return made
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the part that is asked for."""
+    given = parser().parse_args(arguments)
     given.part(given)
 
 

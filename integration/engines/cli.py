@@ -138,6 +138,14 @@ def run(
     seed: Annotated[
         int, typer.Option(metavar="S", rich_help_panel=SERVER, help="Seed of output lengths.")
     ] = 0,
+    log: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            rich_help_panel=SERVER,
+            help="Add a line of JSON for each request: when it came, and when its tokens went.",
+        ),
+    ] = None,
 ) -> None:
     """Serve the OpenAI API from ranks that only exist in the simulator.
 
@@ -167,6 +175,7 @@ def run(
         mean_output=mean_output,
         keep_kv_s=keep_kv,
         seed=seed,
+        log=log,
     )
     asyncio.run(_serve(params))
 

@@ -15,6 +15,7 @@ from integration.engines import transfer
 from integration.engines.clock import Clock
 from integration.engines.cluster import Cluster
 from integration.engines.handlers import application
+from integration.engines.journal import Journal
 from integration.engines.replies import reset
 
 if TYPE_CHECKING:
@@ -47,11 +48,15 @@ class FakeEngine:
         Unix time of its start, in seconds.
     identity : str
         For other engines.
+    journal : Journal or None
+        Where its requests are written down.
 
     Raises
     ------
     ParameterError
         A port is taken, or the address is none of this machine.
+    OutputError
+        The log cannot be written.
     """
 
     def __init__(self, params: EngineParams) -> None:
@@ -61,6 +66,7 @@ class FakeEngine:
         self.url = ""
         self.rank_urls: list[str] = []
         self.identity = ""
+        self.journal: Journal | None = None
         self._names = 0
         self._sites: list[_Site] = []
         self._client: aiohttp.ClientSession | None = None
@@ -69,6 +75,7 @@ class FakeEngine:
         self.clock = Clock(self.cluster, self.params.speed)
         # Whatever kernels there are compile before the first request comes.
         self.cluster.warm_up()
+        self.journal = None if self.params.log is None else Journal(self.params.log)
         self._client = aiohttp.ClientSession()
         try:
             await self._listen()
@@ -84,6 +91,8 @@ class FakeEngine:
             await site.close()
         if self._client is not None:
             await self._client.close()
+        if self.journal is not None:
+            self.journal.close()
 
     def name(self, kind: str) -> str:
         """Return an answer's identity."""

@@ -231,6 +231,8 @@ class Port:
         finally:
             for task in tasks:
                 self._cluster.abort(task)
+            if self._engine.journal is not None:
+                self._engine.journal.note(reply, sum(prompt for prompt, *_ in of))
             reply.forget()
         return None
 

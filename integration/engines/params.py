@@ -62,6 +62,8 @@ class EngineParams:
         How long the KV of a prompt is kept that nobody fetches, in the engine's seconds.
     seed : int
         Of output lengths.
+    log : str or None
+        File that takes a line of JSON for each request; see `Journal`.
 
     Raises
     ------
@@ -88,6 +90,7 @@ class EngineParams:
     mean_output: float = 128.0
     keep_kv_s: float = 480.0
     seed: int = 0
+    log: str | None = None
 
     def __post_init__(self) -> None:
         require_whole("ranks", self.ranks, 1, MAX_RANKS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -60,6 +61,11 @@ class Reply:
     ----------
     done : asyncio.Future
         Set when all choices have all their tokens; `Struck` if something came between.
+    tokens : int
+        That were taken so far.
+    came_s, first_s, last_s : float
+        When it was asked for, and when its first and its last tokens were taken; 0 if none were.
+        Of the monotonic clock, in seconds.
     """
 
     def __init__(
@@ -68,14 +74,23 @@ class Reply:
         self.rank, self.faults, self.transport = rank, faults, transport
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.tokens = 0
+        self.came_s, self.first_s, self.last_s = time.monotonic(), 0.0, 0.0
         self.struck: Fault | None = None
         self._left = choices
+
+    @property
+    def complete(self) -> bool:
+        """Whether all choices have all their tokens."""
+        done = self.done.done() and not self.done.cancelled()
+        return done and self.done.exception() is None
 
     def take(self, choice: Choice, first: int, end: int) -> None:
         """Take tokens of a choice."""
         if self.done.done():
             return
         self.tokens += end - first
+        self.last_s = time.monotonic()
+        self.first_s = self.first_s or self.last_s
         self.write(choice, first, end)
         if end == choice.total:
             self._left -= 1
