@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 TRACE = "preset:uniform:n=900,s_low=100,s_high=2500,o_low=20,o_high=160"
 CLUSTER = Cluster(ranks=8, slots=24, budget=4096, concurrency=256)
 ARMS = (VLLM, POOLED)
-TAKES = "It takes about three minutes; the first time it compiles, which takes another."
+TAKES = "It takes two to three minutes; the first time it compiles, which takes another."
 EVERY = 50
 """Answers between two signs of progress."""
 

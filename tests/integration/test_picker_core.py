@@ -858,7 +858,7 @@ def test_steps_begin_with_the_engines():
         ({"budget": 10}, "budget is 10, must be at least 256"),
         ({"slots": True}, "slots is True, must be a whole number"),
         ({"wait_max_s": float("inf")}, "wait_max_s is inf"),
-        ({"overdue": "wait"}, "overdue is 'wait', must be refuse or place"),
+        ({"overdue": "wait"}, "overdue is 'wait', must be one of 'refuse', 'place'"),
         ({"polic": "br-t"}, "did you mean 'policy'"),
     ],
 )
