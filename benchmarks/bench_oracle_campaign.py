@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import resource
 import sys
 import tempfile
 import time
@@ -22,6 +23,7 @@ import pyarrow.parquet as pq
 
 from benchmarks._table import show
 from brsolver.executors import ExecutorParams
+from brsolver.oracles._parts import BY_CLOCK, ENDED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -99,37 +101,46 @@ def solving(trace: Trace, decisions: int) -> Call:
     return call
 
 
-def rows_of(kept: Path) -> list[list[str]]:
-    """Return what a campaign's folder says, but for what a clock says."""
+def processor_s() -> float:
+    """Return the processor's seconds that this process and those it has waited for took."""
+    each = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in each)
+
+
+def rows_of(kept: Path) -> list[tuple[str, bool]]:
+    """Return what a campaign's folder says, a text for each row, and whether the clock ended it."""
     table = pq.read_table(kept / "results.parquet")
     table = table.drop_columns([name for name in CLOCKED if name in table.column_names])
     # By their texts, which floats have for their own: NaN equals nothing.
-    return [list(map(repr, column.to_pylist())) for column in table.columns]
+    return [(repr(row), row.get(ENDED) == BY_CLOCK) for row in table.to_pylist()]
 
 
 def measured(call: Call, jobs: int) -> Iterator[Sequence[str]]:
     """Carry out a campaign by each executor, and again with everything kept."""
-    first: tuple[list[list[str]], float] | None = None
+    first: tuple[list[tuple[str, bool]], float] | None = None
     for name, executor in executors(jobs):
         with tempfile.TemporaryDirectory() as folder:
             kept = Path(folder, "kept")
-            walls = []
-            for _ in range(2):
+            walls, spent_s = [], processor_s()
+            for again in (False, True):
                 began = time.perf_counter()
                 call(executor, kept)
                 walls.append(time.perf_counter() - began)
+                if not again:
+                    spent_s = processor_s() - spent_s
             rows = rows_of(kept)
         first = first or (rows, walls[0])
-        differ = sum(
-            any(one[at] != other[at] for one, other in zip(rows, first[0], strict=True))
-            for at in range(len(rows[0]))
-        )
+        pairs = list(zip(rows, first[0], strict=True))
+        whole = [(one, other) for (one, cut), (other, also) in pairs if not (cut or also)]
         yield (
             name,
             f"{walls[0]:.1f}",
             f"×{first[1] / walls[0]:.2f}",
-            f"{len(rows[0]):,}",
-            f"{differ:,}",
+            # Ray's processes are no children of this one.
+            "–" if executor is not None and executor.executor == "ray" else f"{spent_s:.1f}",
+            f"{len(rows):,}",
+            f"{sum(cut for _, cut in rows):,}",
+            f"{sum(one != other for one, other in whole):,}",
             f"{walls[1]:.2f}",
         )
 
@@ -144,7 +155,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--search-requests", type=int, default=3_000)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     asked = parser.parse_args(arguments)
-    head = ("executor", "seconds", "speed-up", "parts", "that differ", "again, s")
+    head = (
+        "executor",
+        "seconds",
+        "speed-up",
+        "processor, s",
+        "parts",
+        "by the clock",
+        "others that differ",
+        "again, s",
+    )
     for part in asked.parts.split(","):
         trace = trace_of(asked.requests)
         call = {
