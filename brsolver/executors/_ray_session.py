@@ -225,15 +225,16 @@ def _require_reachable(ray: Any, address: str) -> None:
 def _greeted(ray: Any, place: tuple[str, int], *, clients: bool) -> Greeting:
     """Ask what is there, as Ray will: with the token of the user's folder if that is wanted."""
     method = _OF_CLIENTS if clients else _OF_CLUSTER
-    answer = greeted(place, method, _token(ray), CONNECT_S)
-    kept = _token(ray, kept=True)
-    if answer.status != UNAUTHENTICATED or _AUTHENTICATION in os.environ or not kept:
+    own = _AUTHENTICATION in os.environ
+    answer = greeted(place, method, _token(ray) if own else "", CONNECT_S)
+    if own or answer.status != UNAUTHENTICATED:
         return answer
-    answer = greeted(place, method, kept, CONNECT_S)
+    # Clusters begin with the kept token by themselves; processes do not speak by it unasked. Only
+    # now: one that Ray has looked at is asked for by this process as well, of other nodes.
+    answer = greeted(place, method, _token(ray), CONNECT_S)
     if answer.status != UNAUTHENTICATED:
-        # Clusters begin with such a token by themselves; processes do not speak by it unasked.
         os.environ[_AUTHENTICATION] = "token"
-        _read_again(ray)
+    _read_again(ray)
     return answer
 
 
@@ -246,12 +247,12 @@ def _place(address: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-def _token(ray: Any, *, kept: bool = False) -> str:
-    """Return what Ray says for itself, or would say by the token that it keeps for the user."""
+def _token(ray: Any) -> str:
+    """Return what Ray says for itself where it is to: by the environment, or kept for the user."""
     # Older ones have no tokens.
     with suppress(AttributeError, ray.exceptions.RayError):
         loader = ray._raylet.AuthenticationTokenLoader.instance()  # noqa: SLF001 # nothing public does it
-        token = loader.get_raw_token(ignore_auth_mode=kept)
+        token = loader.get_raw_token(ignore_auth_mode=_AUTHENTICATION not in os.environ)
         return f"Bearer {token}" if token else ""
     return ""
 
