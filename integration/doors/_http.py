@@ -167,7 +167,7 @@ class Connection(asyncio.Protocol):
         self._next()
 
     def _next(self) -> None:
-        if self._queued and not self._busy:
+        if self._queued and not self._busy and self._transport is not None:
             self._busy = True
             self._handle(self, self._queued.popleft())
 

@@ -114,7 +114,11 @@ class AuthzDoor:
             self._answer(connection, received)
         except Exception as error:  # noqa: BLE001 # what trips us goes to a worker all the same
             self._tripped(error)
+            withdraw = connection.on_lost
             connection.reply(passed(self._reception.anywhere()))
+            if withdraw is not None:
+                # It may be held all the same: its answer would go to who comes after it.
+                withdraw()
 
     def _answer(self, connection: Connection, received: Received) -> None:
         failed, again = received.header(_ID), received.header(_AGAIN)
@@ -137,8 +141,14 @@ class AuthzDoor:
     def _begin(
         self, connection: Connection, name: str, enter: Callable[[Callable[[Answer], None]], None]
     ) -> None:
-        connection.on_lost = partial(self._reception.withdraw, name)
+        connection.on_lost = partial(self._withdraw, name)
         enter(partial(self._decided, connection, name))
+
+    def _withdraw(self, name: str) -> None:
+        try:
+            self._reception.withdraw(name)
+        except Exception as error:  # noqa: BLE001 # the connection is to be done with all the same
+            self._tripped(error)
 
     def _decided(self, connection: Connection, name: str, answer: Answer) -> None:
         try:

@@ -227,6 +227,54 @@ def test_trip_after_the_answer_answers_no_second_time():
     asyncio.run(scenario())
 
 
+def test_trip_of_one_that_is_held_leaves_nothing_of_it():
+    async def scenario():
+        home = house()
+        asked = home.pump.ask
+
+        def trips(ask, told):
+            asked(ask, told)
+            home.pump.ask = asked
+            raise RuntimeError
+
+        home.pump.ask = trips
+        async with door(home) as (served, port), http_client(port) as client:
+            client.ask()
+            assert "x-brsolver-id" not in (await client.reply()).headers
+            assert home.pump.withdrawn == ["r0"]
+            # A late answer would go to the next one.
+            client.ask()
+            await until(lambda: home.pump.held)
+            home.pump.answer(Placed(1))
+            assert (await client.reply()).headers["x-brsolver-id"] == "r1"
+        assert served.faults == 1
+
+    asyncio.run(scenario())
+
+
+def test_trip_as_a_client_leaves_costs_no_other():
+    async def scenario():
+        home = house()
+
+        def broken(*_):
+            raise RuntimeError
+
+        async with door(home) as (served, port), http_client(port) as other:
+            other.ask()
+            await until(lambda: home.pump.held)
+            async with http_client(port) as client:
+                client.ask()
+                await until(lambda: len(home.pump.held) == 2)
+                ended, home.pump.ended = home.pump.ended, broken
+            await until(lambda: served.faults)
+            home.pump.ended = ended
+            assert len(served._connections) == 1
+            home.pump.answer(Placed(1))
+            assert (await other.reply()).headers["x-brsolver-id"] == "r0"
+
+    asyncio.run(scenario())
+
+
 def test_stopping_withdraws_what_is_held():
     async def scenario():
         home = house()

@@ -92,6 +92,18 @@ def test_requests_that_are_sent_ahead_are_handled_one_after_another():
     asyncio.run(run())
 
 
+def test_what_was_sent_ahead_is_not_handled_once_the_connection_is_lost():
+    async def run() -> None:
+        connection, _, seen = connected(answer=False)
+        connection.data_received(POST + CHUNKED)
+        connection.reply(response(200, b"first"))
+        connection.connection_lost(None)
+        await asyncio.sleep(0)
+        assert len(seen) == 1
+
+    asyncio.run(run())
+
+
 def test_who_abandons_a_connection_is_told_first_and_once():
     connection, transport, _ = connected(answer=False)
     told: list[str] = []
