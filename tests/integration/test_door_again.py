@@ -201,7 +201,8 @@ def test_books_are_empty_and_slots_kept_however_often_they_come_back(fates):
     async def scenario():
         async with Whole(slots=2, down_after=1000) as whole:
             # What is asked about again too late is a new request.
-            whole.door._grace_s = PATIENCE_S
+            back = whole.ledger.back
+            whole.ledger.back = lambda identity, _: back(identity, PATIENCE_S)
             await asyncio.gather(*(one(whole, *fate) for fate in fates))
             await until(whole.empty)
             audit = whole.core.audit()
