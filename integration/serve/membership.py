@@ -305,9 +305,13 @@ class Membership(CoreFleet):
                 )
 
     def _given(self, there: WorkerSpec) -> str | None:
-        """Return what settings, or whoever added it, call the worker at a place."""
+        """Return what settings, or whoever added it, call the worker at a place.
+
+        One that was drained there before is not meant.
+        """
         wanted = (*self._named, *self._hands.added.values())
-        return next((each.name for each in wanted if _place(each) == _place(there)), None)
+        left = (each for each in wanted if not self._hands.has_drained(each))
+        return next((each.name for each in left if _place(each) == _place(there)), None)
 
     def _tell(self) -> None:
         there = [each.spec.address for each in self._core.workers if not each.gone]

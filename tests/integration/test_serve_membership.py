@@ -80,6 +80,19 @@ def test_a_worker_drained_by_hand_may_be_added_again(tmp_path):
     asyncio.run(scenario())
 
 
+def test_one_that_took_a_drained_workers_place_may_be_drained_too(tmp_path):
+    async def scenario():
+        membership, fleet = picker(tmp_path)
+        await membership.drain("w0")
+        await membership.add(spec("other", 9000))
+        assert there(fleet) == ["other", "w1"]
+        await membership.drain("other")
+        assert there(fleet) == ["w1"]
+        assert there(picker(tmp_path)[1]) == ["w1"]
+
+    asyncio.run(scenario())
+
+
 def pod(uid, address="127.0.0.1"):
     return endpoint(address, "vllm-0", uid)
 
