@@ -161,9 +161,13 @@ class Decider:
         return sum(each.slots for each in self._workers if each.open)
 
     def _roomiest(self, request: Request) -> int | None:
-        """Return the worker with the most free slots that may take a request; None if none may."""
-        avoided = self._avoided(request)
-        there = [each.index for each in self._workers if each.open and each.index not in avoided]
+        """Return the worker with the most free slots of those large enough; None if there is none."""
+        needed, avoided = self._needed(request), self._avoided(request)
+        there = [
+            each.index
+            for each in self._workers
+            if each.open and each.index not in avoided and each.slots >= needed
+        ]
         return max(there, key=self._free.__getitem__, default=None)
 
     def _release(self, step: int, now: float) -> list[Placement]:

@@ -663,6 +663,26 @@ def test_a_worker_is_kept_for_who_needs_several_slots(params):
     assert sum(each.sequences for each in p.core.audit().workers) == 8
 
 
+def test_the_worker_that_is_kept_has_slots_enough():
+    p = Picking(specs=[spec(0, slots=1), spec(1, slots=2)], policy="fcfs", wait_max_s=8.0)
+    singles = ["a", "b", "c"]
+    for name in singles:
+        p.request(name)
+        p.run(0.01)
+    assert [each.sequences for each in p.core.audit().workers] == [1, 2]
+    p.request("many", sequences=2)
+    for name in "defghi":
+        p.request(name)
+    p.run(4.5)
+    # The small one has a slot free before the large one has any.
+    singles.sort(key=p.worker_of)
+    for name in singles:
+        assert p.core.ended(name, End.FINISHED)
+        p.run(0.1)
+    assert p.worker_of("many") == 1
+    assert p.worker_of("d") == 0
+
+
 def test_choices_go_where_there_are_slots_for_all_of_them():
     small, large = spec(0, slots=1), spec(1, slots=4)
     p = Picking(specs=[small, large], policy="fcfs")
