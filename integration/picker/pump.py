@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from functools import partial
+from math import ceil
 from typing import TYPE_CHECKING
 
 from integration.picker.asks import End
@@ -182,8 +183,10 @@ class Pump:
         if self._timer is not None:
             self._timer.cancel()
         self._due = due
-        # All that comes in the same turn is decided about together.
-        later = loop.call_later(delay_s, self._run) if delay_s else loop.call_soon(self._run)
+        # All that comes in the same turn is decided about together. Loops that count whole
+        # milliseconds round down, and would come round without end just before it is time.
+        after_s = ceil(delay_s * 1000) / 1000
+        later = loop.call_later(after_s, self._run) if delay_s else loop.call_soon(self._run)
         self._timer = later
 
     def _run(self) -> None:

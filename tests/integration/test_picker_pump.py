@@ -57,6 +57,35 @@ def test_answers_come_when_there_is_room():
     run(scenario)
 
 
+def test_loops_of_whole_milliseconds_do_not_come_round_before_it_is_time():
+    waits = []
+
+    class Loop(asyncio.SelectorEventLoop):
+        def call_later(self, delay, *more, **context):
+            waits.append(delay)
+            return super().call_later(delay, *more, **context)
+
+    async def scenario():
+        delays = [0.0002, 0.0101, 0.003, 0.0, None]
+        done = asyncio.Event()
+
+        class Due:
+            def advance(self):
+                delay_s = delays.pop(0)
+                if not delays:
+                    done.set()
+                return delay_s
+
+            def started(self, name, worker): ...
+
+        Pump(Due()).started("a", 0)
+        await done.wait()
+
+    with asyncio.Runner(loop_factory=Loop) as runner:
+        runner.run(scenario())
+    assert waits == [0.001, 0.011, 0.003]
+
+
 def test_many_at_once_are_all_answered():
     async def scenario():
         p, log = pump(workers=3, policy="br-t")
