@@ -161,7 +161,7 @@ class Decider:
         return sum(each.slots for each in self._workers if each.open)
 
     def _roomiest(self, request: Request) -> int | None:
-        """Return the worker with the most free slots of those large enough; None if there is none."""
+        """Return the worker with the most free slots of those large enough; None if none is."""
         needed, avoided = self._needed(request), self._avoided(request)
         there = [
             each.index
