@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from brsolver.errors import BrsolverError, MissingExtraError, ParameterError
-from brsolver.tuning.lease import leased
+from brsolver.tuning.lease import KEPT, leased
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -163,12 +163,18 @@ def open_study(
 
 
 def holds_nothing(storage: str, name: str) -> bool:
-    """Tell whether a study has no trial that ran; false if that cannot be told."""
+    """Tell whether a storage has no study but this, of which no trial ran and which nobody holds.
+
+    False if that cannot be told.
+    """
     optuna = optuna_module()
     try:
         with quiet():
+            if optuna.get_all_study_names(storage=storage) != [name]:
+                return False
             study = optuna.load_study(storage=storage, study_name=name)
-            return all(each.state == "failed" for each in tried_in(study))
+            held = study.user_attrs.get(KEPT) is not None
+            return not held and all(each.state == "failed" for each in tried_in(study))
     except Exception:  # noqa: BLE001 # a driver may raise anything
         return False
 

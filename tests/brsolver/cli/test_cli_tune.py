@@ -7,11 +7,15 @@ import re
 import subprocess
 import sys
 import tomllib
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
+import optuna
 import pytest
 
 from brsolver.tuned import read_tuned
+from brsolver.tuning.lease import KEPT, Holder
+from brsolver.tuning.study import open_study, quiet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -163,6 +167,23 @@ def test_what_cannot_run_leaves_no_folder_and_what_was_there_stays(
     (out / "mine.txt").write_text("mine")
     assert "cannot run" in refused("tune", traffic, *SHORT, "--capacity", 300, "--out", out)
     assert [each.name for each in out.iterdir()] == ["mine.txt"]
+
+
+def test_a_study_that_another_process_began_meanwhile_stays(
+    monkeypatch: pytest.MonkeyPatch, refused: Callable[..., str], traffic: Path, tmp_path: Path
+) -> None:
+    def later(storage: str, name: str, *given: Any, **more: Any) -> Any:
+        with quiet():
+            study = optuna.create_study(storage=storage, study_name=name, direction="maximize")
+            study.set_user_attr(KEPT, asdict(replace(Holder.me(), mark="the first")))
+        return open_study(storage, name, *given, **more)
+
+    monkeypatch.setattr("brsolver.tuning.entry.open_study", later)
+    out = tmp_path / "out"
+    assert "is gone on with by process" in refused("tune", traffic, *SHORT, "--out", out)
+    with quiet():
+        study = optuna.load_study(storage=f"sqlite:///{out / 'study.db'}", study_name="tune")
+    assert study.user_attrs[KEPT]["mark"] == "the first"
 
 
 def test_traffic_of_other_prefixes_is_another_study(
