@@ -41,7 +41,8 @@ class Holder:
     Attributes
     ----------
     host, space : str
-        Its machine, and its namespace of processes there: a container has one of its own.
+        Its machine, and that one's start and namespace of processes: a container has one of its
+        own.
     process : int
     mark : str
         What tells it from any other.
@@ -60,7 +61,9 @@ class Holder:
         """Return this process, with a mark of its own."""
         space = ""
         with suppress(OSError):
-            space = str(Path("/proc/self/ns/pid").readlink())
+            # Machines may have one name, and their first namespaces have one number everywhere.
+            boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+            space = f"{boot} {Path('/proc/self/ns/pid').readlink()}"
         return cls(
             host=socket.gethostname(), space=space, process=os.getpid(), mark=uuid.uuid4().hex,
             seen_s=time.time(),

@@ -18,7 +18,7 @@ from brsolver.simulator.params import SimulationParams
 from brsolver.simulator.prefill import Prefill
 from brsolver.tuning import TuneParams, TuneResult, tune
 from brsolver.tuning.lease import KEPT, Holder, Lease, leased
-from brsolver.tuning.study import quiet
+from brsolver.tuning.study import holds_nothing, quiet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -72,23 +72,41 @@ def test_who_holds_it_is_named_and_left_alone(study: optuna.Study) -> None:
     assert study.user_attrs[KEPT]["mark"] == "theirs"
 
 
+def ended() -> Holder:
+    return replace(Holder.me(), process=process_that_ended(), seen_s=LATER_S)
+
+
 @pytest.mark.parametrize(
     "left",
-    [
-        ELSEWHERE,
-        replace(Holder.me(), process=process_that_ended(), seen_s=LATER_S),
-        {"nobody": "of ours"},
-    ],
+    [lambda: asdict(ELSEWHERE), lambda: asdict(ended()), lambda: {"nobody": "of ours"}],
     ids=["unheard of", "ended", "something else"],
 )
 def test_a_lease_that_nobody_has_any_more_is_taken_over(
-    study: optuna.Study, left: Holder | dict[str, str]
+    study: optuna.Study, left: Callable[[], dict[str, Any]]
 ) -> None:
-    study.set_user_attr(KEPT, asdict(left) if isinstance(left, Holder) else left)
+    study.set_user_attr(KEPT, left())
     with leased(study, shared=True) as lease:
         lease.check()
         assert study.user_attrs[KEPT]["process"] == os.getpid()
     assert study.user_attrs[KEPT] is None
+
+
+def test_of_a_machine_with_the_same_name_nothing_is_known(study: optuna.Study) -> None:
+    there = replace(ended(), space=Holder.me().space.replace(Holder.me().space[:8], "another-"))
+    write(study, there)
+    with pytest.raises(BrsolverError, match=f"process {there.process} on"):
+        Lease(study, Holder.me()).take()
+
+
+def test_a_storage_that_others_use_is_not_empty(study: optuna.Study, database: str) -> None:
+    assert holds_nothing(database, "tune")
+    write(study, LIVES)
+    assert not holds_nothing(database, "tune")
+    study.set_user_attr(KEPT, None)
+    assert holds_nothing(database, "tune")
+    with quiet():
+        optuna.create_study(storage=database, study_name="another")
+    assert not holds_nothing(database, "tune")
 
 
 def test_one_that_lives_here_is_not_taken_over(study: optuna.Study) -> None:
