@@ -14,6 +14,7 @@ import numpy as np
 from brsolver._grid import Failed, Progress, Task, execute, lost
 from brsolver.campaign import FAILED, WALL_S, Campaign, Cell, run_campaign
 from brsolver.registry import NO_PREDICTOR, PredictorSpec, predictor_class
+from brsolver.traces.prints import print_of
 from brsolver.wiring import read_predictor
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from brsolver.results.comparison import Run
     from brsolver.simulator.held_out import HeldOut
     from brsolver.simulator.params import SimulationParams
-    from brsolver.traces.trace import Trace
 
 RUN = "run"
 """Column of the whole run, as `brsolver.results.kept` writes it."""
@@ -56,7 +56,7 @@ def run_kept(
     executor : Executor
     progress : callable
     """
-    prints = {name: print_of(each.trace) for name, each in held.items()}
+    prints = {name: print_of_held(each) for name, each in held.items()}
     campaign = Campaign(
         name="compare",
         function=_kept_run,
@@ -129,15 +129,10 @@ def digest_of_predictor(predictor: PredictorSpec | BasePredictor) -> str:
     return digest_of(predictor_class(predictor.name), predictor.given)
 
 
-def print_of(trace: Trace) -> str:
-    """Tell a trace apart by all of its columns, also those that `Trace.fingerprint` leaves out."""
-    digest = hashlib.sha256(trace.fingerprint().encode())
-    for name in sorted(trace.columns):
-        column = np.asarray(trace.columns[name])
-        digest.update(f"{name} {column.dtype}".encode())
-        plain = repr(column.tolist()).encode() if column.dtype.hasobject else column.tobytes()
-        digest.update(plain)
-    return digest.hexdigest()[:16]
+def print_of_held(held: HeldOut) -> str:
+    """Tell apart what runs are of: their requests, and those that trained the predictor before."""
+    own = print_of(held.trace)
+    return f"{own} after {held.trained_by}" if held.trained_by else own
 
 
 def digest_of(factory: type, given: Mapping[str, object]) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from brsolver._resumed import digest_of, print_of, settings_of
+from brsolver._resumed import digest_of, print_of_held, settings_of
 from brsolver.errors import ParameterError
 from brsolver.oracles._parts import BY_CLOCK, BY_ITSELF, Kept, Part, Parts, Progress
 from brsolver.oracles._watching import SAMPLE
@@ -89,7 +89,7 @@ def parts_of(
         kept = Kept(
             folder=resume,
             settings=settings_of(params, held, read_predictor(predictor)),
-            key={"workers": params.workers, "seed": params.seed, "trace": print_of(held.trace)},
+            key={"workers": params.workers, "seed": params.seed, "trace": print_of_held(held)},
         )
     return Parts(held, params, executor=executor, kept=kept, progress=progress)
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from brsolver._resumed import print_of
 from brsolver.campaign import FAILED, Campaign, Cell, run_campaign
 from brsolver.errors import ParameterError
 from brsolver.executors import executor_of
@@ -14,6 +13,7 @@ from brsolver.executors.inline import InlineExecutor
 from brsolver.oracles._kept import packed, unpacked
 from brsolver.oracles.backends import installed
 from brsolver.oracles.schedule import require_known_order
+from brsolver.traces.prints import print_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

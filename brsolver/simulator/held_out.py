@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from brsolver.registry import PredictorSpec
 from brsolver.stand_ins import as_predictor
 from brsolver.streams import stream
+from brsolver.traces.prints import print_of
 from brsolver.wiring import name_of, read_predictor
 
 if TYPE_CHECKING:
@@ -32,12 +33,15 @@ class HeldOut:
         What results call it.
     note : str or None
         What to say of it.
+    trained_by : str
+        What tells apart the requests that did; empty if there are none.
     """
 
     trace: Trace
     predictor: BasePredictor | PredictorSpec
     predictor_name: str
     note: str | None = None
+    trained_by: str = ""
 
 
 def hold_out(
@@ -74,7 +78,10 @@ def hold_out(
     if rows == 0:
         return whole
     note = told_of_training(rows, len(trace))
-    return replace(whole, trace=trace.after(rows), predictor=trained, note=note)
+    return replace(
+        whole, trace=trace.after(rows), predictor=trained, note=note,
+        trained_by=print_of(trace.head(rows)),
+    )  # fmt: skip
 
 
 def seen_in(trace: Trace) -> dict[str, Any]:

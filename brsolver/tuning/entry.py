@@ -7,8 +7,9 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from brsolver._limits import require, require_number, require_whole
-from brsolver._resumed import digest_of, digest_of_predictor, print_of
+from brsolver._resumed import digest_of, digest_of_predictor
 from brsolver.executors import executor_of
+from brsolver.traces.prints import print_of
 from brsolver.tuning.goals import goal_of
 from brsolver.tuning.importance import importance_of
 from brsolver.tuning.layouts import read_layouts

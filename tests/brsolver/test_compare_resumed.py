@@ -10,10 +10,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from brsolver import registry
+from brsolver._resumed import print_of_held
 from brsolver.compare import TraceSource, compare
 from brsolver.errors import BrsolverError, ParameterError
 from brsolver.report.tables import flat_rows
+from brsolver.simulator.held_out import hold_out
 from brsolver.simulator.params import SimulationParams
+from brsolver.traces.prints import print_of
 from brsolver.traces.read_options import ReadOptions
 from brsolver.traces.trace import Trace
 
@@ -94,6 +97,19 @@ def test_resumed_runs_are_those_that_were_kept(tmp_path: Path) -> None:
     assert [run.metrics.wall_s for run in kept[1].runs] == [
         run.metrics.wall_s for run in kept[0].runs
     ]
+
+
+def test_runs_are_told_apart_by_what_trained_their_predictor() -> None:
+    whole = trace()
+    # As long as it was, and what is left to be run is the same.
+    past = np.where(np.arange(len(whole)) < 5, 60, whole.output_tokens)
+    other = Trace(prompt_tokens=whole.prompt_tokens, output_tokens=past)
+    one, two, again = (
+        hold_out(each, "survival:train=0.25") for each in (whole, other, trace())
+    )  # fmt: skip
+    assert print_of(one.trace) == print_of(two.trace)
+    assert print_of_held(one) == print_of_held(again) != print_of_held(two)
+    assert print_of_held(hold_out(whole, "survival")) == print_of(whole)
 
 
 def test_more_of_a_grid_computes_what_is_new(tmp_path: Path, counted: Path) -> None:
