@@ -7,8 +7,12 @@ import sys
 from importlib.metadata import EntryPoint
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from brsolver.errors import ParameterError
+
+if TYPE_CHECKING:
+    from types import ModuleType
 
 
 def entry_of(group: str, name: str) -> EntryPoint | None:
@@ -44,3 +48,31 @@ def entry_of(group: str, name: str) -> EntryPoint | None:
                 f"must be MODULE:CLASS: go to the folder of {top}.py, or set PYTHONPATH to it"
             )
     return EntryPoint(name=name, value=name, group=group)
+
+
+def why_not(error: BaseException, place: str) -> str:
+    """Say in one line why a class cannot be loaded.
+
+    Parameters
+    ----------
+    error : BaseException
+        What its import raised.
+    place : str
+        ``MODULE:CLASS``.
+    """
+    cause = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, SystemExit):
+        return (
+            f"its module ends the process when it is imported ({cause}), must do so behind "
+            'if __name__ == "__main__": alone'
+        )
+    top = place.partition(":")[0].partition(".")[0]
+    file, module = Path(f"{top}.py").resolve(), sys.modules.get(top)
+    if module is None or not file.is_file() or _file_of(module) == file:
+        return cause
+    return f"{cause}; what is installed takes precedence over {file.name} here: rename the file"
+
+
+def _file_of(module: ModuleType) -> Path | None:
+    file = getattr(module, "__file__", None)
+    return None if file is None else Path(file).resolve()

@@ -9,7 +9,7 @@ from importlib.metadata import EntryPoint, entry_points
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
-from brsolver._by_module import entry_of
+from brsolver._by_module import entry_of, why_not
 from brsolver.errors import ParameterError, UnknownNameError
 from brsolver.options import shown
 from brsolver.policy import as_policy
@@ -355,8 +355,8 @@ def _load(group: str, kind: str, name: str) -> type:
     what = f"{kind} {name!r}" + (f" ({entry.value})" if entry.value != name else "")
     try:
         loaded = entry.load()
-    except Exception as error:  # a stranger's module may raise anything when imported
-        raise ParameterError(f"{what} cannot be loaded: {error}") from error
+    except (Exception, SystemExit) as error:  # a stranger's module may raise anything
+        raise ParameterError(f"{what} cannot be loaded: {why_not(error, entry.value)}") from error
     method = _METHODS[group]
     if not isinstance(loaded, type) or not callable(getattr(loaded, method, None)):
         found = loaded.__name__ if isinstance(loaded, type) else f"a {type(loaded).__name__}"

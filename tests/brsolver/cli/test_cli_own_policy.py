@@ -157,9 +157,18 @@ def test_a_file_that_raises_is_one_line(
     assert f"policy '{NAME}' cannot be loaded: No module named 'policy_of_nobody'" in line
 
 
+def test_a_file_that_ends_the_process_is_one_line(
+    refused: Callable[..., str], traffic: Path, here: Path
+) -> None:
+    (here / f"{MODULE}.py").write_text("import sys\nsys.exit(0)\n" + TEXT)
+    line = refused("simulate", traffic, *SERVER, "--policy", NAME)
+    assert "its module ends the process when it is imported (0), must do so behind if" in line
+
+
 def test_what_is_installed_takes_precedence(
     refused: Callable[..., str], traffic: Path, here: Path
 ) -> None:
     (here / "json.py").write_text(TEXT)
     line = refused("simulate", traffic, *SERVER, "--policy", "json:Emptiest")
-    assert "module 'json' has no attribute 'Emptiest'" in line
+    assert "module 'json' has no attribute 'Emptiest'; what is installed takes" in line
+    assert "precedence over json.py here: rename the file" in line
