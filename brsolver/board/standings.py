@@ -233,12 +233,12 @@ def over_seeds(rows: Sequence[Mapping[str, Any]]) -> float:
 
     Seeds that have not all cells are left out: theirs are means of something else.
     """
-    by_seed: dict[int, list[float]] = {}
+    by_seed: dict[int, dict[str, float]] = {}
     for row in rows:
         if math.isfinite(row["score"]):
-            by_seed.setdefault(row["seed"], []).append(row["score"])
-    most = max(map(len, by_seed.values()), default=0)
-    means = [geometric(scores) for scores in by_seed.values() if len(scores) == most]
+            by_seed.setdefault(row["seed"], {})[cell_name(row)] = row["score"]
+    cells = set().union(*by_seed.values())
+    means = [geometric(found.values()) for found in by_seed.values() if found.keys() == cells]
     return mean_and_half_width(means)[1]
 
 

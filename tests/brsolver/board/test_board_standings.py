@@ -101,5 +101,10 @@ def test_several_seeds_give_scores_intervals():
     assert found["new"].score_half_width == pytest.approx(
         12.7062 * abs(means[1] - means[0]) / 2, rel=1e-4
     )
+    # So is one of as many cells that are others.
+    mixed = [row(each, regime, seed=k) for each in ("base", "new") for k, regime in
+             enumerate(("full", "0.5"))]  # fmt: skip
+    found = {one.policy: one for one in standings(mixed, BASE, "failed")}
+    assert math.isnan(found["new"].score_half_width)
     single = standings([row("base", "full"), row("new", "full")], BASE, "failed")
     assert all(math.isnan(one.score_half_width) for one in single)
