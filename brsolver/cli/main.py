@@ -36,7 +36,7 @@ COMMANDS = MappingProxyType(
         "tune": "Search the router and engine settings that serve a trace best, and validate them.",
         "explain": "Say where a run's time goes, and what better routing would buy.",
         "policies": "List the installed routing policies with their parameters and sources.",
-        "oracle": "Solve saved states by every solver, side by side.",
+        "oracle": "Solve saved states by every solver, and search for the best runs.",
         "board": "Run every policy on the same traces, at the same loads, beside certified bounds.",
         "hardware": "What a step costs on which hardware: list, show, fit to measurements.",
         "trace": "Look at traces, convert them, take samples.",
