@@ -249,8 +249,8 @@ def _place(address: str) -> tuple[str, int]:
 
 def _token(ray: Any) -> str:
     """Return what Ray says for itself where it is to: by the environment, or kept for the user."""
-    # Older ones have no tokens.
-    with suppress(AttributeError, ray.exceptions.RayError):
+    # Older ones have no tokens, or are not asked for them like this.
+    with suppress(AttributeError, TypeError, ray.exceptions.RayError):
         loader = ray._raylet.AuthenticationTokenLoader.instance()  # noqa: SLF001 # nothing public does it
         token = loader.get_raw_token(ignore_auth_mode=_AUTHENTICATION not in os.environ)
         return f"Bearer {token}" if token else ""
