@@ -22,7 +22,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -37,6 +37,7 @@ from benchmarks._load_clients import (
     vllms,
 )
 from benchmarks._load_truth import Log, Served, beside, lateness, served
+from benchmarks._load_wire import Wire
 from benchmarks._table import show
 from benchmarks.serve.programs import compile_all, running_engines
 from brsolver.traces import Trace
@@ -125,7 +126,8 @@ def write_requests(
     prompts = np.concatenate([rng.permutation(lengths) for _ in range(-(-requests // 800))])
     at = np.cumsum(rng.exponential(1 / rate, requests))
     at = np.round(at - at[0], 3) + np.where(np.arange(requests) > 0, lead_s, 0.0)
-    block = 0
+    # Nor does one of another round, which a prefix cache would still hold.
+    block = seed * 10**6
     with path.open("w", encoding="utf-8") as stream:
         for seconds, prompt in zip(at, prompts.tolist(), strict=False):
             blocks = -(-prompt // BLOCK)
@@ -170,10 +172,12 @@ def measured(given: argparse.Namespace) -> dict[str, list[Outcome]]:
         if given.tokenizer is None:
             given.tokenizer = str(folder / "tokenizer")
             write_tokenizer(Path(given.tokenizer))
-        url, log = given.target, None
+        url, log = given.target, cast("Log | Wire | None", None)
         if url is None:
             url = stack.enter_context(Engine(given.ranks, given.speed, folder / "log.jsonl")).url
             log = Log(folder / "log.jsonl")
+        if given.wire:
+            log = stack.enter_context(Wire(int(url.rpartition(":")[2])))
         for round_ in range(given.rounds):
             path = folder / f"requests{round_}.jsonl"
             due = write_requests(path, given.requests, given.rate, round_, given.lead)
@@ -189,7 +193,7 @@ def _round(
     client: Client,
     url: str,
     path: Path,
-    log: Log | None,
+    log: Log | Wire | None,
     due: NDArray[np.float64],
     given: argparse.Namespace,
 ) -> Outcome:
@@ -211,8 +215,9 @@ def _print(found: Mapping[str, Sequence[Outcome]], title: str, given: argparse.N
     _show_beside(f"{title}: percentiles of all by one definition", alike)
     if any(each.truth is None for runs in found.values() for each in runs):
         return
-    _show_truth(f"{title}: beside the server's log, means of rounds", found)
-    _show_arrivals(f"{title}: when requests came, by the server's log", found, given.concurrency)
+    by = "loopback device" if given.wire else "server's log"
+    _show_truth(f"{title}: beside the {by}, means of rounds", found)
+    _show_arrivals(f"{title}: when requests came, by the {by}", found, given.concurrency)
 
 
 def _show_beside(title: str, told: Mapping[str, Sequence[Mapping[str, float]]]) -> None:
@@ -346,6 +351,9 @@ def parser() -> argparse.ArgumentParser:
         "--guidellm-slots", type=int, help="guidellm a second time, with so many requests at most"
     )
     one.add_argument("--aiperf", help="the program")
+    one.add_argument(
+        "--wire", action="store_true", help="listen to the loopback device, not to the log (root)"
+    )
     one.add_argument("--lead", type=float, default=0.0, help="seconds after the first request")
     one.add_argument("--tokenizer", help="folder of the model's tokenizer")
     one.set_defaults(part=agree)
