@@ -70,8 +70,11 @@ def _unchanged(maps: str) -> list[_Mapping]:
         name, _, rest = line.partition(":")
         if "-" in name:
             candidate = _read_only(line)
-        elif candidate is not None and name == "Anonymous" and rest.split()[0] == "0":
+        elif name == "Anonymous" and rest.split()[0] != "0":
             # Relocated code is no longer what the file holds.
+            candidate = None
+        elif candidate is not None and name == "Swap" and rest.split()[0] == "0":
+            # Nor is it once it is swapped out, when it does not count as anonymous.
             found.append(candidate)
     return found
 

@@ -8,7 +8,7 @@ import sys
 import numba
 import pytest
 
-from integration.serve.trimming import forget_files
+from integration.serve.trimming import _unchanged, forget_files
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is done")
@@ -22,6 +22,29 @@ def test_what_is_forgotten_can_be_used():
     assert more(2) == 3
     assert forget_files() > 0
     assert more(3) == 4
+
+
+@pytest.mark.parametrize(
+    ("access", "anonymous", "swap", "found"),
+    [
+        ("r-xp", 0, 0, [(0x1000, 0x3000)]),
+        ("rw-p", 0, 0, []),
+        # Relocated, and swapped out since.
+        ("r--p", 4, 0, []),
+        ("r--p", 0, 4, []),
+    ],
+)
+def test_only_what_files_hold_as_it_is_can_be_read_again(access, anonymous, swap, found):
+    maps = f"""00001000-00003000 {access} 00000000 fe:00 12 /usr/lib/libany.so
+Rss:                   8 kB
+Anonymous:             {anonymous} kB
+Swap:                  {swap} kB
+VmFlags: rd ex mr mw me
+00003000-00005000 r--p 00000000 00:00 0
+Anonymous:             0 kB
+Swap:                  0 kB
+"""
+    assert _unchanged(maps) == found
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is done")
