@@ -108,7 +108,8 @@ class Learning:
         end : End
         usage : Usage or None
         """
-        times = _measured(request, usage)
+        # What comes of an error is no token, however soon it comes.
+        times = None if end is End.REJECTED else _measured(request, usage)
         self._looks.pop(request.name, None)
         self._paces.pop(request.name, None)
         if end is End.FINISHED:

@@ -187,6 +187,15 @@ def test_what_does_not_begin_with_a_token_is_not_measured(more, seen):
     assert ends(p).measured is None
 
 
+def test_an_error_of_the_engines_is_no_first_token():
+    p = Picking(workers=1)
+    running(p, "a")
+    seen = Seen(at_s=2.1, sent=90, kind=CHAT, asked_s=1.5, first_s=2.0, last_s=2.0)
+    p.core.sampled("a", seen, last=True)
+    p.core.ended("a", End.REJECTED)
+    assert ends(p).measured is None
+
+
 @pytest.mark.parametrize(("more", "usage"), [({"sequences": 2}, Usage(10, 41)), ({}, None)])
 def test_without_counted_tokens_only_the_first_is_measured(more, usage):
     p = Picking(workers=1)
