@@ -232,6 +232,9 @@ class Window:
 
     def _changed(self, event: WorkerChanged) -> None:
         worker = self.worker(event.worker)
+        if event.what == "added" and worker.state == "gone":
+            # Another one may have taken its place.
+            worker.name = self._name_of(event.worker)
         worker.state = "up" if event.what == "added" else event.what
         worker.why = event.why
 

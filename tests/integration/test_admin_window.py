@@ -144,6 +144,18 @@ def test_workers_join_and_change():
     assert window.buckets.kv_tokens(range(1)).shape == (3, 1)
 
 
+def test_who_takes_the_place_of_one_that_is_gone_has_a_name_of_its_own():
+    names, clock = ["pod-a", "pod-b"], Clock()
+    window = Window(names, clock=clock, params=SMALL, name_of=lambda index: names[index])
+    source = Source(clock, window)
+    source.changed(0, "gone")
+    assert window.worker(0).name == "pod-a"
+    names[0] = "pod-c"
+    source.changed(0, "added")
+    states = [(each.name, each.state) for each in window.workers]
+    assert states == [("pod-c", "up"), ("pod-b", "up")]
+
+
 def test_slow_requests_are_the_latest_ones_that_waited_longest():
     window, source = watched()
     for i, ttft_s in enumerate((0.5, 0.1, 2.0, None, 0.3)):
