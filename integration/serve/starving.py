@@ -36,12 +36,15 @@ class Spent:
     def of(cls, pid: int, proc: Path = Path("/proc")) -> Self | None:
         """Return what a process has done; None where the system does not say."""
         try:
-            computing, waiting, _ = (proc / str(pid) / "schedstat").read_text().split()
+            computing, waiting, _ = map(int, (proc / str(pid) / "schedstat").read_text().split())
             # Its name, in brackets, may hold anything.
             state = (proc / str(pid) / "stat").read_text().rpartition(") ")[2][:1]
-            return cls(int(computing) * _NANOSECOND, int(waiting) * _NANOSECOND, state == "R")
         except (OSError, ValueError):
             return None
+        if not computing:
+            # Nobody gets as far without a processor: some systems do not count.
+            return None
+        return cls(computing * _NANOSECOND, waiting * _NANOSECOND, state == "R")
 
     def waited_since(self, before: Self, elapsed_s: float) -> float:
         """Return the seconds since `before` for which it got no processor.

@@ -60,7 +60,7 @@ def test_a_process_that_has_gone_has_nothing_to_tell():
     assert Spent.of(child.pid) is None
 
 
-@pytest.mark.parametrize("schedstat", ["", "1 2", "a b c"])
+@pytest.mark.parametrize("schedstat", ["", "1 2", "a b c", "0 0 0"])
 def test_a_system_that_tells_otherwise_is_not_asked(tmp_path, schedstat):
     (tmp_path / "7").mkdir()
     (tmp_path / "7" / "schedstat").write_text(schedstat)
