@@ -106,14 +106,12 @@ def test_processes_are_looked_up_with_what_they_started():
 
 def test_memory_is_told_by_program():
     command = [sys.executable, "-m", "timeit", "-s", "print(flush=True); input()"]
-    with (
-        subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        ) as process,
-        Peak([process.pid]) as peak,
-    ):
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        # Until it runs the system may not know its command.
         process.stdout.readline()
-        with Peak([process.pid, process.pid]) as both:
+        with Peak([process.pid]) as peak, Peak([process.pid, process.pid]) as both:
             pass
         assert program(process.pid) == "timeit"
         process.kill()
