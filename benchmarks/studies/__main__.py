@@ -3,10 +3,10 @@
 Requests are drawn with replacement from each file, and anew from each preset, by seed. What is in
 FOLDER already is not run again. Parts are *elsewhere* and *colocated* (one router, by where prompts
 are computed), *cells* and *colocated-cells* (cells of workers, at the largest cluster, beside the
-routers that they are held against), *cells-by-time* (the same with requests that come by time) and
-*cells-at-once* (that are sent as they come, not pooled). Figures of all but *cells-by-time* are of
-full slots, a pool of 4·G waiting. The status is 1 where a run failed, and 2 where nothing can be
-run.
+routers that they are held against), *cells-by-time* (the same with requests that come by time, at
+0.9 of the slots) and *cells-at-once* (that are sent as they come besides, not pooled). Figures of
+the other parts are of full slots, a pool of 4·G waiting. The status is 1 where a run failed, and 2
+where nothing can be run.
 """
 
 from __future__ import annotations

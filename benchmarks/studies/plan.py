@@ -77,7 +77,7 @@ BY_TIME = (
 )
 """Where requests come by time."""
 AT_ONCE = ("jsq-load", "cells:size=64,d=2,inner=jsq-load")
-"""Where every request is sent as it comes."""
+"""Where every request is sent as it comes, by time as well."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,7 +227,7 @@ def part_of(
         case "cells-by-time":
             return other_runs(BY_TIME, source, most, seeds, sized, load=LOAD)
         case "cells-at-once":
-            return other_runs(AT_ONCE, source, most, seeds, sized, routing=IMMEDIATE)
+            return other_runs(AT_ONCE, source, most, seeds, sized, routing=IMMEDIATE, load=LOAD)
     raise UnknownNameError.suggest("part", name, PARTS)
 
 

@@ -145,7 +145,7 @@ def test_several_seeds_have_intervals(tmp_path, capsys):
     ("part", "said"),
     [
         ("cells-by-time", "600 requests, prompts elsewhere, interval 1, pooled, by time at 0.9"),
-        ("cells-at-once", "600 requests, prompts elsewhere, interval 1, immediate, all slots full"),
+        ("cells-at-once", "600 requests, prompts elsewhere, interval 1, immediate, by time at 0.9"),
     ],
 )
 def test_cells_are_run_otherwise_as_well(tmp_path, capsys, part, said):
@@ -165,7 +165,7 @@ def test_cells_are_run_otherwise_as_well(tmp_path, capsys, part, said):
         )
         params = measure.params_of(run)
         assert params.routing == ("immediate" if part == "cells-at-once" else "pooled")
-        assert params.arrivals.by_events == (part == "cells-at-once")
+        assert params.arrivals.utilization == plan.LOAD
 
 
 @pytest.mark.parametrize("part", plan.CELLS)
