@@ -23,10 +23,6 @@ if TYPE_CHECKING:
     from integration.load.schedule import Schedule
 
 
-AHEAD_BYTES = 64 * 2**20
-"""Of bodies that are written before they are needed."""
-
-
 class Asks(Protocol):
     """What requests are sent by."""
 
@@ -100,18 +96,15 @@ class Drive:
 
     async def _closed(self, clients: int) -> None:
         """Let clients take the first request of the trace that can be taken, again and again."""
-        ready = np.flatnonzero(self._schedule.previous < 0).tolist()
-        queue, ahead = _Queue(self.total, ready), _Ahead(self._bodies, ready)
-        ahead.fill(clients)
-        self.began_s = time.monotonic()
+        queue = _Queue(self.total, np.flatnonzero(self._schedule.previous < 0).tolist())
         async with asyncio.TaskGroup() as group:
             for _ in range(min(clients, self.total)):
-                group.create_task(self._client(queue, ahead))
+                group.create_task(self._client(queue))
 
-    async def _client(self, queue: _Queue, ahead: _Ahead) -> None:
+    async def _client(self, queue: _Queue) -> None:
         while (row := await queue.take()) is not None:
             free_s = time.monotonic()
-            await self._one(row, free_s, ahead.take(row))
+            await self._one(row, free_s, self._bodies.of(row))
             await queue.give(self._followers.get(row, ()))
 
     async def _one(self, row: int, due_s: float, body: bytes) -> Reply:
@@ -129,42 +122,6 @@ class Drive:
             del self.under_way[row]
             self.replies.append(reply)
         return reply
-
-
-class _Ahead:
-    """Bodies of requests that need not wait for others, written before a client is free for them.
-
-    Else those who begin together would wait for each other's bodies, and latencies count that.
-    """
-
-    def __init__(self, bodies: Bodies, rows: Iterable[int]) -> None:
-        self._bodies, self._rows = bodies, iter(rows)
-        self._written: dict[int, bytes] = {}
-        self._bytes = 0
-        self._gone: set[int] = set()
-
-    def fill(self, count: int) -> None:
-        """Write so many, or as many as may be held."""
-        for _ in range(count):
-            self._more()
-
-    def take(self, row: int) -> bytes:
-        """Return a body, and write another once this one has been sent."""
-        asyncio.get_running_loop().call_soon(self._more)
-        body = self._written.pop(row, None)
-        if body is None:
-            self._gone.add(row)
-            return self._bodies.of(row)
-        self._bytes -= len(body)
-        return body
-
-    def _more(self) -> None:
-        if self._bytes >= AHEAD_BYTES:
-            return
-        row = next((row for row in self._rows if row not in self._gone), None)
-        if row is not None:
-            self._written[row] = self._bodies.of(row)
-            self._bytes += len(self._written[row])
 
 
 class _Queue:

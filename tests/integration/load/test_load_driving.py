@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from load_servers import PATIENCE_S, requests
 
 from brsolver.errors import ParameterError
-from integration.load import driving
 from integration.load.bodies import Bodies
 from integration.load.driving import Drive
 from integration.load.kinds import Kind
@@ -166,54 +165,3 @@ def test_what_is_under_way_when_it_is_cancelled_was_interrupted():
     asyncio.run(run())
     assert [reply.kind for reply in drive.replies] == [Kind.INTERRUPTED] * 2
     assert not drive.under_way
-
-
-ALL = driving.AHEAD_BYTES
-
-
-class Written(Bodies):
-    """Bodies that say which of them were written."""
-
-    def __init__(self, trace):
-        super().__init__(trace, Prompts(trace, Numbers()), model="m")
-        self.rows = []
-
-    def of(self, row):
-        self.rows.append(row)
-        return super().of(row)
-
-
-class Reader(Server):
-    """Notes the body of each request, and what was written when it came."""
-
-    def __init__(self, bodies):
-        super().__init__()
-        self.bodies, self.got, self.written = bodies, {}, {}
-
-    async def ask(self, body, reply):
-        self.got[reply.row], self.written[reply.row] = body, list(self.bodies.rows)
-        await super().ask(body, reply)
-
-
-@pytest.mark.parametrize("most", [0, 2000, ALL])
-@pytest.mark.parametrize(("sessions", "clients"), [(23, 5), (4, 3), (1, 2), (23, 40)])
-def test_bodies_are_written_ahead_each_once_and_reach_their_requests(
-    monkeypatch, sessions, clients, most
-):
-    monkeypatch.setattr(driving, "AHEAD_BYTES", most)
-    trace = turns(23, sessions)
-    bodies = Written(trace)
-    server = Reader(bodies)
-    drive = Drive(schedule_of(trace, Pace(concurrency=clients)), bodies, server)
-
-    async def run():
-        async with asyncio.timeout(PATIENCE_S):
-            await drive.run()
-
-    asyncio.run(run())
-    assert sorted(bodies.rows) == list(range(23))
-    assert server.got == {row: Bodies.of(bodies, row) for row in range(23)}
-    first = server.written[server.begun[0]]
-    if most in (0, ALL):
-        # Even with nothing ahead its own body is there.
-        assert len(first) == (min(sessions, clients) if most else 1)
