@@ -72,10 +72,19 @@ class Front:
     replicas : mapping of str to Room
     words : Words
         In which failures are told.
+    lasting : bool
+        Whether a name is that of one replica for ever, which has what it had when it comes back;
+        else it is another by then.
     """
 
     def __init__(
-        self, core: Core, reader: Reader, replicas: Mapping[str, Room], *, words: Words
+        self,
+        core: Core,
+        reader: Reader,
+        replicas: Mapping[str, Room],
+        *,
+        words: Words,
+        lasting: bool = False,
     ) -> None:
         self._core, self._reader = core, reader
         self._pump = Pump(core)
@@ -86,7 +95,7 @@ class Front:
         core.listeners.extend([reader, self])
         self._workers = {replica: index for index, replica in enumerate(replicas)}
         self._replicas = {index: replica for replica, index in self._workers.items()}
-        self._rooms = dict(replicas)
+        self._rooms, self._lasting = dict(replicas), lasting
         self._added = 0
         self._placing: set[asyncio.Task[Seat | None]] = set()
 
@@ -204,14 +213,18 @@ class Front:
         return self._core.rebuild([Live(ask.name, worker, ask.prompt_tokens, 0)]) == 1
 
     def _add(self, replica: str, room: Room) -> None:
-        before = next((w for w, name in self._replicas.items() if name == replica), None)
+        before = self._before(replica)
         if before is not None and self._pump.keep(before, room.slots):
-            # What it ran before it went still runs.
             self._workers[replica] = before
             return
         self._added += 1
         worker = self._pump.add_worker(_spec(f"{replica}#{self._added}", room))
         self._workers[replica], self._replicas[worker] = worker, replica
+
+    def _before(self, replica: str) -> int | None:
+        """Return which worker a replica was before it went, if it is the same that comes back."""
+        known = (worker for worker, name in self._replicas.items() if name == replica)
+        return next(known, None) if self._lasting else None
 
     def _tell(self, kind: str, call: Callable[..., object], *args: object) -> object:
         return self._failsafe.run(kind, call, *args)
@@ -248,6 +261,7 @@ def open_front(
     replicas: Mapping[str, Room],
     *,
     words: Words,
+    lasting: bool = False,
     clock: Callable[[], float] = time.monotonic,
 ) -> Front:
     """Make a front, all of it compiled: seconds, in which nothing else should wait.
@@ -259,6 +273,8 @@ def open_front(
         At least one.
     words : Words
         In which failures are told.
+    lasting : bool
+        See `Front`.
     clock : callable, optional
         Seconds, monotonic.
 
@@ -269,7 +285,8 @@ def open_front(
     """
     specs = [_spec(replica, room) for replica, room in replicas.items()]
     core = Core(settings.picker, specs, clock=clock, folder=settings.folder)
-    return Front(core, Reader(settings.picker, settings.folder), replicas, words=words)
+    reader = Reader(settings.picker, settings.folder)
+    return Front(core, reader, replicas, words=words, lasting=lasting)
 
 
 def _spec(name: str, room: Room) -> WorkerSpec:

@@ -171,7 +171,9 @@ class SessionRouter(PowerOfTwoChoicesRequestRouter):
             self._opening = None
             return
         try:
-            front = await asyncio.to_thread(open_front, settings.front, rooms, words=_WORDS)
+            front = await asyncio.to_thread(
+                open_front, settings.front, rooms, words=_WORDS, lasting=True
+            )
         except Exception as error:  # noqa: BLE001 # whatever it is, serving must go on
             self._give_up(error)
         else:

@@ -19,9 +19,9 @@ SETTINGS = {"policy": "jsq", "predictor": "none", "slots": 2, "budget": 64, "bud
 BODY = prompt_body(range(8))
 
 
-def front(replicas=("a", "b"), **settings: Any):
+def front(replicas=("a", "b"), *, lasting=False, **settings: Any):
     read = FrontSettings.read({**SETTINGS, **settings}, "settings")
-    return open_front(read, {name: Room() for name in replicas}, words=WORDS)
+    return open_front(read, {name: Room() for name in replicas}, words=WORDS, lasting=lasting)
 
 
 async def placing(made, count):
@@ -114,7 +114,7 @@ def test_what_cannot_be_added_is_left_out_and_routing_goes_on():
 
 def test_a_replica_that_comes_back_has_what_it_ran():
     async def run():
-        made = front(["a", "b"])
+        made = front(["a", "b"], lasting=True)
         first = [task.result() for task in await placing(made, 4)]
         made.follow({"b": Room()})
         made.follow({"a": Room(slots=3), "b": Room()})
@@ -129,6 +129,21 @@ def test_a_replica_that_comes_back_has_what_it_ran():
         made.lost("b")
         made.follow({"a": Room(), "b": Room()})
         assert sorted(made.replicas) == ["a", "b"]
+
+    asyncio.run(run())
+
+
+def test_where_names_do_not_last_one_that_comes_back_is_another():
+    async def run():
+        made = front(["a"])
+        first = [task.result() for task in await placing(made, 2)]
+        made.follow({})
+        made.follow({"a": Room()})
+        again = [task.result() for task in await placing(made, 2)]
+        assert made.audit().reserved == 4
+        for seat in [*first, *again]:
+            made.ended(seat, End.FINISHED)
+        assert (made.audit().reserved, made.audit().wrong) == (0, ())
 
     asyncio.run(run())
 
