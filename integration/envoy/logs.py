@@ -78,7 +78,7 @@ def _routed_alone() -> Part:
     Of what a picker places only that has no identity; errors are not told, as of those that are
     refused at the door there may be any amount.
     """
-    tells = {"value": {"default_value": 399, "runtime_key": "brsolver.routed_alone"}, "op": "LE"}
+    tells = {"value": {"default_value": 299, "runtime_key": "brsolver.routed_alone"}, "op": "LE"}
     return _every(
         _header(":method", {"exact": "POST"}),
         _header(":path", {"safe_regex": {"regex": _GENERATES}}),

@@ -316,14 +316,16 @@ class Decider:
     def _unused(self, oldest: Held[Request], now: float) -> str:
         idle = self.idle()
         fits = self._session.fits(oldest.request.prompt_tokens)
-        # What fits nowhere while nothing runs never will.
+        # What fits nowhere while nothing runs never will; and to a policy a slot that is withheld,
+        # of a worker that is tried again, is one in which something runs.
+        excused = not fits or any(each.withheld for each in self._workers)
         reason = self._patience.unused(
             idle=idle,
             fits=fits,
             now_s=now,
             allowed_s=self._params.stall_s + self._session.policy.holds_s,
         )
-        return IDLE if reason and idle and not fits else reason
+        return IDLE if reason and idle and excused else reason
 
     def _let_the_oldest_go(
         self, oldest: Held[Request], placed: int, *, fits: bool

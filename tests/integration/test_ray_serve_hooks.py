@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,8 +18,10 @@ from ray.serve.request_router import PendingRequest, ReplicaID
 
 from integration.picker import End, Gauges
 from integration.ray_serve import SessionRouter
+from integration.ray_serve import router as router_module
 from integration.ray_serve.ends import end_of
 
+PATIENCE_S = 60.0
 DEPLOYMENT = DeploymentID("engine", "app")
 SETTINGS = {"policy": "jsq", "predictor": "none", "slots": 2, "budget": 64, "budget_ms": 60_000.0}
 
@@ -196,11 +199,20 @@ def test_a_multiplexed_model_is_ray_serves_to_place():
     routing(scenario, first, second)
 
 
-def test_nobody_waits_for_kernels_longer_than_is_said():
+def test_nobody_waits_for_kernels_longer_than_is_said(monkeypatch):
+    compiled, opens = threading.Event(), router_module.open_front
+
+    def slow(*args, **kwargs):
+        compiled.wait(PATIENCE_S)
+        return opens(*args, **kwargs)
+
+    monkeypatch.setattr(router_module, "open_front", slow)
+
     async def scenario(router):
         replica = await router._choose_replica_for_request(pending("r"))
         assert replica.replica_id.unique_id == "a"
         assert router._front is None
+        compiled.set()
         await router._opening
         await router._choose_replica_for_request(pending("next"))
         assert router.audit().reserved == 1
