@@ -72,7 +72,7 @@ static void keep(struct samples *s, double value) {
 
 static bool inside(double at) { return at >= warm_end && at < window_end; }
 
-static void make_request(long prompt_bytes) {
+static void make_request(long prompt_bytes, bool usage) {
     size_t room = (size_t)prompt_bytes + 512;
     char *body = malloc(room), *prompt = malloc((size_t)prompt_bytes + 1);
     if (!body || !prompt || !(request = malloc(room + 512))) fail("malloc");
@@ -80,8 +80,8 @@ static void make_request(long prompt_bytes) {
     prompt[prompt_bytes] = 0;
     int n = snprintf(body, room,
                      "{\"model\":\"fake\",\"prompt\":\"%s\",\"max_tokens\":%ld,\"ignore_eos\":true,"
-                     "\"stream\":true,\"stream_options\":{\"include_usage\":true}}",
-                     prompt, most);
+                     "\"stream\":true,\"stream_options\":{\"include_usage\":%s}}",
+                     prompt, most, usage ? "true" : "false");
     request_length = (size_t)snprintf(
         request, room + 512,
         "POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
@@ -316,15 +316,16 @@ static void say(const char *word) {
 
 int main(int argc, char **argv) {
     struct epoll_event events[MAX_EVENTS];
-    if (argc != 8) {
-        fprintf(stderr, "usage: client PORT,.. STREAMS TOKENS PROMPT_BYTES WARM_S SECONDS SPREAD_S\n");
+    if (argc != 9) {
+        fprintf(stderr, "usage: client PORT,.. STREAMS TOKENS PROMPT_BYTES WARM_S SECONDS SPREAD_S "
+                        "USAGE\n");
         return 2;
     }
     for (char *port = strtok(argv[1], ","); port && port_count < MAX_PORTS; port = strtok(NULL, ","))
         ports[port_count++] = atoi(port);
     streams = atol(argv[2]);
     most = atol(argv[3]);
-    make_request(atol(argv[4]));
+    make_request(atol(argv[4]), atol(argv[8]));
     double seconds = atof(argv[6]), spread = atof(argv[7]), zero = now();
     warm_end = zero + atof(argv[5]);
     window_end = warm_end + seconds;

@@ -28,7 +28,7 @@ struct connection {
     int fd, engine;
     char *in;
     size_t have, room;
-    bool streaming, whole, dead;
+    bool streaming, whole, usage, dead;
     long sent, total, number;
     char out[OUTPUT];
     size_t out_at, out_end;
@@ -44,7 +44,8 @@ static int epoll_fd;
 static struct listener listeners[MAX_PORTS];
 static struct listener timer = {CLOCK, -1, 0};
 static struct connection *streams;
-static long clock_us, requests, running[MAX_PORTS], generated[MAX_PORTS], steps, prompts[MAX_PORTS];
+static long clock_us, requests, running[MAX_PORTS], generated[MAX_PORTS], prompts[MAX_PORTS];
+static long steps, given, streaming; /* tokens since the last step, and streams to have one */
 static struct connection *dead;
 
 static void fail(const char *what) {
@@ -68,6 +69,7 @@ static void watch(void *who, int fd, int op, unsigned events) {
 static void stop_streaming(struct connection *c) {
     if (!c->streaming) return;
     c->streaming = false;
+    streaming--;
     running[c->engine]--;
     if (c->before) c->before->after = c->after;
     else streams = c->after;
@@ -166,6 +168,7 @@ static void token(struct connection *c) {
     char event[400], framed[1400];
     bool last = c->sent + 1 == c->total;
     generated[c->engine]++;
+    given++;
     if (c->whole) {
         if (++c->sent == c->total) end_whole(c);
         return;
@@ -178,12 +181,15 @@ static void token(struct connection *c) {
     size_t end = chunk(framed, sizeof framed, event, n);
     c->sent++;
     if (last) {
-        n = snprintf(event, sizeof event,
-                     "data: {\"id\":\"cmpl-%08lx\",\"object\":\"text_completion\","
-                     "\"created\":1700000000,\"model\":\"fake\",\"choices\":[],\"usage\":{"
-                     "\"prompt_tokens\":100,\"total_tokens\":%ld,\"completion_tokens\":%ld}}\n\n"
-                     "data: [DONE]\n\n",
-                     c->number, 100 + c->total, c->total);
+        n = 0;
+        if (c->usage)
+            n = snprintf(event, sizeof event,
+                         "data: {\"id\":\"cmpl-%08lx\",\"object\":\"text_completion\","
+                         "\"created\":1700000000,\"model\":\"fake\",\"choices\":[],\"usage\":{"
+                         "\"prompt_tokens\":100,\"total_tokens\":%ld,\"completion_tokens\":%ld}}"
+                         "\n\n",
+                         c->number, 100 + c->total, c->total);
+        n += snprintf(event + n, sizeof event - (size_t)n, "data: [DONE]\n\n");
         end += chunk(framed + end, sizeof framed - end, event, n);
         memcpy(framed + end, "0\r\n\r\n", 5);
         end += 5;
@@ -202,10 +208,12 @@ static void begin(struct connection *c, const char *body) {
     c->total = most ? atol(most + 13) : 16;
     if (c->total < 1) c->total = 1;
     c->whole = !stream || !strstr(stream, "true");
+    c->usage = strstr(body, "\"include_usage\":true") != NULL;
     c->sent = 0;
     c->number = ++requests;
     c->streaming = true;
     running[c->engine]++;
+    streaming++;
     prompts[c->engine] += 100;
     c->before = NULL;
     c->after = streams;
@@ -299,7 +307,11 @@ static void take(struct listener *l) {
 
 static void tick(void) {
     struct connection *next;
-    if (streams) steps++;
+    /* Without a clock streams have their tokens one by one: a step is as many as there are streams. */
+    if (streams && (clock_us || given >= streaming)) {
+        steps++;
+        given = 0;
+    }
     for (struct connection *c = streams; c; c = next) {
         next = c->after;
         if (c->out_end == 0) token(c);

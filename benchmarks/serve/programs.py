@@ -96,6 +96,8 @@ class Load:
         Time over which the first requests begin, lest they end together.
     clock_s : float
         A step of the engines.
+    usage : bool
+        Whether streams ask what they took.
     """
 
     streams: int
@@ -103,6 +105,7 @@ class Load:
     prompt_bytes: int = 400
     spread_s: float = 0.1
     clock_s: float = 0.04
+    usage: bool = True
 
 
 def run_client(
@@ -129,7 +132,8 @@ def run_client(
         Called with ``"begin"`` and ``"end"`` of the measurement.
     """
     figures = (load.streams, load.tokens, load.prompt_bytes, warm_s, seconds, load.spread_s)
-    command = [folder / "client", ",".join(map(str, ports)), *map(str, figures)]
+    asked = [*map(str, figures), str(int(load.usage))]
+    command = [folder / "client", ",".join(map(str, ports)), *asked]
     last = ""
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         for line in process.stdout or ():

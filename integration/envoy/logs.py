@@ -66,10 +66,9 @@ _TAGS = {
 
 def _ours(kind: str) -> Part:
     """Return a filter for what the picker knows: of the rest there may be any amount."""
-    which = (
-        {"string_match": {"suffix": names.WATCHED}} if kind == GOES_ON else {"present_match": True}
-    )
-    return {"header_filter": {"header": {"name": names.ID, **which}}}
+    if kind == GOES_ON:
+        return _header(names.ID, {"safe_regex": {"regex": f".*{names.WATCHED}{names.UNREAD}?"}})
+    return {"header_filter": {"header": {"name": names.ID, "present_match": True}}}
 
 
 def _routed_alone() -> Part:

@@ -96,15 +96,19 @@ class Drive:
 
     async def _closed(self, clients: int) -> None:
         """Let clients take the first request of the trace that can be taken, again and again."""
-        queue = _Queue(self.total, np.flatnonzero(self._schedule.previous < 0).tolist())
+        first = np.flatnonzero(self._schedule.previous < 0).tolist()
+        queue, ahead = _Queue(self.total, first), _Ahead(self._bodies, first, clients)
+        ahead.fill()
+        self.began_s = time.monotonic()
         async with asyncio.TaskGroup() as group:
+            group.create_task(ahead.run())
             for _ in range(min(clients, self.total)):
-                group.create_task(self._client(queue))
+                group.create_task(self._client(queue, ahead))
 
-    async def _client(self, queue: _Queue) -> None:
+    async def _client(self, queue: _Queue, ahead: _Ahead) -> None:
         while (row := await queue.take()) is not None:
             free_s = time.monotonic()
-            await self._one(row, free_s, self._bodies.of(row))
+            await self._one(row, free_s, ahead.of(row))
             await queue.give(self._followers.get(row, ()))
 
     async def _one(self, row: int, due_s: float, body: bytes) -> Reply:
@@ -146,6 +150,48 @@ class _Queue:
             for row in rows:
                 heapq.heappush(self._ready, row)
             self._changed.notify_all()
+
+
+class _Ahead:
+    """Bodies of requests that come next, written before a client is free to send them.
+
+    Where many begin at once, each would else wait for the writing of all the others.
+    """
+
+    def __init__(self, bodies: Bodies, rows: Iterable[int], most: int) -> None:
+        self._bodies, self._rows, self._most = bodies, iter(rows), most
+        self._kept: dict[int, bytes] = {}
+        self._sooner: set[int] = set()
+        self._taken = asyncio.Event()
+        self._all = False
+
+    def of(self, row: int) -> bytes:
+        self._taken.set()
+        if row in self._kept:
+            return self._kept.pop(row)
+        self._sooner.add(row)
+        return self._bodies.of(row)
+
+    def fill(self) -> None:
+        while self._one():
+            pass
+
+    async def run(self) -> None:
+        """Write on as bodies are taken, one at a time; others come in between."""
+        while not self._all:
+            await self._taken.wait()
+            self._taken.clear()
+            while self._one():
+                await asyncio.sleep(0)
+
+    def _one(self) -> bool:
+        if len(self._kept) >= self._most or self._all:
+            return False
+        row = next((each for each in self._rows if each not in self._sooner), None)
+        self._all = row is None
+        if row is not None:
+            self._kept[row] = self._bodies.of(row)
+        return not self._all
 
 
 class Watch:

@@ -60,6 +60,8 @@ REFUSED: Final = "brsolver_refused"
 
 WATCHED: Final = "w"
 """What an identity ends with whose stream Envoy tells of while it runs; else it is hexadecimal."""
+UNREAD: Final = "u"
+"""What an identity ends with, behind `WATCHED`, whose stream's usage Envoy need not read."""
 
 __all__ = [
     "AGAIN",
@@ -83,6 +85,7 @@ __all__ = [
     "RETRY_AFTER",
     "SERVED",
     "SO_FAR",
+    "UNREAD",
     "USAGE",
     "WATCHED",
 ]

@@ -57,6 +57,8 @@ class Body:
     n : int
         Choices for each prompt.
     user : str or None
+    include_usage : bool
+        Whether its stream is asked to say what it took.
     """
 
     kind: str
@@ -67,6 +69,7 @@ class Body:
     stream: bool = False
     n: int = 1
     user: str | None = None
+    include_usage: bool = False
 
     @property
     def sequences(self) -> int:
@@ -83,6 +86,14 @@ def kind_of(path: str) -> str | None:
         if len(steps) > take - 1 and (kind := _KINDS.get("/".join(steps[-take:]))):
             return kind
     return None
+
+
+def usage_on_demand(path: str) -> bool:
+    """Tell whether streams of a path say what they took only where that is asked for.
+
+    Those of the APIs of messages and of responses always do.
+    """
+    return path.partition("?")[0].rstrip("/").endswith("completions")
 
 
 def read_body(kind: str, content: bytes) -> Body:
@@ -125,6 +136,7 @@ def body_of(kind: str, values: dict[str, Any]) -> Body:
         stream=values.get("stream") is True,
         n=_choices(values.get("n")),
         user=_text(values.get("user")),
+        include_usage=_includes_usage(values.get("stream_options")),
     )
 
 
@@ -183,6 +195,10 @@ def _whole(value: object) -> int | None:
     if isinstance(value, float) and value.is_integer():
         return int(value)
     return None
+
+
+def _includes_usage(options: object) -> bool:
+    return isinstance(options, dict) and options.get("include_usage") is True
 
 
 def _text(value: object) -> str | None:

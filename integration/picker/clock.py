@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 MOST_STEPS = 2_000
 """In one call: who has slept for longer than that lets the rest go."""
-_SHORTEST_S = 1e-4
+_SHORTEST_S = 1e-3
+"""Of a step: no engine is faster, and one that says so would have the model do nothing else."""
 _GAIN = 0.25
 """Of the way to where a step seemed to end, at which the next one begins by the model."""
 

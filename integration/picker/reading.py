@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from integration.picker.events import Event
     from integration.picker.params import PickerParams
     from integration.picker.sampling import Watched
+    from integration.picker.unread import Unread
 
 _MOST_KEPT = 65_536
 
@@ -39,6 +40,9 @@ class Reader:
         blocks are then of token ids as theirs are. None keeps prompts apart by model.
     watched : Watched, optional
         Chooses streams that the proxy tells of while they run; by default there are none.
+    unread : Unread, optional
+        Chooses streams out of which the proxy need not read what they took; by default it reads
+        all.
 
     Raises
     ------
@@ -53,9 +57,10 @@ class Reader:
         *,
         adapters: Collection[str] | None = None,
         watched: Watched | None = None,
+        unread: Unread | None = None,
     ) -> None:
         self._adapters = adapters
-        self._watched = watched
+        self._watched, self._unread = watched, unread
         self._block_tokens = params.block_tokens
         given = params.tokenizer
         self.lengths = Lengths(None if given is None else folder / given)
@@ -67,9 +72,11 @@ class Reader:
         """Return an id of our own that no other request has, of this picker or another."""
         return f"br-{self._run}-{next(self._number):x}"
 
-    def _named(self, body: Body) -> str:
+    def _named(self, path: str, body: Body) -> str:
         name = self.name()
-        return name if self._watched is None else self._watched.named(name, body)
+        if self._watched is not None:
+            name = self._watched.named(name, body)
+        return name if self._unread is None else self._unread.named(name, path, body)
 
     def named(self, name: str) -> bool:
         """Tell whether a request's id is one of ours, and not of another picker's."""
@@ -101,7 +108,7 @@ class Reader:
             body = read_body(kind, content)
         except BodyError as error:
             return Refused(BAD_REQUEST, str(error), None)
-        return self.ask(body, self._named(body) if name is None else name)
+        return self.ask(body, self._named(path, body) if name is None else name)
 
     def ask(self, body: Body, name: str) -> Ask:
         """Make an ask of a body that has been read."""

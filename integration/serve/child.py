@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from brsolver.errors import BrsolverError
+from integration.serve.anew import begin_anew, compiling
 from integration.serve.loops import fastest_loop
 from integration.serve.places import Places
 from integration.serve.signals import Signals
@@ -48,7 +49,10 @@ def main(arguments: list[str]) -> int:
 async def _serve(reread: Callable[[], ServeConfig], places: Places) -> None:
     with Signals() as signals:
         heart = Heart(signals.stop.set)
-        picker = await Picker.found(reread(), places)
+        with compiling() as compiled:
+            picker = await Picker.found(reread(), places)
+        if compiled():
+            begin_anew()
         asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, picker.proxy_gone)
         await picker.start()
         forget_files()

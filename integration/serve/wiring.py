@@ -21,11 +21,12 @@ from integration.doors.poller import Poller, PollerParams
 from integration.doors.reception import Reception, by_client
 from integration.doors.reconcile import Reconciler
 from integration.envoy import ENDPOINTS, Endpoints, EnvoyAdmin, EnvoyAdminError
-from integration.messages.names import WATCHED
+from integration.messages.names import UNREAD, WATCHED
 from integration.picker import Core, End, Pump
 from integration.picker.reading import Reader
 from integration.picker.resuming import found_running
 from integration.picker.sampling import Watched
+from integration.picker.unread import Unread
 from integration.serve.administration import administration
 from integration.serve.by_hand import FILE as BY_HAND
 from integration.serve.by_hand import ByHand
@@ -92,8 +93,11 @@ class Picker:
         self._kv_events = _kv_events(config, core, fleet)
         adapters = None if self._kv_events is None else self._kv_events.adapters
         watched = Watched(config.picker.sample_streams if places.envoy else 0, WATCHED)
+        unread = Unread(UNREAD) if places.envoy else None
         with named(config.file, "[router]"):
-            reader = Reader(router, config.folder, adapters=adapters, watched=watched)
+            reader = Reader(
+                router, config.folder, adapters=adapters, watched=watched, unread=unread
+            )
         self._reader = reader
         retries = config.limits.retries if places.envoy else None
         self._reception = Reception(
@@ -111,6 +115,8 @@ class Picker:
             )
         events = EventLog(self.logger, lambda worker: core.workers[worker].spec.name)
         core.listeners.extend([reader, watched, self._membership, events])
+        if unread is not None:
+            core.listeners.append(unread)
         record = config.trace.record
         with named(None, "[trace]"):
             self._recorder = None if record is None else EventRecorder(config.path(record))

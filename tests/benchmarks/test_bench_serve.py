@@ -42,11 +42,12 @@ def drive(folder, ports, load, seconds=0.3):
 
 
 @needs_compiler
+@pytest.mark.parametrize("usage", [True, False])
 @pytest.mark.parametrize("clock_s", [0.0, 0.005])
-def test_nothing_is_lost_between_engines_and_client(compiled, clock_s):
+def test_nothing_is_lost_between_engines_and_client(compiled, clock_s, usage):
     with programs.running_engines(compiled, 3) as engines:
         engines.set_clock(clock_s)
-        report = drive(compiled, engines.ports, Load(streams=20, tokens=7))
+        report = drive(compiled, engines.ports, Load(streams=20, tokens=7, usage=usage))
         metrics = httpx.get(f"http://127.0.0.1:{engines.ports[0]}/metrics").text
     assert report["all_finished"] == report["all_begun"] > 20
     assert report["tokens"] > 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -15,6 +16,7 @@ from small_http import http_server
 
 from integration.doors.prefill_pool import PrefillPool
 from integration.doors.tiers import Tiers
+from integration.messages.names import UNREAD, WATCHED
 from integration.picker import End, Placed, Refused, Usage, WorkerSpec
 
 DOORS = ("ext_authz", "ext_proc")
@@ -48,6 +50,23 @@ def test_chosen_worker_gets_it_and_usage_reaches_the_books(tmp_path, door):
             await _ended(f.home, 2)
             assert f.home.pump.ends[1][2] == COUNTED
             assert f.log.faults == 0
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("mark", "counted"),
+    [(WATCHED, COUNTED), (UNREAD, None), (WATCHED + UNREAD, None), (f"{UNREAD}.1", COUNTED)],
+)
+def test_streams_are_read_unless_their_identity_says_they_need_not(tmp_path, door, mark, counted):
+    async def scenario():
+        async with front(tmp_path, door, to(0), modes=("stream",)) as f:
+            read = f.home.reception.read
+            f.home.reception.read = lambda *asked: replace(read(*asked), name=f"r{mark}")
+            reply = await f.post(stream=True)
+            assert reply.text.endswith("[DONE]\n\n")
+            await _ended(f.home)
+            assert f.home.pump.ends == [(f"r{mark}", End.FINISHED, counted)]
 
     asyncio.run(scenario())
 

@@ -75,6 +75,62 @@ def test_a_closed_loop_has_as_many_in_flight_and_keeps_the_traces_order(n, clien
     assert sorted(reply.row for reply in drive.replies) == list(range(n))
 
 
+class Written:
+    """Notes when bodies are written, and how many lie there that were not sent."""
+
+    def __init__(self, trace):
+        self.trace, self.order, self.most = trace, [], 0
+        self._bodies = Bodies(trace, Prompts(trace, Numbers()), model="m")
+        self._there = 0
+
+    def of(self, row):
+        self.order.append(("written", row))
+        self._there += 1
+        self.most = max(self.most, self._there)
+        return self._bodies.of(row)
+
+    def sent(self, row, body):
+        self.order.append(("sent", row))
+        self._there -= 1
+        assert body == self._bodies.of(row)
+
+
+class Noting(Server):
+    def __init__(self, written, yields=2):
+        super().__init__(yields)
+        self._written = written
+
+    async def ask(self, body, reply):
+        self._written.sent(reply.row, body)
+        await super().ask(body, reply)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(1, 40), st.integers(1, 8), st.integers(1, 12), st.integers(1, 5))
+def test_in_a_closed_loop_bodies_are_written_once_and_before_they_are_wanted(
+    n, sessions, clients, yields
+):
+    trace = turns(n, sessions)
+    written = Written(trace)
+
+    async def run():
+        async with asyncio.timeout(PATIENCE_S):
+            drive = Drive(
+                schedule_of(trace, Pace(concurrency=clients)), written, Noting(written, yields)
+            )
+            await drive.run()
+
+    asyncio.run(run())
+    rows = {
+        what: [row for did, row in written.order if did == what] for what in ("written", "sent")
+    }
+    assert sorted(rows["written"]) == sorted(rows["sent"]) == list(range(n))
+    # Those who begin together wait for no writing, and no more are kept than may begin together.
+    first = min(clients, sessions, n)
+    assert written.order[:first] == [("written", row) for row in range(first)]
+    assert written.most <= clients + 1
+
+
 @settings(deadline=None, max_examples=30)
 @given(st.integers(1, 30), st.integers(1, 6), st.sampled_from([None, 1, 3]))
 def test_turns_come_after_the_ones_before(n, sessions, clients):
