@@ -18,7 +18,7 @@ _DONE = "BRSOLVER_BEGAN_ANEW"
 
 @contextmanager
 def compiling() -> Iterator[Callable[[], bool]]:
-    """Yield what tells whether a kernel was compiled in here, and not read from where it is kept."""
+    """Yield what tells whether a kernel was compiled in here, not read from where it is kept."""
     with install_recorder("numba:compile") as recorder:
         yield lambda: bool(recorder.buffer)
 
