@@ -6,7 +6,7 @@
 
 `agree` sends the same requests at the same times to a fake engine (or to --target) by each client
 in turn, first one, then another in each round, and holds what they say against what the engine
-wrote down. `--vllm` is an interpreter that has vLLM, `--guidellm` and `--aiperf` are those
+wrote down. Figures whose intervals lie more than 3 % from ours are marked. `--vllm` is an interpreter that has vLLM, `--guidellm` and `--aiperf` are those
 programs; a client that is not named is left out. All need a tokenizer; without `--tokenizer` one is
 trained on the documentation. `capacity` has compiled fake engines, whose tokens come every 40 ms,
 and raises the number of streams; a C compiler is needed.
@@ -58,6 +58,10 @@ TOKENS = 100
 CHARACTERS = 2.54
 """Of a token of guidellm's texts, by the tokenizer that is trained here; others send numbers."""
 VOCABULARY = 3000
+WITHIN = 0.03
+"""By how much figures of two clients may differ."""
+APART = "apart"
+"""Said of a figure whose interval lies beyond that."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -235,7 +239,8 @@ def _to(mine: Sequence[float], others: Sequence[float]) -> str:
     found = relative_difference(mine, others)
     if len(mine) < 2:
         return f"{found.mean:+.1%}"
-    return f"{found.mean:+.1%} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
+    apart = f" {APART}" if found.low > WITHIN or found.high < -WITHIN else ""
+    return f"{found.mean:+.1%} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]{apart}"
 
 
 def _show_truth(title: str, found: Mapping[str, Sequence[Outcome]]) -> None:

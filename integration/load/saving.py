@@ -139,12 +139,14 @@ def vllm_result(loaded: Loaded, params: LoadParams) -> dict[str, Any]:
         "request_goodput": None if figures.good is None else figures.goodput_per_s,
         "output_throughput": figures.output_tok_s,
         "total_token_throughput": figures.total_tok_s,
+        "rtfx": 0.0,
         "max_output_tokens_per_s": _busiest_second(complete),
         "max_concurrent_requests": figures.peak,
     }
     for name, spread in (("ttft", figures.ttft), ("tpot", figures.tpot), ("itl", figures.itl)):
         result |= _in_vllms_words(name, spread)
-    result |= _in_vllms_words("e2el", figures.e2e)
+    for name in ("e2el", "e2el_including_client_queue"):
+        result |= _in_vllms_words(name, figures.e2e)
     result |= _in_vllms_words("client_queue_time", figures.late)
     return finite_only(result | _detailed(replies))  # type: ignore[no-any-return] # a dict as given
 

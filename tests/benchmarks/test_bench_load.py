@@ -154,3 +154,16 @@ def test_percentiles_of_others_are_found_again():
     two = _of_aiperf(summary, [lengths | {name: {"value": 1500.0} for name in names}])
     assert two.told["tpot_p50_ms"] == 2.0
     assert (two.ttft_s[0], two.prompt_tokens[0], two.output_tokens[0]) == (1.5, 5, 2)
+
+
+@pytest.mark.parametrize(
+    ("mine", "apart"),
+    [([1.0, 1.01, 1.02], False), ([1.05, 1.051, 1.052], True), ([0.9, 0.901], True)],
+)
+def test_figures_that_are_further_apart_than_they_may_be_are_marked(mine, apart):
+    told = bench_load._to(mine, [1.0] * len(mine))
+    assert told.endswith(bench_load.APART) == apart
+
+
+def test_figures_of_which_nobody_can_be_sure_are_not_marked():
+    assert not bench_load._to([1.05, 1.2], [1.0, 1.0]).endswith(bench_load.APART)

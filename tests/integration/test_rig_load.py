@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from rig.servers import model_folder, rig_server
+from rig.servers import MODEL, model_folder, rig_server
 
 from brsolver.traces import load_trace
 from brsolver.traces.trace import Trace
 from integration.load.params import ContentParams, LoadParams, Pace, TargetParams
 from integration.load.running import Loaded, run_load
+from integration.load.saving import vllm_result
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -109,6 +110,36 @@ def test_words_are_as_many_tokens_as_the_trace_has(server: Server) -> None:
     found, grown = loaded(server, trace, prompts="text", tokenizer=tokenizer)
     assert [reply.prompt_tokens for reply in found.replies] == trace.prompt_tokens.tolist()
     assert grown["prompt"] == trace.prompt_tokens.sum()
+
+
+VLLMS = """
+from vllm.benchmarks.serve import add_cli_args, main
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+parser = FlexibleArgumentParser()
+add_cli_args(parser)
+main(parser.parse_args())
+"""
+
+
+def test_results_have_every_field_that_vllms_own_have(server: Server, tmp_path: Path) -> None:
+    out = tmp_path / "theirs.json"
+    command = [sys.executable, "-c", VLLMS, "--base-url", server.url, "--model", MODEL]
+    command += ["--tokenizer", str(model_folder()), "--dataset-name", "random"]
+    command += ["--random-input-len", "8", "--random-output-len", "4", "--num-prompts", "3"]
+    # So that it tells of its queue, too.
+    command += ["--request-rate", "50", "--max-concurrency", "2"]
+    times = ("ttft", "tpot", "itl", "e2el", "client_queue_time", "e2el_including_client_queue")
+    command += ["--percentile-metrics", ",".join(times), "--metric-percentiles", "50,90,95,99"]
+    command += ["--save-result", "--save-detailed", "--result-filename", str(out)]
+    subprocess.run([*command, "--disable-tqdm"], check=True, cwd=tmp_path, capture_output=True)
+    theirs = json.loads(out.read_text())
+    target = TargetParams(url=server.url)
+    found, _ = loaded(server, mixed(3, seed=9))
+    ours = vllm_result(found, LoadParams(target=target))
+    assert set(theirs) <= set(ours)
+    for name, value in theirs.items():
+        assert isinstance(ours[name], list) == isinstance(value, list), name
+    assert {f"p99_{each}_ms" for each in times} <= set(theirs)
 
 
 def conversations(path: Path, count: int, turns: int, delay_s: float, seed: int) -> Trace:
