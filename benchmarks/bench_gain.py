@@ -27,10 +27,10 @@ from integration.serve.comparison import (
     as_table,
     foretold,
     gains_line,
-    measured,
+    loaded,
 )
 from integration.serve.demo import CLUSTER, TRACE, Engines, FrontDoor, settings
-from integration.serve.traffic import Fate, TrafficParams, drive
+from brsolver.errors import BrsolverError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -97,11 +97,10 @@ def broken_promises(
 def served(name: str, url: str, workload: Workload) -> dict[str, float]:
     """Send the workload; return its figures."""
     sys.stderr.write(f"{name}: {len(workload)} requests\n")
-    replies = drive(TrafficParams(url=url, concurrency=CLUSTER.concurrency), workload)
-    bad = [reply for reply in replies if reply.fate is not Fate.COMPLETE]
-    if bad:
-        sys.exit(f"bench_gain: {len(bad)} answers of {name} were not complete: {bad[0].why}")
-    return measured(replies)
+    try:
+        return loaded(url, workload.trace, CLUSTER.concurrency)
+    except BrsolverError as error:
+        sys.exit(f"bench_gain: {name}: {error}")
 
 
 if __name__ == "__main__":

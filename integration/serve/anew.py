@@ -23,15 +23,21 @@ def compiling() -> Iterator[Callable[[], bool]]:
         yield lambda: bool(recorder.buffer)
 
 
-def begin_anew() -> None:
+def begin_anew(prepare: Callable[[], object]) -> None:
     """Replace this process by one of the same command, once: it finds all kernels compiled.
 
     The compiler leaves two hundred megabytes behind that no process gives back. The identity of the
     process, and what it was given to read and to write, stay as they are.
+
+    Parameters
+    ----------
+    prepare : callable
+        Called right before, to make that true; not called where nothing is replaced.
     """
     if _DONE in os.environ:
         return
     os.environ[_DONE] = "1"
+    prepare()
     sys.stdout.flush()
     sys.stderr.flush()
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 # this very command

@@ -52,7 +52,7 @@ async def _serve(reread: Callable[[], ServeConfig], places: Places) -> None:
         with compiling() as compiled:
             picker = await Picker.found(reread(), places)
         if compiled():
-            begin_anew()
+            begin_anew(heart.hand_back)
         asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, picker.proxy_gone)
         await picker.start()
         forget_files()

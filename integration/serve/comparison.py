@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
+from brsolver.errors import BrsolverError
 from brsolver.hardware.model import step_time_of
 from brsolver.simulator import Arrivals, Prefill, SimulationParams, simulate
 from integration.bench.client import Outcome
 from integration.bench.counters import Counters
 from integration.bench.figures import figures_of
 from integration.bench.prefilled import foretold_figures
+from integration.load.params import LoadParams, Pace, TargetParams
+from integration.load.running import run_load
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from brsolver.traces.trace import Trace
-    from integration.serve.traffic import Reply
+    from integration.load.driving import Drive
 
 SHOWN: Mapping[str, str] = {
     "throughput_tok_s": "tok/s",
@@ -59,7 +62,56 @@ VLLM = Arm(name="vllm's rule", policy="vllm", mode="immediate")
 POOLED = Arm(name="br-t, pooled", policy="br-t", mode="pooled")
 
 
-def measured(replies: Sequence[Reply]) -> dict[str, float]:
+class Timed(Protocol):
+    """A complete answer; times are of one clock, in seconds."""
+
+    @property
+    def sent_s(self) -> float: ...  # noqa: D102 # as a reply has it
+    @property
+    def first_s(self) -> float: ...  # noqa: D102 # the same
+    @property
+    def last_s(self) -> float: ...  # noqa: D102 # the same
+    @property
+    def tokens(self) -> int: ...  # noqa: D102 # the same
+
+
+def loaded(
+    url: str, trace: Trace, concurrency: int, *, progress: Callable[[Drive], None] | None = None
+) -> dict[str, float]:
+    """Load a front door in a closed loop, as ``brsolver load`` does; return its figures.
+
+    Parameters
+    ----------
+    url : str
+    trace : Trace
+    concurrency : int
+        Requests in flight.
+    progress : callable, optional
+        Called with what there is about twice a second.
+
+    Raises
+    ------
+    BrsolverError
+        An answer was not complete.
+    KeyboardInterrupt
+        It was interrupted.
+    """
+    params = LoadParams(
+        target=TargetParams(url=url), pace=Pace(concurrency=concurrency), warm_up=0
+    )
+    found = run_load(replace(trace, arrival_s=None), params, progress=progress)
+    if found.interrupted:
+        raise KeyboardInterrupt
+    bad = [reply for reply in found.replies if not reply.complete]
+    if bad:
+        raise BrsolverError(
+            f"{len(bad)} of {len(found.replies)} answers were not complete; the first was "
+            f"{bad[0].kind}: {bad[0].why}"
+        )
+    return measured(found.replies)
+
+
+def measured(replies: Sequence[Timed]) -> dict[str, float]:
     """Return the figures of answers, all of which are complete."""
     outcomes = [
         Outcome(sent_s=r.sent_s, first_s=r.first_s, last_s=r.last_s, tokens=r.tokens)

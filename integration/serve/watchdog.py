@@ -283,6 +283,10 @@ class Heart:
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
         self._tasks: list[asyncio.Task[None]] = []
 
+    def hand_back(self) -> None:
+        """Give the standard output back that signs go to: another takes this process's place."""
+        os.dup2(self._signs, sys.stdout.fileno())
+
     def start(self) -> None:
         """Say that all is ready, and go on showing signs of life."""
         self._show(READY)

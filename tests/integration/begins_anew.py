@@ -1,24 +1,34 @@
-"""Begins anew if its kernel had to be compiled, and says what it has done; for tests."""
+"""Begins anew if its kernel had to be compiled, then lives as a watched child does; for tests.
+
+Its standard error says, a line each time, its identity and whether anything was compiled.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 
 from integration.serve.anew import begin_anew, compiling
+from integration.serve.watchdog import Heart
 
 
-def main(kept: str) -> None:
-    sys.path.insert(0, kept)
+async def main(folder: str) -> None:
+    over = asyncio.Event()
+    heart = Heart(over.set)
+    sys.path.insert(0, folder)
     with compiling() as compiled:
         from kernel_of_test import twice
 
         twice(2)
-    sys.stdout.write(f"{os.getpid()} {compiled()}\n")
+    sys.stderr.write(f"{os.getpid()} {compiled()}\n")
     if compiled():
-        begin_anew()
-    sys.stdout.write(sys.stdin.read())
+        begin_anew(heart.hand_back)
+    heart.start()
+    await over.wait()
+    await heart.stop()
+    sys.stderr.write("left alone\n")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    asyncio.run(main(sys.argv[1]))
