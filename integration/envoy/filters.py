@@ -40,7 +40,7 @@ def http_filters(config: ServeConfig) -> list[Part]:
         *_api_keys(config),
         *_rates(config),
         *_ask(config),
-        *_usage(),
+        *_usage(config),
         _router(),
     ]
 
@@ -190,7 +190,7 @@ def _ext_proc(config: ServeConfig) -> Part:
     )
 
 
-def _usage() -> list[Part]:
+def _usage(config: ServeConfig) -> list[Part]:
     """Return what reads tokens out of answers, streamed or whole, as OpenAI's APIs have them."""
     whole = [_rule(path, key) for path, key in _PATHS]
     return [
@@ -203,6 +203,7 @@ def _usage() -> list[Part]:
             },
         ),
         _unless_unread(
+            AUTHZ if config.picker.door == "ext_authz" else names.LB,
             extension(
                 "filters.http.sse_to_metadata",
                 "filters.http.sse_to_metadata.v3.SseToMetadata",
@@ -213,20 +214,30 @@ def _usage() -> list[Part]:
                         rules=[{"rule": rule} for rule in whole],
                     )
                 },
-            )
+            ),
         ),
     ]
 
 
-def _unless_unread(filter_: Part) -> Part:
+def _unless_unread(namespace: str, filter_: Part) -> Part:
     """Return a filter that is passed by where the picker said that there is nothing to read.
 
     Each event of a stream is taken apart as JSON, which is a fifth of all that Envoy does for it.
+    The identity is looked for in metadata: what only sees answers is shown no request's headers.
     """
-    identity = typed("type.matcher.v3.HttpRequestHeaderMatchInput", header_name=names.ID)
+    matching = "extensions.matching"
+    identity = typed(
+        f"{matching}.common_inputs.network.v3.DynamicMetadataInput",
+        filter=namespace,
+        path=[{"key": names.ID}],
+    )
+    unread = typed(
+        f"{matching}.input_matchers.metadata.v3.Metadata",
+        value={"string_match": {"suffix": names.UNREAD}},
+    )
     predicate = {
         "input": {"name": "identity", "typed_config": identity},
-        "value_match": {"suffix": names.UNREAD},
+        "custom_match": {"name": "unread", "typed_config": unread},
     }
     skip = typed("extensions.filters.common.matcher.action.v3.SkipFilter")
     one = {
