@@ -116,7 +116,7 @@ class Server:
         return share > 0 and self._rng.random() < share
 
     def _takes_s(self):
-        return self._rng.lognormal(-self._t.spread**2 / 2, self._t.spread)
+        return self._rng.lognormal(-(self._t.spread**2) / 2, self._t.spread)
 
     def _rate(self):
         return self._t.rate * self._t.ranks * self._t.slots

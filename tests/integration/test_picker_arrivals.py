@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from integration.picker.arrivals import ASTRAY, REQUESTS, TELLINGS, Arrivals, Told
 
-LONG = 600
-"""Tellings of a run in which nothing may be found: ten minutes at one a second."""
+LONG = 300
+"""Tellings of a run in which nothing may be found: five minutes at one a second."""
 SOON = 240
 """Tellings within which ignored pins must be found."""
 TROUBLE = {
@@ -36,7 +36,7 @@ def drawn(seed, *, kept, **more):
     rng = np.random.default_rng([seed, 7])
     shape = {
         "ranks": int(rng.choice([2, 4, 8])),
-        "slots": int(rng.choice([2, 4, 16])),
+        "slots": int(rng.choice([2, 4, 8])),
         "rate": float(rng.choice([0.3, 0.8, 1.5])),
         "spread": float(rng.choice([0.2, 0.7, 1.2])),
     }
@@ -44,16 +44,16 @@ def drawn(seed, *, kept, **more):
 
 
 @pytest.mark.parametrize("trouble", TROUBLE)
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(4))
 def test_nothing_is_found_where_pins_are_kept(seed, trouble):
     server = Server(drawn(seed, kept=True, **TROUBLE[trouble]), seed).run(LONG)
     assert not server.found
     assert server.tellings == LONG
-    assert server.sent > LONG / 2
+    assert server.sent > 2 * REQUESTS
 
 
 @pytest.mark.parametrize("trouble", SIGHTED)
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(6))
 def test_ignored_pins_are_found_before_full_slots(seed, trouble):
     traffic = replace(drawn(seed, kept=False, **TROUBLE[trouble]), rate=1.5)
     server = Server(traffic, seed).run(SOON)

@@ -46,7 +46,6 @@ def test_an_engine_that_places_by_load_is_reported_and_one_that_keeps_pins_is_no
     (tmp_path / "kept").mkdir()
     with Stack(tmp_path, engine=("--ignore-pin",), **shape) as stack:
         turns = asyncio.run(until_reported(stack))
-        print(f"reported after {turns * EACH} requests at most")
     assert turns > 0
     with Stack(tmp_path / "kept", **shape) as stack:
         asyncio.run(as_often(stack, turns + 2))
