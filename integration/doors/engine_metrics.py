@@ -20,6 +20,7 @@ RUNNING, WAITING, KV_USAGE, STEPS, GENERATION, PROMPT, PREFILLS, PREFILL_S = (
     "prefills",
     "prefill_s",
 )
+FINISHED = "finished"
 FIRSTS, FIRSTS_S, GAPS, GAPS_S = "firsts", "firsts_s", "gaps", "gaps_s"
 OLD_GAPS, OLD_GAPS_S = "old_gaps", "old_gaps_s"
 """Intervals between tokens, as earlier releases call them; some tell both."""
@@ -31,6 +32,7 @@ NAMES: Final = {
     "vllm:iteration_tokens_total_count": STEPS,
     "vllm:generation_tokens_total": GENERATION,
     "vllm:prompt_tokens_total": PROMPT,
+    "vllm:request_success_total": FINISHED,
     "vllm:request_prefill_time_seconds_count": PREFILLS,
     "vllm:request_prefill_time_seconds_sum": PREFILL_S,
     "vllm:time_to_first_token_seconds_count": FIRSTS,
@@ -60,8 +62,10 @@ _LINE = re.compile(
 _RANK_DIGITS = 9
 """More would be no rank, and Python would refuse to read thousands of them."""
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
+_CUT_SHORT: Final = 'finished_reason="abort"'
+"""A label of requests that have ended and did not finish; vLLM counts few of them, if any."""
 _MOST: Final = (KV_USAGE, STEPS)
-_WHOLE: Final = (RUNNING, WAITING, STEPS, GENERATION, PROMPT, PREFILLS, FIRSTS, GAPS)
+_WHOLE: Final = (RUNNING, WAITING, STEPS, GENERATION, PROMPT, FINISHED, PREFILLS, FIRSTS, GAPS)
 _BROKEN: Final = (KV_USAGE, PREFILL_S, FIRSTS_S, GAPS_S)
 
 
@@ -95,7 +99,7 @@ def _samples(text: str) -> Iterator[tuple[str, int | None, float]]:
             value = float(number)
         except ValueError:
             continue
-        if 0.0 <= value < 2**53:
+        if 0.0 <= value < 2**53 and _CUT_SHORT not in labels:
             yield NAMES[name], _rank(labels), value
 
 

@@ -176,6 +176,9 @@ class Gauges:
         Steps since it started.
     generation_tokens, prompt_tokens : int or None
         Tokens it has generated, and of prompts computed, since it started.
+    finished : int or None
+        Requests that it has finished since it started, each of several sequences counted; those
+        that were cut short are not.
     prefills : int or None
         Prompts that it has computed since it started.
     prefill_s : float or None
@@ -192,6 +195,7 @@ class Gauges:
     steps: int | None = None
     generation_tokens: int | None = None
     prompt_tokens: int | None = None
+    finished: int | None = None
     prefills: int | None = None
     prefill_s: float | None = None
     firsts: int | None = None

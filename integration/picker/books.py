@@ -9,6 +9,7 @@ import numpy as np
 
 from brsolver.cluster._state_kernels import NONE
 from brsolver.simulator.live import LiveRanks
+from integration.picker.asks import End
 from integration.routing.identities import Finished, Identities
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from brsolver.cluster.view import IntArray
     from brsolver.hardware.step_time import StepTime
     from brsolver.simulator.prefill import Prefill
-    from integration.picker.asks import End, Usage
+    from integration.picker.asks import Usage
     from integration.picker.clock import Mark
     from integration.picker.requests import Request
     from integration.picker.workers import Workers
@@ -87,7 +88,13 @@ class Books:
         self._by_identity[request.identity] = request
 
     def reserve(self, request: Request, worker: int, *, cached_tokens: int = 0) -> None:
-        """Give a request that has been entered a worker."""
+        """Send a request that has been entered to a worker."""
+        request.sent = True
+        self._workers[worker].sent += request.ask.sequences
+        self._put(request, worker, cached_tokens=cached_tokens)
+
+    def _put(self, request: Request, worker: int, *, cached_tokens: int = 0) -> None:
+        """Enter a request at a worker."""
         request.cached_tokens = cached_tokens
         self.ranks.send(
             request.identity, worker, request.prompt_tokens, cached_tokens=cached_tokens
@@ -103,7 +110,7 @@ class Books:
 
     def resume(self, request: Request, worker: int, generated: int) -> None:
         """Enter a request that runs at a worker already, with so many tokens."""
-        self.reserve(request, worker)
+        self._put(request, worker)
         if generated > 0:
             self._restart(request, worker, generated)
 
@@ -112,13 +119,13 @@ class Books:
 
         It begins anew there.
         """
-        self._lift(request)
+        self._lift(request, lost=True)
         request.first_s = request.begun = None
         self.reserve(request, worker)
 
     def give_back(self, request: Request) -> None:
         """Take in that a request is not at its worker after all: it has none again."""
-        self._lift(request)
+        self._lift(request, lost=True)
         request.started = False
         request.first_s = request.begun = None
 
@@ -159,7 +166,7 @@ class Books:
         del self.known[request.name]
         self.ended[end] += 1
         if request.worker != NONE:
-            self._lift(request)
+            self._lift(request, lost=end is not End.FINISHED)
         request.generated = generated
         if self._learning and generated > 0:
             self._finished.append((request, cancelled))
@@ -206,7 +213,10 @@ class Books:
         self.ranks.first_now(request.identity)
         self._admitted.append(request.identity)
 
-    def _lift(self, request: Request) -> None:
+    def _lift(self, request: Request, *, lost: bool) -> None:
+        if lost and request.sent:
+            # Of those that ran before the books it is not sure which rank had them.
+            self._workers[request.worker].lost += request.ask.sequences
         for each in (request, *request.beside):
             self.ranks.leave(each.identity)
         self._workers[request.worker].reserved -= 1 + len(request.beside)

@@ -35,6 +35,8 @@ class Request:
         When its first token was there.
     since_s : float
         Since when it has been held, or was held: when it came, or came back from a worker.
+    sent : bool
+        Whether it was sent to a worker by these books, and did not run there before.
     started : bool
         Whether a worker has taken it.
     failed : frozenset of int
@@ -68,6 +70,7 @@ class Request:
         "prompt_hash",
         "prompt_tokens",
         "seen",
+        "sent",
         "session",
         "since_s",
         "started",
@@ -88,6 +91,7 @@ class Request:
         self.decided_s = arrival_s
         self.failed: frozenset[int] = frozenset()
         self.first_s: float | None = None
+        self.sent = False
         self.started = False
         self.begun: Mark | None = None
         self.seen: Seen | None = None

@@ -92,7 +92,7 @@ class Telling:
         worker.gauges = None
         self._told_s.pop(worker.index, None)
         self._foreign.forget(worker)
-        self._pins.forget(worker.index)
+        self._pins.forget(worker)
         self._leaks.forget(worker.index)
         self._marks.pop(worker.index, None)
         self._clock.prompts.forget(worker.index)

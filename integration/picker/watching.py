@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from integration.picker.arrivals import Arrivals, Told
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from integration.picker.workers import Worker, Workers
 
@@ -43,6 +45,10 @@ class _Seen:
 class Pins:
     """Notices ranks whose engine does not run what was pinned to them.
 
+    By what came to each, where engines say how many requests they have finished, rank by rank: see
+    `integration.picker.arrivals`. Where they do not, by how many run at each, which differs only
+    as far as an engine's own choice leaves ranks unequal.
+
     Parameters
     ----------
     workers : Workers
@@ -51,22 +57,51 @@ class Pins:
     def __init__(self, workers: Workers) -> None:
         self._workers = workers
         self._seen: dict[int, _Seen] = {}
+        self._arrivals: dict[str, Arrivals] = {}
         self._said: set[int] = set()
 
     def ignored(self, worker: int) -> bool:
         """Tell whether a worker's engine was found to ignore pins."""
         return worker in self._said
 
-    def forget(self, worker: int) -> None:
-        """Begin anew with a worker."""
-        self._seen.pop(worker, None)
-        self._said.discard(worker)
+    def forget(self, worker: Worker) -> None:
+        """Begin anew with a worker, and with what came to all ranks of its server."""
+        self._seen.pop(worker.index, None)
+        self._said.discard(worker.index)
+        if self._arrivals.pop(worker.spec.address, None) is not None:
+            self._said -= {each.index for each in self.ranks_beside(worker)}
 
     def told(self, worker: Worker) -> str:
         """Take in what a rank's engine has told; return what is wrong with it, once."""
-        requests = None if worker.gauges is None else worker.gauges.requests
-        if requests is None or worker.spec.rank is None or worker.index in self._said:
+        gauges = worker.gauges
+        requests = None if gauges is None else gauges.requests
+        if gauges is None or requests is None:
             return ""
+        if worker.spec.rank is None or worker.index in self._said:
+            return ""
+        if gauges.finished is None:
+            return self._by_running(worker, requests)
+        return self._by_arrivals(worker, Told(requests, gauges.finished, worker.sent, worker.lost))
+
+    def _by_arrivals(self, worker: Worker, told: Told) -> str:
+        arrivals = self._arrivals.setdefault(worker.spec.address, Arrivals())
+        group = [each.index for each in self.ranks_beside(worker)]
+        moved = arrivals.told(worker.index, told, group)
+        if not moved:
+            return ""
+        self._said.update(group)
+        return self._moved_text(worker, moved)
+
+    def _moved_text(self, worker: Worker, moved: Mapping[int, int]) -> str:
+        least = self._workers[min(moved, key=moved.__getitem__)]
+        most = self._workers[max(moved, key=moved.__getitem__)]
+        return (
+            f"{least.spec.name}: at least {-moved[least.index]} requests that were sent to it did "
+            f"not come, and {moved[most.index]} that were not came to {most.spec.name}: "
+            f"{worker.spec.address} seems to ignore the rank that requests are pinned to"
+        )
+
+    def _by_running(self, worker: Worker, requests: int) -> str:
         self._seen.setdefault(worker.index, _Seen()).add(worker.reserved, requests)
         if not self._astray(worker):
             return ""

@@ -47,8 +47,11 @@ class Worker:
         While it is tried again: how many requests it may have.
     reserved : int
         Slots that requests have there by the books: one for each of their sequences.
+    sent, lost : int
+        Sequences that were ever sent there by the books, and those that ended in any way but
+        finished.
     foreign : int
-        Requests that its engine says it has beyond those.
+        Requests that its engine says it has beyond those reserved.
     gauges : Gauges or None
         What its engine said last.
     """
@@ -64,6 +67,7 @@ class Worker:
         self.suspect_since_s: float | None = None
         self.trial: int | None = None
         self.reserved = 0
+        self.sent = self.lost = 0
         self.foreign = 0
         self.gauges: Gauges | None = None
 

@@ -46,10 +46,13 @@ class Engines(Running):
     ----------
     addresses : list of str
         ``host:port`` of each rank, known once they are up.
+    together : str
+        That of all of them.
     """
 
     def __init__(self, cluster: Cluster, *more: str) -> None:
         self.addresses: list[str] = []
+        self.together = ""
         arguments = [
             "fake-engine",
             *("--ranks", str(cluster.ranks), "--hardware", cluster.hardware),
@@ -62,6 +65,8 @@ class Engines(Running):
         url, _, what = line.partition(" ")
         if what.startswith("rank "):
             self.addresses.append(url.removeprefix("http://"))
+        elif what.startswith("all "):
+            self.together = url.removeprefix("http://")
         return line == "ready"
 
 

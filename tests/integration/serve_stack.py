@@ -35,6 +35,9 @@ def toml(**tables):
 class Stack:
     """A front door before relays before fake engines; leaving the context ends all of it.
 
+    There is a server for each rank; where the table of workers says how many `ranks` there are
+    behind one address, one for all of them.
+
     Attributes
     ----------
     url, page : str
@@ -78,7 +81,9 @@ class Stack:
         thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         thread.start()
         self._exits.callback(self._end_loop, thread)
-        self.relays = [Relay(int(a.rpartition(":")[2]), self.seen) for a in engines.addresses]
+        one = "ranks" in self._tables.get("workers", {})
+        servers = [engines.together] if one else engines.addresses
+        self.relays = [Relay(int(a.rpartition(":")[2]), self.seen) for a in servers]
         for relay in self.relays:
             self.call(relay.start())
             self._exits.callback(lambda relay=relay: self.call(relay.stop()))

@@ -28,6 +28,9 @@ vllm:num_requests_waiting{engine="1",model_name="m"} 0.0
 vllm:kv_cache_usage_perc{engine="0",model_name="m"} 0.25
 vllm:kv_cache_usage_perc{engine="1",model_name="m"} 0.5
 vllm:prompt_tokens_total{engine="0",model_name="m"} 100.0
+vllm:request_success_total{engine="0",finished_reason="stop",model_name="m"} 7.0
+vllm:request_success_total{engine="0",finished_reason="length",model_name="m"} 2.0
+vllm:request_success_total{engine="0",finished_reason="abort",model_name="m"} 5.0
 vllm:request_prefill_time_seconds_sum{engine="0",model_name="m"} 0.25
 vllm:request_prefill_time_seconds_count{engine="0",model_name="m"} 3.0
 vllm:generation_tokens_total{engine="0",model_name="m"} 2e+02
@@ -60,6 +63,7 @@ FIRST = Gauges(
     steps=42,
     generation_tokens=200,
     prompt_tokens=100,
+    finished=9,
     prefills=3,
     prefill_s=0.25,
     firsts=3,

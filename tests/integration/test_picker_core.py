@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import cycle
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -520,6 +522,64 @@ def test_pins_that_are_kept_are_not_reported():
         for worker in range(2):
             p.core.told(worker, Gauges(running=p.core.workers[worker].reserved - turn % 2))
     assert not p.log.of(Fault)
+
+
+def finished_one_by_one(p, count, at):
+    """Have requests served one after another, each at the rank that `at` makes of its pin."""
+    finished = [0, 0]
+    for index in range(count):
+        p.request(f"r{index}", 10)
+        p.run(0.01)
+        finished[at(p.worker_of(f"r{index}"))] += 1
+        assert p.core.ended(f"r{index}", End.FINISHED)
+        p.clock.now += 1.0
+        for worker in range(2):
+            p.core.told(worker, Gauges(running=0, waiting=0, finished=finished[worker]))
+    return [each.text for each in p.log.of(Fault) if each.kind == "pin-ignored"]
+
+
+def test_ignored_pins_are_reported_where_ranks_run_equally_many():
+    specs = [spec(i, rank=i, port=80) for i in range(2)]
+    p = Picking(specs=specs, slots=16, policy="random")
+    chosen = cycle((0, 1))
+    # Once for all ranks of the server.
+    [text] = finished_one_by_one(p, 300, lambda _: next(chosen))
+    assert "requests that were sent to it did not come" in text
+    assert "host:80 seems to ignore the rank" in text
+
+
+def test_pins_that_are_kept_are_not_reported_where_ranks_run_equally_many():
+    specs = [spec(i, rank=i, port=80) for i in range(2)]
+    p = Picking(specs=specs, slots=16, policy="random")
+    assert finished_one_by_one(p, 300, lambda rank: rank) == []
+
+
+def test_what_is_sent_to_a_worker_and_lost_there_is_counted():
+    p = Picking(workers=2, slots=4, policy="jsq")
+
+    def counts():
+        return [(each.sent, each.lost) for each in p.core.workers]
+
+    p.core.rebuild([("before", 0, 10, 1)])
+    assert counts() == [(0, 0)] * 2
+    p.request("a", sequences=3)
+    p.run(0.1)
+    assert p.worker_of("a") == 1
+    p.answers["a"] = []
+    p.core.again("a", p.answers["a"].append)
+    p.run(0.1)
+    assert p.worker_of("a") == 0
+    assert counts() == [(3, 0), (3, 3)]
+    p.core.started("a", 1)
+    assert counts() == [(3, 3), (6, 3)]
+    p.core.ended("a", End.FINISHED)
+    # Which rank of a server has those that ran before is not known for certain.
+    p.core.ended("before", End.DISCONNECTED)
+    assert counts() == [(3, 3), (6, 3)]
+    p.request("b")
+    p.run(0.1)
+    p.core.ended("b", End.RESET)
+    assert sum(lost for _, lost in counts()) == 7
 
 
 def test_streams_that_a_server_has_lost_are_ended():
