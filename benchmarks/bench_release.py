@@ -16,6 +16,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from dataclasses import dataclass, replace
@@ -45,6 +46,7 @@ EVENTS = {"killed": signal.SIGKILL, "frozen": signal.SIGSTOP}
 DOORS = ("ext_authz", "ext_proc")
 LOOK_S = 0.05
 PATIENCE_S = 120.0
+BAD_INPUT = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,14 +65,29 @@ class Round:
     back_s: float
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, and print a row for each door and event."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, and print a row for each door and event; return the exit status."""
     parser = argparse.ArgumentParser(prog="bench_release", description=__doc__)
     parser.add_argument("--held", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--running-tokens", type=int, default=600)
     options = parser.parse_args(arguments)
-    rows = []
+    try:
+        rows = _rows(options)
+    except BrsolverError as error:
+        sys.stderr.write(f"bench_release: error: {' '.join(str(error).split())}\n")
+        return BAD_INPUT
+    show(
+        f"{options.held} held, {ENGINES.ranks * SLOTS} running, {options.rounds} rounds: seconds "
+        "from the event to the first token",
+        ("door", "picker is", "requests", "P50", "P99", "last", "another picker after"),
+        rows,
+    )
+    return 0
+
+
+def _rows(options: argparse.Namespace) -> list[tuple[object, ...]]:
+    rows: list[tuple[object, ...]] = []
     with tempfile.TemporaryDirectory() as folder, Engines(ENGINES) as engines:
         for door in DOORS:
             config = Path(folder) / f"{door}.toml"
@@ -84,12 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                         for _ in range(options.rounds)
                     ]
                     rows.append((door, event, options.held * options.rounds, *_figures(found)))
-    show(
-        f"{options.held} held, {ENGINES.ranks * SLOTS} running, {options.rounds} rounds: seconds "
-        "from the event to the first token",
-        ("door", "picker is", "requests", "P50", "P99", "last", "another picker after"),
-        rows,
-    )
+    return rows
 
 
 def _figures(rounds: Sequence[Round]) -> tuple[float, ...]:
@@ -158,4 +170,4 @@ def _picker(front: FrontDoor) -> int:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

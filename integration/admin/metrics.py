@@ -41,6 +41,8 @@ TOKEN_BUCKETS = (
     *(0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0),
 )
 """Seconds per output token."""
+KEPT_S = 300.0
+"""How long what was counted of a worker that is gone is still told: time to ask once more."""
 
 
 class Metrics:
@@ -75,6 +77,7 @@ class Metrics:
         self._registry = self._client.CollectorRegistry(auto_describe=True)
         self._sums = _Sums()
         self._children: dict[tuple[Any, ...], Any] = {}
+        self._gone: dict[str, float] = {}
         self._make_counters()
         self._make_histograms()
         self._registry.register(_Levels(window, shadows or (lambda: ())))
@@ -106,6 +109,7 @@ class Metrics:
     def render(self) -> bytes:
         """Return all figures in the text format of Prometheus."""
         self._window.settle()
+        self._forget_gone()
         self._flush()
         return bytes(self._client.generate_latest(self._registry))
 
@@ -155,6 +159,8 @@ class Metrics:
         # As Envoy saw streams, and as the picker's model had requests.
         self._ttft, self._tpot = self._pair("brsolver_stream", "of streams as Envoy saw them")
         self._model_ttft, self._model_tpot = self._pair("brsolver_model", "by the picker's model")
+        latencies = (self._ttft, self._tpot, self._model_ttft, self._model_tpot)
+        self._by_worker = (self._returned, self._ends, *latencies)
 
     def _pair(self, prefix: str, whose: str) -> tuple[Any, Any]:
         ttft = of.Metric(f"{prefix}_ttft_seconds", f"Time to first token {whose}, held included")
@@ -224,6 +230,24 @@ class Metrics:
 
     def _changed(self, event: WorkerChanged) -> None:
         self._changes.labels(event.what).inc()
+        self._forget_gone()
+        name = self._name(event.worker)
+        if event.what == "gone":
+            self._gone[name] = self._window.clock()
+        else:
+            # One of its name counts on where it had come to.
+            self._gone.pop(name, None)
+
+    def _forget_gone(self) -> None:
+        """Drop what was counted of workers long gone: every pod may have a name of its own."""
+        now = self._window.clock()
+        for name in [name for name, at_s in self._gone.items() if at_s + KEPT_S <= now]:
+            del self._gone[name]
+            self._times.forget(name)
+            for metric, first, *more in list(self._children):
+                if first == name and metric in self._by_worker:
+                    del self._children[metric, first, *more]
+                    metric.remove(first, *more)
 
     def _fault(self, event: Fault) -> None:
         self._faults.labels(event.kind).inc()
@@ -294,7 +318,8 @@ class _Levels:
         for metric, values in columns:
             family = self._gauge(*metric, labels=("worker",))
             for worker, value in zip(window.workers, values, strict=False):
-                family.add_metric((worker.name,), value)
+                if worker.state != "gone":
+                    family.add_metric((worker.name,), value)
             yield family
 
     def _of_shadows(self) -> Iterable[Any]:

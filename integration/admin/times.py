@@ -61,6 +61,10 @@ class Times:
             sums.gaps += times.decoded
             sums.gaps_s += times.decode_s
 
+    def forget(self, worker: str) -> None:
+        """Forget what was measured of a worker that is gone, by its name."""
+        self._seen.pop(worker, None)
+
     def collect(self) -> Iterable[Any]:
         """Return the families."""
         yield self._family(TTFT, "firsts")
@@ -69,6 +73,9 @@ class Times:
     def _family(self, metric: of.Metric, counts: str) -> Any:
         family = self._summary(*metric, labels=("worker", "source"))
         for index, worker in enumerate(self._window.workers):
+            if worker.state == "gone":
+                # Its engine says nothing more, and for Envoy to take its place would be wrong.
+                continue
             for source, found in (
                 (ENGINE, self._told(index)),
                 (ENVOY, self._seen.get(worker.name)),

@@ -122,12 +122,15 @@ class AccessLog:
         end, usage = ends.reason(entry), ends.usage(entry)
         known = self._ledger.ended(name, end, usage, seen=ends.seen(entry))
         if not known and self._ours is not None and not self._ours(name):
-            self._ledger.ended_before(ends.address(entry), end, usage)
+            self._end_before(entry)
 
     def _end_unnamed(self, entry: Any) -> None:
-        """Take in the end of what Envoy routed by itself, if it was found running."""
+        """Take in the end of what Envoy routed by itself."""
         # What takes no slot was not counted there, or only for a moment.
         if kind_of(entry.request.path) is not None:
-            end, usage = ends.reason(entry), ends.usage(entry)
-            span = ends.span(entry)
-            self._ledger.ended_unnamed(ends.address(entry), end, usage, span=span)
+            self._end_before(entry)
+
+    def _end_before(self, entry: Any) -> None:
+        """Take in the end of what this picker has not placed, if it was found running."""
+        end, usage = ends.reason(entry), ends.usage(entry)
+        self._ledger.ended_before(ends.address(entry), end, usage, span=ends.span(entry))

@@ -143,7 +143,11 @@ def seconds(duration: Any) -> float:
 
 
 def span(entry: Any) -> tuple[float, float]:
-    """Return when a request came and when it ended, in seconds of the wall clock."""
+    """Return when its worker was sent a request and when it ended, in seconds of the wall clock.
+
+    It may have come long before: held, or tried at another worker first.
+    """
     common = entry.common_properties
-    began_s = seconds(common.start_time)
-    return began_s, began_s + seconds(common.duration)
+    came_s = seconds(common.start_time)
+    sent_s = came_s + (_since(common, "time_to_first_upstream_tx_byte") or 0.0)
+    return sent_s, came_s + seconds(common.duration)

@@ -198,15 +198,13 @@ class Ledger:
         whole = seen if name == place.name else None
         return self._pump.ended(place.name, end, usage, seen=whole)
 
-    def take_over(
-        self, live: Iterable[Live], *, counted: tuple[float, float] | None = None
-    ) -> None:
+    def take_over(self, live: Iterable[Live], *, counted: tuple[float, float]) -> None:
         """Enter requests that run already, which a picker before this one decided, or none.
 
         Parameters
         ----------
         live : iterable of Live
-        counted : (float, float), optional
+        counted : (float, float)
             Between which times of the wall clock they were counted.
         """
         self._counted = counted
@@ -221,8 +219,38 @@ class Ledger:
         """How many of those that were taken over still run."""
         return sum(name.startswith(BEFORE) for name in self.places)
 
-    def ended_before(self, address: str | None, end: End, usage: Usage | None = None) -> bool:
-        """Release what one has that was taken over, of those at an address: nobody knows which."""
+    def ended_before(
+        self,
+        address: str | None,
+        end: End,
+        usage: Usage | None = None,
+        *,
+        span: tuple[float, float],
+    ) -> bool:
+        """Release what one has that was taken over, if this was one of them by its times.
+
+        Of those at its address, nobody knows which.
+
+        Parameters
+        ----------
+        address : str or None
+            Its worker's.
+        end : End
+        usage : Usage, optional
+        span : (float, float)
+            When its worker was sent it and when it ended, by the wall clock.
+
+        Returns
+        -------
+        bool
+            Whether there was one.
+        """
+        if self._counted is None or not self.before:
+            return False
+        # Entries are told late, too: of what ended while no picker was there, and was not counted.
+        # Whoever came or ended meanwhile may have been counted or not: figures will tell.
+        if not (span[0] < self._counted[0] and self._counted[1] < span[1]):
+            return False
         for name, place in self.places.items():
             if not name.startswith(BEFORE):
                 # Those that were taken over are the oldest.
@@ -230,26 +258,6 @@ class Ledger:
             if self._fleet.specs[place.worker].address == address:
                 return self.ended(name, end, usage)
         return False
-
-    def ended_unnamed(
-        self, address: str | None, end: End, usage: Usage | None, *, span: tuple[float, float]
-    ) -> bool:
-        """Release what one has that was taken over, if this was one of them by its times.
-
-        Parameters
-        ----------
-        address : str or None
-            Its worker's.
-        end : End
-        usage : Usage or None
-        span : (float, float)
-            When it came and when it ended, by the wall clock.
-        """
-        if self._counted is None or not self.before:
-            return False
-        # Whoever came or ended meanwhile may have been counted or not: figures will tell.
-        was_there = span[0] < self._counted[0] and self._counted[1] < span[1]
-        return was_there and self.ended_before(address, end, usage)
 
     def event(self, event: Event) -> None:
         """Forget what the core has given up by itself; as a listener of the core."""

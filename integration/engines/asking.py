@@ -32,6 +32,8 @@ class RequestRefused(BrsolverError):  # noqa: N818 # an answer, not a failure of
     status : int
     kind, param : str, str or None
         As the answer names the error, and the part of the request that it is about.
+    rank : int or None
+        That refuses, if it is one of the ranks that does.
     """
 
     def __init__(
@@ -41,9 +43,10 @@ class RequestRefused(BrsolverError):  # noqa: N818 # an answer, not a failure of
         status: int = 400,
         kind: str = "BadRequestError",
         param: str | None = None,
+        rank: int | None = None,
     ) -> None:
         super().__init__(message)
-        self.status, self.kind, self.param = status, kind, param
+        self.status, self.kind, self.param, self.rank = status, kind, param, rank
 
     def body(self) -> dict[str, Any]:
         """Return the answer's body."""

@@ -35,7 +35,7 @@ _STREAM_HEADERS = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Co
 def application(engine: FakeEngine, rank: int | None) -> web.Application:
     """Return what a port serves: that of a rank, or of all of them if `rank` is None."""
     port = Port(engine, rank)
-    app = web.Application(client_max_size=MAX_BODY, middlewares=[_in_openai_format])
+    app = web.Application(client_max_size=MAX_BODY, middlewares=[port.in_openai_format])
     app.add_routes(
         [
             web.post("/v1/completions", port.completions),
@@ -54,28 +54,6 @@ def application(engine: FakeEngine, rank: int | None) -> web.Application:
     return app
 
 
-@web.middleware
-async def _in_openai_format(
-    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-) -> web.StreamResponse:
-    try:
-        return await handler(request)
-    except RequestRefused as refused:
-        return web.json_response(refused.body(), status=refused.status)
-    except ParameterError as error:
-        return web.json_response(RequestRefused(str(error)).body(), status=400)
-    except web.HTTPNotFound:
-        what = (
-            f"{request.method} {request.path[:80]!r} is not served by a fake engine; {SERVED} are"
-        )
-        return web.json_response(
-            RequestRefused(what, status=404, kind="NotFoundError").body(), status=404
-        )
-    except web.HTTPClientError as error:
-        answer = RequestRefused(error.reason, status=error.status, kind=type(error).__name__)
-        return web.json_response(answer.body(), status=error.status)
-
-
 class Port:
     """The handlers of a port."""
 
@@ -84,6 +62,22 @@ class Port:
         self._cluster, self._params = engine.cluster, engine.params
         everyone = range(self._params.ranks)
         self._ranks = everyone if rank is None else everyone[rank : rank + 1]
+
+    @web.middleware
+    async def in_openai_format(
+        self,
+        request: web.Request,
+        handler: Callable[[web.Request], Awaitable[web.StreamResponse]],
+    ) -> web.StreamResponse:
+        """Have a request answered; what is refused is so as OpenAI does it."""
+        try:
+            return await handler(request)
+        except (RequestRefused, ParameterError, web.HTTPClientError) as error:
+            refused = _refusal(request, error)
+            if self._engine.journal is not None and _wants_an_answer(request):
+                rank = self._rank if refused.rank is None else refused.rank
+                self._engine.journal.refused(refused.status, rank)
+            return web.json_response(refused.body(), status=refused.status)
 
     async def completions(self, request: web.Request) -> web.StreamResponse:
         """Answer ``/v1/completions``."""
@@ -195,13 +189,15 @@ class Port:
         faults = self._cluster.faults
         reply = Stream(rank, faults, request.transport, len(of), chunked=chunked)
         if faults.any and (fault := faults.strike(rank, 0)):
+            self._note(reply, of)
             return await _spoilt(reply, fault)
         response = web.StreamResponse(headers=_STREAM_HEADERS)
         if chunked:
             response.enable_chunked_encoding()
         # Its headers go out at once, as vLLM's do.
         await response.prepare(request)
-        if await self._run(reply, of, begun=True) is None:
+        reply.begun = True
+        if await self._run(reply, of) is None:
             usage = head.usage(sum(head.asked.output_tokens))
             final = events.event(head.part([], usage=usage)) if head.asked.usage else b""
             await response.write(final + events.DONE)
@@ -209,11 +205,12 @@ class Port:
         return response
 
     async def _run(
-        self, reply: Reply, of: list[tuple[int, int, int, Any]], *, begun: bool = False
+        self, reply: Reply, of: list[tuple[int, int, int, Any]]
     ) -> web.StreamResponse | None:
         """Let the ranks work on an answer; return what stands for it if it was spoilt."""
         faults = self._cluster.faults
-        if not begun and faults.any and (fault := faults.strike(reply.rank, 0)):
+        if not reply.begun and faults.any and (fault := faults.strike(reply.rank, 0)):
+            self._note(reply, of)
             return await _spoilt(reply, fault)
         tasks = [
             Task(prompt, output, Part(reply, choice), reply.rank, cached)
@@ -231,10 +228,13 @@ class Port:
         finally:
             for task in tasks:
                 self._cluster.abort(task)
-            if self._engine.journal is not None:
-                self._engine.journal.note(reply, sum(prompt for prompt, *_ in of))
+            self._note(reply, of)
             reply.forget()
         return None
+
+    def _note(self, reply: Reply, of: list[tuple[int, int, int, Any]]) -> None:
+        if self._engine.journal is not None:
+            self._engine.journal.note(reply, sum(prompt for prompt, *_ in of))
 
     def _chosen(self, request: web.Request) -> int:
         """Return the rank that a request goes to; refuse it if that one refuses."""
@@ -245,7 +245,10 @@ class Port:
         status = self._cluster.faults.refusal(rank) if self._cluster.faults.any else None
         if status is not None:
             raise RequestRefused(
-                "EngineCore encountered an issue.", status=status, kind="InternalServerError"
+                "EngineCore encountered an issue.",
+                status=status,
+                kind="InternalServerError",
+                rank=rank,
             )
         return rank
 
@@ -275,6 +278,24 @@ class Port:
         at = request.transport.get_extra_info("sockname") if request.transport else None
         host, port = at[:2] if at else (self._params.host, 0)
         return {"kv_transfer_params": transfer.offer(name, engine, host, port, tokens)}
+
+
+def _wants_an_answer(request: web.Request) -> bool:
+    return request.method == "POST" and request.path.startswith("/v1/")
+
+
+def _refusal(request: web.Request, error: Exception) -> RequestRefused:
+    """Return how a request is refused, whoever said that it is."""
+    if isinstance(error, RequestRefused):
+        return error
+    if isinstance(error, web.HTTPNotFound):
+        what = (
+            f"{request.method} {request.path[:80]!r} is not served by a fake engine; {SERVED} are"
+        )
+        return RequestRefused(what, status=404, kind="NotFoundError")
+    if isinstance(error, web.HTTPClientError):
+        return RequestRefused(error.reason, status=error.status, kind=type(error).__name__)
+    return RequestRefused(str(error))
 
 
 class _Whole:

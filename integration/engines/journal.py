@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,8 @@ class Journal:
     Times are of the machine's monotonic clock, which all its processes share: ``came_s`` when the
     request had been read, ``first_s`` and ``last_s`` right before its first and its last tokens
     were written, null where none were. What was asked for in vain has ``complete`` false.
+    ``status`` is what HTTP calls the answer, null where the connection ended before there was one.
+    Of a request that was refused, ``came_s`` is when, and what had not been found out is null.
 
     Parameters
     ----------
@@ -39,17 +42,33 @@ class Journal:
 
     def note(self, reply: Reply, prompt_tokens: int) -> None:
         """Write down an answer that is over."""
-        row = {
-            "rank": reply.rank,
-            "prompt_tokens": prompt_tokens,
-            "output_tokens": reply.tokens,
-            "came_s": reply.came_s,
-            "first_s": reply.first_s or None,
-            "last_s": reply.last_s or None,
-            "complete": reply.complete,
-        }
-        self._file.write(json.dumps(row) + "\n")
+        self._write(
+            rank=reply.rank,
+            prompt_tokens=prompt_tokens,
+            output_tokens=reply.tokens,
+            came_s=reply.came_s,
+            first_s=reply.first_s or None,
+            last_s=reply.last_s or None,
+            complete=reply.complete,
+            status=reply.status,
+        )
+
+    def refused(self, status: int, rank: int | None) -> None:
+        """Write down a request that has just been refused; `rank` is None if no rank did it."""
+        self._write(
+            rank=rank,
+            prompt_tokens=None,
+            output_tokens=0,
+            came_s=time.monotonic(),
+            first_s=None,
+            last_s=None,
+            complete=False,
+            status=status,
+        )
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+    def _write(self, **row: float | bool | None) -> None:
+        self._file.write(json.dumps(row) + "\n")

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from integration.engines.events import Choice
     from integration.engines.faults import Fault, Faults
 
+OK = 200
 GARBAGE = b"\x00\xffno chunk of HTTP\r\n\r\n"
 _LINGER_NOT = struct.pack("ii", 1, 0)
 
@@ -66,6 +67,8 @@ class Reply:
     came_s, first_s, last_s : float
         When it was asked for, and when its first and its last tokens were taken; 0 if none were.
         Of the monotonic clock, in seconds.
+    begun : bool
+        Whether its head has been written, before any of its tokens.
     """
 
     def __init__(
@@ -75,8 +78,14 @@ class Reply:
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.tokens = 0
         self.came_s, self.first_s, self.last_s = time.monotonic(), 0.0, 0.0
+        self.begun = False
         self.struck: Fault | None = None
         self._left = choices
+
+    @property
+    def status(self) -> int | None:
+        """Status of HTTP that it has; None if its connection ended before that was written."""
+        return OK if self.begun or self.complete else None
 
     @property
     def complete(self) -> bool:

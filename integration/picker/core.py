@@ -18,7 +18,7 @@ from integration.picker.events import Ended, FirstToken, Requested, Started
 from integration.picker.foreign import Foreign
 from integration.picker.making import made_ready
 from integration.picker.membership import Calls, Membership
-from integration.picker.requests import Request
+from integration.picker.requests import NotEnteredError, Request
 from integration.picker.resuming import enter
 from integration.picker.telling import Telling
 from integration.picker.workers import Workers
@@ -156,11 +156,11 @@ class Core:
 
         Raises
         ------
-        StateError
+        NotEnteredError
             There is one of that name.
         """
         if ask.name in self._books.known:
-            raise StateError(f"request {ask.name!r} is here already")
+            raise NotEnteredError(f"request {ask.name!r} is here already")
         now = self._clock_s()
         request = Request(ask, now)
         if request.prompt_tokens > self.workers.most_tokens():
@@ -175,12 +175,12 @@ class Core:
 
         Raises
         ------
-        StateError
+        NotEnteredError
             There is none of that name that has a worker.
         """
         request = self._books.known.get(name)
         if request is None or request.worker == NONE:
-            raise StateError(f"request {name!r} has no worker to come back from")
+            raise NotEnteredError(f"request {name!r} has no worker to come back from")
         now, worker = self._clock_s(), self.workers[request.worker]
         self._driver.give_back(request, now)
         self._membership.ended(worker.index, End.RESET, now)

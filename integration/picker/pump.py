@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import contextmanager
 from functools import partial
 from math import ceil
 from typing import TYPE_CHECKING
 
 from integration.picker.asks import End
+from integration.picker.requests import NotEnteredError
 from integration.routing.failsafe import named
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from integration.picker.asks import Answer, Ask, Gauges, Seen, Usage
     from integration.picker.core import Core
@@ -48,11 +50,11 @@ class Pump:
     async def pick(self, ask: Ask) -> Answer:
         """Return where a request goes, or why nowhere, once that is decided.
 
-        Cancelled, whatever was held or reserved for it is let go.
+        Cancelled, or where that fails, whatever was held or reserved for it is let go.
 
         Raises
         ------
-        StateError
+        NotEnteredError
             There is a request of that name.
         """
         return await self._awaited(ask.name, partial(self.ask, ask))
@@ -78,17 +80,30 @@ class Pump:
             self.ended(name, End.DISCONNECTED)
             raise
 
+    @contextmanager
+    def _whole(self, name: str) -> Iterator[None]:
+        """Let go of what a request has if it cannot be taken in: whoever asked will not end it."""
+        try:
+            yield
+        except NotEnteredError:
+            # The one that is here is somebody else's.
+            raise
+        except Exception:
+            self.ended(name, End.DISCONNECTED)
+            raise
+
     def ask(self, ask: Ask, answer: Callable[[Answer], None]) -> None:
         """Have a request decided about; `answer` is called once, now or later.
 
-        Who waits no longer calls `ended`.
+        Who waits no longer calls `ended`; where this fails, nothing is left to end.
 
         Raises
         ------
-        StateError
+        NotEnteredError
             There is a request of that name.
         """
-        self.core.request(ask, answer)
+        with self._whole(ask.name):
+            self.core.request(ask, answer)
         self._run_in(0.0)
 
     def again(self, name: str, answer: Callable[[Answer], None]) -> None:
@@ -96,10 +111,11 @@ class Pump:
 
         Raises
         ------
-        StateError
+        NotEnteredError
             There is none of that name that has a worker.
         """
-        self.core.again(name, answer)
+        with self._whole(name):
+            self.core.again(name, answer)
         self._run_in(0.0)
 
     def started(self, name: str, worker: int) -> None:

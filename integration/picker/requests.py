@@ -6,10 +6,15 @@ from typing import TYPE_CHECKING
 
 from brsolver.cluster._state_kernels import NONE
 from brsolver.cluster.view import NO_LIMIT
+from brsolver.errors import StateError
 
 if TYPE_CHECKING:
     from integration.picker.asks import Ask, Seen
     from integration.picker.clock import Mark
+
+
+class NotEnteredError(StateError):
+    """A request cannot be entered, or be back, as things are: nothing has changed."""
 
 
 class Request:

@@ -19,13 +19,15 @@ _DONT_NEED = 4
 def spare_linear_algebra() -> None:
     """Let numba begin without linear algebra, some fifteen megabytes.
 
-    A kernel that multiplies matrices loads it then.
+    A kernel that multiplies matrices loads it then. A numba that has no such module begins as it
+    would by itself.
     """
     if SPARED in sys.modules:
         return
     sys.modules[SPARED] = None  # type: ignore[assignment] # how an import is refused
     try:
-        import_module("numba.np.arraymath")
+        with contextlib.suppress(ImportError):
+            import_module("numba.np.arraymath")
     finally:
         del sys.modules[SPARED]
 

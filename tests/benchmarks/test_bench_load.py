@@ -10,6 +10,7 @@ import pytest
 from benchmarks import bench_load
 from benchmarks._load_clients import Seen, _of_aiperf, _of_guidellm
 from benchmarks._load_truth import Log, beside, lateness, served
+from integration.engines.journal import Journal
 
 
 def seen(prompts, outputs, ttft, e2e):
@@ -71,7 +72,7 @@ def test_lateness_is_from_the_one_that_was_least_late():
     np.testing.assert_allclose(lateness(truth, np.array([0.0, 1.0, 3.0])), [0.2, 0.0, 0.7])
 
 
-def test_a_log_is_read_on_from_where_it_was(tmp_path):
+def test_a_log_is_read_on_from_where_it_was_and_has_what_was_answered(tmp_path):
     path = tmp_path / "log.jsonl"
     path.write_text(json.dumps(row(1, 2, 0.0, 1.0, 2.0)) + "\n")
     log = Log(path)
@@ -79,6 +80,9 @@ def test_a_log_is_read_on_from_where_it_was(tmp_path):
     later, broken = row(3, 4, 0.0, 1.0, 2.0), row(5, 6, 0.0, 1.0, 2.0) | {"complete": False}
     with path.open("a") as stream:
         stream.writelines(json.dumps(each) + "\n" for each in (later, broken))
+    journal = Journal(str(path))
+    journal.refused(503, None)
+    journal.close()
     assert log.rows() == [later]
 
 

@@ -32,6 +32,7 @@ def entry(
     worker=None,
     path="/v1/completions",
     span=(0.0, 0.0),
+    sent_s=None,
 ):
     """An entry as Envoy writes it."""
     made = HTTPAccessLogEntry()
@@ -39,6 +40,8 @@ def entry(
     common = made.common_properties
     common.start_time.FromNanoseconds(int(span[0] * 1e9))
     common.duration.FromNanoseconds(int((span[1] - span[0]) * 1e9))
+    if sent_s is not None:
+        common.time_to_first_upstream_tx_byte.FromNanoseconds(int(sent_s * 1e9))
     common.access_log_type = TYPES[kind]
     if name is not None:
         space = common.metadata.filter_metadata[names.AUTHZ]
@@ -292,6 +295,28 @@ def test_entries_of_any_content_do_no_harm(raw):
 USED = {names.PROMPT: 12, names.COMPLETION: 34}
 
 
+BY_OTHERS = {"by a picker before": "gone-1", "by Envoy": None}
+OF_NONE = {
+    "came too late": {"span": (100.5, 120.0)},
+    "came before, was sent on too late": {"span": (90.0, 120.0), "sent_s": 10.5},
+    "ended meanwhile": {"span": (90.0, 100.5)},
+    "ended before": {"span": (80.0, 90.0)},
+}
+
+
+@pytest.mark.parametrize("placed", BY_OTHERS)
+@pytest.mark.parametrize("case", OF_NONE)
+def test_what_was_not_there_when_others_were_counted_releases_none_of_them(case, placed):
+    home = house(to(1))
+    home.ledger.take_over([Live("before-1-0", 1, 10, 1)], counted=(100.0, 101.0))
+    log = AccessLog(home.ledger, ours=lambda _: False)
+    name, worker = BY_OTHERS[placed], "10.0.0.2:8000"
+    log.take(batch(entry(name, worker=worker, **OF_NONE[case])))
+    assert (home.pump.ends, home.ledger.before) == ([], 1)
+    log.take(batch(entry(name, worker=worker, span=(90.0, 120.0), sent_s=5.0)))
+    assert (len(home.pump.ends), home.ledger.before) == (1, 0)
+
+
 @pytest.mark.parametrize(
     ("more", "end"),
     [
@@ -302,8 +327,6 @@ USED = {names.PROMPT: 12, names.COMPLETION: 34}
         # What cannot have been there when requests were counted, or took no slot.
         ({"path": "/v1/models"}, None),
         ({"worker": "10.0.0.9:8000"}, None),
-        ({"span": (90.0, 100.5)}, None),
-        ({"span": (100.5, 120.0)}, None),
         ({"kind": "DownstreamStart"}, None),
     ],
 )

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from integration.admin.metrics import Metrics
+from integration.admin.metrics import KEPT_S, Metrics
 from integration.admin.shadow import ShadowFigures
 from integration.admin.window import Window
 from integration.picker import Gauges
@@ -32,8 +32,8 @@ OTHER = replace(FIGURES, policy="jsq-load", ttft_s=0.5)
 
 
 def counted() -> tuple[Metrics, Source]:
-    clock = Clock()
-    window = Window(["w0", "w1"], clock=clock)
+    clock, names = Clock(), ["w0", "w1"]
+    window = Window(names, clock=clock, name_of=names.__getitem__)
     # The engine of w1 publishes its times, that of w0 does not.
     metrics = Metrics(window, lambda: [FIGURES, OTHER], {1: TOLD, 0: Gauges(running=1)}.get)
     return metrics, Source(clock, window, metrics)
@@ -147,6 +147,84 @@ def test_any_name_can_be_a_label(worker, kind):
     metrics = Metrics(window)
     Source(clock, window, metrics).fault(kind)
     list(text_string_to_metric_families(metrics.render().decode()))
+
+
+def of_worker(metrics: Metrics, name: str) -> set[str]:
+    """Names of the samples that there are of a worker."""
+    told = text_string_to_metric_families(metrics.render().decode())
+    return {s.name for family in told for s in family.samples if s.labels.get("worker") == name}
+
+
+ENDED = "brsolver_ended_requests_total"
+COUNTED = {ENDED, "brsolver_returned_requests_total"} | {
+    f"brsolver_{who}_{what}_seconds_count"
+    for who in ("stream", "model")
+    for what in ("ttft", "tpot")
+}
+
+
+def one_that_left() -> tuple[Metrics, Source]:
+    """Return metrics of two workers of which the first has counted all there is, and is gone."""
+    metrics, source = counted()
+    for worker in (0, 1):
+        source.requested(f"back {worker}")
+        source.decided(f"back {worker}", worker)
+        source.returned(f"back {worker}", worker)
+        source.served(f"whole {worker}", worker, measured=MEASURED)
+    source.changed(0, "draining")
+    source.changed(0, "gone")
+    return metrics, source
+
+
+def test_what_was_counted_of_a_worker_that_is_gone_is_told_for_a_while():
+    metrics, source = one_that_left()
+    source.clock.now += KEPT_S - 1
+    assert of_worker(metrics, "w0") >= COUNTED
+    assert not of_worker(metrics, "w0") & {"brsolver_worker_up", "brsolver_ttft_seconds_count"}
+    source.clock.now += 1
+    assert of_worker(metrics, "w0") == set()
+    assert of_worker(metrics, "w1") >= COUNTED | {"brsolver_worker_up"}
+    assert metrics.value("brsolver_output_tokens_total") == 20
+    assert metrics.value(ENDED, {"worker": "w0", "end": "finished"}) is None
+
+
+def test_nobody_has_to_ask_for_workers_that_are_gone_to_be_forgotten():
+    metrics, source = one_that_left()
+    source.clock.now += KEPT_S
+    source.changed(1, "down")
+    assert metrics.value(ENDED, {"worker": "w0", "end": "finished"}) is None
+
+
+def test_who_takes_the_index_of_one_that_is_gone_keeps_its_own():
+    names = ["w0", "w1"]
+    clock = Clock()
+    window = Window(names, clock=clock, name_of=names.__getitem__)
+    metrics = Metrics(window)
+    source = Source(clock, window, metrics)
+    for name in ("w0", "pod"):
+        source.served(name, measured=MEASURED)
+        if name == "w0":
+            source.changed(0, "gone")
+            names[0] = "pod"
+            source.changed(0, "added")
+    clock.now += KEPT_S
+    assert of_worker(metrics, "w0") == set()
+    assert of_worker(metrics, "pod") >= {"brsolver_worker_up", "brsolver_ttft_seconds_count"}
+    assert metrics.value(ENDED, {"worker": "pod", "end": "finished"}) == 1
+
+
+@pytest.mark.parametrize(("after_s", "ends"), [(KEPT_S - 1, 2), (KEPT_S, 1)])
+def test_one_that_comes_back_soon_counts_on_and_later_begins_anew(after_s, ends):
+    metrics, source = one_that_left()
+    source.clock.now += after_s
+    source.changed(0, "added")
+    source.clock.now += KEPT_S
+    source.served("again", 0, measured=MEASURED)
+    labels = {"worker": "w0", "end": "finished"}
+    assert metrics.value(ENDED, labels) == ends
+    times = {"worker": "w0", "source": "envoy"}
+    assert metrics.value("brsolver_ttft_seconds_count", times) == ends
+    assert metrics.value("brsolver_stream_ttft_seconds_count", {"worker": "w0"}) == ends
 
 
 def queries() -> list[str]:

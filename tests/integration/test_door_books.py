@@ -180,10 +180,14 @@ def test_fleet_has_what_its_source_said_last(said):
             assert home.fleet.worker(spec.address, spec.rank) == worker
 
 
+COUNTED = (100.0, 101.0)
+THERE = (90.0, 120.0)
+
+
 def _taken_over(home, at_proxy, gauges=None):
     there = [_worker(index, spec) for index, spec in enumerate(home.fleet.specs)]
     live = found_running(there, at_proxy, gauges or {})
-    home.ledger.take_over(live)
+    home.ledger.take_over(live, counted=COUNTED)
     return live
 
 
@@ -196,9 +200,10 @@ def test_what_a_picker_before_had_is_released_by_its_ends():
     _taken_over(home, {"10.0.0.1:8000": 2, "10.0.0.2:8000": 1, "10.9.9.9:1": 4})
     assert home.ledger.running == {0: 2, 1: 1}
     assert home.ledger.before == 3
-    assert home.ledger.ended_before("10.0.0.2:8000", End.FINISHED)
-    assert not home.ledger.ended_before("10.0.0.2:8000", End.FINISHED)
-    assert not home.ledger.ended_before(None, End.FINISHED)
+    assert not home.ledger.ended_before("10.0.0.2:8000", End.FINISHED, span=(101.5, 120.0))
+    assert home.ledger.ended_before("10.0.0.2:8000", End.FINISHED, span=THERE)
+    assert not home.ledger.ended_before("10.0.0.2:8000", End.FINISHED, span=THERE)
+    assert not home.ledger.ended_before(None, End.FINISHED, span=THERE)
     assert home.pump.ends == [("before-1-0", End.FINISHED, None)]
     assert home.ledger.before == 2
 

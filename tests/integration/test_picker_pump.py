@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 
 import pytest
@@ -177,6 +178,9 @@ def test_names_are_used_once():
         await p.pick(ask("a"))
         with pytest.raises(StateError):
             await p.pick(ask("a"))
+        with pytest.raises(StateError):
+            await p.pick_again("b")
+        assert p.core.audit().reserved == 1
         p.stop()
 
     run(scenario)
@@ -199,6 +203,54 @@ def test_an_error_in_the_core_keeps_nobody_waiting():
         p.ended("a", End.FINISHED)
         assert await second == Placed(0)
         assert [each.kind for each in log.of(Fault)] == ["advance"]
+        p.stop()
+
+    run(scenario)
+
+
+@contextlib.contextmanager
+def failing(core):
+    """Have whatever is taken in fail, once all is done for it."""
+    whole = core._driver.take_in
+
+    def take_in(*given, **more):
+        whole(*given, **more)
+        raise RuntimeError("once")
+
+    core._driver.take_in = take_in
+    try:
+        yield
+    finally:
+        core._driver.take_in = whole
+
+
+@pytest.mark.parametrize(
+    ("mode", "slots"), [("pooled", 1), ("immediate", 2)], ids=["held", "placed"]
+)
+def test_who_cannot_be_taken_in_leaves_nothing(mode, slots):
+    async def scenario():
+        p, _ = pump(slots=slots, mode=mode)
+        await p.pick(ask("a"))
+        with failing(p.core), pytest.raises(RuntimeError, match="once"):
+            await p.pick(ask("b"))
+        found = p.core.audit()
+        assert (found.held, found.reserved, found.ended) == (0, 1, {End.DISCONNECTED: 1})
+        p.ended("a", End.FINISHED)
+        assert await p.pick(ask("b")) == Placed(0)
+        assert p.core.audit().balanced
+        p.stop()
+
+    run(scenario)
+
+
+def test_who_comes_back_and_cannot_be_taken_in_leaves_nothing():
+    async def scenario():
+        p, _ = pump(workers=2)
+        await p.pick(ask("a"))
+        with failing(p.core), pytest.raises(RuntimeError, match="once"):
+            await p.pick_again("a")
+        found = p.core.audit()
+        assert (found.held, found.reserved, found.balanced) == (0, 0, True)
         p.stop()
 
     run(scenario)

@@ -100,14 +100,14 @@ def pod(uid, address="127.0.0.1"):
 def test_a_pod_is_drained_by_what_it_is_and_no_other_with_its_name_and_address(tmp_path):
     async def scenario():
         api = FakeApi([endpoint_slice("a", [pod("one"), endpoint("127.0.0.2", "vllm-1", "x")])])
-        membership, fleet = picker(tmp_path)
+        following, fleet = picker(tmp_path)
 
         async def has(*endpoints, to_be):
             await api.send("MODIFIED", endpoint_slice("a", endpoints))
             await until(lambda: there(fleet) == to_be)
 
         async with http_server(api) as address:
-            membership.follow(
+            following.follow(
                 EndpointSlices(
                     KubernetesApi(url=f"http://{address}", namespace="models"),
                     "kubernetes.io/service-name=vllm",
@@ -115,19 +115,18 @@ def test_a_pod_is_drained_by_what_it_is_and_no_other_with_its_name_and_address(t
                 )
             )
             await until(lambda: there(fleet) == ["vllm-0", "vllm-1"])
-            await membership.drain("vllm-0")
+            await following.drain("vllm-0")
             assert there(fleet) == ["vllm-1"]
             await until(lambda: api.streams)
             # Not ready for a while, it is still the same; so says a picker after this one.
             away = endpoint("127.0.0.3", "vllm-2", "y")
             await has(away, to_be=["vllm-2"])
             await has(pod("one"), away, endpoint("127.0.0.4", "z", "z"), to_be=["vllm-2", "z"])
-            membership, fleet = picker(tmp_path, [WorkerSpec(name="vllm-0", **_AT, uid="one")])
-            assert there(fleet) == []
-            membership, fleet = picker(tmp_path, [WorkerSpec(name="vllm-0", **_AT, uid="two")])
-            assert there(fleet) == ["vllm-0"]
+            for uid, to_be in (("one", []), ("two", ["vllm-0"])):
+                _, after = picker(tmp_path, [WorkerSpec(name="vllm-0", **_AT, uid=uid)])
+                assert there(after) == to_be
             api.end()
-            await membership.stop()
+            await following.stop()
 
     asyncio.run(scenario())
 

@@ -8,7 +8,8 @@ import sys
 import numba
 import pytest
 
-from integration.serve.trimming import _unchanged, forget_files
+from integration.serve import trimming
+from integration.serve.trimming import SPARED, _unchanged, forget_files, spare_linear_algebra
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is done")
@@ -103,6 +104,16 @@ import sys
 print(sys.modules["scipy.linalg"] is scipy.linalg)
 """
     assert _said(code).strip() == "True"
+
+
+def test_a_numba_that_looks_for_it_elsewhere_begins_all_the_same(monkeypatch):
+    def moved(name):
+        raise ModuleNotFoundError(f"No module named {name!r}")
+
+    monkeypatch.delitem(sys.modules, SPARED, raising=False)
+    monkeypatch.setattr(trimming, "import_module", moved)
+    spare_linear_algebra()
+    assert SPARED not in sys.modules
 
 
 def _said(code: str) -> str:

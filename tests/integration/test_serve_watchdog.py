@@ -10,10 +10,12 @@ import sys
 import pytest
 
 from brsolver.errors import ParameterError
+from integration.serve import watchdog
 from integration.serve.starving import Spent
 from integration.serve.watchdog import ChildError, Watched, WatchParams
 
 DEADLINE_S = 120
+LOOKS = 3
 CHILD = """
 import asyncio, signal
 from integration.serve.watchdog import Heart
@@ -104,21 +106,31 @@ def test_frozen_child_is_killed_and_started_again():
 
 
 def test_child_without_a_processor_is_not_frozen(monkeypatch):
-    looks = []
+    """While it is silent it waits for a processor, as all looks but the last tell."""
+    heard, looks = [], []
+    whole = Watched._said
+
+    async def said(self, seconds):
+        heard.append(await whole(self, seconds))
+        return heard[-1]
 
     def starved(pid):
-        """It waits for a processor, as far as the first looks tell; then it is stopped."""
-        looks.append(pid)
-        return Spent(computing_s=0.0, waiting_s=0.0, ready=len(looks) < 5)
+        if heard and heard[-1] is None:
+            looks.append(pid)
+        return Spent(computing_s=0.0, waiting_s=0.0, ready=len(looks) < LOOKS)
 
+    monkeypatch.setattr(Watched, "_said", said)
     monkeypatch.setattr(Spent, "of", starved)
+    # However late this process itself comes to look.
+    monkeypatch.setattr(watchdog, "_STARVED", 1e6)
 
     async def run():
         async with watched(freeze_s=0.5) as (child, told):
             await child.start()
+            pid = child.pid
             child.signal(signal.SIGSTOP)
             await told.until("no sign of life")
-            assert len(looks) >= 5
+            assert looks == [pid] * LOOKS
 
     asyncio.run(run())
 
