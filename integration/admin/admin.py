@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from integration.admin.fleet import Fleet
     from integration.admin.params import AdminParams
+    from integration.doors.prefill_figures import PrefillTier
     from integration.picker.asks import Gauges
     from integration.picker.core import Core
     from integration.picker.events import Listener
@@ -37,6 +38,8 @@ class Admin:
         What the page says in its head besides the policy: ``version``, ``back_end``.
     unwell : callable, optional
         Returns why serving does not go on as it should, None if it does.
+    prefill : callable, optional
+        Returns how the prefill tier stands, where there is one.
     folder : Path, optional
         What relative paths in the core's parameters are seen from.
 
@@ -62,6 +65,7 @@ class Admin:
         fleet: Fleet | None = None,
         about: dict[str, object] | None = None,
         unwell: Callable[[], str | None] = lambda: None,
+        prefill: Callable[[], PrefillTier] | None = None,
         folder: Path = Path(),
     ) -> None:
         self._core = core
@@ -76,7 +80,7 @@ class Admin:
         if params.shadows.policies:
             self.shadows = Shadows(params.shadows, core, clock=clock, folder=folder)
         figures = self.shadows.figures if self.shadows is not None else tuple
-        self.metrics = Metrics(self.window, figures, self._told)
+        self.metrics = Metrics(self.window, figures, self._told, prefill)
         self.server = Server(
             params,
             view=View(self.window, figures, {"policy": core.policy, **(about or {})}),
@@ -84,6 +88,7 @@ class Admin:
             audit=core.audit,
             fleet=fleet or CoreFleet(core),
             unwell=unwell,
+            prefill=prefill,
         )
         self._listeners: list[Listener] = [self.window, self.metrics]
         if self.shadows is not None:

@@ -11,6 +11,7 @@ import numpy as np
 from brsolver.errors import MissingExtraError
 from brsolver.results.barrier import PARTS, netted
 from integration import metric_names as of
+from integration.admin.prefills import Prefills
 from integration.admin.times import Times
 from integration.picker.events import (
     Decided,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from integration.admin.shadow import ShadowFigures
     from integration.admin.window import Window
+    from integration.doors.prefill_figures import PrefillTier
     from integration.picker.asks import Gauges
     from integration.picker.events import Event, Measured
 
@@ -56,6 +58,8 @@ class Metrics:
         Returns what shadow routers have found.
     told : callable, optional
         Returns what the engine of a worker said last, by the worker's index; None if it is silent.
+    prefill : callable, optional
+        Returns how the prefill tier stands, where there is one.
 
     Raises
     ------
@@ -68,6 +72,7 @@ class Metrics:
         window: Window,
         shadows: Callable[[], Sequence[ShadowFigures]] | None = None,
         told: Callable[[int], Gauges | None] | None = None,
+        prefill: Callable[[], PrefillTier] | None = None,
     ) -> None:
         try:
             self._client = import_module("prometheus_client")
@@ -83,6 +88,8 @@ class Metrics:
         self._registry.register(_Levels(window, shadows or (lambda: ())))
         self._times = Times(window, told or (lambda _: None))
         self._registry.register(self._times)
+        if prefill is not None:
+            self._registry.register(Prefills(prefill))
         self._takes: dict[type, Callable[[Any], None]] = {
             Requested: self._requested,
             Decided: self._decided,

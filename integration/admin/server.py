@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from integration.admin.metrics import Metrics
     from integration.admin.params import AdminParams
     from integration.admin.view import View
+    from integration.doors.prefill_figures import PrefillTier
 
 MOST_BODY = 1 << 16
 MOST_NAME = 253
@@ -46,6 +47,8 @@ class Server:
     fleet : Fleet
     unwell : callable, optional
         Returns why serving does not go on as it should, None if it does.
+    prefill : callable, optional
+        Returns how the prefill tier stands, where there is one.
     """
 
     def __init__(
@@ -57,13 +60,14 @@ class Server:
         audit: Callable[[], object],
         fleet: Fleet,
         unwell: Callable[[], str | None] = lambda: None,
+        prefill: Callable[[], PrefillTier] | None = None,
     ) -> None:
         self.params = params
         self.stream = Stream(
             view, tick_s=params.tick_s, clients=params.clients, unread=params.unread
         )
         self._metrics, self._audit, self._fleet = metrics, audit, fleet
-        self._unwell = unwell
+        self._unwell, self._prefill = unwell, prefill
         self._runner: web.AppRunner | None = None
         self.port = params.port
 
@@ -129,12 +133,17 @@ class Server:
     async def _serve_audit(self, _request: web.Request) -> web.Response:
         audit = self._audit()
         told = plain(audit)
+        if self._prefill is not None:
+            told["prefill"] = plain(self._prefill())
         # A property of the audit rather than a field.
         balanced = getattr(audit, "balanced", None)
         return web.json_response(told if balanced is None else {"balanced": balanced, **told})
 
     async def _serve_workers(self, _request: web.Request) -> web.Response:
-        return web.json_response({"workers": [plain(dict(each)) for each in self._fleet.workers()]})
+        told = {"workers": [plain(dict(each)) for each in self._fleet.workers()]}
+        if self._prefill is not None:
+            told["prefill"] = plain(self._prefill().workers)
+        return web.json_response(told)
 
     async def _add_worker(self, request: web.Request) -> web.Response:
         name = await self._fleet.add(read_worker(await _object(request)))

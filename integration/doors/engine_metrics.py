@@ -24,11 +24,15 @@ FINISHED = "finished"
 FIRSTS, FIRSTS_S, GAPS, GAPS_S = "firsts", "firsts_s", "gaps", "gaps_s"
 OLD_GAPS, OLD_GAPS_S = "old_gaps", "old_gaps_s"
 """Intervals between tokens, as earlier releases call them; some tell both."""
+CAPACITY = "capacity"
+CACHE: Final = "vllm:cache_config_info"
+"""Says in its labels how much vLLM's KV cache holds; its value is 1."""
 NAMES: Final = {
     "vllm:num_requests_running": RUNNING,
     "vllm:num_requests_waiting": WAITING,
     "vllm:kv_cache_usage_perc": KV_USAGE,
     "vllm:gpu_cache_usage_perc": KV_USAGE,
+    CACHE: CAPACITY,
     "vllm:iteration_tokens_total_count": STEPS,
     "vllm:generation_tokens_total": GENERATION,
     "vllm:prompt_tokens_total": PROMPT,
@@ -50,6 +54,7 @@ NAMES: Final = {
     "sglang:num_running_reqs": RUNNING,
     "sglang:num_queue_reqs": WAITING,
     "sglang:token_usage": KV_USAGE,
+    "sglang:max_total_num_tokens": CAPACITY,
     "sglang:generation_tokens_total": GENERATION,
     "sglang:prompt_tokens_total": PROMPT,
 }
@@ -59,13 +64,16 @@ RANK_LABELS: Final = ("engine", "dp_rank")
 _LINE = re.compile(
     rf"^({'|'.join(re.escape(name) for name in NAMES)})(?:\{{(.*)\}})?[ \t]+(\S+)", re.MULTILINE
 )
-_RANK_DIGITS = 9
+_DIGITS = 9
 """More would be no rank, and Python would refuse to read thousands of them."""
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 _CUT_SHORT: Final = 'finished_reason="abort"'
 """A label of requests that have ended and did not finish; vLLM counts few of them, if any."""
-_MOST: Final = (KV_USAGE, STEPS)
-_WHOLE: Final = (RUNNING, WAITING, STEPS, GENERATION, PROMPT, FINISHED, PREFILLS, FIRSTS, GAPS)
+_MOST: Final = (KV_USAGE, CAPACITY, STEPS)
+_WHOLE: Final = (
+    *(RUNNING, WAITING, CAPACITY, STEPS, GENERATION, PROMPT, FINISHED),
+    *(PREFILLS, FIRSTS, GAPS),
+)
 _BROKEN: Final = (KV_USAGE, PREFILL_S, FIRSTS_S, GAPS_S)
 
 
@@ -90,13 +98,17 @@ def read_metrics(text: str) -> dict[int | None, Gauges]:
         fields = found.setdefault(rank, {})
         before = fields.get(field, 0.0)
         fields[field] = max(before, value) if field in _MOST else before + value
+    if len(found) > 1 and found.get(None, {}).keys() == {CAPACITY}:
+        # Of all ranks, and none of its own.
+        all_ranks = found.pop(None)
+        found = {rank: all_ranks | fields for rank, fields in found.items()}
     return {rank: _gauges(fields) for rank, fields in found.items()}
 
 
 def _samples(text: str) -> Iterator[tuple[str, int | None, float]]:
     for name, labels, number in _LINE.findall(text):
         try:
-            value = float(number)
+            value = float(_cache_tokens(labels) if name == CACHE else number)
         except ValueError:
             continue
         if 0.0 <= value < 2**53 and _CUT_SHORT not in labels:
@@ -105,10 +117,20 @@ def _samples(text: str) -> Iterator[tuple[str, int | None, float]]:
 
 def _rank(labels: str) -> int | None:
     for name, value in _LABEL.findall(labels):
-        plain = value.isascii() and value.isdigit() and len(value) <= _RANK_DIGITS
-        if name in RANK_LABELS and plain:
+        if name in RANK_LABELS and _is_number(value):
             return int(value)
     return None
+
+
+def _cache_tokens(labels: str) -> str:
+    """Return how many tokens vLLM's cache holds, as text; empty if it does not say."""
+    told = {name: int(value) for name, value in _LABEL.findall(labels) if _is_number(value)}
+    blocks = told.get("num_gpu_blocks", 0) * told.get("block_size", 0)
+    return str(told.get("kv_cache_size_tokens", blocks) or "")
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= _DIGITS
 
 
 def _gauges(fields: dict[str, float]) -> Gauges:

@@ -170,7 +170,8 @@ class _Stream:
         would only cost time. Until then nothing comes but the end of a client that leaves.
         """
         short = self._door.params.ends == "log" and self._modes[0] == BODY_MODES["BUFFERED"]
-        if not short or self._task is None:
+        tiers = self._door.tiers
+        if not short or self._task is None or (tiers is not None and tiers.names_workers):
             return False
         for _ in range(TURNS):
             if self._routed:

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 BUCKETS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 """Upper ends of vLLM's buckets of tokens per step."""
+BLOCK = 16
+"""Tokens of a block of the KV cache."""
 
 
 TTFT_BUCKETS = (
@@ -94,6 +96,11 @@ def _gauges(cluster: Cluster, ranks: range) -> Iterator[str]:
     yield from _metric(cluster, ranks, "num_requests_running", "gauge", live.running)
     yield from _metric(cluster, ranks, "num_requests_waiting", "gauge", live.waiting)
     yield from _metric(cluster, ranks, "kv_cache_usage_perc", "gauge", cluster.kv_usage)
+    if cluster.params.capacity is not None:
+        cache = f'block_size="{BLOCK}",num_gpu_blocks="{cluster.params.capacity // BLOCK}"'
+        yield "# TYPE vllm:cache_config_info gauge"
+        for rank in ranks:
+            yield f"vllm:cache_config_info{_labels(cluster, rank, cache)} 1"
 
 
 def _counters(cluster: Cluster, ranks: range) -> Iterator[str]:

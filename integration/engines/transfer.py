@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 
+from integration.engines.figures import BLOCK
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 PREFILLER = "x-prefiller-host-port"
 """Header by which llm-d names the engine that computes the prompt; its side-car asks that one."""
-BLOCK = 16
 _OF_OUTPUT = ("max_completion_tokens", "min_tokens", "stream_options", "n")
 FETCH_S = 5.0
 """How long an engine waits for another to hand out a prompt's KV."""

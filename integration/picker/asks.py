@@ -172,6 +172,8 @@ class Gauges:
         Requests that it runs, and that wait there.
     kv_usage : float or None
         Share of its KV cache in use, 0 to 1.
+    capacity : int or None
+        KV tokens that this cache holds.
     steps : int or None
         Steps since it started.
     generation_tokens, prompt_tokens : int or None
@@ -192,6 +194,7 @@ class Gauges:
     running: int | None = None
     waiting: int | None = None
     kv_usage: float | None = None
+    capacity: int | None = None
     steps: int | None = None
     generation_tokens: int | None = None
     prompt_tokens: int | None = None

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from integration.admin.fleet import Fleet
+    from integration.doors.prefill_figures import PrefillTier
     from integration.picker import Core
     from integration.serve.places import Places
     from integration.settings import ServeConfig
@@ -27,6 +28,7 @@ def administration(
     clock: Callable[[], float],
     fleet: Fleet,
     unwell: Callable[[], str | None],
+    prefill: Callable[[], PrefillTier] | None = None,
 ) -> Admin:
     """Return the admin side of a core.
 
@@ -50,6 +52,7 @@ def administration(
         fleet=fleet,
         about={"version": __version__, "back_end": _back_end(config)},
         unwell=unwell,
+        prefill=prefill,
         folder=config.folder,
     )
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from brsolver.errors import ParameterError
 from integration.admin.recorder import EventRecorder
 from integration.doors.access_log import AccessLog
 from integration.doors.authz import AuthzDoor
@@ -32,7 +34,7 @@ from integration.serve.by_hand import FILE as BY_HAND
 from integration.serve.by_hand import ByHand
 from integration.serve.logs import EventLog, set_up
 from integration.serve.membership import Membership, first_workers, source_of, workers_of
-from integration.serve.prefilling import Prefilling
+from integration.serve.prefilling import Prefilling, prefill_workers
 from integration.serve.watchdog import first_of
 from integration.settings import named
 
@@ -104,14 +106,19 @@ class Picker:
             pump, fleet, self._ledger, read=by_client(reader), retries=retries
         )
         self._poller = Poller(pump, fleet, _polling(config))
-        self._prefilling = (
-            Prefilling(config.tiers, self._reception, _polling(config)) if config.tiers else None
-        )
+        self._prefilling = _prefilling(config, core, self._reception)
+        self._tiers = None if self._prefilling is None else self._prefilling.tiers
         self._endpoints = Endpoints(Path(places.folder) / ENDPOINTS) if places.envoy else None
         self._membership = Membership(core, fleet, changed=self._workers_changed, hands=hands)
         with named(None, "[admin]"):
             self._admin = administration(
-                config, places, core, clock=clock, fleet=self._membership, unwell=self._unwell
+                config,
+                places,
+                core,
+                clock=clock,
+                fleet=self._membership,
+                unwell=self._unwell,
+                prefill=None if self._tiers is None else self._tiers.figures,
             )
         events = EventLog(self.logger, lambda worker: core.workers[worker].spec.name)
         core.listeners.extend([reader, watched, self._membership, events])
@@ -161,8 +168,7 @@ class Picker:
             params = ExtProcParams(
                 ends="log" if places.envoy else "stream", body_limit=config.limits.body_bytes
             )
-            tiers = self._prefilling.tiers if self._prefilling else None
-            handlers.append(ExtProc(self._reception, params, tiers=tiers).handler())
+            handlers.append(ExtProc(self._reception, params, tiers=self._tiers).handler())
         certificate, key = config.picker.certificate, config.picker.key
         return GrpcServer(
             handlers,
@@ -203,12 +209,21 @@ class Picker:
         Raises
         ------
         BrsolverError
-            A worker's name is not known.
+            A worker's name is not known, or tiers have come or gone; then nothing is changed.
         """
+        tiers, prefilling = config.tiers, self._prefilling
+        if (tiers is None) is not (prefilling is None):
+            change = "left out" if tiers is None else "added"
+            raise ParameterError(f"[tiers] was {change}, must stay as it is until the next start")
         # Names are looked up, which takes as long as it takes.
-        self._membership.set(await asyncio.to_thread(workers_of, config))
+        decode = await asyncio.to_thread(workers_of, config)
+        prefill = [] if tiers is None else await asyncio.to_thread(prefill_workers, tiers)
+        self._membership.set(decode)
+        if prefilling is not None:
+            prefilling.set(prefill)
         self._membership.follow(source_of(config, self.logger.warning))
-        self.logger.info("settings were read again: %d workers", len(self._fleet))
+        beside = f", {len(prefill)} that compute prompts" if prefill else ""
+        self.logger.info("settings were read again: %d workers%s", len(self._fleet), beside)
 
     def proxy_gone(self) -> None:
         """Take in that Envoy has ended, and with it every stream."""
@@ -287,6 +302,18 @@ def _kv_events(config: ServeConfig, core: Core, fleet: Fleet) -> KvEvents | None
         block_tokens=config.router.block_tokens,
     )
     return KvEvents(core, fleet, params)
+
+
+def _prefilling(config: ServeConfig, core: Core, reception: Reception) -> Prefilling | None:
+    if config.tiers is None:
+        return None
+    return Prefilling(
+        config.tiers,
+        reception,
+        _polling(config),
+        router=config.router,
+        fault=partial(core.fault, "prefill"),
+    )
 
 
 def _polling(config: ServeConfig) -> PollerParams:

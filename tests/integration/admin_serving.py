@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 from admin_traffic import served
@@ -40,12 +40,14 @@ class Serving:
 
 
 @asynccontextmanager
-async def serving(shadows: tuple[str, ...] = (), **fields) -> AsyncIterator[Serving]:
+async def serving(
+    shadows: tuple[str, ...] = (), prefill: Any = None, **fields: Any
+) -> AsyncIterator[Serving]:
     replay = served(policy="jsq-load", mode="immediate")
     told = {"port": 0, "tick_s": 0.05, "window": WINDOW, **fields}
     params = AdminParams(shadows=ShadowParams(policies=shadows), **told)
     about = {"version": "1.2.3", "back_end": "4 ranks"}
-    admin = Admin(replay.core, params, clock=lambda: replay.now_s, about=about)
+    admin = Admin(replay.core, params, clock=lambda: replay.now_s, about=about, prefill=prefill)
     await admin.start()
     try:
         async with aiohttp.ClientSession() as client:

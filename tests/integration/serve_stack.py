@@ -73,20 +73,32 @@ class Stack:
         self._exits.close()
 
     def _start(self):
-        cluster = Cluster(ranks=self._ranks, slots=self._slots, budget=4096, concurrency=1)
-        engines = Engines(cluster, "--speed", str(self._speed), *self._engine)
-        self._exits.enter_context(engines)
-        self.engines = engines
+        self._start_loop()
+        self.engines = self._started_engines(*self._engine)
+        self.relays = self._started_relays(self.engines, self.seen)
+        self._start_door()
+
+    def _start_loop(self):
         self._loop = asyncio.new_event_loop()
         thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         thread.start()
         self._exits.callback(self._end_loop, thread)
+
+    def _started_engines(self, *more):
+        cluster = Cluster(ranks=self._ranks, slots=self._slots, budget=4096, concurrency=1)
+        engines = Engines(cluster, "--speed", str(self._speed), *more)
+        return self._exits.enter_context(engines)
+
+    def _started_relays(self, engines, seen):
         one = "ranks" in self._tables.get("workers", {})
         servers = [engines.together] if one else engines.addresses
-        self.relays = [Relay(int(a.rpartition(":")[2]), self.seen) for a in servers]
-        for relay in self.relays:
+        relays = [Relay(int(a.rpartition(":")[2]), seen) for a in servers]
+        for relay in relays:
             self.call(relay.start())
             self._exits.callback(lambda relay=relay: self.call(relay.stop()))
+        return relays
+
+    def _start_door(self):
         self.config = self._folder / "serve.toml"
         self.configure(self.addresses)
         self.door = self._exits.enter_context(FrontDoor(self.config))
@@ -94,7 +106,7 @@ class Stack:
 
     @property
     def addresses(self):
-        return [f"127.0.0.1:{relay.port}" for relay in self.relays]
+        return at(self.relays)
 
     def configure(self, addresses):
         tables = {
@@ -176,6 +188,11 @@ class Stack:
 
     async def until_idle(self):
         return await self.until(idle, what="idle")
+
+
+def at(relays):
+    """Return where relays listen."""
+    return [f"127.0.0.1:{relay.port}" for relay in relays]
 
 
 def idle(audit):

@@ -16,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from integration.admin.metrics import KEPT_S, Metrics
 from integration.admin.shadow import ShadowFigures
 from integration.admin.window import Window
+from integration.doors.prefill_figures import PrefillTier, PrefillWorker
 from integration.picker import Gauges
 from integration.picker.events import NOWHERE, End, Measured
 
@@ -28,6 +29,18 @@ FIGURES = ShadowFigures(
 
 MEASURED = Measured(ttft_s=0.3, worker_ttft_s=0.25, decode_s=0.9, decoded=9)
 TOLD = Gauges(firsts=5, firsts_s=1.25, gaps=100, gaps_s=2.5)
+PREFILL = PrefillTier(
+    waiting=3,
+    under_way=2,
+    prompts={"computed": 5, "decode": 1},
+    calls={"p0": {"computed": 5, "failed": 2}},
+    workers=(
+        PrefillWorker(
+            name="p0", address="10.0.0.9:8000", state="down", prompts=2, tokens=700,
+            kv_usage=0.5, capacity=None,
+        ),
+    ),
+)  # fmt: skip
 OTHER = replace(FIGURES, policy="jsq-load", ttft_s=0.5)
 
 
@@ -35,7 +48,9 @@ def counted() -> tuple[Metrics, Source]:
     clock, names = Clock(), ["w0", "w1"]
     window = Window(names, clock=clock, name_of=names.__getitem__)
     # The engine of w1 publishes its times, that of w0 does not.
-    metrics = Metrics(window, lambda: [FIGURES, OTHER], {1: TOLD, 0: Gauges(running=1)}.get)
+    metrics = Metrics(
+        window, lambda: [FIGURES, OTHER], {1: TOLD, 0: Gauges(running=1)}.get, lambda: PREFILL
+    )
     return metrics, Source(clock, window, metrics)
 
 
@@ -124,6 +139,18 @@ def test_levels_are_those_of_the_moment():
     assert value("brsolver_imbalance") == pytest.approx(1.5)
     assert value("brsolver_shadow_tpot_seconds", {"policy": "vllm"}) == pytest.approx(0.05)
     assert value("brsolver_shadow_ttft_seconds", {"policy": "vllm"}) is None
+
+
+def test_a_prefill_tier_is_told_of_where_there_is_one():
+    value = everything().value
+    assert value("brsolver_prefill_waiting_requests") == 3
+    assert value("brsolver_prefill_calls_total", {"worker": "p0", "result": "failed"}) == 2
+    assert value("brsolver_prefill_prompts_total", {"result": "computed"}) == 5
+    assert value("brsolver_prefill_worker_up", {"worker": "p0"}) == 0
+    assert value("brsolver_prefill_tokens", {"worker": "p0"}) == 700
+    clock = Clock()
+    alone = Metrics(Window(["w0"], clock=clock))
+    assert b"brsolver_prefill" not in alone.render()
 
 
 def test_what_is_rendered_can_be_read_back():
@@ -243,7 +270,18 @@ def test_every_query_of_the_dashboard_names_metrics_that_exist():
 
 def test_labels_in_the_dashboard_exist():
     legends = " ".join(t["legendFormat"] for p in DASHBOARD["panels"] for t in p["targets"])
-    known = {"source", "worker", "policy", "part", "reason", "end", "status", "kind", "what"}
+    known = {
+        "source",
+        "worker",
+        "policy",
+        "part",
+        "reason",
+        "end",
+        "status",
+        "kind",
+        "what",
+        "result",
+    }
     assert set(re.findall(r"{{(\w+)}}", legends)) <= known
 
 

@@ -12,6 +12,7 @@ from admin_traffic import play, traffic
 from brsolver.errors import ParameterError
 from integration.admin.admin import Admin
 from integration.admin.params import AdminParams, ShadowParams
+from integration.doors.prefill_figures import PrefillTier, PrefillWorker
 
 JSON = {"Content-Type": "application/json"}
 LIMIT_S = 60
@@ -71,6 +72,34 @@ def test_the_audit_says_whether_the_books_are_in_order():
             assert (status, audit["balanced"], audit["reserved"]) == (200, True, 0)
             assert audit["ended"] == {"finished": 5}
             assert len(audit["workers"]) == 4
+
+    run(scenario)
+
+
+def test_a_prefill_tier_is_in_the_audit_and_its_workers_are_listed():
+    worker = PrefillWorker(
+        name="p0", address="10.0.0.9:1", state="down", prompts=1, tokens=9, kv_usage=0.5,
+        capacity=None,
+    )  # fmt: skip
+    tier = PrefillTier(
+        waiting=2, under_way=1, prompts={"refused": 4}, calls={"p0": {"failed": 3}},
+        workers=(worker,),
+    )  # fmt: skip
+
+    async def scenario():
+        async with serving(prefill=lambda: tier) as here:
+            _, audit = await here.ask("GET", "/admin/audit")
+            assert (audit["prefill"]["waiting"], audit["prefill"]["under_way"]) == (2, 1)
+            assert audit["prefill"]["calls"] == {"p0": {"failed": 3}}
+            _, listed = await here.ask("GET", "/admin/workers")
+            assert len(listed["workers"]) == 4
+            [told] = listed["prefill"]
+            assert (told["name"], told["state"], told["kv_usage"]) == ("p0", "down", 0.5)
+            _, text = await here.get("/metrics")
+            assert 'brsolver_prefill_prompts_total{result="refused"} 4.0' in text
+        async with serving() as here:
+            for path in ("/admin/audit", "/admin/workers"):
+                assert "prefill" not in (await here.ask("GET", path))[1]
 
     run(scenario)
 

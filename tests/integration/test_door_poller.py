@@ -99,6 +99,36 @@ def test_models_of_one_engine_are_added_up():
     assert read_metrics(text) == {None: Gauges(running=3)}
 
 
+CACHE = "vllm:cache_config_info"
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ('{engine="0",block_size="16",num_gpu_blocks="100"} 1.0', {0: 1600}),
+        # Where layers have caches of several kinds, blocks times their size is too much.
+        ('{block_size="16",kv_cache_size_tokens="900",num_gpu_blocks="100"} 1.0', {None: 900}),
+        ('{engine="0",block_size="16",num_gpu_blocks="None"} 1.0', {}),
+        ('{engine="0",enable_prefix_caching="True"} 1.0', {}),
+    ],
+)
+def test_vllm_says_in_labels_how_much_its_cache_holds(text, found):
+    gauges = read_metrics(f"{CACHE}{text}\n")
+    assert {rank: each.capacity for rank, each in gauges.items()} == found
+
+
+def test_what_is_said_of_a_cache_without_a_rank_holds_for_all_ranks():
+    cache = f'{CACHE}{{block_size="16",num_gpu_blocks="10"}} 1.0\n'
+    found = read_metrics(VLLM + cache)
+    assert {rank: each.capacity for rank, each in found.items()} == {0: 160, 1: 160}
+    assert found[0].kv_usage == 0.25
+
+
+def test_sglang_says_how_much_its_cache_holds():
+    found = read_metrics(SGLANG + 'sglang:max_total_num_tokens{dp_rank="0",model_name="m"} 777\n')
+    assert found[0].capacity == 777
+
+
 @given(st.text(max_size=300), st.sampled_from(sorted(NAMES)), st.text(max_size=20))
 def test_whatever_an_engine_says_is_read_or_left_out(noise, name, value):
     read_metrics(noise)

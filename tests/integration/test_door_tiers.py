@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+from functools import partial
 
 import pytest
 from aiohttp import web
@@ -18,7 +19,7 @@ from brsolver.errors import ParameterError
 from integration.doors.prefill_pool import PrefillPool
 from integration.doors.tiers import Tiers, TiersParams, prefill_body, without_transfer
 from integration.messages import names
-from integration.picker import Gauges, WorkerSpec
+from integration.picker import Gauges, Refused, WorkerSpec
 
 HANDED = {"do_remote_prefill": True, "remote_block_ids": [1, 2], "remote_engine_id": "e"}
 ASKED = {
@@ -55,15 +56,16 @@ class Engine:
 
 
 @contextlib.asynccontextmanager
-async def tiered(*engines, decide=None, **params):
+async def tiered(*engines, decide=None, ends="stream", **params):
     async with contextlib.AsyncExitStack() as stack:
         addresses = [await stack.enter_async_context(http_server(each)) for each in engines]
         specs = [WorkerSpec(name=f"p{n}", address=a) for n, a in enumerate(addresses)]
-        pool = PrefillPool(specs, kv_limit=params.get("kv_limit", 0.9))
         home = house(to(1) if decide is None else decide)
+        fault = partial(home.pump.core.fault, "prefill")
+        pool = PrefillPool(specs, kv_limit=params.get("kv_limit", 0.9), fault=fault)
         tiers = Tiers(home.reception, pool, TiersParams(**params))
         stack.push_async_callback(tiers.close)
-        _, stream = await stack.enter_async_context(picker(home, tiers))
+        _, stream = await stack.enter_async_context(picker(home, tiers, ends=ends))
         yield home, tiers, pool, stream
 
 
@@ -143,7 +145,7 @@ def test_connector_that_hands_nothing_over_leaves_the_body_alone():
 def test_failed_prefill_is_tried_elsewhere_and_then_left_to_decode():
     async def scenario():
         broken, good = Engine(status=500), Engine()
-        async with tiered(broken, good) as (_, tiers, pool, stream):
+        async with tiered(broken, good) as (home, tiers, pool, stream):
             answer = await (await ask(stream)).answer()
             assert answer.request_body.response.HasField("body_mutation")
             assert (tiers.failed, tiers.prefilled) == (1, 1)
@@ -152,6 +154,28 @@ def test_failed_prefill_is_tried_elsewhere_and_then_left_to_decode():
             assert destination(answer) == "10.0.0.2:8000"
             assert not answer.request_body.response.HasField("body_mutation")
             assert all(worker.load == 0 for worker in pool.workers)
+            assert tiers.prompts == {"computed": 1, "decode": 1}
+            told = tiers.figures()
+            assert told.calls == {"p0": {"failed": 2}, "p1": {"computed": 1, "failed": 1}}
+            assert (told.waiting, told.under_way) == (0, 0)
+            # Of each worker once, however often it fails.
+            assert home.pump.faults == [
+                ("prefill", "p0: a prefill call failed, the last: it answers 500"),
+                ("prefill", "p1: a prefill call failed, the last: it answers 503"),
+            ]
+
+    asyncio.run(scenario())
+
+
+def test_a_prefill_worker_that_is_not_there_is_told_of():
+    async def scenario():
+        async with tiered(Engine()) as (home, tiers, pool, stream):
+            pool.workers[0].spec = WorkerSpec(name="p0", address="127.0.0.1:1")
+            assert destination(await (await ask(stream)).answer())
+            assert tiers.failed == 1
+            [(kind, text)] = home.pump.faults
+            assert kind == "prefill"
+            assert text.startswith("p0: a prefill call failed, the last: it does not answer")
 
     asyncio.run(scenario())
 
@@ -191,11 +215,51 @@ def test_full_prefill_workers_hold_requests_back():
 
 def test_holding_back_is_bounded():
     async def scenario():
-        async with tiered(Engine(), kv_limit=0.5, wait_max_s=1e-3) as (home, _, pool, stream):
+        params = {"kv_limit": 0.5, "wait_max_s": 1e-3, "retry_after_s": 7.0}
+        async with tiered(Engine(), **params) as (home, tiers, pool, stream):
             pool.told(0, Gauges(kv_usage=0.6))
             answer = await (await ask(stream)).answer()
             assert answer.immediate_response.status.code == 429
+            assert set_headers(answer)["retry-after"] == "7"
             assert not home.pump.asked
+            assert pool.waiting == 0
+            assert tiers.prompts == {"refused": 1}
+
+    asyncio.run(scenario())
+
+
+def test_so_many_wait_for_a_prefill_worker_and_no_more():
+    async def scenario():
+        engine = Engine()
+        params = {"kv_limit": 0.5, "pool_max": 2, "retry_after_s": 3.0}
+        async with tiered(engine, **params) as (home, tiers, pool, stream):
+            pool.told(0, Gauges(kv_usage=0.6))
+            planes = [await ask(stream) for _ in range(2)]
+            await until(lambda: pool.waiting == 2)
+            assert tiers.figures().waiting == 2
+            answer = await (await ask(stream)).answer()
+            assert answer.immediate_response.status.code == 429
+            assert set_headers(answer)["retry-after"] == "3"
+            planes[0].call.cancel()
+            await until(lambda: pool.waiting == 1)
+            assert not home.pump.asked
+            pool.told(0, Gauges(kv_usage=0.1))
+            assert destination(await planes[1].answer())
+            assert tiers.prompts == {"refused": 1, "computed": 1}
+            assert (tiers.figures().waiting, tiers.figures().under_way) == (0, 0)
+
+    asyncio.run(scenario())
+
+
+def test_a_second_try_has_what_is_left_of_the_wait():
+    async def scenario():
+        broken = Engine(status=500)
+        tier = tiered(broken, Engine(), kv_limit=0.5, wait_max_s=0.0)
+        async with tier as (_, tiers, pool, stream):
+            pool.told(1, Gauges(kv_usage=0.6))
+            answer = await (await ask(stream)).answer()
+            assert answer.immediate_response.status.code == 429
+            assert (tiers.failed, len(broken.asked)) == (1, 1)
 
     asyncio.run(scenario())
 
@@ -253,6 +317,43 @@ def test_prefill_worker_named_in_a_header():
     asyncio.run(scenario())
 
 
+def test_a_named_worker_is_done_once_the_answer_begins_also_with_an_access_log():
+    async def scenario():
+        async with tiered(Engine(), mode="header", ends="log") as (_, tiers, pool, stream):
+            plane = await ask(stream)
+            await plane.answer()
+            pool.reported(0, ok=True)
+            assert pool.workers[0].load == 10
+            await plane.response()
+            await plane.answer()
+            pool.reported(0, ok=True)
+            assert pool.workers[0].load == 0
+            assert tiers.figures().calls == {"p0": {"named": 1}}
+
+    asyncio.run(scenario())
+
+
+def test_named_workers_are_shared_out_among_those_who_wait_for_decode():
+    async def scenario():
+        tier = tiered(Engine(), Engine(), mode="header", decide=lambda ask: None)
+        async with tier as (home, tiers, pool, stream):
+            planes = [await ask(stream) for _ in range(4)]
+            await until(lambda: len(home.pump.held) == 4)
+            # Who has no decode worker yet is under way all the same, whoever looks.
+            pool.reported(0, ok=True)
+            assert [worker.load for worker in pool.workers] == [20, 20]
+            planes[0].call.cancel()
+            await until(lambda: len(home.pump.held) == 3)
+            assert sum(worker.load for worker in pool.workers) == 30
+            home.pump.answer(Refused(429, "full", 1.0))
+            for plane in planes[1:]:
+                assert (await plane.answer()).immediate_response.status.code == 429
+            assert [worker.load for worker in pool.workers] == [0, 0]
+            assert not tiers.prefilled
+
+    asyncio.run(scenario())
+
+
 @given(
     st.dictionaries(
         st.sampled_from(["max_tokens", "max_completion_tokens", "max_output_tokens", "n", "top_p"]),
@@ -270,7 +371,10 @@ def test_prefill_generates_one_token_and_changes_nothing_of_the_original(origina
     assert body.get("top_p") == original.get("top_p")
 
 
-@pytest.mark.parametrize("bad", [{"mode": "x"}, {"kv_limit": 0.0}, {"attempts": 0}])
+@pytest.mark.parametrize(
+    "bad",
+    [{"mode": "x"}, {"kv_limit": 0.0}, {"attempts": 0}, {"pool_max": 0}, {"wait_max_s": -1.0}],
+)
 def test_bad_parameters_are_one_line(bad):
     with pytest.raises(ParameterError, match=f"^{next(iter(bad))} is "):
         TiersParams(**bad)
