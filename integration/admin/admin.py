@@ -39,6 +39,8 @@ class Admin:
         Returns why serving does not go on as it should, None if it does.
     folder : Path, optional
         What relative paths in the core's parameters are seen from.
+    audit : callable, optional
+        Returns the audit; by default the core's, which knows of no proxy.
 
     Attributes
     ----------
@@ -63,6 +65,7 @@ class Admin:
         about: dict[str, object] | None = None,
         unwell: Callable[[], str | None] = lambda: None,
         folder: Path = Path(),
+        audit: Callable[[], object] | None = None,
     ) -> None:
         self._core = core
         workers = core.workers
@@ -81,7 +84,7 @@ class Admin:
             params,
             view=View(self.window, figures, {"policy": core.policy, **(about or {})}),
             metrics=self.metrics,
-            audit=core.audit,
+            audit=audit or core.audit,
             fleet=fleet or CoreFleet(core),
             unwell=unwell,
         )

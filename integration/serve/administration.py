@@ -27,6 +27,7 @@ def administration(
     clock: Callable[[], float],
     fleet: Fleet,
     unwell: Callable[[], str | None],
+    audit: Callable[[], object],
 ) -> Admin:
     """Return the admin side of a core.
 
@@ -51,6 +52,7 @@ def administration(
         about={"version": __version__, "back_end": _back_end(config)},
         unwell=unwell,
         folder=config.folder,
+        audit=audit,
     )
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from integration.admin.recorder import EventRecorder
 from integration.doors.access_log import AccessLog
 from integration.doors.authz import AuthzDoor
+from integration.doors.comparing import Comparing
 from integration.doors.ext_proc import ExtProc, ExtProcParams
 from integration.doors.fleet import Fleet
 from integration.doors.grpc_server import GrpcServer
@@ -99,6 +100,7 @@ class Picker:
         self._reception = Reception(
             pump, fleet, self._ledger, read=by_client(reader), retries=retries
         )
+        self._comparing = Comparing(core, self._at_envoy, self._reception.passed)
         self._poller = Poller(pump, fleet, _polling(config))
         self._prefilling = (
             Prefilling(config.tiers, self._reception, _polling(config)) if config.tiers else None
@@ -107,10 +109,16 @@ class Picker:
         self._membership = Membership(core, fleet, changed=self._workers_changed, hands=hands)
         with named(None, "[admin]"):
             self._admin = administration(
-                config, places, core, clock=clock, fleet=self._membership, unwell=self._unwell
+                config,
+                places,
+                core,
+                clock=clock,
+                fleet=self._membership,
+                unwell=self._unwell,
+                audit=self._comparing.audit,
             )
         events = EventLog(self.logger, lambda worker: core.workers[worker].spec.name)
-        core.listeners.extend([reader, watched, self._membership, events])
+        core.listeners.extend([reader, watched, self._membership, events, self._comparing])
         record = config.trace.record
         with named(None, "[trace]"):
             self._recorder = None if record is None else EventRecorder(config.path(record))
@@ -182,6 +190,8 @@ class Picker:
         self._membership.restore()
         if self._kv_events is not None:
             self._tasks.append(asyncio.get_running_loop().create_task(self._kv_events.run()))
+        if places.envoy:
+            self._tasks.append(asyncio.get_running_loop().create_task(self._comparing.run()))
         await self._grpc.start(host, places.grpc)
         if self._authz is not None:
             await self._authz.start(host, places.door)
