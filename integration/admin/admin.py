@@ -42,6 +42,8 @@ class Admin:
         Returns how the prefill tier stands, where there is one.
     folder : Path, optional
         What relative paths in the core's parameters are seen from.
+    audit : callable, optional
+        Returns the audit; by default the core's, which knows of no proxy.
 
     Attributes
     ----------
@@ -67,6 +69,7 @@ class Admin:
         unwell: Callable[[], str | None] = lambda: None,
         prefill: Callable[[], PrefillTier] | None = None,
         folder: Path = Path(),
+        audit: Callable[[], object] | None = None,
     ) -> None:
         self._core = core
         workers = core.workers
@@ -85,7 +88,7 @@ class Admin:
             params,
             view=View(self.window, figures, {"policy": core.policy, **(about or {})}),
             metrics=self.metrics,
-            audit=core.audit,
+            audit=audit or core.audit,
             fleet=fleet or CoreFleet(core),
             unwell=unwell,
             prefill=prefill,

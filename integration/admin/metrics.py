@@ -144,7 +144,15 @@ class Metrics:
         )
         self._ends = counter(of.Metric("brsolver_ended_requests", "Ended, by how"), "worker", "end")
         self._prompt = counter(of.Metric("brsolver_prompt_tokens", "Prompt tokens of what ended"))
-        self._output = counter(of.Metric("brsolver_output_tokens", "Output tokens of what ended"))
+        self._output = counter(
+            of.Metric("brsolver_output_tokens", "Output tokens of what ended, as engines told")
+        )
+        self._untold = counter(
+            of.Metric(
+                "brsolver_untold_output_tokens",
+                "Those of what ended without usage, by its bytes or the picker's model",
+            )
+        )
         self._faults = counter(of.Metric("brsolver_faults", "What went wrong"), "kind")
         self._changes = counter(
             of.Metric("brsolver_worker_changes", "Workers that joined, left or changed"), "what"
@@ -203,9 +211,15 @@ class Metrics:
             self._child(self._model_tpot, worker).observe(event.tpot_s)
         if event.measured is not None:
             self._measured(worker, event.worker, event.measured)
-        if event.usage is not None:
-            self._prompt.inc(event.usage.prompt_tokens or 0)
-            self._output.inc(event.usage.completion_tokens or 0)
+        self._count_tokens(event)
+
+    def _count_tokens(self, event: Ended) -> None:
+        """Add tokens up; what nobody counted apart from what engines did."""
+        usage = event.usage
+        if usage is not None:
+            self._prompt.inc(usage.prompt_tokens or 0)
+        told = usage is not None and usage.completion_tokens is not None
+        (self._output if told else self._untold).inc(event.tokens)
 
     def _measured(self, name: str, worker: int, times: Measured) -> None:
         self._child(self._ttft, name).observe(times.ttft_s)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from brsolver.errors import OutputError
-from integration.picker.events import Ended, FirstToken, Refusal, Requested
+from integration.picker.events import Ended, Refusal, Requested
 from integration.picker.resuming import BEFORE
 from integration.recording import TraceRecorder, put_aside
 
@@ -33,15 +33,12 @@ class Seen:
     ask : Ask
     at_s : float
         When it came, on the core's clock.
-    first_s : float or None
-        When its first token was there.
     prompt_tokens, output_tokens : int
-        As its engine told them, once it has ended.
+        Once it has ended: as its engine told them, or else as the picker has them.
     """
 
     ask: Ask
     at_s: float
-    first_s: float | None = None
     prompt_tokens: int = 0
     output_tokens: int = 0
 
@@ -49,18 +46,7 @@ class Seen:
         """Take in that it has ended."""
         told = None if event.usage is None else event.usage.prompt_tokens
         self.prompt_tokens = self.ask.prompt_tokens if told is None else told
-        self.output_tokens = self._length(event)
-
-    def _length(self, event: Ended) -> int:
-        """Return how many tokens it had; by its times where its engine did not tell."""
-        told = None if event.usage is None else event.usage.completion_tokens
-        if told is not None:
-            return told
-        if self.first_s is None:
-            return 0
-        if not event.tpot_s:
-            return 1
-        return 1 + round((event.at_s - self.first_s) / event.tpot_s)
+        self.output_tokens = event.tokens
 
 
 class EventRecorder:
@@ -107,9 +93,6 @@ class EventRecorder:
                 return  # it came before anybody looked
             seen = self._open[event.name] = Seen(ask=event.ask, at_s=event.at_s)
             self._trace.arrived(seen)
-        elif isinstance(event, FirstToken):
-            if event.name in self._open:
-                self._open[event.name].first_s = event.at_s
         elif isinstance(event, Ended | Refusal):
             self._done(event)
 

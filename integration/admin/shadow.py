@@ -28,7 +28,7 @@ import numpy as np
 from integration.admin.buckets import N_TOKENS
 from integration.admin.recorder import Seen
 from integration.admin.replay import Changed, Replay, Replayed
-from integration.picker.events import Ended, FirstToken, Refusal, Requested, WorkerChanged
+from integration.picker.events import Ended, Refusal, Requested, WorkerChanged
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -203,10 +203,6 @@ class Shadows:
             return
         elif isinstance(event, Requested):
             self._open[event.name] = Seen(ask=event.ask, at_s=event.at_s)
-        elif isinstance(event, FirstToken):
-            seen = self._open.get(event.name)
-            if seen is not None:
-                seen.first_s = event.at_s
         elif isinstance(event, Ended):
             self._ended(event)
         elif isinstance(event, Refusal):

@@ -196,8 +196,7 @@ class Window:
         one = self._forget(event.name)
         self.buckets.count(N_ENDED, event.at_s)
         usage = event.usage
-        tokens = (usage and usage.completion_tokens) or 0
-        self.buckets.count(N_TOKENS, event.at_s, tokens)
+        self.buckets.count(N_TOKENS, event.at_s, event.tokens)
         if one is None:
             return
         row = (
@@ -206,7 +205,7 @@ class Window:
             one.held_s,
             *_times(event),
             (usage and usage.prompt_tokens) or one.prompt_tokens,
-            tokens,
+            event.tokens,
             one.worker,
         )
         self.ended.add(event.name, str(event.end), row)

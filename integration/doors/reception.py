@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -89,6 +90,11 @@ class Reception:
     retries : int or None
         How often the proxy may ask again about a request that a worker did not take; None where it
         never does.
+
+    Attributes
+    ----------
+    passed : Counter of str
+        Requests that were let pass without a reservation, by worker's address.
     """
 
     def __init__(
@@ -105,6 +111,7 @@ class Reception:
         self._retries = retries
         self.ledger = ledger
         self.read = read
+        self.passed: Counter[str] = Counter()
 
     def anywhere(self, subset: Collection[str] | None = None) -> Destination | Refused:
         """Return a live worker for a request that needs no reservation.
@@ -115,7 +122,10 @@ class Reception:
             Addresses that may be picked.
         """
         worker = self._fleet.any_live() if subset is None else self._least(subset)
-        return NOBODY if worker is None else self._destination(worker, (), None)
+        if worker is None:
+            return NOBODY
+        self.passed[self._fleet.specs[worker].address] += 1
+        return self._destination(worker, (), None)
 
     async def place(self, ask: Ask, subset: Collection[str] | None = None) -> Destination | Refused:
         """Wait for a worker for a request. Cancelled, the request is withdrawn.

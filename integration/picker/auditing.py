@@ -42,6 +42,9 @@ class WorkerAudit:
         KV tokens that are held there, and prompt tokens to be computed.
     cached_blocks : int
         Blocks of prompts that it is taken to have in its prefix cache.
+    at_envoy : int or None
+        Requests that Envoy had at its address when it was last looked, those of all ranks there,
+        and those that take no slot; None where nobody looks.
     """
 
     name: str
@@ -59,6 +62,7 @@ class WorkerAudit:
     kv_tokens: int
     backlog: int
     cached_blocks: int
+    at_envoy: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,12 +17,9 @@ if TYPE_CHECKING:
     from brsolver.cluster.view import IntArray
     from brsolver.hardware.step_time import StepTime
     from brsolver.simulator.prefill import Prefill
-    from integration.picker.asks import Usage
     from integration.picker.clock import Mark
     from integration.picker.requests import Request
     from integration.picker.workers import Workers
-
-_MOST_TOKENS = 2**40
 
 
 class Books:
@@ -146,20 +143,6 @@ class Books:
     def generated(self, request: Request) -> int:
         """Return how many tokens a request has by the model."""
         return 0 if request.worker == NONE else self.ranks.generated(request.identity)
-
-    def tokens_of(self, request: Request, usage: Usage | None) -> tuple[int, int]:
-        """Return how many tokens a request has: of all its sequences, and of each on average.
-
-        By what its engine says, or else by the model.
-        """
-        told, sequences = None if usage is None else usage.completion_tokens, request.ask.sequences
-        if told is None:
-            most = request.ask.max_tokens
-            each = self.generated(request) if most is None else min(self.generated(request), most)
-            return each * sequences, each
-        # Engines count those of all sequences together.
-        total = min(max(told, 0), _MOST_TOKENS)
-        return total, -(-total // sequences)
 
     def release(self, request: Request, end: End, *, generated: int, cancelled: bool) -> None:
         """Take in that a request has ended, wherever it was."""

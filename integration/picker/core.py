@@ -125,7 +125,7 @@ class Core:
             began_s=self._clock_s(),
         )
         self._telling = Telling(
-            params, workers, made=self._made, clock=self._clock, foreign=self._foreign
+            params, workers, books=books, made=self._made, clock=self._clock, foreign=self._foreign
         )
         calls = Calls(emit=self._announcer.emit, lost=self._end_all, emptied=self._emptied)
         self._membership = Membership(params, workers, session=session, books=books, calls=calls)
@@ -263,7 +263,7 @@ class Core:
         else:
             self._history.ended(worker, request.ask.blocks)
         self._driver.unstarted.pop(name, None)
-        tokens, each = self._books.tokens_of(request, usage)
+        tokens, each = self._telling.tokens_of(request, end, usage)
         ttft_s, tpot_s = request.times(now, each)
         times = self._telling.learning.ended(request, now, each, end, usage)
         self._books.release(request, end, generated=each, cancelled=end is not End.FINISHED)

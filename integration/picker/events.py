@@ -153,7 +153,8 @@ class Ended:
         Seconds to its first token, and per token after it, as far as they are known; by the model
         where no door tells of first tokens.
     tokens : int
-        Generated tokens: as the engine counted, or else by the model.
+        Generated tokens: as the engine counted, or else by the bytes of its stream, where others of
+        its kind have told what a token has, or else by the model.
     measured : Measured or None
         Its times as the proxy saw them, where it saw a stream.
     """

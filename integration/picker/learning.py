@@ -89,6 +89,13 @@ class Learning:
         recent = [pace for at_s, pace in self._paces.values() if at_s >= now - _RECENT * real_s]
         self._clock.learn(before.mark, now, steps, real_s=steps * median(recent))
 
+    def streamed(self, request: Request) -> int | None:
+        """Return how many tokens a stream has had by its bytes; None if these tell nothing."""
+        seen = request.seen
+        if seen is None or not request.ask.stream or request.ask.sequences != 1:
+            return None
+        return self.bytes.tokens(_kind(request, seen), seen.sent)
+
     def ended(
         self,
         request: Request,
@@ -115,9 +122,14 @@ class Learning:
         if end is End.FINISHED:
             self._clock.saw_end(now)
             # Several sequences may run one after another: theirs are not the steps that passed.
-            if request.ask.sequences == 1:
+            if request.ask.sequences == 1 and not self._by_bytes(request, usage):
                 self._learn(request, now, tokens, times)
         return times
+
+    def _by_bytes(self, request: Request, usage: Usage | None) -> bool:
+        """Tell whether a stream's tokens are known by its bytes alone: too roughly for a pace."""
+        told = usage is not None and usage.completion_tokens is not None
+        return not told and self.streamed(request) is not None
 
     def _learn(self, request: Request, now: float, tokens: int, times: Measured | None) -> None:
         seen = request.seen

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from itertools import combinations
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from integration.picker.events import Ended, Refusal, Requested
 
@@ -86,7 +86,7 @@ class TokenBytes:
 
     def __init__(self) -> None:
         self._pairs: OrderedDict[Hashable, deque[tuple[int, int]]] = OrderedDict()
-        self._found: dict[Hashable, float | None] = {}
+        self._found: dict[Hashable, _Line | None] = {}
 
     def learn(self, kind: Hashable, tokens: int, sent: int) -> None:
         """Take in a stream that has ended.
@@ -109,15 +109,34 @@ class TokenBytes:
 
     def of(self, kind: Hashable) -> float | None:
         """Return the bytes of a token; None while too few streams have told."""
+        line = self._line(kind)
+        return None if line is None else line.each
+
+    def tokens(self, kind: Hashable, sent: int) -> int | None:
+        """Return how many tokens a stream of so many bytes had that did not tell; None as `of`."""
+        line = self._line(kind)
+        if line is None:
+            return None
+        # Those that told had an event more, which said so, and is about as long as a token's.
+        return max(round((sent - line.once) / line.each) + 1, 1)
+
+    def _line(self, kind: Hashable) -> _Line | None:
         pairs = self._pairs.get(kind, ())
         if len(pairs) < _ENOUGH:
             return None
         if kind not in self._found:
-            self._found[kind] = _slope(list(pairs))
+            self._found[kind] = _through(list(pairs))
         return self._found[kind]
 
 
-def _slope(pairs: list[tuple[int, int]]) -> float | None:
+class _Line(NamedTuple):
+    """Bytes that streams have with each token, and once."""
+
+    each: float
+    once: float
+
+
+def _through(pairs: list[tuple[int, int]]) -> _Line | None:
     slopes = [
         (other_sent - sent) / (other - tokens)
         for (tokens, sent), (other, other_sent) in combinations(pairs, 2)
@@ -126,5 +145,5 @@ def _slope(pairs: list[tuple[int, int]]) -> float | None:
     # Where all are about as long, what each has once is spread over its tokens.
     if len(slopes) < len(pairs):
         slopes = [sent / tokens for tokens, sent in pairs]
-    found = median(slopes)
-    return found if found > 0 else None
+    each = median(slopes)
+    return _Line(each, median(sent - each * tokens for tokens, sent in pairs)) if each > 0 else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from brsolver.cluster._state_kernels import W_LOAD, W_QUEUED_TOKENS
+from integration.picker.counting import tokens_of
 from integration.picker.learning import Learning
 from integration.picker.watching import Leaks, Pins
 
@@ -12,11 +13,13 @@ _STALE_S = 15.0
 """After which nothing that an engine told counts any more."""
 
 if TYPE_CHECKING:
-    from integration.picker.asks import Gauges
+    from integration.picker.asks import End, Gauges, Usage
+    from integration.picker.books import Books
     from integration.picker.clock import Mark, StepClock
     from integration.picker.foreign import Foreign
     from integration.picker.making import Made
     from integration.picker.params import PickerParams
+    from integration.picker.requests import Request
     from integration.picker.workers import Worker, Workers
 
 
@@ -27,6 +30,7 @@ class Telling:
     ----------
     params : PickerParams
     workers : Workers
+    books : Books
     made : Made
     clock : StepClock
     foreign : Foreign
@@ -42,6 +46,7 @@ class Telling:
         params: PickerParams,
         workers: Workers,
         *,
+        books: Books,
         made: Made,
         clock: StepClock,
         foreign: Foreign,
@@ -50,11 +55,22 @@ class Telling:
         self._state = made.session.state
         self._clock = clock
         self._foreign = foreign
+        self._books = books
         self.learning = Learning(clock, workers)
         self._pins = Pins(workers)
         self._leaks = Leaks(params.leak_s)
         self._marks: dict[int, tuple[Gauges, Mark]] = {}
         self._told_s: dict[int, float] = {}
+
+    def tokens_of(self, request: Request, end: End, usage: Usage | None) -> tuple[int, int]:
+        """Return how many tokens a request has had; see `counting.tokens_of`."""
+        return tokens_of(
+            request,
+            end,
+            usage,
+            by_bytes=self.learning.streamed,
+            by_model=self._books.generated,
+        )
 
     def told(self, worker: Worker, gauges: Gauges, now: float) -> str:
         """Take in what an engine tells; return what is found to be wrong with it, once."""

@@ -28,6 +28,7 @@ def administration(
     clock: Callable[[], float],
     fleet: Fleet,
     unwell: Callable[[], str | None],
+    audit: Callable[[], object],
     prefill: Callable[[], PrefillTier] | None = None,
 ) -> Admin:
     """Return the admin side of a core.
@@ -54,6 +55,7 @@ def administration(
         unwell=unwell,
         prefill=prefill,
         folder=config.folder,
+        audit=audit,
     )
 
 

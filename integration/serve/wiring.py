@@ -13,6 +13,7 @@ from brsolver.errors import ParameterError
 from integration.admin.recorder import EventRecorder
 from integration.doors.access_log import AccessLog
 from integration.doors.authz import AuthzDoor
+from integration.doors.comparing import Comparing
 from integration.doors.ext_proc import ExtProc, ExtProcParams
 from integration.doors.fleet import Fleet
 from integration.doors.grpc_server import GrpcServer
@@ -105,6 +106,7 @@ class Picker:
         self._reception = Reception(
             pump, fleet, self._ledger, read=by_client(reader), retries=retries
         )
+        self._comparing = Comparing(core, self._at_envoy, self._reception.passed)
         self._poller = Poller(pump, fleet, _polling(config))
         self._prefilling = _prefilling(config, core, self._reception)
         self._tiers = None if self._prefilling is None else self._prefilling.tiers
@@ -119,9 +121,10 @@ class Picker:
                 fleet=self._membership,
                 unwell=self._unwell,
                 prefill=None if self._tiers is None else self._tiers.figures,
+                audit=self._comparing.audit,
             )
         events = EventLog(self.logger, lambda worker: core.workers[worker].spec.name)
-        core.listeners.extend([reader, watched, self._membership, events])
+        core.listeners.extend([reader, watched, self._membership, events, self._comparing])
         if unread is not None:
             core.listeners.append(unread)
         record = config.trace.record
@@ -194,6 +197,8 @@ class Picker:
         self._membership.restore()
         if self._kv_events is not None:
             self._tasks.append(asyncio.get_running_loop().create_task(self._kv_events.run()))
+        if places.envoy:
+            self._tasks.append(asyncio.get_running_loop().create_task(self._comparing.run()))
         await self._grpc.start(host, places.grpc)
         if self._authz is not None:
             await self._authz.start(host, places.door)

@@ -64,10 +64,12 @@ class Source:
     def ended(
         self, name: str, worker: int = 0, end: End = End.FINISHED, tokens: int | None = 10,
         ttft_s: float | None = 0.1, tpot_s: float | None = 0.02, prompt_tokens: int = 100,
-        measured: Measured | None = None,
+        measured: Measured | None = None, counted: int = 0,
     ) -> None:  # fmt: skip
         usage = None if tokens is None else Usage(prompt_tokens, tokens)
         times = {"ttft_s": ttft_s, "tpot_s": tpot_s, "measured": measured}
+        # What nobody told, the core has by itself.
+        times["tokens"] = counted if tokens is None else tokens
         self.tell(Ended(name, worker, end, usage, self.clock.now, **times))
 
     def refused(self, name: str, status: int = 429) -> None:

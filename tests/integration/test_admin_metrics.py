@@ -71,6 +71,14 @@ def everything() -> Metrics:
     return metrics
 
 
+def test_tokens_that_no_engine_told_are_counted_apart():
+    metrics, source = counted()
+    source.served("told", tokens=20)
+    source.served("not asked", tokens=None, counted=7)
+    assert metrics.value("brsolver_output_tokens_total") == 20
+    assert metrics.value("brsolver_untold_output_tokens_total") == 7
+
+
 def test_what_comes_back_is_counted_by_who_did_not_take_it():
     metrics, source = counted()
     source.requested("a")

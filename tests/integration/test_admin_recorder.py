@@ -41,14 +41,10 @@ def test_engines_know_lengths_better_than_the_door(tmp_path):
     recorder, source = recording(tmp_path / "served.jsonl")
     source.requested("told", prompt_tokens=90)
     source.ended("told", prompt_tokens=104, tokens=7)
-    source.requested("by its times", prompt_tokens=50)
-    source.clock.now += 0.5
-    source.first("by its times")
-    source.clock.now += 0.2
-    source.ended("by its times", tokens=None, ttft_s=0.5, tpot_s=0.02)
-    source.requested("one token", prompt_tokens=60)
-    source.first("one token")
-    source.ended("one token", tokens=None, tpot_s=None)
+    source.requested("not asked", prompt_tokens=50)
+    source.ended("not asked", tokens=None, counted=11)
+    source.requested("left", prompt_tokens=60)
+    source.ended("left", end=End.DISCONNECTED, tokens=None, counted=1, tpot_s=None)
     recorder.close()
     trace = load_trace(tmp_path / "served.jsonl")
     assert trace.prompt_tokens.tolist() == [104, 50, 60]
@@ -106,7 +102,7 @@ def test_any_mixture_can_be_read_back_and_tells_no_key(tmp_path_factory, asks, o
 def test_clients_of_any_name_are_recorded(tmp_path):
     recorder = EventRecorder(tmp_path / "served.jsonl")
     recorder.event(Requested("a", Ask("a", 3, key="\ud800"), 0.0))
-    recorder.event(Ended("a", 0, End.FINISHED, Usage(3, 4), 1.0, None, None))
+    recorder.event(Ended("a", 0, End.FINISHED, Usage(3, 4), 1.0, None, None, 4))
     recorder.close()
     assert len((tmp_path / "served.jsonl").read_text().splitlines()) == 1
 
@@ -115,7 +111,7 @@ def test_what_another_recorder_wrote_stays(tmp_path):
     for index in range(3):
         recorder = EventRecorder(tmp_path / "served.jsonl")
         recorder.event(Requested("a", Ask("a", 3 + index), 0.0))
-        recorder.event(Ended("a", 0, End.FINISHED, Usage(3 + index, 4), 1.0, None, None))
+        recorder.event(Ended("a", 0, End.FINISHED, Usage(3 + index, 4), 1.0, None, None, 4))
         recorder.close()
     found = [tmp_path / name for name in ("served.1.jsonl", "served.2.jsonl", "served.jsonl")]
     assert [f'"prompt_tokens": {n}' in file.read_text() for n, file in enumerate(found, 3)] == [

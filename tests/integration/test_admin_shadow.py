@@ -46,6 +46,20 @@ def test_the_shadow_of_the_policy_that_routes_lives_as_it_does(policy, mode):
     assert own.lost_share == pytest.approx(spent[1:-1].sum() / spent[:-1].sum(), rel=0.01)
 
 
+def test_streams_that_nobody_asked_for_usage_are_replayed_too():
+    real = served(policy="jsq-load", mode="immediate")
+    real._end = lambda name: real.core.ended(name, End.FINISHED)
+    shadows = watched(real, "round-robin")
+    play(real, traffic(60, per_second=18.0), now_and_then(shadows))
+    real.now_s += 100.0
+    shadows.run(EVER)
+    assert {each.requests for each in shadows.figures()} == {60}
+    made = [each.replay.window.ended.since(0.0)["output_tokens"] for each in shadows._shadows]
+    in_truth = sorted(real.window.ended.since(0.0)["output_tokens"].tolist())
+    assert [sorted(each.tolist()) for each in made] == [in_truth] * 2
+    assert min(in_truth) >= 1
+
+
 def test_better_policies_are_seen_to_be_better():
     real = served(policy="round-robin", mode="immediate", predictor="none")
     shadows = watched(real, "br-t", mode="pooled")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from brsolver.errors import ParameterError
 from brsolver.results.barrier import PARTS
-from integration.admin.buckets import COUNTS, N_STEPS, SPENT, Buckets
+from integration.admin.buckets import COUNTS, N_STEPS, N_TOKENS, SPENT, Buckets
 from integration.admin.params import AdminParams, WindowParams
 from integration.admin.view import View, plain, to_json
 from integration.admin.window import Window
@@ -104,6 +104,15 @@ def test_the_pool_and_reservations_follow_every_way_a_request_can_go():
     assert (window.held, [each.reserved for each in window.workers], window.live) == (0, [0, 0], {})
     window.settle()
     assert not window.kv_tokens.any()
+
+
+def test_tokens_count_whether_or_not_clients_ask_for_usage():
+    window, source = watched()
+    source.served("asked", tokens=5)
+    source.served("not asked", tokens=None, counted=7)
+    window.settle()
+    assert window.buckets.counts(range(1))[N_TOKENS].tolist() == [12]
+    assert window.ended.since(0.0)["output_tokens"].tolist() == [5, 7]
 
 
 def test_what_comes_back_is_held_again():
