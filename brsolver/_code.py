@@ -7,6 +7,7 @@ then the file may be another.
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
 from contextlib import suppress
 from functools import cache
@@ -53,11 +54,15 @@ def sources_in(folder: Path) -> Iterator[tuple[str, bytes]]:
     ----------
     folder : Path
     """
-    found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*.py")}
+    found = {}
+    # Faster than `Path.rglob`: every process that computes goes through it.
+    for place, _, names in os.walk(folder):
+        within = place[len(str(folder)) + 1 :].replace(os.sep, "/")
+        # Editors leave links and copies with a dot before their names, which nothing imports.
+        sources = [name for name in names if name.endswith(".py") and not name.startswith(".")]
+        found |= {f"{within}/{name}".lstrip("/"): Path(place, name) for name in sources}
     for name, path in sorted(found.items()):
-        # Editors leave links and copies with such names, which nothing imports.
-        if not path.name.startswith(".") and path.is_file():
-            yield name, path.read_bytes()
+        yield name, path.read_bytes()
 
 
 @cache
