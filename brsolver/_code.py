@@ -54,7 +54,7 @@ def sources_in(folder: Path) -> Iterator[tuple[str, bytes]]:
     ----------
     folder : Path
     """
-    found = {}
+    found: dict[str, Path] = {}
     # Faster than `Path.rglob`: every process that computes goes through it.
     for place, _, names in os.walk(folder):
         within = place[len(str(folder)) + 1 :].replace(os.sep, "/")
