@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-# What was computed before is kept in reproduced/ and not computed again.
+# What the same code computed before is kept in reproduced/ and not computed again.
 REPRODUCE := $(BIN)/python -m benchmarks.reproduce --docs docs
 
 .PHONY: setup demo demo-serve test lint docs bench reproduce chaos fuzz dist clean vllm-rig test-vllm bench-vllm

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks._table import show
 from brsolver import SimulationParams, load_trace
-from brsolver.cli.gap import parse_span
+from brsolver.cli._spans import parse_span
 from brsolver.executors import ExecutorParams, executor_of
 from brsolver.report.tune_page import write_tune
 from brsolver.report.write import check_out_dir

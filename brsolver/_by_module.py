@@ -1,4 +1,4 @@
-"""Classes that are named by where they stand, ``MODULE:CLASS``, instead of by an entry point."""
+"""Classes by where they stand: of entry points, and named ``MODULE:CLASS`` without one."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import sys
 from importlib.metadata import EntryPoint
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from brsolver._code import imported, not_yet_imported
 from brsolver.errors import ParameterError
 
 if TYPE_CHECKING:
@@ -48,6 +49,45 @@ def entry_of(group: str, name: str) -> EntryPoint | None:
                 f"must be MODULE:CLASS: go to the folder of {top}.py, or set PYTHONPATH to it"
             )
     return EntryPoint(name=name, value=name, group=group)
+
+
+def loaded(entry: EntryPoint, kind: str, method: str) -> type:
+    """Import the class that an entry point names.
+
+    Parameters
+    ----------
+    entry : EntryPoint
+    kind : str
+        What it is of, for messages.
+    method : str
+        What such a class must have.
+
+    Raises
+    ------
+    ParameterError
+        It cannot be imported, or is none.
+    """
+    what = f"{kind} {entry.name!r}" + (f" ({entry.value})" if entry.value != entry.name else "")
+    try:
+        found = _imported(entry)
+    except (Exception, SystemExit) as error:  # a stranger's module may raise anything
+        raise ParameterError(f"{what} cannot be loaded: {why_not(error, entry.value)}") from error
+    if not isinstance(found, type) or not callable(getattr(found, method, None)):
+        is_a = found.__name__ if isinstance(found, type) else f"a {type(found).__name__}"
+        raise ParameterError(f"{what} is {is_a}, must be a class with a method {method}")
+    return found
+
+
+def _imported(entry: EntryPoint) -> Any:
+    """Import it, and see to it that it is known what was imported."""
+    before = not_yet_imported(entry.module)
+    found = entry.load()
+    if not isinstance(found, type):
+        return found
+    after = imported(found)
+    if before and found.__module__ == entry.module and after != before:
+        raise ParameterError("its file was changed while it was imported: start again")
+    return found
 
 
 def why_not(error: BaseException, place: str) -> str:

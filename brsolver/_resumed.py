@@ -4,30 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from brsolver._grid import Failed, Progress, Task, execute, lost
 from brsolver.campaign import FAILED, WALL_S, Campaign, Cell, run_campaign
-from brsolver.registry import NO_PREDICTOR, PredictorSpec, predictor_class
 from brsolver.traces.prints import print_of
-from brsolver.wiring import read_predictor
+from brsolver.wiring import code_of
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from brsolver.executors import Executor
-    from brsolver.predictors import BasePredictor
     from brsolver.results.comparison import Run
     from brsolver.simulator.held_out import HeldOut
     from brsolver.simulator.params import SimulationParams
 
 RUN = "run"
 """Column of the whole run, as `brsolver.results.kept` writes it."""
-OURS = frozenset({"brsolver", "baselines", "classifiers", "integration"})
-"""Packages whose code the version stands for; of others it is looked at."""
 KEYED = frozenset({"workers", "seed"})
 """Parameters that every run has its own of."""
 LONGEST = 80
@@ -39,7 +35,6 @@ def run_kept(
     held: Mapping[str, HeldOut],
     folder: str | Path,
     *,
-    predictor: str | PredictorSpec | None,
     executor: Executor,
     progress: Progress,
 ) -> tuple[Run | Failed, ...]:
@@ -51,8 +46,6 @@ def run_kept(
     held : mapping of str to HeldOut
     folder : str or Path
         A campaign's; see `brsolver.campaign.run_campaign`.
-    predictor : str, PredictorSpec or None
-        As asked for.
     executor : Executor
     progress : callable
     """
@@ -60,11 +53,14 @@ def run_kept(
     campaign = Campaign(
         name="compare",
         function=_kept_run,
-        cells=tuple(Cell(key=_key(task, prints[task.held]), task=task) for task in tasks),
+        cells=tuple(
+            Cell(key=_key(task, prints[task.held], code_of(task.policy)), task=task)
+            for task in tasks
+        ),
         shared=held,
         settings={
             "times of requests": tasks[0].keep_times,
-            **settings_of(tasks[0].params, held[tasks[0].held], read_predictor(predictor)),
+            **settings_of(tasks[0].params, held[tasks[0].held]),
         },
         clocked=frozenset({RUN}),
     )
@@ -76,7 +72,7 @@ def _kept_run(task: Task, held: Mapping[str, Any]) -> Mapping[str, Any]:
     from brsolver.results.kept import run_to_bytes
 
     run = execute(task, held)
-    beside = {*_key(task, ""), FAILED, WALL_S}
+    beside = {*_key(task, "", ""), FAILED, WALL_S}
     figures = {name: each for name, each in run.metrics.to_dict().items() if name not in beside}
     return {**figures, RUN: run_to_bytes(run)}
 
@@ -87,7 +83,7 @@ def _outcome(task: Task, row: Mapping[str, Any]) -> Run | Failed:
     return run_from_bytes(row[RUN]) if row[FAILED] is None else lost(task, row[FAILED])
 
 
-def _key(task: Task, fingerprint: str) -> dict[str, Any]:
+def _key(task: Task, fingerprint: str, code: str) -> dict[str, Any]:
     return {
         "policy": task.policy.text,
         "workers": task.params.workers,
@@ -96,56 +92,30 @@ def _key(task: Task, fingerprint: str) -> dict[str, Any]:
         "start": task.start,
         "first_row": task.first_row,
         "pictured": task.keep_curves,
-        "code": digest_of(task.policy.factory, task.policy.given),
+        "code": code,
     }
 
 
-def settings_of(
-    params: SimulationParams, held: HeldOut, predictor: PredictorSpec | BasePredictor
-) -> dict[str, Any]:
+def settings_of(params: SimulationParams, held: HeldOut) -> dict[str, Any]:
     """Return what runs depend on and keys do not say.
 
     Parameters
     ----------
     params : SimulationParams
     held : HeldOut
-    predictor : PredictorSpec or BasePredictor
-        As asked for, before any training.
     """
     return {
         "trace": held.trace.name,
         "predictor": held.predictor_name,
-        "predictor's code": digest_of_predictor(predictor),
+        "predictor's code": held.code,
         **flat({name: each for name, each in params.to_dict().items() if name not in KEYED}),
     }
-
-
-def digest_of_predictor(predictor: PredictorSpec | BasePredictor) -> str:
-    """Tell apart what a predictor's name stands for; see `digest_of`."""
-    if not isinstance(predictor, PredictorSpec):
-        return digest_of(type(predictor), {})
-    if predictor.name == NO_PREDICTOR:
-        return ""
-    return digest_of(predictor_class(predictor.name), predictor.given)
 
 
 def print_of_held(held: HeldOut) -> str:
     """Tell apart what runs are of: their requests, and those that trained the predictor before."""
     own = print_of(held.trace)
     return f"{own} after {held.trained_by}" if held.trained_by else own
-
-
-def digest_of(factory: type, given: Mapping[str, object]) -> str:
-    """Tell apart what a name stands for: a stranger's code, and files that parameters name.
-
-    Empty where there is neither: the version says all.
-    """
-    files = [Path(each) for each in given.values() if isinstance(each, str) and each]
-    module = sys.modules.get(factory.__module__)
-    if factory.__module__.partition(".")[0] not in OURS and module is not None:
-        files.append(Path(getattr(module, "__file__", None) or ""))
-    found = [path.read_bytes() for path in files if path.is_file()]
-    return hashlib.sha256(b"\0".join(found)).hexdigest()[:12] if found else ""
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -168,7 +168,7 @@ def compare(
     outcomes = (
         run_all(tasks, shared, where, tell)
         if resume is None
-        else run_kept(tasks, shared, resume, predictor=predictor, executor=where, progress=tell)
+        else run_kept(tasks, shared, resume, executor=where, progress=tell)
     )
     runs, failures = _apart(outcomes, specs)
     policies = _whole(specs, failures)

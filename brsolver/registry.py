@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import MISSING, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
-from brsolver._by_module import entry_of, why_not
-from brsolver.errors import ParameterError, UnknownNameError
+from brsolver._by_module import entry_of, loaded
+from brsolver._code import prints_of, require_same
+from brsolver.errors import UnknownNameError
 from brsolver.options import shown
 from brsolver.policy import as_policy
 from brsolver.predictors import BasePredictor
-from brsolver.specs import build_params, parse_policy, parse_spec
+from brsolver.specs import build_params, defaults_of, parse_policy, parse_spec
 from brsolver.streams import stream
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def describe_policy(name: str) -> PolicyInfo:
     """Describe the policy called `name`."""
     factory = _load(POLICY_GROUP, "policy", name)
     params = _params_class(factory)
-    defaults = {} if params is None else _defaults(params)
+    defaults = {} if params is None else defaults_of(params)
     doc = (inspect.getdoc(factory) or "").strip().splitlines()
     return PolicyInfo(
         name=name,
@@ -142,12 +143,15 @@ class PolicySpec:
         Instance of its class's `Params`, checked; None if it takes no parameters.
     given : mapping of str to object
         Parameters that the specification sets, as written.
+    prints : mapping of str to str
+        See `brsolver._code.prints_of`: as everything was when the specification was read.
     """
 
     name: str
     text: str
     params: Any = None
     given: Mapping[str, object] = field(default_factory=dict, hash=False)
+    prints: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def parse(cls, text: str, more: Mapping[str, object] = _NOTHING) -> PolicySpec:
@@ -174,11 +178,16 @@ class PolicySpec:
     def of(cls, name: str, values: Mapping[str, object], *, text: str = "") -> PolicySpec:
         """Take the name and parameters apart already, as texts or as what they stand for."""
         factory = policy_class(name)
+        params = _params(factory, name, values)
+        # Of cells, the policy within each.
+        within = getattr(params, "spec", None)
+        inner = within.prints if isinstance(within, PolicySpec) else {}
         return cls(
             name=name,
             text=text or written(name, values),
-            params=_params(factory, name, values),
+            params=params,
             given=dict(values),
+            prints={**prints_of(factory, values), **inner},
         )
 
     @property
@@ -237,7 +246,7 @@ class PolicySpec:
 
     def __reduce__(self) -> tuple[object, ...]:
         # Not by its parameters: their class may be one that pickle does not find.
-        return _remade, (type(self), self.name, dict(self.given), self.text)
+        return _remade, (type(self), self.name, dict(self.given), self.text, dict(self.prints))
 
     def __deepcopy__(self, memo: object) -> PolicySpec:
         return self
@@ -249,7 +258,7 @@ class PredictorSpec:
 
     Attributes
     ----------
-    name, text, params, given
+    name, text, params, given, prints
         As of `PolicySpec`.
     """
 
@@ -257,6 +266,7 @@ class PredictorSpec:
     text: str
     params: Any = None
     given: Mapping[str, object] = field(default_factory=dict, hash=False)
+    prints: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def parse(cls, text: str, more: Mapping[str, object] = _NOTHING) -> PredictorSpec:
@@ -282,11 +292,13 @@ class PredictorSpec:
         """Take the name and parameters apart already, as texts or as what they stand for."""
         if name == NO_PREDICTOR and not values:
             return cls(name=name, text=text or name)
+        factory = predictor_class(name)
         return cls(
             name=name,
             text=text or written(name, values),
-            params=_params(predictor_class(name), name, values),
+            params=_params(factory, name, values),
             given=dict(values),
+            prints=prints_of(factory, values),
         )
 
     @property
@@ -298,7 +310,7 @@ class PredictorSpec:
         return callable(rows) and rows is not BasePredictor.training_rows
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _remade, (type(self), self.name, dict(self.given), self.text)
+        return _remade, (type(self), self.name, dict(self.given), self.text, dict(self.prints))
 
     def __deepcopy__(self, memo: object) -> PredictorSpec:
         return self
@@ -314,9 +326,16 @@ class PredictorSpec:
 
 
 def _remade(
-    kind: type[PolicySpec | PredictorSpec], name: str, given: Mapping[str, object], text: str
+    kind: type[PolicySpec | PredictorSpec],
+    name: str,
+    given: Mapping[str, object],
+    text: str,
+    prints: Mapping[str, str],
 ) -> PolicySpec | PredictorSpec:
-    return kind.of(name, given, text=text)
+    spec = kind.of(name, given, text=text)
+    # Another process imports what is there now.
+    require_same(text, prints, spec.prints)
+    return spec
 
 
 def written(name: str, values: Mapping[str, object]) -> str:
@@ -352,16 +371,7 @@ def _load(group: str, kind: str, name: str) -> type:
     entry = entries.get(name) or entry_of(group, name)
     if entry is None:
         raise UnknownNameError.suggest(kind, name, entries)
-    what = f"{kind} {name!r}" + (f" ({entry.value})" if entry.value != name else "")
-    try:
-        loaded = entry.load()
-    except (Exception, SystemExit) as error:  # a stranger's module may raise anything
-        raise ParameterError(f"{what} cannot be loaded: {why_not(error, entry.value)}") from error
-    method = _METHODS[group]
-    if not isinstance(loaded, type) or not callable(getattr(loaded, method, None)):
-        found = loaded.__name__ if isinstance(loaded, type) else f"a {type(loaded).__name__}"
-        raise ParameterError(f"{what} is {found}, must be a class with a method {method}")
-    return loaded
+    return loaded(entry, kind, _METHODS[group])
 
 
 def _params_class(factory: type) -> type[Any] | None:
@@ -383,15 +393,3 @@ def _construct(factory: type, params: object | None, context: Mapping[str, objec
     arguments: list[Any] = [] if params is None else [params]
     keywords = {key: value for key, value in context.items() if wants(factory, key)}
     return factory(*arguments, **keywords)
-
-
-def _defaults(params: type) -> dict[str, object]:
-    found: dict[str, object] = {}
-    for each in fields(params):
-        if each.default is not MISSING:
-            found[each.name] = each.default
-        elif each.default_factory is not MISSING:
-            found[each.name] = each.default_factory()
-        else:
-            found[each.name] = "required"
-    return found

@@ -178,6 +178,19 @@ def convert(
     return _Converter(owner=owner, convert_texts=convert_texts).convert(value, hint, name)
 
 
+def defaults_of(params: type[DataclassInstance]) -> dict[str, object]:
+    """Return a parameter class's defaults by name; ``"required"`` where there is none."""
+    found: dict[str, object] = {}
+    for each in dataclasses.fields(params):
+        if each.default is not dataclasses.MISSING:
+            found[each.name] = each.default
+        elif each.default_factory is not dataclasses.MISSING:
+            found[each.name] = each.default_factory()
+        else:
+            found[each.name] = "required"
+    return found
+
+
 def _is_required(field: dataclasses.Field[Any]) -> bool:
     missing = dataclasses.MISSING
     return field.default is missing and field.default_factory is missing

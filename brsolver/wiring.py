@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from brsolver._code import as_now, is_code, joined, prints_of, require_same
 from brsolver.errors import ParameterError
 from brsolver.policy import as_policy
 from brsolver.registry import NO_PREDICTOR, PolicySpec, PredictorSpec
@@ -13,7 +14,7 @@ from brsolver.stand_ins import PlainPredictor, as_predictor
 from brsolver.streams import stream
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from brsolver.policy import BasePolicy, Policy
     from brsolver.predictors import BasePredictor, Predictor
@@ -150,3 +151,35 @@ def _made_policy(
 def name_of(predictor: PredictorSpec | BasePredictor) -> str:
     """Return what results call a predictor."""
     return predictor.text if isinstance(predictor, PredictorSpec) else predictor.label
+
+
+def code_of(asked: PolicySpec | PredictorSpec | BasePredictor) -> str:
+    """Return what kept results know of what a name stands for; empty where the version says all.
+
+    Raises
+    ------
+    ParameterError
+        A file has changed since it was read: other processes would read another.
+    """
+    prints = prints_behind(asked)
+    name = asked.text if isinstance(asked, PolicySpec | PredictorSpec) else asked.label
+    require_same(name, prints, as_now(prints))
+    return joined(prints)
+
+
+def prints_behind(asked: PolicySpec | PredictorSpec | BasePredictor) -> Mapping[str, str]:
+    """Tell apart what a name stands for, as it was read; see `brsolver._code.prints_of`."""
+    if isinstance(asked, PolicySpec | PredictorSpec):
+        return asked.prints
+    return prints_of(type(asked.plain if isinstance(asked, PlainPredictor) else asked), {})
+
+
+def require_unchanged(*asked: PolicySpec | PredictorSpec | BasePolicy | BasePredictor) -> None:
+    """Raise `ParameterError` where a file that parameters name was not read as it was at first.
+
+    Whoever has made something from it asks this afterwards. Code stays as it was imported.
+    """
+    for each in asked:
+        if isinstance(each, PolicySpec | PredictorSpec):
+            files = {name: code for name, code in each.prints.items() if not is_code(name)}
+            require_same(each.text, files, as_now(files))

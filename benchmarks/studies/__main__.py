@@ -63,8 +63,9 @@ def _show(found: Results, images: str | None) -> None:
     if images:
         for setting in found.settings():
             if len(found.sizes(**setting)) > 1:
-                name = f"studies-{setting['prefill']}-{setting['trace']}.png".replace("_", "-")
-                draw_growth(found, setting, Path(images) / name)
+                name = f"studies-{setting['prefill']}-{setting['trace']}.png"
+                path = Path(images) / name.translate(str.maketrans("_ ", "--"))
+                draw_growth(found, setting, path)
 
 
 def _rows(options: argparse.Namespace) -> list[dict[str, object]]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -127,10 +130,11 @@ class Run:
 
     @property
     def key(self) -> dict[str, str | int | float]:
-        """What tells it from others, wherever the file lies."""
+        """What tells it from others, wherever the file lies: of a file, what is in it."""
         return {
             "prefill": self.prefill,
             "trace": self.trace,
+            "file": "" if self.drawn else print_of_file(self.source),
             "workers": self.workers,
             "policy": self.policy,
             "seed": self.seed,
@@ -140,6 +144,14 @@ class Run:
             "routing": self.routing,
             "load": self.load,
         }
+
+
+@cache
+def print_of_file(path: str) -> str:
+    """Tell a file apart by its bytes; empty if it cannot be read, which its runs say."""
+    with suppress(OSError), Path(path).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()[:12]
+    return ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

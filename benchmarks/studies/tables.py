@@ -32,7 +32,17 @@ class Results:
 
     def __init__(self, rows: Iterable[Mapping[str, Any]]) -> None:
         self.rows = [{**row, "length": _length(row)} for row in rows if row.get("failed") is None]
+        self._tell_apart()
         self._gains()
+
+    def _tell_apart(self) -> None:
+        """Call traces of one name by what is in their files, too."""
+        files: dict[str, set[str]] = defaultdict(set)
+        for row in self.rows:
+            files[row["trace"]].add(row["file"])
+        for row in self.rows:
+            if len(files[row["trace"]]) > 1:
+                row["trace"] += f" {row['file'] or 'preset'}"
 
     def _gains(self) -> None:
         """Add every run's gain over vLLM's rule on the same requests, without an interval."""

@@ -10,12 +10,12 @@ import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from brsolver._resumed import digest_of
 from brsolver._version import __version__
 from brsolver.errors import BrsolverError
 from brsolver.simulator.components import Arrivals
 from brsolver.simulator.params import SimulationParams
 from brsolver.traces.prints import print_of
+from brsolver.wiring import code_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -171,7 +171,7 @@ def runs(
 
 
 def _not_ours(column: str, spec: PolicySpec) -> dict[str, Plain]:
-    found = digest_of(spec.factory, spec.given)
+    found = code_of(spec)
     return {column: found} if found else {}
 
 

@@ -7,6 +7,7 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from brsolver._code import own_code
 from brsolver.errors import ParameterError
 
 if TYPE_CHECKING:
@@ -40,8 +41,11 @@ class Cell:
 
     @property
     def identity(self) -> str:
-        """Return a short text that is the same for equal keys, whatever their order."""
-        text = json.dumps(dict(self.key), sort_keys=True, allow_nan=False)
+        """Return a short text that is the same for equal keys, whatever their order.
+
+        Of the same code: a row that other code of ours computed is not found by it.
+        """
+        text = json.dumps([own_code(), dict(self.key)], sort_keys=True, allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()[:20]
 
     def __str__(self) -> str:

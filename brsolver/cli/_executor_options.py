@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from brsolver.executors import ExecutorParams
 
 SCALE = "Scale-out"
+SOME_FAILED = 1
+"""Exit status where some of what was asked for failed, and the rest is shown."""
 
 ExecutorOption = Annotated[
     str,
@@ -52,6 +54,22 @@ ResumeOption = Annotated[
 ]
 
 
+def jobs_option(what: str) -> Any:
+    """Return ``--jobs`` of a command that does one after the other by itself.
+
+    Parameters
+    ----------
+    what : str
+        Is done at once.
+    """
+    return typer.Option(
+        "--jobs",
+        metavar="N",
+        rich_help_panel=SCALE,
+        help=f"{what} at once. (default: 1, in this process; on a cluster all processors)",
+    )
+
+
 def executor_params(
     executor: str = "local", jobs: int | None = None, ray_address: str | None = None
 ) -> ExecutorParams:
@@ -82,6 +100,11 @@ def side_by_side(
     return None if here else found
 
 
+def tells_lines(executor: str, resume: str | None) -> bool:
+    """Tell whether a command takes long enough for lines of progress where there is no terminal."""
+    return executor != "local" or resume is not None
+
+
 def check_resume(resume: str | None, out: str | None = None) -> None:
     """Raise `ParameterError` unless it names a folder, and another than the report's."""
     from pathlib import Path
@@ -98,11 +121,14 @@ def check_resume(resume: str | None, out: str | None = None) -> None:
 
 __all__ = [
     "SCALE",
+    "SOME_FAILED",
     "ExecutorOption",
     "JobsOption",
     "RayAddressOption",
     "ResumeOption",
     "check_resume",
     "executor_params",
+    "jobs_option",
     "side_by_side",
+    "tells_lines",
 ]

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
+
+from brsolver.cli._terminal import percent, print_notes, titled_table, wide_console
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from brsolver.oracles.gap_time import PolicyTimeGap, TimeGapReport
 
-PIPE_WIDTH = 160
 _PARTS = (
     ("more_steps_s", "more steps"),
     ("prefill_s", "prefill"),
@@ -23,18 +23,15 @@ _PARTS = (
 
 def print_time_report(report: TimeGapReport) -> None:
     """Print the table, what the bound is, and notes."""
-    from rich.console import Console
     from rich.text import Text
 
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
+    console = wide_console()
     console.print(_table(report))
     console.print(Text(_verdict(report)), soft_wrap=True)
-    for note in report.notes:
-        console.print(Text(f"note: {note}", style="yellow"), soft_wrap=True)
+    print_notes(console, report.notes)
 
 
 def _table(report: TimeGapReport) -> Table:
-    from rich.table import Table
     from rich.text import Text
 
     on = f", on {report.hardware}" if report.hardware else ""
@@ -42,9 +39,7 @@ def _table(report: TimeGapReport) -> Table:
         f"{report.trace_name}: {report.requests:,} requests, G = {report.workers}, "
         f"B = {report.slots}{on}, oracle {report.oracle}; parts are % of the bound"
     )
-    table = Table(
-        title=Text(title), title_justify="left", box=None, header_style="bold", pad_edge=False
-    )
+    table = titled_table(title)
     table.add_column("policy")
     for heading in ("seconds", "gap to bound", "to best"):
         table.add_column(heading, justify="right")
@@ -62,7 +57,7 @@ def _shown(report: TimeGapReport) -> list[tuple[str, str]]:
     return [
         (name, heading)
         for name, heading in _PARTS
-        if any(_percent(_part(report, row, name)).strip("-") != "0.00 %" for row in report.policies)
+        if any(percent(_part(report, row, name)).strip("-") != "0.00 %" for row in report.policies)
     ]
 
 
@@ -73,18 +68,14 @@ def _part(report: TimeGapReport, row: PolicyTimeGap, name: str) -> float:
 
 def _cells(report: TimeGapReport, row: PolicyTimeGap, shown: list[tuple[str, str]]) -> list[str]:
     mark = "" if row.certified else "*"
-    parts = [_percent(_part(report, row, name)) for name, _ in shown]
+    parts = [percent(_part(report, row, name)) for name, _ in shown]
     return [
         f"{row.seconds:,.2f}",
-        _percent(row.gap) + mark,
-        _percent(row.gap_to_best),
+        percent(row.gap) + mark,
+        percent(row.gap_to_best),
         *parts,
-        _percent(row.routing_gap),
+        percent(row.routing_gap),
     ]
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.2f} %"
 
 
 def _verdict(report: TimeGapReport) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from brsolver.cli._terminal import print_strict_json, titled_table, wide_console
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from brsolver.oracles.step import Objective, StepInstance
 
 MILP, LP = "milp", "lp"
-PIPE_WIDTH = 160
 ROUNDING = 1e-7
 """Relative error of a relaxation's bound in floating point."""
 
@@ -149,13 +149,8 @@ def print_json(solved: Sequence[Solved], limit_s: float) -> None:
     limit_s : float
         Seconds that each back end had.
     """
-    import json
-
-    from brsolver.results.plain import finite_only
-
     each = [one.to_dict(limit_s) for one in solved]
-    facts = each[0] if len(each) == 1 else {"states": each}
-    sys.stdout.write(json.dumps(finite_only(facts), indent=2, allow_nan=False) + "\n")
+    print_strict_json(each[0] if len(each) == 1 else {"states": each})
 
 
 def _facts(instance: StepInstance) -> dict[str, Any]:
@@ -172,11 +167,9 @@ def _facts(instance: StepInstance) -> dict[str, Any]:
 
 def print_sheets(solved: Sequence[Solved]) -> None:
     """Print a table per state and objective."""
-    from rich.console import Console
     from rich.text import Text
 
-    # Tables that are piped somewhere should not be cut to the width of a terminal of 80.
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
+    console = wide_console()
     for at, one in enumerate(solved):
         if at:
             console.print()
@@ -200,14 +193,11 @@ def _heading(solved: Solved) -> str:
 
 
 def _table(sheet: Sheet) -> Table:
-    from rich.table import Table
     from rich.text import Text
 
     sense = "maximise" if sheet.objective == "score" else "minimise"
     title = f"{sheet.objective}, to {sense}: {_verdict(sheet)}"
-    table = Table(
-        title=Text(title), title_justify="left", box=None, header_style="bold", pad_edge=False
-    )
+    table = titled_table(title)
     for at, heading in enumerate(_HEADINGS):
         table.add_column(heading, justify="left" if at < 3 else "right", no_wrap=at < 3)
     table.add_column("nodes/iter.", justify="right")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from brsolver.cli._terminal import titled_table
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -23,14 +25,11 @@ _GOODPUT = ("goodput req/s", "bulk_good_req_s", 1.0, ",.3g")
 
 def validated_table(result: TuneResult) -> Table:
     """Return a row per setting that was validated, means over the starts."""
-    from rich.table import Table
     from rich.text import Text
 
     columns = (_GOODPUT, *_COLUMNS) if result.goal.name == "goodput" else _COLUMNS
     title = f"{result.trace_name}: later {result.requests[1]:,} requests, means over the starts"
-    table = Table(
-        title=Text(title), title_justify="left", box=None, header_style="bold", pad_edge=False
-    )
+    table = titled_table(title)
     table.add_column("")
     table.add_column("setting", overflow="fold")
     table.add_column("gain", justify="right")

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from brsolver.board.result import Board
     from brsolver.cli._progress import LateBar
 
-SOME_FAILED = 1
-"""Exit status where some policies failed in some cells, and the rest is shown."""
 POLICIES = "Policies"
 
 
@@ -129,7 +127,7 @@ def board(
     if out is not None:
         typer.echo(f"wrote {out}", err=True)
     if found.failures:
-        raise typer.Exit(SOME_FAILED)
+        raise typer.Exit(x.SOME_FAILED)
 
 
 class _Told:

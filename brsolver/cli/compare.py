@@ -10,22 +10,21 @@ import typer
 from brsolver.cli import _options as o
 from brsolver.cli._executor_options import (
     SCALE,
+    SOME_FAILED,
     ExecutorOption,
     JobsOption,
     RayAddressOption,
     check_resume,
     executor_params,
+    tells_lines,
 )
 from brsolver.cli._params import RunOptions  # noqa: TC001 # typer evaluates annotations
 from brsolver.cli._run_options import takes_run_options
+from brsolver.cli._terminal import PIPE_WIDTH
 
 if TYPE_CHECKING:
     from brsolver.cli._progress import LateBar
     from brsolver.results.comparison import Comparison
-
-PIPE_WIDTH = 160
-SOME_FAILED = 1
-"""Exit status where some policies failed, and the others are shown."""
 
 
 @takes_run_options(own=["workers"])
@@ -97,8 +96,7 @@ def compare(
 
     counts = () if workers is None else parse_workers(workers)
     # What is kept or sent to a cluster takes hours, and is often watched by its log.
-    long = executor != "local" or resume is not None
-    with late_bar("simulating, runs", lines=long) as bar:
+    with late_bar("simulating, runs", lines=tells_lines(executor, resume)) as bar:
         check_out_dir(out)
         check_resume(resume, out)
         if requests_out is not None:

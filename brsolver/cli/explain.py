@@ -10,6 +10,7 @@ import typer
 from brsolver.cli import _options as o  # noqa: TC001 # typer evaluates annotations
 from brsolver.cli._params import RunOptions  # noqa: TC001 # typer evaluates annotations
 from brsolver.cli._run_options import takes_run_options
+from brsolver.cli._terminal import print_notes, titled_table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -88,20 +89,14 @@ def _print(found: Explanation) -> None:
     console.print()
     for line in found.words():
         console.print(Text(line), soft_wrap=True)
-    for note in found.notes:
-        console.print(Text(f"note: {note}", style="yellow"), soft_wrap=True)
+    print_notes(console, found.notes)
 
 
 def _table(found: Explanation) -> Table:
-    from rich.table import Table
-    from rich.text import Text
-
     params = found.result.params
     where = f" on {params.step_time.hardware}" if params.step_time.hardware else ""
     title = f"{found.policy} on {found.result.trace_name}, G = {params.workers}{where}"
-    table = Table(
-        title=Text(title), title_justify="left", box=None, header_style="bold", pad_edge=False
-    )
+    table = titled_table(title)
     table.add_column("where the time goes")
     for heading in ("s", "of the run"):
         table.add_column(heading, justify="right")

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-import math
-import re
-import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from brsolver.cli import _options as o
 from brsolver.cli._executor_options import (
-    SCALE,
+    SOME_FAILED,
     ExecutorOption,
     RayAddressOption,
     ResumeOption,
     check_resume,
+    jobs_option,
     side_by_side,
+    tells_lines,
 )
 from brsolver.cli._params import RunOptions  # noqa: TC001 # typer evaluates annotations
 from brsolver.cli._run_options import takes_run_options
+from brsolver.cli._spans import parse_span
+from brsolver.cli._terminal import (
+    percent,
+    print_notes,
+    print_strict_json,
+    titled_table,
+    wide_console,
+)
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -28,13 +35,7 @@ if TYPE_CHECKING:
     from brsolver.oracles.gap import GapReport, PolicyGap
     from brsolver.oracles.gap_time import TimeGapReport
 
-PIPE_WIDTH = 160
-SOME_FAILED = 1
-"""Exit status where some policies failed, and the rest is shown."""
 _REGRETS = ("score", "imbalance")
-_SPAN = re.compile(r"(?P<count>\d+(\.\d*)?|\.\d+)(?P<unit>ms|s|m|h|)")
-_MAX_SPAN_S = 1e9
-_UNITS = {"ms": 1e-3, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 @takes_run_options(bounded=True, own=["horizon"])
@@ -95,15 +96,7 @@ def gap(
     ] = "barrier",
     executor: ExecutorOption = "local",
     ray_address: RayAddressOption = None,
-    jobs: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            rich_help_panel=SCALE,
-            help="Runs, bounds and judgements at once. (default: 1, in this process; on a "
-            "cluster all processors)",
-        ),
-    ] = None,
+    jobs: Annotated[int | None, jobs_option("Runs, bounds and judgements")] = None,
     resume: ResumeOption = None,
     json: o.JsonOption = False,
     out: o.OutOption = None,
@@ -129,12 +122,12 @@ def gap(
     check_resume(resume, out)
     if out is not None:
         check_out_dir(out)
-    with late_bar("loading", lines=executor != "local" or resume is not None) as bar:
+    with late_bar("loading", lines=tells_lines(executor, resume)) as bar:
         report = _report(trace, policies, options, bar, **judging)
         if out is not None:
             _write(report, out, bar)
     if json:
-        sys.stdout.write(json_text(report) + "\n")
+        print_strict_json(report.to_dict())
     elif isinstance(report, GapReport):
         _print_report(report)
     else:
@@ -182,55 +175,27 @@ def _write(report: GapReport | TimeGapReport, out: str, bar: LateBar) -> None:
         write_time_gap(report, out, progress=bar.update)
 
 
-def parse_span(text: str, name: str = "budget") -> float:
-    """Read a time like ``90``, ``90s``, ``5m``, ``1.5h`` or ``500ms``; return seconds."""
-    from brsolver.errors import ParameterError
-
-    match = _SPAN.fullmatch(text.strip())
-    seconds = float(match["count"]) * _UNITS[match["unit"]] if match else 0.0
-    if not (seconds > 0 and math.isfinite(seconds)):
-        raise ParameterError(f"{name} is {text!r}, must be a positive time such as 30s, 5m or 1h")
-    if seconds > _MAX_SPAN_S:
-        raise ParameterError(f"{name} is {text!r}, must be at most {_MAX_SPAN_S:g} s")
-    return seconds
-
-
-def json_text(report: GapReport | TimeGapReport) -> str:
-    """Write the report as one strict JSON object."""
-    import json
-
-    from brsolver.results.plain import finite_only
-
-    return json.dumps(finite_only(report.to_dict()), indent=2, allow_nan=False)
-
-
 def _print_report(report: GapReport) -> None:
-    from rich.console import Console
     from rich.text import Text
 
-    # Tables that are piped somewhere should not be cut to the width of a terminal of 80.
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
+    console = wide_console()
     console.print(_table(report))
     if any(row.regret for row in report.policies):
         console.print()
         console.print(_regret_table(report))
         console.print()
     console.print(Text(_verdict(report)), soft_wrap=True)
-    for note in report.notes:
-        console.print(Text(f"note: {note}", style="yellow"), soft_wrap=True)
+    print_notes(console, report.notes)
 
 
 def _table(report: GapReport) -> Table:
-    from rich.table import Table
     from rich.text import Text
 
     title = (
         f"{report.trace_name}: {report.requests:,} requests, G = {report.workers}, "
         f"B = {report.slots}, oracle {report.oracle}"
     )
-    table = Table(
-        title=Text(title), title_justify="left", box=None, header_style="bold", pad_edge=False
-    )
+    table = titled_table(title)
     table.add_column("policy")
     for heading in ("barrier time", "gap to bound", "to best", "routing: fill", "steady", "drain"):
         table.add_column(heading, justify="right")
@@ -245,19 +210,16 @@ def _weight(report: GapReport) -> str:
 
 
 def _cells(row: PolicyGap) -> list[str]:
-    phases = [_percent(part.gap) for part in row.routing.phases]
+    phases = [percent(part.gap) for part in row.routing.phases]
     mark = "" if row.certified else "*"
-    return [f"{row.barrier_time:,}", _percent(row.gap) + mark, _percent(row.gap_to_best), *phases]
+    return [f"{row.barrier_time:,}", percent(row.gap) + mark, percent(row.gap_to_best), *phases]
 
 
 def _regret_table(report: GapReport) -> Table:
-    from rich.table import Table
     from rich.text import Text
 
     title = f"regret per decision in {report.unit} (~: some are bounds, at most that much)"
-    table = Table(
-        title=Text(title), title_justify="left", box=None, header_style="bold", pad_edge=False
-    )
+    table = titled_table(title)
     table.add_column("policy")
     for heading in ("examined", "horizon"):
         table.add_column(heading, justify="right")
@@ -278,10 +240,6 @@ def _regret_cells(regret: dict[str, Any]) -> list[str]:
         cells += [f"{mark}{figures[part]:,.0f}" for part in ("mean", "p95", "worst")]
         cells.append(f"{figures['proven']:,}")
     return cells
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.2f} %"
 
 
 def _verdict(report: GapReport) -> str:

@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from brsolver.cli._executor_options import (
-    SCALE,
     ExecutorOption,
     RayAddressOption,
     ResumeOption,
     check_resume,
+    jobs_option,
     side_by_side,
+    tells_lines,
 )
 from brsolver.cli._side_by_side import LP, MILP, Row, Sheet, Solved, print_json, print_sheets
-from brsolver.cli.gap import parse_span
+from brsolver.cli._spans import parse_span
 from brsolver.cli.oracle_hindsight import hindsight
 
 if TYPE_CHECKING:
@@ -81,15 +82,7 @@ def step(
     ] = True,
     executor: ExecutorOption = "local",
     ray_address: RayAddressOption = None,
-    jobs: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            rich_help_panel=SCALE,
-            help="Models solved at once. (default: 1, from this process; on a cluster all "
-            "processors)",
-        ),
-    ] = None,
+    jobs: Annotated[int | None, jobs_option("Models solved")] = None,
     resume: ResumeOption = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -103,7 +96,7 @@ def step(
     where = side_by_side(executor, jobs, ray_address)
     check_resume(resume)
     loaded = {path: _load(path) for path in states}
-    with late_bar("solving, models", lines=executor != "local" or resume is not None) as bar:
+    with late_bar("solving, models", lines=tells_lines(executor, resume)) as bar:
         found = solve_states(
             {path: instance for path, (instance, _) in loaded.items()},
             objectives,

@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from brsolver.cli import _options as o
 from brsolver.cli._executor_options import (
-    SCALE,
+    SOME_FAILED,
     ExecutorOption,
     RayAddressOption,
     ResumeOption,
     check_resume,
+    jobs_option,
     side_by_side,
+    tells_lines,
 )
 from brsolver.cli._input import InputOptions  # noqa: TC001 # typer evaluates annotations
 from brsolver.cli._offered import takes_input_options
-from brsolver.cli.gap import parse_span
+from brsolver.cli._spans import parse_span
+from brsolver.cli._terminal import percent, print_strict_json, titled_table, wide_console
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from brsolver.oracles.searches import Searched, SearchParams
 
-PIPE_WIDTH = 160
-SOME_FAILED = 1
-"""Exit status where some searches failed, and the others are shown."""
 ADMISSIONS = ("fcfs", "free")
 MOST_SEEDS = 100_000
 
@@ -77,14 +76,7 @@ def hindsight(
     ] = 1,
     executor: ExecutorOption = "local",
     ray_address: RayAddressOption = None,
-    jobs: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            rich_help_panel=SCALE,
-            help="Searches at once. (default: 1, in this process; on a cluster all processors)",
-        ),
-    ] = None,
+    jobs: Annotated[int | None, jobs_option("Searches")] = None,
     resume: ResumeOption = None,
     json: o.JsonOption = False,
 ) -> None:
@@ -107,8 +99,7 @@ def hindsight(
         budget_s=parse_span(budget),
         request_tokens=request_tokens,
     )
-    lines = executor != "local" or resume is not None
-    with late_bar("searching, runs", lines=lines) as bar:
+    with late_bar("searching, runs", lines=tells_lines(executor, resume)) as bar:
         traces = options.source(trace).load_all(numbers)
         found = search_runs(
             traces, counts, params, executor=where, resume=resume, progress=bar.update
@@ -146,13 +137,10 @@ def _raise_if_all_failed(found: Sequence[Searched]) -> None:
 
 
 def _print_json(trace: str, params: SearchParams, found: Sequence[Searched]) -> None:
-    import json
     from dataclasses import asdict
 
-    from brsolver.results.plain import finite_only
-
-    facts = {"trace": trace, **asdict(params), "searches": [_facts(each) for each in found]}
-    sys.stdout.write(json.dumps(finite_only(facts), indent=2, allow_nan=False) + "\n")
+    searches = [_facts(each) for each in found]
+    print_strict_json({"trace": trace, **asdict(params), "searches": searches})
 
 
 def _facts(each: Searched) -> dict[str, Any]:
@@ -174,15 +162,11 @@ def _facts(each: Searched) -> dict[str, Any]:
 
 
 def _print_table(trace: str, params: SearchParams, found: Sequence[Searched]) -> None:
-    from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
-    # Tables that are piped somewhere should not be cut to the width of a terminal of 80.
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
-    title = f"{trace}: B = {params.slots}, {params.admission} admission, KV-token steps"
-    table = Table(
-        title=Text(title), title_justify="left", box=None, header_style="bold", pad_edge=False
+    console = wide_console()
+    table = titled_table(
+        f"{trace}: B = {params.slots}, {params.admission} admission, KV-token steps"
     )
     for heading in ("G", "seed", "requests", "lower bound", "best known", "gap", "steps", "s"):
         table.add_column(heading, justify="right")
@@ -201,9 +185,11 @@ def _cells(each: Searched) -> list[str]:
     best = each.best
     if best is None:
         return ["–", "–", "–", "–", "–", "failed", ""]
-    gap = "–" if best.gap is None else f"{100 * best.gap:.2f} %"
     known = (_number(value) for value in (best.barrier_bound, best.barrier_best))
-    return [*known, gap, _number(best.steps), f"{best.wall_s:.1f}", best.status.value, best.origin]
+    return [
+        *known, percent(best.gap), _number(best.steps), f"{best.wall_s:.1f}", best.status.value,
+        best.origin,
+    ]  # fmt: skip
 
 
 def _number(value: int | None) -> str:

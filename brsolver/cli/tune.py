@@ -10,6 +10,7 @@ import typer
 
 from brsolver.cli import _options as o
 from brsolver.cli._executor_options import (
+    SOME_FAILED,
     ExecutorOption,
     JobsOption,
     RayAddressOption,
@@ -17,6 +18,8 @@ from brsolver.cli._executor_options import (
 )
 from brsolver.cli._params import RunOptions  # noqa: TC001 # typer evaluates annotations
 from brsolver.cli._run_options import takes_run_options
+from brsolver.cli._spans import parse_span
+from brsolver.cli._terminal import print_notes, wide_console
 from brsolver.options import CLUSTER
 
 if TYPE_CHECKING:
@@ -29,9 +32,6 @@ if TYPE_CHECKING:
     from brsolver.tuning import TuneParams, TuneResult
 
 TUNING = "Tuning"
-PIPE_WIDTH = 160
-SOME_FAILED = 1
-"""Exit status where some trials failed, and the others are shown."""
 INTERRUPTED = 130
 """Exit status where the search was interrupted; what was tried is kept and shown."""
 STUDY = "study.db"
@@ -146,7 +146,6 @@ def tune(
     failed and others did not.
     """
     from brsolver.cli._progress import late_bar
-    from brsolver.cli.gap import parse_span
     from brsolver.report.write import check_out_dir
     from brsolver.tuning.dimensions import read_ranges
 
@@ -293,14 +292,13 @@ def _print(result: TuneResult, folder: Path, *, as_json: bool) -> None:
         facts = finite_only(result.to_dict())
         sys.stdout.write(json.dumps(facts, indent=2, allow_nan=False, default=str) + "\n")
         return
-    from rich.console import Console
     from rich.text import Text
 
     from brsolver.cli._tune_tables import validated_table
     from brsolver.tuning import failures_told, sentences, start_line
     from brsolver.tuning.write import FILE
 
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
+    console = wide_console()
     for sentence in sentences(result):
         console.print(Text(sentence), soft_wrap=True)
     for line in failures_told(result):
@@ -310,5 +308,4 @@ def _print(result: TuneResult, folder: Path, *, as_json: bool) -> None:
         console.print(validated_table(result))
         line = start_line(result.chosen, folder / FILE)
         console.print(Text(line, style="bold"), soft_wrap=True)
-    for note in result.notes:
-        console.print(Text(f"note: {note}", style="yellow"), soft_wrap=True)
+    print_notes(console, result.notes)

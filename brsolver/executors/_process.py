@@ -15,7 +15,8 @@ from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Any
 
-from brsolver.errors import StateError
+from brsolver._code import own_code
+from brsolver.errors import BrsolverError, StateError
 from brsolver.executors._base import Begun, Lost, attempted
 from brsolver.executors._shared import SharedValues
 from brsolver.executors._threads import one_thread_each
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from multiprocessing.context import SpawnContext
 
 READY, WANTED, DONE = "ready", "wanted", "done"
+CHANGED = "brsolver's own code was changed meanwhile, must stay as it is: start again"
 PATIENCE_S = 5.0
 """Seconds that a process may take to end when told to, before it is killed."""
 
@@ -37,7 +39,7 @@ class WorkerProcess:
     ----------
     context : SpawnContext
     payload : bytes
-        Function and names of shared values, pickled.
+        Function, names of shared values and `own_code`, pickled.
     """
 
     def __init__(self, context: SpawnContext, payload: bytes) -> None:
@@ -113,7 +115,8 @@ def serve(connection: Connection[Any, Any], payload: bytes) -> None:
     """Carry out tasks until there are no more; runs in the process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    function, names = pickle.loads(payload)  # noqa: S301 # our parent wrote it
+    function, names, code = pickle.loads(payload)  # noqa: S301 # our parent wrote it
+    changed = own_code() != code
 
     def fetch(name: str) -> bytes:
         connection.send((WANTED, name))
@@ -122,6 +125,8 @@ def serve(connection: Connection[Any, Any], payload: bytes) -> None:
     shared = SharedValues(names, fetch)
 
     def carry_out(packed: bytes, shared: Mapping[str, Any]) -> Any:
+        if changed:
+            raise BrsolverError(CHANGED)
         return function(pickle.loads(packed), shared)  # noqa: S301 # our parent wrote it
 
     # A parent that has no more tasks, or has gone, closes its end.

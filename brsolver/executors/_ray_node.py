@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from brsolver._code import own_code
 from brsolver._version import __version__
 from brsolver.executors._base import attempted
 from brsolver.executors._shared import SharedValues
@@ -26,8 +27,8 @@ class Payload:
 
     Attributes
     ----------
-    version : str
-        Of brsolver, at the driver.
+    version, code : str
+        Of brsolver, at the driver; see `brsolver._code.own_code`.
     paths : tuple of str
         Where the driver finds modules besides its own installation.
     function : bytes
@@ -37,6 +38,7 @@ class Payload:
     """
 
     version: str
+    code: str
     paths: tuple[str, ...]
     function: bytes
     shared: Mapping[str, Any]
@@ -48,11 +50,12 @@ class OtherVersion:
 
     Attributes
     ----------
-    node, version : str
+    node, version, code : str
     """
 
     node: str
     version: str
+    code: str
 
 
 def extra_paths() -> tuple[str, ...]:
@@ -91,8 +94,8 @@ def _unpacked(reference: Any) -> tuple[Function, SharedValues] | OtherVersion:
     import ray
 
     payload: Payload = ray.get(reference)
-    if payload.version != __version__:
-        return OtherVersion(node=socket.gethostname(), version=__version__)
+    if (payload.version, payload.code) != (__version__, own_code()):
+        return OtherVersion(node=socket.gethostname(), version=__version__, code=own_code())
     # Last: what is installed here takes precedence.
     sys.path.extend(place for place in payload.paths if place not in sys.path)
     shared = SharedValues(payload.shared, lambda name: ray.get(payload.shared[name]))

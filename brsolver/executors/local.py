@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from multiprocessing.connection import wait
 from typing import TYPE_CHECKING, Any
 
+from brsolver._code import own_code
 from brsolver.errors import BrsolverError, StateError
 from brsolver.executors._base import (
     MOST_ATTEMPTS,
@@ -65,7 +66,8 @@ class LocalLane:
     def __init__(self, jobs: int, function: Function, shared: Mapping[str, object]) -> None:
         self.slots = jobs
         self._shared = shared
-        self._payload = pickle.dumps((function, tuple(shared)), pickle.HIGHEST_PROTOCOL)
+        payload = (function, tuple(shared), own_code())
+        self._payload = pickle.dumps(payload, pickle.HIGHEST_PROTOCOL)
         self._context = multiprocessing.get_context("spawn")
         self._workers: list[WorkerProcess] = []
         self._waiting: deque[Begun] = deque()

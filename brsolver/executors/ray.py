@@ -7,6 +7,7 @@ from collections import deque
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from brsolver._code import own_code
 from brsolver._version import __version__
 from brsolver.errors import BrsolverError, MissingExtraError, StateError
 from brsolver.executors._base import (
@@ -106,6 +107,7 @@ class RayLane:
         self._dumps = ray.cloudpickle.dumps  # what only the calling script knows goes by value
         payload = Payload(
             version=__version__,
+            code=own_code(),
             paths=extra_paths(),
             function=self._dumps(function),
             shared={name: self._put(value) for name, value in shared.items()},
@@ -202,10 +204,15 @@ class RayLane:
                 return _ANYTHING_LOST
             return _lost(error, begun.attempts)
         if isinstance(result, OtherVersion):
-            raise BrsolverError(
-                f"node {result.node} has brsolver {result.version}, must be {__version__} as here"
-            )
+            raise _other(result)
         return result
+
+
+def _other(there: OtherVersion) -> BrsolverError:
+    found, here = there.version, __version__
+    if found == here:
+        found, here = f"{found} with code {there.code}", f"that with code {own_code()}"
+    return BrsolverError(f"node {there.node} has brsolver {found}, must be {here} as here")
 
 
 def _lost(error: Exception, attempts: int) -> Lost:

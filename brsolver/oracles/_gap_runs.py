@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from brsolver._resumed import digest_of, print_of_held, settings_of
+from brsolver._resumed import print_of_held, settings_of
 from brsolver.errors import ParameterError
 from brsolver.oracles._parts import BY_CLOCK, BY_ITSELF, Kept, Part, Parts, Progress
 from brsolver.oracles._watching import SAMPLE
-from brsolver.wiring import read_predictor
+from brsolver.wiring import code_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from brsolver.campaign.cells import Plain
     from brsolver.executors import ExecutorParams
     from brsolver.oracles._parts import Done
-    from brsolver.registry import PolicySpec, PredictorSpec
+    from brsolver.registry import PolicySpec
     from brsolver.results.comparison import Failure
     from brsolver.results.result import SimulationResult
     from brsolver.simulator.held_out import HeldOut
@@ -78,7 +78,6 @@ def parts_of(
     held: HeldOut,
     params: SimulationParams,
     *,
-    predictor: str | PredictorSpec | None,
     executor: ExecutorParams | None,
     resume: str | Path | None,
     progress: Progress | None,
@@ -88,7 +87,7 @@ def parts_of(
     if resume is not None:
         kept = Kept(
             folder=resume,
-            settings=settings_of(params, held, read_predictor(predictor)),
+            settings=settings_of(params, held),
             key={"workers": params.workers, "seed": params.seed, "trace": print_of_held(held)},
         )
     return Parts(held, params, executor=executor, kept=kept, progress=progress)
@@ -174,7 +173,7 @@ def _run_of(spec: PolicySpec, params: SimulationParams) -> Part:
         name=spec.text,
         function=simulated,
         arguments=(spec, params),
-        key={"policy": spec.text, "code": digest_of(spec.factory, spec.given)},
+        key={"policy": spec.text, "code": code_of(spec)},
         figures=lambda run: {
             "barrier_time": int(run.steps.load_max.sum()),
             "seconds": float(run.steps.duration_s.sum()),

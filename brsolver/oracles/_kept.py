@@ -1,17 +1,79 @@
-"""What parts of a gap give, as bytes and back again."""
+"""What oracles give, as bytes and back again, and campaigns whose rows have it."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from brsolver.campaign import FAILED, run_campaign
+from brsolver.executors import executor_of
+from brsolver.executors.inline import InlineExecutor
 from brsolver.results.kept import from_bytes, kinds_of, to_bytes
 from brsolver.results.result import SimulationResult
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from brsolver.campaign import Campaign
+    from brsolver.campaign.run import Progress
+    from brsolver.executors import ExecutorParams
     from brsolver.results.kept import Kinds
     from brsolver.simulator.params import SimulationParams
+
+RESULT = "result"
+"""Column of all that was found."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What a cell gave.
+
+    Attributes
+    ----------
+    value : object or None
+        Unpacked.
+    failure : str or None
+        Why there is none.
+    """
+
+    value: Any
+    failure: str | None
+
+
+def answers(
+    campaign: Campaign,
+    *,
+    executor: ExecutorParams | None,
+    resume: str | Path | None,
+    progress: Progress | None,
+) -> list[Answer]:
+    """Carry out a campaign whose rows have `RESULT`, as `packed` made it.
+
+    Parameters
+    ----------
+    campaign : Campaign
+    executor : ExecutorParams or None
+        None is this process, one cell after the other.
+    resume, progress
+        As of `brsolver.campaign.run_campaign`.
+
+    Returns
+    -------
+    list of Answer
+        In the order of the cells.
+    """
+    most = len(campaign.cells)
+    where = InlineExecutor() if executor is None else executor_of(executor, most=most)
+    table = run_campaign(campaign, resume, executor=where, progress=progress)
+    # Where all failed there is none.
+    names = [name for name in (RESULT, FAILED) if name in table.column_names]
+    return [
+        Answer(
+            value=None if row[FAILED] is not None else unpacked(row[RESULT]), failure=row[FAILED]
+        )
+        for row in table.select(names).to_pylist()
+    ]
 
 
 @lru_cache(maxsize=1)

@@ -13,7 +13,7 @@ from brsolver.campaign import FAILED, WALL_S, Cell, ResultStore
 from brsolver.errors import BrsolverError
 from brsolver.executors import Lost, executor_of
 from brsolver.executors.inline import InlineExecutor
-from brsolver.oracles._kept import packed, unpacked
+from brsolver.oracles._kept import RESULT, packed, unpacked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,8 +32,8 @@ BY_ITSELF, BY_CLOCK, BROKEN_OFF = "by itself", "by the clock", "broken off"
 AHEAD = 4
 """Parts that are handed in for each one that is carried out: some may hold much memory."""
 
-LIMIT_S, ENDED, RESULT = "limit_s", "ended", "result"
-"""Columns besides a campaign's: what it might take, how it ended, and all that it gave."""
+LIMIT_S, ENDED = "limit_s", "ended"
+"""Columns besides a campaign's, and `RESULT`: what it might take, and how it ended."""
 
 
 def _by_itself(value: Any, seconds: float) -> str:
@@ -190,11 +190,12 @@ class Parts:
         parts : iterable of Part
         most_s : float
             Once those that have ended took so many seconds together, also in earlier calls, no
-            more is handed in.
+            more is handed in. What is kept beyond is there all the same: an earlier call had it
+            under way when its time was up.
         least : int
             So many are handed in whatever the others took.
         """
-        waiting = enumerate(parts)
+        waiting: Iterator[tuple[int, Part]] = enumerate(parts)
         running: dict[int, tuple[int, Part]] = {}
         first, spent_s = self._handed_in, 0.0
         # What is under way when a limit is reached takes its seconds all the same.
@@ -202,10 +203,14 @@ class Parts:
         while True:
             while not running or len(running) < ahead * self._slots():
                 at_end = self._handed_in - first >= least and spent_s >= most_s
-                if at_end or (asked := next(waiting, None)) is None:
+                if (asked := next(waiting, None)) is None:
+                    break
+                done = self._found(first, *asked)
+                if done is None and at_end:
+                    waiting = iter(())
                     break
                 self._handed_in += 1
-                if (done := self._found(first, *asked)) is None:
+                if done is None:
                     running[self._submit(asked[1])] = asked
                     continue
                 spent_s += done.seconds

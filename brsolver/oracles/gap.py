@@ -298,9 +298,7 @@ def gap(
     trace = held.trace
     require_known_order(trace)
     hindsight = oracle.startswith("hindsight")
-    with parts_of(
-        held, used, predictor=predictor, executor=executor, resume=resume, progress=progress
-    ) as parts:
+    with parts_of(held, used, executor=executor, resume=resume, progress=progress) as parts:
         parts.expect(len(specs) + 1 + hindsight)
         others = [bounds_part(Bounds.of, used, budget_s, search=hindsight)]
         done = carried_out(parts, specs, others)

@@ -237,9 +237,7 @@ def time_gap(
             figures=lambda seconds: {"seconds": seconds},
         ),
     ]
-    with parts_of(
-        held, used, predictor=predictor, executor=executor, resume=resume, progress=progress
-    ) as parts:
+    with parts_of(held, used, executor=executor, resume=resume, progress=progress) as parts:
         parts.expect(len(specs) + len(others) + hindsight)
         done = carried_out(parts, specs, others)
         runs, bounds, clairvoyant_s = done.runs, done.others[0].value, done.others[1].value

@@ -6,11 +6,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from brsolver.campaign import FAILED, Campaign, Cell, run_campaign
+from brsolver.campaign import Campaign, Cell
 from brsolver.errors import ParameterError
-from brsolver.executors import executor_of
-from brsolver.executors.inline import InlineExecutor
-from brsolver.oracles._kept import packed, unpacked
+from brsolver.oracles._kept import RESULT, answers, packed
 from brsolver.oracles.backends import installed
 from brsolver.oracles.schedule import require_known_order
 from brsolver.traces.prints import print_of
@@ -22,9 +20,6 @@ if TYPE_CHECKING:
     from brsolver.executors import ExecutorParams
     from brsolver.oracles.hindsight.result import Admission, HindsightResult
     from brsolver.traces.trace import Trace
-
-RESULT = "result"
-"""Column of all that a search gave."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,18 +128,16 @@ def search_runs(
         },
         clocked=frozenset({RESULT}),
     )
-    where = InlineExecutor() if executor is None else executor_of(executor, most=len(asked))
-    table = run_campaign(campaign, resume, executor=where, progress=progress)
-    names = [name for name in (RESULT, FAILED) if name in table.column_names]
+    found = answers(campaign, executor=executor, resume=resume, progress=progress)
     return [
         Searched(
             workers=count,
             seed=seed,
             requests=len(cut[seed]),
-            best=None if row[FAILED] is not None else unpacked(row[RESULT]),
-            failure=row[FAILED],
+            best=each.value,
+            failure=each.failure,
         )
-        for (count, seed), row in zip(asked, table.select(names).to_pylist(), strict=True)
+        for (count, seed), each in zip(asked, found, strict=True)
     ]
 
 

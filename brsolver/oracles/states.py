@@ -10,12 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from brsolver.campaign import FAILED, Campaign, Cell, run_campaign
+from brsolver.campaign import Campaign, Cell
 from brsolver.errors import UnknownNameError
-from brsolver.executors import executor_of
-from brsolver.executors.inline import InlineExecutor
 from brsolver.oracles import step
-from brsolver.oracles._kept import packed, unpacked
+from brsolver.oracles._kept import RESULT, answers, packed
 from brsolver.oracles.backends import MODULES, Isolation, installed
 from brsolver.oracles.backends._base import INTERRUPTED
 from brsolver.oracles.result import SolveResult, Status
@@ -26,13 +24,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from brsolver.executors import ExecutorParams
+    from brsolver.oracles._kept import Answer
     from brsolver.oracles.step import Objective, StepInstance
 
 HEURISTIC, SEARCH, BOUND, MILP, LP = "heuristic", "search", "bound", "milp", "lp"
 KICKS = 100
 """Of the local search: nobody waits for its milliseconds here."""
-RESULT = "result"
-"""Column of all that a way answered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,13 +125,11 @@ def solve_states(
         shared={digest: states[name] for digest, name in first.items()},
         clocked=frozenset({RESULT, "build_s", "solve_s"}),
     )
-    where = InlineExecutor() if executor is None else executor_of(executor, most=len(asked))
     try:
-        table = run_campaign(campaign, resume, executor=where, progress=progress)
+        given = answers(campaign, executor=executor, resume=resume, progress=progress)
     finally:
         _apart().close()
-    rows = table.select([RESULT, FAILED] if RESULT in table.column_names else [FAILED]).to_pylist()
-    found = {each: _result(row) for each, row in zip(asked, rows, strict=True)}
+    found = {each: _result(answer) for each, answer in zip(asked, given, strict=True)}
     return {
         (name, objective): {way: found[digest, objective, way] for way in ways}
         for name, digest in digests.items()
@@ -237,10 +232,10 @@ def _key(digest: str, objective: str, way: Way, limits: SolveLimits) -> dict[str
     }
 
 
-def _result(row: Mapping[str, Any]) -> SolveResult:
-    if row[FAILED] is not None:
-        return SolveResult(status=Status.ERROR, message=row[FAILED])
-    found: SolveResult = unpacked(row[RESULT])
+def _result(answer: Answer) -> SolveResult:
+    if answer.failure is not None:
+        return SolveResult(status=Status.ERROR, message=answer.failure)
+    found: SolveResult = answer.value
     return found
 
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
+from brsolver._code import joined, require_same, without_script
 from brsolver.registry import PredictorSpec
 from brsolver.stand_ins import as_predictor
 from brsolver.streams import stream
 from brsolver.traces.prints import print_of
-from brsolver.wiring import name_of, read_predictor
+from brsolver.wiring import name_of, prints_behind, read_predictor, require_unchanged
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from brsolver.predictors import BasePredictor, Predictor
     from brsolver.traces.trace import Trace
@@ -35,6 +36,8 @@ class HeldOut:
         What to say of it.
     trained_by : str
         What tells apart the requests that did; empty if there are none.
+    code : str
+        What tells apart what the predictor is made from; see `brsolver.wiring.code_of`.
     """
 
     trace: Trace
@@ -42,6 +45,18 @@ class HeldOut:
     predictor_name: str
     note: str | None = None
     trained_by: str = ""
+    code: str = ""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        return _remade, (values, without_script(prints_behind(self.predictor)))
+
+
+def _remade(values: Mapping[str, Any], prints: Mapping[str, str]) -> HeldOut:
+    held = HeldOut(**values)
+    # A predictor takes along what it has learnt; its methods are those of the class over there.
+    require_same(held.predictor_name, prints, prints_behind(held.predictor))
+    return held
 
 
 def hold_out(
@@ -66,11 +81,15 @@ def hold_out(
         horizon need not be trained to be refused. Zeros, of those that do not, are left out.
     """
     chosen = read_predictor(predictor)
-    whole = HeldOut(trace=trace, predictor=chosen, predictor_name=name_of(chosen))
+    whole = HeldOut(
+        trace=trace, predictor=chosen, predictor_name=name_of(chosen),
+        code=joined(prints_behind(chosen)),
+    )  # fmt: skip
     if not isinstance(chosen, PredictorSpec) or not chosen.trained:
         return whole
     ahead = sorted({horizon for horizon in horizons if horizon > 0})
     trained = chosen.make(rng=stream(seed, "predictor"), horizons=ahead, **seen_in(trace))
+    require_unchanged(chosen)
     if trained is None:
         return whole
     trained = as_predictor(trained)

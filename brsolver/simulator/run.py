@@ -20,7 +20,7 @@ from brsolver.simulator.engine import Engine, Progress
 from brsolver.simulator.held_out import rows_that_trained, seen_in, told_of_training
 from brsolver.simulator.params import SimulationParams
 from brsolver.simulator.turn_notes import turn_notes
-from brsolver.wiring import Parts, read_policy, read_predictor, wire
+from brsolver.wiring import Parts, read_policy, read_predictor, require_unchanged, wire
 
 if TYPE_CHECKING:
     from brsolver.policy import Policy
@@ -82,6 +82,7 @@ def simulate(
     params = params or SimulationParams()
     chosen, source = read_policy(policy), read_predictor(predictor)
     parts = wire(chosen, source, seed=params.seed, **seen_in(trace))
+    require_unchanged(chosen, source)
     parts = _called(parts, policy_name, predictor_name)
     if isinstance(chosen, PolicySpec) and chosen.ours:
         _warm_up(parts, trace, params)

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from brsolver._limits import require, require_number, require_whole
-from brsolver._resumed import digest_of, digest_of_predictor
 from brsolver.executors import executor_of
 from brsolver.traces.prints import print_of
 from brsolver.tuning.goals import goal_of
@@ -31,6 +30,7 @@ from brsolver.tuning.study import (
 )
 from brsolver.tuning.validate import gap_left, recommended, validate
 from brsolver.tuning.work import PREDICTOR, TUNING, VALIDATION, carry
+from brsolver.wiring import code_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -232,7 +232,7 @@ class _Plan:
         """Return what the values of trials hang on."""
         predictor = self.predictor
         specs = [self.space.published().policy, *self.space.policies]
-        codes = {spec.text: digest_of(spec.factory, spec.given) for spec in specs}
+        codes = {spec.text: code_of(spec) for spec in specs}
         settings = {
             "params": self.space.base.to_dict(),
             "searched": {each.name: str(each) for each in self.space.dimensions},
@@ -240,7 +240,7 @@ class _Plan:
             "policies": [each.text for each in self.space.policies],
             "digest_of_code": {text: code for text, code in codes.items() if code},
             "predictor": getattr(predictor, "text", str(predictor)),
-            "digest_of_predictor": digest_of_predictor(predictor),
+            "digest_of_predictor": code_of(predictor),
         }
         return facts_of(settings, self.parts, print_of(self.trace), self.goal)
 

@@ -1,11 +1,14 @@
 """Who goes on with a study: one process at a time, which says so in the study itself.
 
 Files can be locked, but a study may be in a database that several machines use. Whoever takes the
-lease writes itself down and looks again: of two that begin in the same moment the later is there.
+lease, or gives a sign of life, writes itself down only if nobody else has since it looked: of two
+that begin in the same moment one is there. Clocks of two machines may be far apart, so that a
+holder that seems to be silent is watched for some beats before it is taken for dead.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import threading
@@ -17,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from brsolver.errors import BrsolverError
+from brsolver.tuning._swap import swapped, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,9 +32,10 @@ KEPT = "brsolver_lease"
 BEAT_S = 10.0
 """Seconds between two signs of life."""
 STALE_S = 60.0
-"""Seconds without one, by the machines' clocks, after which a lease is taken over."""
-SETTLE_S = 0.2
-"""Seconds after which whoever wrote at the same time has written."""
+"""Seconds without one, by the machines' clocks, after which a lease may be taken over."""
+LOOKS, LOOK_S = 3, BEAT_S
+"""How often its holder is looked at before that, and seconds between: one that lives has written
+by then, whatever its clock says."""
 _JOIN_S = 5.0
 
 
@@ -72,10 +77,13 @@ class Holder:
     def __str__(self) -> str:
         return f"process {self.process} on {self.host}"
 
-    def gone(self, me: Holder) -> bool:
-        """Tell whether it goes on no more, as seen by another process."""
-        here = (self.host, self.space) == (me.host, me.space)
-        return (here and not _alive(self.process)) or me.seen_s - self.seen_s > STALE_S
+    def ended(self, me: Holder) -> bool:
+        """Tell whether it is a process of this machine that has ended."""
+        return (self.host, self.space) == (me.host, me.space) and not _alive(self.process)
+
+    def silent(self, me: Holder) -> bool:
+        """Tell whether nothing has been heard of it for long, or its clock is another."""
+        return abs(me.seen_s - self.seen_s) > STALE_S
 
 
 class Lease:
@@ -93,7 +101,7 @@ class Lease:
 
     def check(self) -> None:
         """Raise `BrsolverError` if another process has taken it over."""
-        theirs = _holder(self._study)
+        theirs = _holder(text_of(self._study, KEPT))
         if theirs is not None and theirs.mark != self._me.mark:
             raise BrsolverError(
                 f"study {self._study.study_name!r} has been taken over by {theirs}, as nothing had "
@@ -102,14 +110,22 @@ class Lease:
 
     def take(self) -> None:
         """Take it; raise `BrsolverError`, which names the holder, if another has it."""
-        theirs = _holder(self._study)
-        if theirs is not None and not theirs.gone(self._me):
-            raise self._refused(theirs)
-        self._write(self._me)
-        time.sleep(SETTLE_S)
-        theirs = _holder(self._study)
-        if theirs is not None and theirs.mark != self._me.mark:
-            raise self._refused(theirs)
+        found = text_of(self._study, KEPT)
+        theirs = _holder(found)
+        if theirs is not None and not theirs.ended(self._me):
+            if not theirs.silent(self._me):
+                raise self._refused(theirs, time.time() - theirs.seen_s)
+            self._watch(found)
+        if not swapped(self._study, KEPT, found, asdict(self._me)):
+            raise self._refused(_holder(text_of(self._study, KEPT)), 0.0)
+
+    def _watch(self, found: str) -> None:
+        """Raise `BrsolverError` if what is there changes while it is looked at."""
+        for _ in range(LOOKS):
+            self._ended.wait(LOOK_S)
+            now = text_of(self._study, KEPT)
+            if now != found:
+                raise self._refused(_holder(now), 0.0)
 
     def keep(self) -> None:
         """Give signs of life until `end`; runs in a thread."""
@@ -125,27 +141,23 @@ class Lease:
     def release(self) -> None:
         """Leave the study to others, once no more signs of life are under way."""
         with suppress(Exception):
-            if self._mine():
-                self._study.set_user_attr(KEPT, None)
+            self._write_if_mine(None)
 
     def _sign(self, now_s: float) -> None:
-        if self._mine():
-            self._write(self._me, now_s)
+        self._write_if_mine({**asdict(self._me), "seen_s": now_s})
 
-    def _mine(self) -> bool:
-        theirs = _holder(self._study)
-        return theirs is not None and theirs.mark == self._me.mark
+    def _write_if_mine(self, value: dict[str, Any] | None) -> None:
+        found = text_of(self._study, KEPT)
+        holder = _holder(found)
+        if holder is not None and holder.mark == self._me.mark:
+            swapped(self._study, KEPT, found, value)
 
-    def _write(self, holder: Holder, now_s: float | None = None) -> None:
-        seen = {} if now_s is None else {"seen_s": now_s}
-        self._study.set_user_attr(KEPT, {**asdict(holder), **seen})
-
-    def _refused(self, theirs: Holder) -> BrsolverError:
-        age_s = max(0.0, time.time() - theirs.seen_s)
+    def _refused(self, theirs: Holder | None, age_s: float) -> BrsolverError:
+        who = theirs or "another process"
         return BrsolverError(
-            f"study {self._study.study_name!r} is gone on with by {theirs}, heard of {age_s:.0f} s "
-            "ago, must be by one process at a time: wait for that one, or give another --study; "
-            f"{STALE_S:.0f} s after it was last heard of it can be taken over"
+            f"study {self._study.study_name!r} is gone on with by {who}, heard of "
+            f"{max(0.0, age_s):.0f} s ago, must be by one process at a time: wait for that one, or "
+            f"give another --study; {STALE_S:.0f} s after it was last heard of it can be taken over"
         )
 
 
@@ -183,9 +195,9 @@ def leased(study: Study, *, shared: bool) -> Iterator[Lease]:
         lease.release()
 
 
-def _holder(study: Study) -> Holder | None:
+def _holder(text: str) -> Holder | None:
     """Return who holds a study; None if nobody does, or nobody of ours."""
-    kept: Any = study.user_attrs.get(KEPT)
+    kept: Any = json.loads(text)
     try:
         return Holder(**kept)
     except TypeError:

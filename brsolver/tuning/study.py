@@ -38,7 +38,7 @@ FACTS, SPENT_S = "brsolver", "spent_s"
 STARTUP = 10
 """Trials at random before the sampler believes what it has seen."""
 State = Literal["complete", "pruned", "failed"]
-_FIRST_TOLD = ("version", "trace", "goal")
+_FIRST_TOLD = ("version", "code_of_brsolver", "trace", "goal")
 """Facts in the order in which a difference is told; of others by name, then `_LAST_TOLD`."""
 _LAST_TOLD: Mapping[str, str] = MappingProxyType(
     {
@@ -254,10 +254,12 @@ def facts_of(
     settings: Mapping[str, Any], split: Split, trace_fingerprint: str, goal: Goal
 ) -> dict[str, Any]:
     """Return what the values of trials hang on, as it is kept with the study."""
+    from brsolver._code import own_code
     from brsolver._version import __version__
 
     plain = {
         "version": __version__,
+        "code_of_brsolver": own_code(),
         "trace": trace_fingerprint,
         "goal": goal.name,
         "rungs": list(split.rungs),

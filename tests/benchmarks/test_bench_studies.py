@@ -205,8 +205,8 @@ def test_a_run_that_fails_is_named_and_told_by_the_status(tmp_path, capsys):
 
 def row_of(policy, workers, tokens_s, **more):
     return {
-        "prefill": plan.ELSEWHERE, "trace": "t", "workers": workers, "policy": policy, "seed": 0,
-        "requests": 9, "per_slot": 0, "interval": 1, "routing": plan.POOLED, "load": 0.0,
+        "prefill": plan.ELSEWHERE, "trace": "t", "file": "", "workers": workers, "policy": policy,
+        "seed": 0, "requests": 9, "per_slot": 0, "interval": 1, "routing": plan.POOLED, "load": 0.0,
         "tokens_s": tokens_s, "failed": None, **more,
     }  # fmt: skip
 
@@ -226,6 +226,31 @@ def test_gains_are_over_vllms_rule_on_the_same_requests():
     assert math.isnan(found.mean("gain", policy="br-0", workers=4))
     assert math.isnan(found.mean("gain", policy="br-h", workers=2))
     assert found.sizes(prefill=plan.ELSEWHERE, trace="t") == [2, 4]
+
+
+def test_traces_of_one_name_are_told_apart_by_what_is_in_them(tmp_path, capsys):
+    out, files = tmp_path / "out", [tmp_path / each / "few.csv" for each in ("one", "other")]
+    for lengths, path in enumerate(files, start=1):
+        path.parent.mkdir()
+        path.write_text(f"prompt_tokens,output_tokens\n{100 * lengths},{10 * lengths}\n")
+    asked = ["--workers", "2,4", "--policies", "vllm", "--requests", "600", "--out", str(out)]
+    steps = []
+    for given in (files[:1], files[1:], files):
+        assert studies.main([*map(str, given), *asked]) == 0
+        steps.append([row["steps"] for row in pq.read_table(out / "results.parquet").to_pylist()])
+    assert steps[0] != steps[1]
+    assert steps[2] == steps[0] + steps[1]
+    printed = capsys.readouterr()
+    assert printed.err.splitlines()[-1] == "4 of 4 runs"
+    for path in files:
+        assert f"few {plan.print_of_file(str(path))}, 600 requests" in printed.out
+
+
+def test_a_preset_and_a_file_of_its_name_have_tables_of_their_own():
+    rows = [row_of("vllm", 2, 10.0), row_of("vllm", 2, 20.0, file="abc"), row_of("br-0", 2, 30.0)]
+    found = Results(rows)
+    assert [each["trace"] for each in found.settings()] == ["t preset", "t abc"]
+    assert found.mean("gain", policy="br-0") == pytest.approx(2.0)
 
 
 def test_the_policy_within_cells_is_told():

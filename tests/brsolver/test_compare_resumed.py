@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -71,6 +72,16 @@ def small(policies: str, folder: Path | None, **changes: Any) -> Comparison:
     return compare(given.pop("trace", None) or trace(), policies, resume=folder, **given)
 
 
+def change(place: Path) -> None:
+    with (place / "counted_policy.py").open("a") as stream:
+        stream.write("\n# changed\n")
+
+
+def forget() -> None:
+    """Import anew, as another process does."""
+    sys.modules.pop("counted_policy", None)
+
+
 def figures(comparison: Comparison) -> list[dict[str, str]]:
     rows = flat_rows(comparison)
     return [{k: repr(v) for k, v in row.items() if k not in CLOCKED} for row in rows]
@@ -131,10 +142,60 @@ def test_a_strangers_code_that_changed_is_run_again(tmp_path: Path, counted: Pat
     runs_of(counted)
     small("counted", tmp_path / "kept")
     asked_only = runs_of(counted)
-    with (counted / "counted_policy.py").open("a") as stream:
-        stream.write("\n# changed\n")
+    change(counted)
+    forget()
     small("counted", tmp_path / "kept")
     assert runs_of(counted) - asked_only == 1
+
+
+def test_code_that_changed_since_it_was_imported_is_not_kept(tmp_path: Path, counted: Path) -> None:
+    small("counted", None)
+    change(counted)
+    line = r"^counted: module counted_policy is not what it was when it was read first, must stay"
+    with pytest.raises(ParameterError, match=line):
+        small("counted", tmp_path / "kept")
+
+
+def test_processes_that_import_changed_code_keep_nothing(tmp_path: Path, counted: Path) -> None:
+    def edited(done: int, total: int) -> None:
+        # Runs have their names by now, and no process has begun with them.
+        if done == 0:
+            change(counted)
+
+    found = small("fcfs,counted", tmp_path / "kept", seeds=2, jobs=2, progress=edited)
+    assert found.policies == ("fcfs",)
+    assert len(found.failures) == 2
+    assert all(
+        "counted: module counted_policy is not what" in each.reason for each in found.failures
+    )
+    forget()
+    runs_of(counted)
+    again = small("fcfs,counted", tmp_path / "kept", seeds=2)
+    assert figures(again) == figures(small("fcfs,counted", None, seeds=2))
+
+
+def test_a_run_in_this_process_is_of_the_code_that_was_imported(
+    tmp_path: Path, counted: Path
+) -> None:
+    found = small(
+        "counted", tmp_path / "kept", seeds=2,
+        progress=lambda done, total: None if done else change(counted),
+    )  # fmt: skip
+    assert found.failures == ()
+    (code,) = {row["code"] for row in pq.read_table(tmp_path / "kept/results.parquet").to_pylist()}
+    assert code == hashlib.sha256(COUNTED.encode()).hexdigest()[:12]
+
+
+def test_within_cells_a_strangers_code_counts_as_well(tmp_path: Path, counted: Path) -> None:
+    cells = "cells:size=2,inner=counted"
+    small(cells, tmp_path / "kept")
+    runs_of(counted)
+    small(cells, tmp_path / "kept")
+    asked_only = runs_of(counted)
+    change(counted)
+    forget()
+    small(cells, tmp_path / "kept")
+    assert runs_of(counted) > asked_only
 
 
 def test_a_run_that_failed_is_tried_again(tmp_path: Path, counted: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -152,6 +153,9 @@ def test_a_strangers_policy_that_changed_is_run_again_and_ours_are_not(
     assert figures(asked()) == figures(first)
     assert set(begun) == {2, 12}
     code.write_text(code.read_text() + "\n# changed\n")
+    with pytest.raises(ParameterError, match="quits: module quitting_policy_module is not what it"):
+        asked()
+    sys.modules.pop("quitting_policy_module")  # as in another process
     begun.clear()
     asked()
     assert set(begun) == {2, 8, 9, 10, 11, 12}

@@ -154,6 +154,17 @@ def test_a_folder_of_another_campaign_is_refused(
         run_campaign(campaign_of(numbers(1), **change), tmp_path / "kept", executor=HERE)
 
 
+def test_rows_of_other_code_of_ours_are_computed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    campaign = campaign_of(numbers(2), folder=tmp_path)
+    for code, fresh in (("one", "01"), ("other", "01"), ("one", "")):
+        monkeypatch.setattr("brsolver.campaign.cells.own_code", lambda code=code: code)
+        run_campaign(campaign, tmp_path / "kept", executor=HERE)
+        assert "".join(computed(tmp_path)) == fresh
+        assert pq.read_metadata(tmp_path / "kept" / "results.parquet").num_rows == 2
+
+
 def test_a_folder_of_another_version_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -56,6 +56,16 @@ def test_a_task_that_kills_every_process_is_given_up() -> None:
     assert found == {0: 0, 2: 2, 3: 3}
 
 
+def test_a_process_that_has_other_code_of_ours_computes_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # As if a file had been edited between the command's start and the process's.
+    monkeypatch.setattr("brsolver.executors.local.own_code", lambda: "as it was")
+    found = dict(carry_out(LocalExecutor(jobs=1), tasks.shifted, [1, 2], {"offset": 5}))
+    reason = "brsolver's own code was changed meanwhile, must stay as it is: start again"
+    assert found == {0: Lost(reason=reason), 1: Lost(reason=reason)}
+
+
 def test_a_result_that_cannot_travel_is_lost_alone() -> None:
     names = ["cannot travel", "fine"]
     found = dict(carry_out(LocalExecutor(jobs=2), tasks.unruly, names, {}))

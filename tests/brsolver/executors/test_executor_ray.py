@@ -154,6 +154,14 @@ def test_a_cluster_with_another_version_is_refused(
         list(carry_out(on(cluster), tasks.shifted, [1], {"offset": 0}))
 
 
+def test_a_cluster_with_other_code_of_the_same_version_is_refused(
+    cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("brsolver.executors.ray.own_code", lambda: "edited")
+    with pytest.raises(BrsolverError, match=r"with code \w{12}, must be that with code edited as"):
+        list(carry_out(on(cluster), tasks.shifted, [1], {"offset": 0}))
+
+
 def test_without_an_address_a_cluster_is_started_here_and_ended(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(

@@ -326,6 +326,16 @@ def test_seconds_that_are_kept_count_for_a_limit(tmp_path: Path) -> None:
     assert begun(tmp_path) == [1, 1, 1, 1, 1]
 
 
+def test_what_was_under_way_when_time_was_up_is_there_again(tmp_path: Path) -> None:
+    # As several processes leave it: more is kept than one would have begun in the time.
+    parts = asked_for(part_tasks.counted, tmp_path, 6)
+    carried_out(tmp_path, parts[:4], HERE)
+    for executor in (HERE, PROCESSES):
+        found = carried_out(tmp_path, parts, executor, most_s=1e-12, least=2)
+        assert sorted(found) == [0, 1, 2, 3]
+    assert begun(tmp_path) == [1, 1, 1, 1]
+
+
 def test_where_all_is_kept_nothing_is_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

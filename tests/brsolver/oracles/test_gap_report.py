@@ -7,8 +7,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from brsolver.cli._spans import parse_span
 from brsolver.cli.gap import gap as gap_command
-from brsolver.cli.gap import parse_span
 from brsolver.errors import BrsolverError, ParameterError, UnknownNameError
 from brsolver.oracles.bounds import fcfs_bound
 from brsolver.oracles.gap import GapReport, gap

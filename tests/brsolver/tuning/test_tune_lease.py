@@ -17,6 +17,8 @@ from brsolver.executors.inline import InlineExecutor, InlineLane
 from brsolver.simulator.params import SimulationParams
 from brsolver.simulator.prefill import Prefill
 from brsolver.tuning import TuneParams, TuneResult, tune
+from brsolver.tuning import lease as lease_module
+from brsolver.tuning._swap import swapped, text_of
 from brsolver.tuning.lease import KEPT, Holder, Lease, leased
 from brsolver.tuning.study import holds_nothing, quiet
 
@@ -27,10 +29,20 @@ if TYPE_CHECKING:
     from brsolver.traces import Trace
 
 PARAMS = SimulationParams(workers=2, slots=4, prefill=Prefill(mode="colocated", budget=512))
-LATER_S = 1e12
 ELSEWHERE = replace(Holder.me(), host="elsewhere", process=7, mark="theirs", seen_s=0.0)
 """A process of which nothing has been heard for long."""
-LIVES = replace(ELSEWHERE, seen_s=LATER_S)
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look at a holder as often as ever, without time in between."""
+    monkeypatch.setattr(lease_module, "LOOK_S", 0.0)
+
+
+@pytest.fixture
+def lives() -> Holder:
+    """Return a process that has just given a sign of life."""
+    return replace(ELSEWHERE, seen_s=Holder.me().seen_s)
 
 
 @pytest.fixture
@@ -60,8 +72,8 @@ def process_that_ended() -> int:
         return process.pid
 
 
-def test_who_holds_it_is_named_and_left_alone(study: optuna.Study) -> None:
-    write(study, LIVES)
+def test_who_holds_it_is_named_and_left_alone(study: optuna.Study, lives: Holder) -> None:
+    write(study, lives)
     line = (
         r"study 'tune' is gone on with by process 7 on elsewhere, heard of \d+ s ago, must be by "
         r"one process at a time: wait for that one, or give another --study"
@@ -73,13 +85,18 @@ def test_who_holds_it_is_named_and_left_alone(study: optuna.Study) -> None:
 
 
 def ended() -> Holder:
-    return replace(Holder.me(), process=process_that_ended(), seen_s=LATER_S)
+    return replace(Holder.me(), process=process_that_ended())
 
 
 @pytest.mark.parametrize(
     "left",
-    [lambda: asdict(ELSEWHERE), lambda: asdict(ended()), lambda: {"nobody": "of ours"}],
-    ids=["unheard of", "ended", "something else"],
+    [
+        lambda: asdict(ELSEWHERE),
+        lambda: asdict(replace(ELSEWHERE, seen_s=1e12)),
+        lambda: asdict(ended()),
+        lambda: {"nobody": "of ours"},
+    ],
+    ids=["unheard of", "of a clock that is ahead", "ended", "something else"],
 )
 def test_a_lease_that_nobody_has_any_more_is_taken_over(
     study: optuna.Study, left: Callable[[], dict[str, Any]]
@@ -98,9 +115,11 @@ def test_of_a_machine_with_the_same_name_nothing_is_known(study: optuna.Study) -
         Lease(study, Holder.me()).take()
 
 
-def test_a_storage_that_others_use_is_not_empty(study: optuna.Study, database: str) -> None:
+def test_a_storage_that_others_use_is_not_empty(
+    study: optuna.Study, database: str, lives: Holder
+) -> None:
     assert holds_nothing(database, "tune")
-    write(study, LIVES)
+    write(study, lives)
     assert not holds_nothing(database, "tune")
     study.set_user_attr(KEPT, None)
     assert holds_nothing(database, "tune")
@@ -119,19 +138,65 @@ def test_one_that_lives_here_is_not_taken_over(study: optuna.Study) -> None:
     lease.check()
 
 
-def test_of_two_that_begin_together_the_later_is_there(
-    study: optuna.Study, monkeypatch: pytest.MonkeyPatch
+class Between:
+    """Somebody else writes once this process has looked, so many times."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *holders: Holder) -> None:
+        self._left = list(holders)
+        monkeypatch.setattr(lease_module, "text_of", self)
+
+    def __call__(self, study: optuna.Study, name: str) -> str:
+        found = text_of(study, name)
+        if self._left:
+            write(study, self._left.pop(0))
+        return found
+
+
+def test_of_two_that_look_together_the_first_to_write_is_there(
+    study: optuna.Study, monkeypatch: pytest.MonkeyPatch, lives: Holder
 ) -> None:
-    written = Lease._write
-
-    def both(self: Lease, *args: Any) -> None:
-        written(self, *args)
-        write(study, LIVES)
-
-    monkeypatch.setattr(Lease, "_write", both)
+    Between(monkeypatch, lives)
     with pytest.raises(BrsolverError, match="process 7 on elsewhere"), leased(study, shared=True):
         pass
-    assert study.user_attrs[KEPT]["mark"] == "theirs"
+    assert study.user_attrs[KEPT] == asdict(lives)
+
+
+def test_one_that_writes_although_its_clock_is_wrong_is_left_alone(
+    study: optuna.Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(study, ELSEWHERE)
+    beat = replace(ELSEWHERE, seen_s=10.0)
+    Between(monkeypatch, ELSEWHERE, beat)
+    with pytest.raises(BrsolverError, match="process 7 on elsewhere, heard of 0 s ago"):
+        Lease(study, Holder.me()).take()
+    assert study.user_attrs[KEPT] == asdict(beat)
+
+
+def test_a_sign_of_life_that_comes_too_late_overwrites_nothing(
+    study: optuna.Study, monkeypatch: pytest.MonkeyPatch, lives: Holder
+) -> None:
+    lease = Lease(study, Holder.me())
+    lease.take()
+    Between(monkeypatch, lives)
+    lease._sign(2.0)
+    assert study.user_attrs[KEPT] == asdict(lives)
+    with pytest.raises(BrsolverError, match="has been taken over by process 7 on elsewhere"):
+        lease.check()
+
+
+@pytest.mark.parametrize("storage", ["in memory", "in a database"])
+def test_what_was_written_meanwhile_is_not_written_over(storage: str, database: str) -> None:
+    with quiet():
+        where = None if storage == "in memory" else database
+        study = optuna.create_study(storage=where, study_name="tune")
+    assert text_of(study, "name") == "null"
+    assert swapped(study, "name", "null", {"of": 1})
+    assert not swapped(study, "name", "null", {"of": 2})
+    assert not swapped(study, "name", '{"of": 3}', {"of": 2})
+    assert swapped(study, "name", '{"of": 1}', None)
+    assert swapped(study, "name", "null", {"of": 4})
+    assert study.user_attrs["name"] == {"of": 4}
+    assert text_of(study, "name") == '{"of": 4}'
 
 
 def test_signs_of_life_are_given_and_do_not_overwrite_another(study: optuna.Study) -> None:

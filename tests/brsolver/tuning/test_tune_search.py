@@ -184,10 +184,21 @@ def test_a_study_of_another_code_by_the_same_name_is_refused(
     module = Path(sys.modules["quitting_policy_module"].__file__ or "")
     before = module.read_text()
     module.write_text(before.replace("had enough", "had more than enough"))
+    sys.modules.pop("quitting_policy_module")  # as in another process
     with pytest.raises(ParameterError, match=r"digest of code\.quits is .* there and .* here"):
         tuned(trace, trials=3, storage=database, policies=policies)
     module.write_text(before)
+    sys.modules.pop("quitting_policy_module")
     assert len(tuned(trace, trials=3, storage=database, policies=policies).tried) == 3
+
+
+def test_a_study_of_other_code_of_ours_is_refused(
+    trace: Trace, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tuned(trace, trials=2, storage=database)
+    monkeypatch.setattr("brsolver._code.own_code", lambda: "edited")
+    with pytest.raises(ParameterError, match=r'code of brsolver is ".*" there and "edited" here'):
+        tuned(trace, trials=2, storage=database)
 
 
 def test_a_study_of_other_hardware_by_the_same_name_is_refused(
