@@ -9,11 +9,12 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
+from benchmarks.reproduce import _burstgpt
 from benchmarks.reproduce._pages import save_picture, write_tables
 from benchmarks.reproduce._study import BURSTGPT, QUICK, Scope
 from benchmarks.reproduce.catalogue import STUDIES
 from brsolver.campaign import FAILED, run_campaign
-from brsolver.errors import BrsolverError, UnknownNameError
+from brsolver.errors import BrsolverError, TraceError, UnknownNameError
 from brsolver.executors import EXECUTORS, ExecutorParams, executor_of
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from benchmarks.reproduce._cells import Row
     from benchmarks.reproduce._study import Study
+    from brsolver import Trace
     from brsolver.campaign.run import Progress
 
 FOLDER = "reproduced"
@@ -37,8 +39,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name in names:
             if name not in STUDIES:
                 raise UnknownNameError.suggest("reproduction", name, STUDIES)
-        scope = _scope(options)
-        return max(_reproduced(STUDIES[name], scope, options) for name in names)
+        lengths, missed = _lengths(options, names)
+        scope = _scope(options, lengths)
+        status = max(_reproduced(STUDIES[name], scope, options) for name in names)
+        return status if missed is None else status | _tell_missed(missed, names, options.folder)
     except BrsolverError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -55,20 +59,43 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="small runs, which show nothing")
     parser.add_argument("--folder", default=FOLDER, help=f"for rows, default {FOLDER}")
     parser.add_argument("--docs", help="write tables into reproduce.md there, pictures to images/")
-    parser.add_argument("--burstgpt", help="file of BurstGPT lengths, for the studies of [BFIO]")
+    parser.add_argument(
+        "--burstgpt",
+        metavar=f"FILE|{_burstgpt.FETCH}",
+        help="file of BurstGPT lengths, for the studies of [BFIO]; fetch: the public one, kept "
+        "beside the rows",
+    )
     parser.add_argument("--executor", choices=EXECUTORS, default="local")
     parser.add_argument("--ray-address")
     parser.add_argument("--jobs", type=int)
     return parser.parse_args(arguments)
 
 
-def _scope(options: argparse.Namespace) -> Scope:
-    given = {}
-    if options.burstgpt:
-        from brsolver import load_trace
-
-        given[BURSTGPT] = load_trace(options.burstgpt)
+def _scope(options: argparse.Namespace, lengths: Trace | None) -> Scope:
+    given = {} if lengths is None else {BURSTGPT: lengths}
     return replace(QUICK if options.quick else Scope(), given=given)
+
+
+def _lengths(
+    options: argparse.Namespace, names: Sequence[str]
+) -> tuple[Trace | None, BrsolverError | None]:
+    """Return BurstGPT's lengths, where they are wanted; or why they cannot be had."""
+    from brsolver import load_trace
+
+    if options.burstgpt != _burstgpt.FETCH:
+        return (load_trace(options.burstgpt) if options.burstgpt else None), None
+    if not _burstgpt.of(names):
+        return None, None
+    try:
+        return load_trace(_burstgpt.fetched(Path(options.folder))), None
+    except (_burstgpt.NotReachedError, TraceError) as error:
+        return None, error
+
+
+def _tell_missed(error: BrsolverError, names: Sequence[str], folder: str) -> int:
+    print(_burstgpt.told(error, names, Path(folder)), file=sys.stderr)
+    # Another file than the known one is worth a look; that there is no network is nobody's fault.
+    return 0 if isinstance(error, _burstgpt.NotReachedError) else 1
 
 
 def _reproduced(study: Study, scope: Scope, options: argparse.Namespace) -> int:

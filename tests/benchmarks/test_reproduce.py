@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
+import socket
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from benchmarks.reproduce import _bfio, _dpr, dpr_overhead
+from benchmarks.reproduce import _bfio, _burstgpt, _dpr, dpr_overhead
 from benchmarks.reproduce.__main__ import main
 from benchmarks.reproduce._cells import Asked, simulated, tokens_s
 from benchmarks.reproduce._pages import PAGE, write_tables
@@ -88,6 +93,103 @@ def test_given_lengths_are_a_workload_of_their_own(docs, tmp_path, capsys):
     assert {"bfio-horizon-bfio-normal", "bfio-horizon-burstgpt"} <= set(
         MARK.findall(capsys.readouterr().out)
     )
+
+
+@pytest.fixture
+def published(monkeypatch):
+    """Publish a file of lengths on this machine; return the paths that were asked for."""
+    pairs = np.random.default_rng(3).integers(1, 900, size=(60, 2)).tolist()
+    data = [{"input_length": prompt, "output_length": output} for prompt, output in pairs]
+    content, asked = json.dumps({"data": data}).encode(), []
+
+    class Answering(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Answering) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        at(monkeypatch, server.server_port)
+        monkeypatch.setattr(_burstgpt, "SHA256", hashlib.sha256(content).hexdigest()[:12])
+        yield asked
+        server.shutdown()
+        thread.join()
+
+
+def at(monkeypatch, port):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr(_burstgpt, "URL", f"http://127.0.0.1:{port}/{_burstgpt.FILE}")
+
+
+def of_lengths(docs, name="bfio-horizon"):
+    """Return what stands in the page in the places of normal and of BurstGPT's lengths."""
+    page = (docs / PAGE).read_text()
+    return [
+        re.search(f"<!-- {name}-{of} -->(.*?)<!-- end", page, re.DOTALL)[1].strip()
+        for of in ("bfio-normal", "burstgpt")
+    ]
+
+
+def test_the_public_file_is_fetched_once(docs, published, capsys):
+    kept = docs.parent / "rows" / _burstgpt.FILE
+    for damaged in (None, b"of another time"):
+        if damaged is not None:
+            kept.write_bytes(damaged)
+        for _ in range(2):
+            assert run(docs, "bfio-horizon", "--burstgpt", "fetch") == 0
+        assert _burstgpt._is_known(kept.read_bytes())
+    assert published == [f"/{_burstgpt.FILE}"] * 2
+    assert all("| --- |" in each for each in of_lengths(docs))
+    assert "not rebuilt" not in capsys.readouterr().err
+
+
+def test_another_file_is_told_and_left_and_the_rest_is_made(docs, published, monkeypatch, capsys):
+    monkeypatch.setattr(_burstgpt, "SHA256", "0" * 12)
+    assert run(docs, "bfio-horizon", "--burstgpt", "fetch") == 1
+    said = capsys.readouterr().err.splitlines()
+    assert re.match(
+        r"not rebuilt: bfio-horizon-burstgpt: \S+ has SHA-256 \w{12}…, must begin with 0{12}",
+        said[-1],
+    )
+    assert not (docs.parent / "rows" / _burstgpt.FILE).exists()
+    normal, lengths = of_lengths(docs)
+    assert "| --- |" in normal
+    assert lengths == OLD
+
+
+def test_without_a_network_one_line_names_what_is_not_rebuilt(docs, monkeypatch, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    at(monkeypatch, port)
+    assert run(docs, "bfio-horizon", "bfio-peer", "--burstgpt", "fetch") == 0
+    (line,) = (each for each in capsys.readouterr().err.splitlines() if "not rebuilt" in each)
+    assert line.startswith("not rebuilt: bfio-horizon-burstgpt: http://127.0.0.1:")
+    assert "Connection refused" in line
+    assert f"put it at {docs.parent / 'rows' / _burstgpt.FILE} or give it by --burstgpt" in line
+    normal, lengths = of_lengths(docs)
+    assert "| --- |" in normal
+    assert lengths == OLD
+
+
+def test_nothing_is_fetched_for_studies_without_its_lengths(docs, published):
+    assert run(docs, "dpr-points", "--burstgpt", "fetch") == 0
+    assert published == []
+
+
+def test_the_public_file_is_the_pages():
+    makefile, page = (ROOT / "Makefile").read_text(), (ROOT / "docs" / PAGE).read_text()
+    assert re.search(r"^REPRODUCE := .* --burstgpt fetch$", makefile, re.MULTILINE)
+    assert f"\n{_burstgpt.URL}\n" in page
+    assert _burstgpt.URL.endswith(f"/{_burstgpt.FILE}")
+    assert f"`{_burstgpt.SHA256}`" in page
+    places = {place for place in MARK.findall(page) if place.endswith("-burstgpt")}
+    assert places == {f"{name}-burstgpt" for name in _burstgpt.STUDIES}
 
 
 def test_an_unknown_name_is_answered_with_the_nearest(capsys):

@@ -10,34 +10,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-TINY = """
-name = "tiny"
-workers = 2
-slots = 4
-limit = 60
-baseline = "jsq@immediate"
-policies = ["jsq@immediate", "br-0@pooled"]
-hardware = ["bfio"]
-
-[traces.drawn]
-stand_in = "preset:uniform:n=60,s_high=300,o_high=30"
-
-[prefill.elsewhere]
-mode = "none"
-
-[regimes.full]
-
-[regimes.half]
-load = 0.5
-"""
-
-
-@pytest.fixture
-def tiny(tmp_path: Path) -> Path:
-    path = tmp_path / "tiny.toml"
-    path.write_text(TINY)
-    return path
-
 
 @pytest.fixture
 def computed(brsolver: Callable[..., Any], tiny: Path) -> Callable[..., Any]:
@@ -154,6 +126,6 @@ def test_a_folder_of_another_board_is_refused(
 ) -> None:
     out = tmp_path / "out"
     assert computed("--only", "regime=full", "--out", out).code == 0
-    tiny.write_text(TINY.replace("workers = 2", "workers = 3"))
+    tiny.write_text(tiny.read_text().replace("workers = 2", "workers = 3"))
     said = refused("board", "--definition", tiny, "--only", "regime=full", "--out", out)
     assert "must be the same to go on" in said

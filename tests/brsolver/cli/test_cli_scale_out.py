@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
-import warnings
 from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
@@ -32,22 +29,6 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
     clocked = ("wall_s", "dispatch_us_p50", "dispatch_us_p99", "dispatch_us_max")
     table = pq.read_table(folder / "results.parquet").drop_columns(list(clocked))
     return [{k: repr(v) for k, v in row.items()} for row in table.to_pylist()]
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Any:
-    pytest.importorskip("ray")
-    from ray.cluster_utils import Cluster
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)  # Ray leaves sockets to the collector
-        started = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
-        gc.collect()
-    yield started
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        started.shutdown()
-        gc.collect()
 
 
 def test_a_cluster_gives_the_same_report_and_gap(
@@ -303,17 +284,6 @@ def test_bad_options_are_one_line(
     line = refused(command, trace_file, "--policies", "jsq", "--out", out, "--slots", 4, *options)
     assert message in line
     assert not out.exists()
-
-
-def test_an_unreachable_cluster_is_one_line(refused: Callable[..., str], trace_file: Path) -> None:
-    pytest.importorskip("ray")
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    line = refused(
-        "compare", trace_file, "--policies", "jsq", "--out", trace_file.parent / "out",
-        *SMALL, "--executor", "ray", "--ray-address", f"127.0.0.1:{port}",
-    )  # fmt: skip
-    assert f"no Ray cluster can be reached at 127.0.0.1:{port}: Connection refused" in line
 
 
 STATE = {

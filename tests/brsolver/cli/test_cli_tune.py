@@ -25,14 +25,6 @@ SERVER = ("--workers", 2, "--slots", 4, "--prefill", "colocated:budget=512", "--
 SHORT = (*SERVER, "--policies", "br-t,jsq-load", "--budget", "1h")
 
 
-@pytest.fixture
-def traffic(tmp_path: Path) -> Path:
-    path = tmp_path / "traffic.csv"
-    rows = [f"{0.2 * i:.1f},{100 + 37 * i % 900},{3 + 11 * i % 40}" for i in range(300)]
-    path.write_text("\n".join(["arrival_s,prompt_tokens,output_tokens", *rows]) + "\n")
-    return path
-
-
 def test_all_that_is_written(brsolver: Callable[..., Any], traffic: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     done = brsolver("tune", traffic, *SHORT, "--trials", 18, "--out", out)

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+SPARE = 2
+
+
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Any]:
     """Return a cluster of three nodes on this machine, of which tests may take the last two."""
@@ -21,13 +24,21 @@ def cluster() -> Iterator[Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)  # Ray leaves sockets to the collector
         started = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-        started.spare = [started.add_node(num_cpus=1), started.add_node(num_cpus=1)]
+        started.spare = [started.add_node(num_cpus=1) for _ in range(SPARE)]
         gc.collect()
     yield started
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
         started.shutdown()
         gc.collect()
+
+
+@pytest.fixture
+def whole(cluster: Any) -> Any:
+    """Return the cluster with all of its nodes, whichever tests before have taken."""
+    while len(cluster.spare) < SPARE:
+        cluster.spare.append(cluster.add_node(num_cpus=1))
+    return cluster
 
 
 class Gates:

@@ -37,10 +37,10 @@ def trace() -> Trace:
 
 
 def test_a_killed_node_costs_its_own_task_alone(
-    cluster: Any, gates: Gates, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+    whole: Any, gates: Gates, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    nodes = {node.node_id: node for node in cluster.spare}
-    with on(cluster).open(tasks.held_at_gate) as lane:
+    nodes = {node.node_id: node for node in whole.spare}
+    with on(whole).open(tasks.held_at_gate) as lane:
         assert lane.slots == 3
         for each in range(3):
             lane.submit((str(gates.folder), each))
@@ -48,8 +48,8 @@ def test_a_killed_node_costs_its_own_task_alone(
         assert len(set(where.values())) == 3
         victim = next(each for each, node in where.items() if node in nodes)
         killed = nodes[where[victim]]
-        cluster.spare.remove(killed)
-        cluster.remove_node(killed, allow_graceful=False)
+        whole.spare.remove(killed)
+        whole.remove_node(killed, allow_graceful=False)
         for each in set(where) - {victim}:
             gates.let_through(int(each))
         found = dict(lane.next() for _ in range(3))
