@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections import deque
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import optuna
 import pytest
 
@@ -68,6 +71,32 @@ class _CompilingLane(InlineLane):
         return number, {**found, "task_s": found.get("task_s", 0.0) + 3600.0}
 
 
+class Together(InlineExecutor):
+    """Has several tasks under way, of which `ends` says which is over next, counted by age."""
+
+    def __init__(self, jobs: int, ends: Callable[[int], int]) -> None:
+        self.jobs, self.ends = jobs, ends
+
+    @contextmanager
+    def open(self, function: Any, shared: Mapping[str, object] | None = None) -> Iterator[Any]:
+        yield _TogetherLane(function, shared or {}, self.jobs, self.ends)
+
+
+class _TogetherLane(InlineLane):
+    def __init__(
+        self, function: Any, shared: Mapping[str, object], jobs: int, ends: Callable[[int], int]
+    ) -> None:
+        super().__init__(function, shared)
+        self.slots, self._ends = jobs, ends
+
+    def next(self) -> tuple[int, Any]:
+        self._tasks = deque(sorted(self._tasks))
+        if self._tasks:
+            at = self._ends(min(self.slots, len(self._tasks)))
+            self._tasks.rotate(-at)
+        return super().next()
+
+
 @pytest.fixture
 def trace(trace_maker: Callable[..., Trace]) -> Trace:
     return trace_maker(requests=600)
@@ -109,13 +138,50 @@ def test_the_defaults_are_first_and_are_never_given_up(trace: Trace) -> None:
     assert "certified for" in " ".join(result.to_dict()["summary"])
 
 
-def test_one_after_the_other_the_same_comes_out(trace: Trace) -> None:
-    def plain(result: TuneResult) -> list[Any]:
-        return [(t.settings, t.value, t.state) for t in result.tried]
+def plain(result: TuneResult) -> list[Any]:
+    tried = [(t.number, t.settings, t.value, t.requests, t.state) for t in result.tried]
+    return [*tried, *(v.gains for v in result.validated)]
 
-    first, second = tuned(trace), tuned(trace)
-    assert plain(first) == plain(second)
-    assert [v.gains for v in first.validated] == [v.gains for v in second.validated]
+
+def test_one_after_the_other_the_same_comes_out(trace: Trace) -> None:
+    assert plain(tuned(trace)) == plain(tuned(trace))
+
+
+@pytest.mark.parametrize("jobs", [2, 3])
+@pytest.mark.parametrize(
+    "ends",
+    [lambda running: running - 1, Random(1).randrange, Random(2).randrange],
+    ids=["the youngest", "any", "any other"],
+)
+def test_whichever_of_several_ends_first_the_same_comes_out(
+    trace: Trace, jobs: int, ends: Callable[[int], int]
+) -> None:
+    oldest_first = tuned(trace, trials=20, executor=Together(jobs, lambda _: 0))
+    other = tuned(trace, trials=20, executor=Together(jobs, ends))
+    assert oldest_first.counts()["pruned"] > 0
+    assert plain(other) == plain(oldest_first)
+
+
+def test_in_processes_the_same_comes_out(trace: Trace) -> None:
+    apart = tuned(trace, executor=executor_of(ExecutorParams(jobs=2)))
+    assert plain(apart) == plain(tuned(trace, executor=Together(2, lambda _: 0)))
+
+
+def test_with_a_budget_alone_nothing_waits_for_its_turn(trace: Trace) -> None:
+    kept_back: list[int] = []
+
+    def youngest(running: int) -> int:
+        kept_back.append(running)
+        if len(kept_back) == 40:
+            raise KeyboardInterrupt
+        return running - 1
+
+    result = tuned(trace, trials=None, executor=Together(2, youngest))
+    assert result.interrupted
+    # Where the youngest ends first, those after the oldest come to an end, and it never does.
+    ended = [t.number for t in result.tried]
+    assert len(ended) > 5
+    assert 1 not in ended
 
 
 def test_processes_find_what_one_finds(trace: Trace) -> None:
@@ -211,6 +277,27 @@ def test_defaults_that_route_as_given_are_said(trace: Trace, routing: Any, given
     assert result.tried[0].settings["routing"] == (routing if given else "immediate")
     said = [note for note in result.notes if note.startswith("routing is given as pooled, and")]
     assert len(said) == given
+
+
+@pytest.mark.parametrize(
+    ("timed", "arrivals", "given", "said"),
+    [
+        (True, Arrivals(), False, True),
+        (True, Arrivals(pool=6), True, False),
+        (True, Arrivals(mode="timestamps"), True, False),
+        (False, Arrivals(), False, False),
+    ],
+    ids=["left out", "a pool is asked for", "asked for", "none"],
+)
+def test_times_that_are_not_used_are_said(
+    trace: Trace, timed: bool, arrivals: Arrivals, given: bool, said: bool
+) -> None:
+    times = np.arange(len(trace)) * 0.2 if timed else None
+    names = frozenset({"arrivals"}) if given else frozenset[str]()
+    params = replace(PARAMS, arrivals=arrivals)
+    result = tuned(replace(trace, arrival_s=times), params, trials=2, given=names)
+    note = "came, and that is not used: 8 requests are kept waiting"
+    assert any(note in each and "--timestamps" in each for each in result.notes) == said
 
 
 def test_a_study_that_is_nobody_of_ours_is_left_alone(trace: Trace, database: str) -> None:
