@@ -23,6 +23,8 @@ MARK = "tuned"
 TABLES = (MARK, "router", "engine", "simulation", "adapter", "picker")
 OWN = ("adapter", "picker")
 """Tables that are the user's, and kept where the file is written again."""
+_PUBLISHED = "published"
+"""What the file calls the published default as its recommendation."""
 _ENGINE = ("workers", "slots", "capacity", "prefill")
 _ROUTER = (
     *("policy", "mode", "predictor", "hardware", "prefill", "refresh_steps", "request_tokens"),
@@ -110,8 +112,13 @@ class Tuned:
         return {**self.simulation, **values, **self.engine}
 
     def for_adapter(self) -> dict[str, Any]:
-        """Return what the vLLM adapter is told."""
-        return {**self.router, **self.own.get("adapter", {})}
+        """Return what the vLLM adapter is told.
+
+        Where the published default is to run as it is, that is vLLM itself: the adapter looks on.
+        """
+        looks_on = self.facts.get("recommended") == _PUBLISHED
+        mode = {"mode": "observe"} if looks_on else {}
+        return {**self.router, **mode, **self.own.get("adapter", {})}
 
     def for_picker(self, folder: Path | None = None) -> dict[str, Any]:
         """Return what the picker is told: what it routes with, and what engines can hold.

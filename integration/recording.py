@@ -35,7 +35,8 @@ class TraceRecorder(Generic[R]):
     Parameters
     ----------
     path : path
-        A ``.jsonl`` file, overwritten. The parent folder must be there.
+        A ``.jsonl`` file; one that is there is put aside, ``served.1.jsonl`` and on: a server that
+        is started again must not erase what it recorded before. The parent folder must be there.
     logger : Logger
         Warned of what is missing from the trace.
     row_of : callable
@@ -48,7 +49,7 @@ class TraceRecorder(Generic[R]):
     Raises
     ------
     OSError
-        The file cannot be opened.
+        The file cannot be opened, or one that is there not be put aside.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class TraceRecorder(Generic[R]):
         self.path = path
         self._logger, self._row_of, self._name_of = logger, row_of, name_of
         self._rotate_bytes = rotate_bytes
+        put_aside(path)
         self._file: TextIO | None = _opened(path)
         # In order of arrival, and whether it has ended.
         self._open: OrderedDict[R, bool] = OrderedDict()
@@ -179,7 +181,7 @@ def put_aside(path: Path) -> None:
     OSError
         It cannot be renamed.
     """
-    if path.exists() and path.stat().st_size:
+    if path.is_file() and path.stat().st_size:
         names = (path.with_suffix(f".{number}{path.suffix}") for number in count(1))
         path.replace(next(name for name in names if not name.exists()))
 

@@ -296,6 +296,7 @@ def _print(result: TuneResult, folder: Path, *, as_json: bool) -> None:
 
     from brsolver.cli._tune_tables import validated_table
     from brsolver.tuning import failures_told, sentences, start_line
+    from brsolver.tuning.flags import looking_on_line
     from brsolver.tuning.write import FILE
 
     console = wide_console()
@@ -308,4 +309,8 @@ def _print(result: TuneResult, folder: Path, *, as_json: bool) -> None:
         console.print(validated_table(result))
         line = start_line(result.chosen, folder / FILE)
         console.print(Text(line, style="bold"), soft_wrap=True)
+        watched = looking_on_line(result.chosen, folder / FILE)
+        if watched is not None:
+            told = f"with the adapter, which looks on and can record: {watched}"
+            console.print(Text(told), soft_wrap=True)
     print_notes(console, result.notes)

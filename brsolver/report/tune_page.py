@@ -12,6 +12,7 @@ from brsolver.report.parameters import parameter_rows
 from brsolver.report.write import PNG_DPI
 from brsolver.results.plain import finite_only
 from brsolver.tuning import failures_told, sentences, start_line
+from brsolver.tuning.flags import looking_on_line
 from brsolver.tuning.study import CALLED
 from brsolver.tuning.write import FILE, tuned_text
 
@@ -106,6 +107,7 @@ def render(result: TuneResult, pictures: Sequence[Picture]) -> str:
         summary=sentences(result),
         failures=failures_told(result),
         line=None if chosen is None else start_line(chosen, FILE),
+        watched=None if chosen is None else looking_on_line(chosen, FILE),
         file=None if chosen is None else tuned_text(result),
         trials=_shown(result, same.keys()),
         same=_listed(same),

@@ -33,7 +33,7 @@ from brsolver.tuning.work import PREDICTOR, TUNING, VALIDATION, carry
 from brsolver.wiring import code_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from optuna.study import Study
 
@@ -306,24 +306,34 @@ class _Plan:
         return made
 
     def notes(self) -> tuple[str, ...]:
-        notes = [*self.trace.notes, *self.space.left_out]
+        said = [*self.trace.notes, *self.space.left_out]
         if "routing" in self.space.given:
-            notes.append(
+            said.append(
                 f"routing is given as {self.space.base.routing}, and both defaults route like "
                 "that; where it is not given, or with --search routing, the published default is "
                 "immediate, as vLLM is, and this project's pooled"
             )
-        if self.goal.name == "throughput" and not self.space.base.arrivals.by_events:
-            notes.append(
+        return (*said, *self.notes_on_arrivals())
+
+    def notes_on_arrivals(self) -> Iterator[str]:
+        arrivals = self.space.base.arrivals
+        unasked = "arrivals" not in self.tuning.given
+        if arrivals.mode == "pool" and unasked and self.trace.arrival_s is not None:
+            yield (
+                "the trace says when its requests came, and that is not used: "
+                f"{arrivals.pool} requests are kept waiting whatever the server does; "
+                "--timestamps tunes for those times"
+            )
+        if self.goal.name == "throughput" and not arrivals.by_events:
+            yield (
                 "requests come at times of their own: unless the server falls behind, throughput "
                 "is what comes in, whoever routes; goals latency and goodput tell settings apart"
             )
-        if self.goal.name == "latency" and self.space.base.arrivals.mode == "pool":
-            notes.append(
+        if self.goal.name == "latency" and arrivals.mode == "pool":
+            yield (
                 "requests are kept waiting whatever the server does: their time to the last token "
                 "counts that wait; latency is for arrivals by time (--timestamps, --rate R)"
             )
-        return tuple(notes)
 
     def _telling(self, what: str) -> Callable[[int, int], None]:
         def tell(done: int, total: int) -> None:

@@ -26,10 +26,28 @@ def start_line(chosen: Validated, file: str | Path) -> str:
 
     The adapter is vLLM's: before other engines the router stands in a picker.
     """
-    line = engine_line(chosen.candidate)
-    if chosen.role == PUBLISHED or not line.startswith("vllm"):
-        return line
-    return f"BRSOLVER_ROUTER={shlex.quote(str(file))} {line}"
+    routed = adapter_line(chosen.candidate, file)
+    if chosen.role == PUBLISHED or routed is None:
+        return engine_line(chosen.candidate)
+    return routed
+
+
+def looking_on_line(chosen: Validated, file: str | Path) -> str | None:
+    """Return the command line by which what is to run as it is by default is recorded all the same.
+
+    None where `start_line` says it already, or there is no adapter.
+    """
+    return adapter_line(chosen.candidate, file) if chosen.role == PUBLISHED else None
+
+
+def adapter_line(candidate: Candidate, file: str | Path) -> str | None:
+    """Return the command line of engines with the adapter, by `file`; None of others than vLLM."""
+    line = engine_line(candidate)
+    if not line.startswith("vllm"):
+        return None
+    # vLLM would start one per rank, each of which records, and knows, its own requests alone.
+    servers = " --api-server-count 1" if candidate.params.workers > 1 else ""
+    return f"BRSOLVER_ROUTER={shlex.quote(str(file))} {line}{servers}"
 
 
 def _vllm(candidate: Candidate) -> list[str]:

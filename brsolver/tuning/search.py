@@ -65,6 +65,7 @@ class _Flight:
     candidate: Candidate
     role: str
     rung: int = 0
+    due: int = 0
 
 
 class Search:
@@ -103,6 +104,8 @@ class Search:
         self._rungs, self._lane, self._limits = rungs, lane, limits
         self._progress = progress
         self._flights: dict[int, _Flight] = {}
+        self._ended: dict[int, Any] = {}
+        self._turn = 0
         self._before_s = float(study.user_attrs.get(SPENT_S, 0.0))
         self._began: float | None = None
         self._compiled_s = 0.0
@@ -129,7 +132,7 @@ class Search:
         try:
             self._begin_defaults()
             while self._flights:
-                self._take(*self._lane.next())
+                self._take(*self._next())
                 self._fill()
         except KeyboardInterrupt:
             self.interrupted = True
@@ -205,15 +208,32 @@ class Search:
         return policy not in self._ran_once and self._fails[policy] >= GIVEN_UP
 
     def _submit(self, flight: _Flight) -> None:
-        candidate = flight.candidate
+        candidate, requests = flight.candidate, self._rungs[flight.rung]
+        flight.due = self._turn + requests
         task = RunTask(
             policy=candidate.policy,
             params=candidate.params,
             part=TUNING,
             first=0,
-            end=self._rungs[flight.rung],
+            end=requests,
         )
         self._flights[self._lane.submit(task)] = flight
+
+    def _next(self) -> tuple[int, Any]:
+        """Wait for the result whose turn it is.
+
+        Where the number of trials ends the search, turns hang on no clock: they come as if a
+        request took as long in every run, and what ends before its turn is kept. What the sampler
+        knows when it is asked is then the same every time. Where time ends it, none is wasted.
+        """
+        if self._limits.trials is None:
+            return self._lane.next()
+        number = min(self._flights, key=lambda each: self._flights[each].due)
+        while number not in self._ended:
+            ended, result = self._lane.next()
+            self._ended[ended] = result
+        self._turn = self._flights[number].due
+        return number, self._ended.pop(number)
 
     def _take(self, number: int, result: Any) -> None:
         self._lease.check()

@@ -14,7 +14,7 @@ from brsolver.hardware.model import preset_names, read_hardware
 from brsolver.simulator.params import SimulationParams
 from brsolver.traces.atomic import replacing
 from brsolver.tuned import read_tuned
-from brsolver.tuning.flags import start_line
+from brsolver.tuning.flags import adapter_line, looking_on_line, start_line
 from brsolver.tuning.study import PUBLISHED
 from brsolver.tuning.wording import sentences
 
@@ -115,8 +115,20 @@ def _comments(result: TuneResult, chosen: Validated) -> Iterator[str]:
     yield "#"
     yield "# The engines:"
     yield f"#   {start_line(chosen, FILE)}"
+    yield from _recorded(chosen)
     yield "# A simulation of it: brsolver simulate TRACE --config tuned.toml"
     yield "# In front of engines: brsolver serve --config tuned.toml --workers HOST:PORT,..."
+
+
+def _recorded(chosen: Validated) -> Iterator[str]:
+    """Say how what is served is recorded, to be tuned on again; only vLLM has the adapter."""
+    line = looking_on_line(chosen, FILE)
+    if line is not None:
+        yield "# The same with the adapter, which looks on, and can record what is served:"
+        yield f"#   {line}"
+    if adapter_line(chosen.candidate, FILE) is not None:
+        yield '# With record = "/FOLDER/served.jsonl" in [adapter] what is served is recorded; with'
+        yield "# reload_s = 60.0 there vLLM takes in what a later file says while it serves."
 
 
 def _wrapped(text: str) -> Iterator[str]:

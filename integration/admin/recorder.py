@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from brsolver.errors import OutputError
 from integration.picker.events import Ended, Refusal, Requested
 from integration.picker.resuming import BEFORE
-from integration.recording import TraceRecorder, put_aside
+from integration.recording import TraceRecorder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,8 +58,7 @@ class EventRecorder:
     Parameters
     ----------
     path : path
-        A ``.jsonl`` file. One that is there is put aside, ``served.1.jsonl`` and on: a picker that
-        is started again must not erase what the one before it wrote.
+        A ``.jsonl`` file. One that is there is put aside, ``served.1.jsonl`` and on.
     rotate_bytes : int or None, optional
         Size beyond which the file is renamed, ``served.1.jsonl`` and on, and a new one begun.
 
@@ -73,7 +72,6 @@ class EventRecorder:
         self._salt = secrets.token_bytes(16)
         self._open: dict[str, Seen] = {}
         try:
-            put_aside(path)
             self._trace: TraceRecorder[Seen] = TraceRecorder(
                 path,
                 logger=logger,

@@ -22,12 +22,12 @@ class Recorder(TraceRecorder["Request"]):
     Parameters
     ----------
     path : path
-        A ``.jsonl`` file, overwritten. The parent folder must be there.
+        A ``.jsonl`` file; one that is there is put aside. The parent folder must be there.
 
     Raises
     ------
     OSError
-        It cannot be opened.
+        It cannot be opened, or one that is there not be put aside.
     """
 
     def __init__(self, path: Path) -> None:
@@ -64,8 +64,10 @@ def obstacle(path: str) -> str | None:
     file = Path(path)
     if not file.parent.is_dir():
         return f"record: {path} cannot be written: there is no folder {file.parent}"
-    if file.exists():
-        writable = os.access(file, os.W_OK) and not file.is_dir()
-    else:
+    # What holds something is renamed, which is the folder's matter.
+    anew = not file.exists() or (file.is_file() and file.stat().st_size > 0)
+    if anew:
         writable = os.access(file.parent, os.W_OK | os.X_OK)
+    else:
+        writable = os.access(file, os.W_OK) and not file.is_dir()
     return None if writable else f"record: {path} cannot be written: not permitted, or a folder"

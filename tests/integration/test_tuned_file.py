@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import os
+import re
+import shlex
 import signal
 import socket
-from typing import TYPE_CHECKING
+import subprocess
+import sys
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 from serve_stack import DEADLINE_S
-from typer.testing import CliRunner
 
 from brsolver import SimulationParams
-from brsolver.cli.main import app
 from brsolver.errors import ParameterError
+from brsolver.executors.inline import InlineExecutor, InlineLane
+from brsolver.hardware.model import read_hardware
+from brsolver.registry import PolicySpec
+from brsolver.simulator.prefill import Prefill
+from brsolver.traces import Trace
 from brsolver.tuned import read_tuned
+from brsolver.tuning import TuneParams, tune, write_tuned
+from brsolver.tuning.work import GapTask, RunTask
 from integration.serve.processes import Running, fetch
 from integration.settings import load
 from integration.vllm.config import from_environment
@@ -22,8 +36,11 @@ from integration.vllm.recorder import Recorder
 from integration.vllm.requests import Request
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator, Mapping
 
+    from brsolver.tuning import TuneResult
+
+PAGE = Path(__file__).parents[2] / "docs/tune.md"
 TEXT = """
 [tuned]
 version = "0.1.0"
@@ -187,33 +204,153 @@ def test_any_other_file_is_none(tmp_path: Path) -> None:
     assert read_tuned(path) is None
 
 
-def served(at: int) -> Request:
-    request = Request(f"r{at}", 50 + at % 400, 64, 100.0 + 0.05 * at)
-    request.generated = 3 + at % 20
-    return request
+@pytest.mark.parametrize(
+    ("recommended", "own", "mode"),
+    [
+        ("published", "", "observe"),
+        ("published", 'mode = "immediate"\n', "immediate"),
+        ("project", "", "pooled"),
+    ],
+)
+def test_what_is_kept_as_it_is_vllm_routes_itself(
+    tuned: Path, recommended: str, own: str, mode: str
+) -> None:
+    facts = f'[tuned]\nrecommended = "{recommended}"\n'
+    tuned.write_text(TEXT.replace("[tuned]\n", facts) + f"[adapter]\n{own}")
+    config = from_environment({"BRSOLVER_ROUTER": str(tuned)})
+    assert config is not None
+    assert config.params.mode == mode
+    assert load(tuned, {}, workers="a:1").router.mode == "pooled"
+    assert SimulationParams.from_toml(tuned).routing == "pooled"
 
 
-def test_what_the_adapter_recorded_is_tuned_on(tmp_path: Path) -> None:
-    yesterday = tmp_path / "served.jsonl"
-    recorder = Recorder(yesterday)
-    for at in range(240):
-        request = served(at)
+class Pretending(InlineExecutor):
+    """Simulates nothing: what is written does not hang on figures."""
+
+    @contextmanager
+    def open(self, function: Any, shared: Mapping[str, object] | None = None) -> Iterator[Any]:
+        del function
+        yield InlineLane(pretended, shared or {})
+
+
+def pretended(task: RunTask | GapTask, shared: object) -> dict[str, Any]:
+    del shared
+    if isinstance(task, GapTask):
+        return {"certified": False, "requests": task.end}
+    return {"bulk_tok_s": 1.0 + task.first, "engine_s": 1e-3, "task_s": 1e-3}
+
+
+@pytest.fixture(scope="module", params=["a preset's", "its own"])
+def came_out(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Return what tuning came to, with hardware of a preset or of a file."""
+    mine = tmp_path_factory.mktemp("hardware") / "server.toml"
+    mine.write_text(HARDWARE)
+    rows = np.arange(240)
+    trace = Trace(prompt_tokens=50 + 37 * rows % 400, output_tokens=3 + 11 * rows % 20)
+    params = SimulationParams(
+        workers=2, slots=4, capacity=20_000, slo_ttft_ms=900.0,
+        prefill=Prefill(mode="colocated", budget=512),
+    )  # fmt: skip
+    hardware = (str(mine),) if request.param == "its own" else ()
+    tuning = TuneParams(budget_s=1e6, trials=2, hardware=hardware)
+    return tune(
+        trace, params, tuning, policies="br-t:kappa=2.5", predictor="survival",
+        executor=Pretending(),
+    )  # fmt: skip
+
+
+@pytest.fixture(params=["published", "project"])
+def written(came_out: TuneResult, request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """Return the file that tuning writes where it recommends a setting."""
+    path = write_tuned(replace(came_out, recommended=request.param), tmp_path)
+    assert path is not None
+    return path
+
+
+def test_what_was_written_is_loaded_by_all_as_it_is(written: Path, came_out: TuneResult) -> None:
+    found = read_tuned(written)
+    assert found is not None
+    role = str(found.facts["recommended"])
+    chosen = came_out.by_role(role)
+    assert chosen is not None
+    policy, params = chosen.candidate.policy, chosen.candidate.params
+    assert policy.text == {"published": "vllm", "project": "br-t:kappa=2.5"}[role]
+
+    picker = load(written, {}, workers="one:8000,two:8000")
+    router = picker.router
+    assert picker.workers.addresses == ("one:8000", "two:8000")
+    assert PolicySpec.parse(router.policy).params == policy.params
+    assert (router.mode, router.predictor) == (params.routing, "survival")
+    assert (router.slots, router.capacity, router.budget) == (4, 20_000, 512)
+    assert (router.prefill, router.slo_ttft_ms) == (True, 900.0)
+    beside = router.hardware.endswith(".toml")
+    assert beside == (written.parent / "hardware.toml").exists()
+    hardware = str(picker.path(router.hardware)) if beside else router.hardware
+    assert read_hardware(hardware).step_time == params.step_time
+
+    adapter = from_environment({"BRSOLVER_ROUTER": str(written)})
+    assert adapter is not None
+    assert adapter.policy.params == policy.params
+    assert adapter.params.mode == ("observe" if role == "published" else "pooled")
+    try_names(adapter)
+    assert SimulationParams.from_toml(written) == params
+
+
+def served(recorder: Recorder, requests: int) -> None:
+    for at in range(requests):
+        request = Request(f"r{at}", 50 + at % 400, 64, 100.0 + 0.05 * at)
+        request.generated = 3 + at % 20
         recorder.arrived(request)
         recorder.ended(request)
+
+
+def cron_line(folder: Path) -> str:
+    """Return the page's line as cron hands it to a shell, in another folder."""
+    (line,) = re.findall(r"^0 4 \* \* \* +(.+)$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    return str(line).replace(r"\%", "%").replace("/var/lib/brsolver", shlex.quote(str(folder)))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there is no cron")
+def test_every_night_what_the_adapter_recorded_is_tuned_on(tmp_path: Path) -> None:
+    before = Recorder(tmp_path / "served.jsonl")
+    served(before, 300)
+    before.close()
+    # It is started again, and goes on while cron runs.
+    recorder = Recorder(tmp_path / "served.jsonl")
+    served(recorder, 600)
+    (tmp_path / "server.toml").write_text(HARDWARE)
+    program = tmp_path / "bin" / "brsolver"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m brsolver "$@"\n')
+    program.chmod(0o755)
+    smaller = "--workers 2 --slots 4 --policies br-t --trials 3 --jobs 1"
+    night = subprocess.run(
+        ["sh", "-c", f"{cron_line(tmp_path)} {smaller}"],  # noqa: S607 # as cron does
+        env={**os.environ, "PATH": f"{program.parent}{os.pathsep}{os.environ['PATH']}"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
     recorder.close()
-    arguments = [
-        "tune", yesterday, "--timestamps", "--workers", 2, "--slots", 4, "--prefill", "colocated",
-        "--goal", "latency", "--policies", "br-t", "--trials", 3, "--jobs", 1,
-        "--out", tmp_path / "out",
-    ]  # fmt: skip
-    done = CliRunner().invoke(app, [str(each) for each in arguments])
-    assert done.exit_code == 0, done.output
-    config = from_environment({"BRSOLVER_ROUTER": str(tmp_path / "out" / "tuned.toml")})
+    assert night.returncode == 0, night.stderr
+    assert (tmp_path / "served.1.jsonl").read_text().count("\n") == 300
+    # What the recorder has not flushed yet is the newest.
+    assert 256 <= (tmp_path / "yesterday.jsonl").read_text().count("\n") < 600
+    path = tmp_path / "tuned" / "tuned.toml"
+    found = read_tuned(path)
+    assert found is not None
+    assert found.simulation["arrivals"]["mode"] == "timestamps"
+    assert found.router["hardware"] == "hardware.toml"
+    config = from_environment({"BRSOLVER_ROUTER": str(path)})
     assert config is not None
+    try_names(config)
     assert config.policy.name in {"br-t", "vllm"}
 
 
-def test_a_picker_serves_with_it(tuned: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("by_tune", [False, True], ids=["by hand", "by tune"])
+def test_a_picker_serves_with_it(
+    tuned: Path, came_out: TuneResult, tmp_path: Path, by_tune: bool
+) -> None:
+    if by_tune:
+        write_tuned(replace(came_out, recommended="project"), tuned.parent)
     pages: list[str] = []
 
     def ready(line: str) -> bool:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,29 @@ def test_requests_are_written_in_order_of_arrival_whatever_order_they_end_in(tmp
     assert trace.output_tokens.tolist() == [3, 7]
     assert trace.arrival_s.tolist() == [0.0, 2.0]
     assert trace.columns["max_tokens"].tolist() == [50, 50]
+
+
+def test_a_server_that_is_started_again_erases_nothing(tmp_path):
+    path = tmp_path / "served.jsonl"
+    for generated in (3, 5, 7):
+        recorder = Recorder(path)
+        row = request("a", 100.0, generated)
+        recorder.arrived(row)
+        recorder.ended(row)
+        recorder.close()
+    kept = [tmp_path / name for name in ("served.1.jsonl", "served.2.jsonl", "served.jsonl")]
+    assert sorted(tmp_path.iterdir()) == sorted(kept)
+    assert [load_trace(each).output_tokens.tolist() for each in kept] == [[3], [5], [7]]
+
+
+def test_what_holds_nothing_and_what_is_a_folder_stay_where_they_are(tmp_path):
+    Recorder(tmp_path / "served.jsonl").close()
+    Recorder(tmp_path / "served.jsonl").close()
+    folder = tmp_path / "folder.jsonl"
+    folder.mkdir()
+    with pytest.raises(IsADirectoryError):
+        Recorder(folder)
+    assert sorted(tmp_path.iterdir()) == [folder, tmp_path / "served.jsonl"]
 
 
 def test_a_clock_that_is_set_back_still_gives_a_trace(tmp_path):
@@ -171,3 +195,16 @@ def test_it_is_known_beforehand_what_cannot_be_written(tmp_path):
     assert "there is no folder" in obstacle(str(tmp_path / "none" / "served.jsonl"))
     (tmp_path / "folder.jsonl").mkdir()
     assert "cannot be written" in obstacle(str(tmp_path / "folder.jsonl"))
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write everywhere")
+def test_what_is_there_must_be_put_aside(tmp_path):
+    path = tmp_path / "served.jsonl"
+    path.write_text("{}\n")
+    tmp_path.chmod(0o500)
+    try:
+        assert "cannot be written" in obstacle(str(path))
+        with pytest.raises(PermissionError):
+            Recorder(path)
+    finally:
+        tmp_path.chmod(0o700)

@@ -43,10 +43,13 @@ class Watched:
         self.reloads += 1
 
     def write(self, text, expected=None):
+        budget = "" if "budget_ms" in text else "budget_ms = 50\n"
+        self.write_as_it_is(f"reload_s = 0.005\n{budget}{text}", expected)
+
+    def write_as_it_is(self, text, expected):
         self.expected = expected
         part = self.path.with_suffix(".part")
-        budget = "" if "budget_ms" in text else "budget_ms = 50\n"
-        part.write_text(f"reload_s = 0.005\n{budget}{text}")
+        part.write_text(text)
         os.replace(part, self.path)  # noqa: PTH105 # replaces at once
 
     @property
@@ -177,6 +180,37 @@ def test_settings_that_cannot_change_are_named_and_stay(tmp_path, monkeypatch, s
     (line,) = said()
     assert "budget_ms, record cannot change while serving" in line
     assert "budget_ms stays 50.0, record stays None" in line
+
+
+TUNED = """
+[tuned]
+recommended = "{}"
+[router]
+policy = "{}"
+mode = "immediate"
+[adapter]
+reload_s = 0.005
+budget_ms = 50
+"""
+
+
+def test_a_night_that_keeps_the_published_default_gives_routing_back_to_vllm(
+    tmp_path, monkeypatch, said
+):
+    nights = [("published", "vllm", 1), ("project", "jsq-load", 1), ("published", "vllm", 2)]
+
+    async def scenario():
+        w = Watched(tmp_path, monkeypatch)
+        for night, (recommended, policy, chosen_by_vllm) in enumerate(nights):
+            w.write_as_it_is(TUNED.format(recommended, policy), policy)
+            await w.until(lambda night=night: w.reloads > night)
+            await w.d.add(str(night), 100)
+            assert w.d.client.own_choices == chosen_by_vllm
+        # Its books go on whoever routes.
+        assert w.d.books.state.load.sum() == 300
+
+    asyncio.run(scenario())
+    assert said() == []
 
 
 def test_what_was_measured_of_a_request_outlives_a_change(tmp_path, monkeypatch):

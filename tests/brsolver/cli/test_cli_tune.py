@@ -34,6 +34,7 @@ def test_all_that_is_written(brsolver: Callable[..., Any], traffic: Path, tmp_pa
         "vllm serve MODEL --data-parallel-size 2 --enable-expert-parallel --max-num-seqs 4"
         in done.out
     )
+    assert "note: the trace says when its requests came, and that is not used: 8 " in done.out
     assert "95 % interval" in done.out or "nothing beats it for certain" in done.out
     names = sorted(path.name for path in out.iterdir())
     assert names == ["study.db", "tune-figures", "tune.html", "tune.json", "tuned.toml"]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections import deque
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zlib import crc32
 
+import numpy as np
 import optuna
 import pytest
 
@@ -19,6 +22,7 @@ from brsolver.simulator.params import SimulationParams
 from brsolver.simulator.prefill import Prefill
 from brsolver.tuning import TuneParams, TuneResult, tune
 from brsolver.tuning.study import quiet
+from brsolver.tuning.work import GapTask, RunTask
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -68,6 +72,44 @@ class _CompilingLane(InlineLane):
         return number, {**found, "task_s": found.get("task_s", 0.0) + 3600.0}
 
 
+class Together(InlineExecutor):
+    """Has several tasks under way, of which `ends` says which is over next, counted by age."""
+
+    def __init__(
+        self, jobs: int, ends: Callable[[int], int], function: Callable[..., Any] | None = None
+    ) -> None:
+        self.jobs, self.ends, self.function = jobs, ends, function
+
+    @contextmanager
+    def open(self, function: Any, shared: Mapping[str, object] | None = None) -> Iterator[Any]:
+        yield _TogetherLane(self.function or function, shared or {}, self.jobs, self.ends)
+
+
+class _TogetherLane(InlineLane):
+    def __init__(
+        self, function: Any, shared: Mapping[str, object], jobs: int, ends: Callable[[int], int]
+    ) -> None:
+        super().__init__(function, shared)
+        self.slots, self._ends = jobs, ends
+
+    def next(self) -> tuple[int, Any]:
+        self._tasks = deque(sorted(self._tasks))
+        if self._tasks:
+            at = self._ends(min(self.slots, len(self._tasks)))
+            self._tasks.rotate(-at)
+        return super().next()
+
+
+def pretended(task: RunTask | GapTask, shared: object) -> dict[str, Any]:
+    """Return a figure that hangs on the setting and the requests alone, without a simulation."""
+    del shared
+    if isinstance(task, GapTask):
+        return {"certified": False, "requests": task.end}
+    setting = f"{task.policy.text} {task.params} {task.first} {task.end}"
+    value = 1.0 + crc32(setting.encode()) % 1000
+    return {"bulk_tok_s": value, "engine_s": 1e-3, "task_s": 1e-3}
+
+
 @pytest.fixture
 def trace(trace_maker: Callable[..., Trace]) -> Trace:
     return trace_maker(requests=600)
@@ -109,13 +151,50 @@ def test_the_defaults_are_first_and_are_never_given_up(trace: Trace) -> None:
     assert "certified for" in " ".join(result.to_dict()["summary"])
 
 
-def test_one_after_the_other_the_same_comes_out(trace: Trace) -> None:
-    def plain(result: TuneResult) -> list[Any]:
-        return [(t.settings, t.value, t.state) for t in result.tried]
+def plain(result: TuneResult) -> list[Any]:
+    tried = [(t.number, t.settings, t.value, t.requests, t.state) for t in result.tried]
+    return [*tried, *(v.gains for v in result.validated)]
 
-    first, second = tuned(trace), tuned(trace)
-    assert plain(first) == plain(second)
-    assert [v.gains for v in first.validated] == [v.gains for v in second.validated]
+
+def test_one_after_the_other_the_same_comes_out(trace: Trace) -> None:
+    assert plain(tuned(trace)) == plain(tuned(trace))
+
+
+@pytest.mark.parametrize("jobs", [2, 3])
+@pytest.mark.parametrize(
+    "ends",
+    [lambda running: running - 1, lambda running: running // 2],
+    ids=["the youngest", "one between"],
+)
+def test_whichever_of_several_ends_first_the_same_comes_out(
+    trace: Trace, jobs: int, ends: Callable[[int], int]
+) -> None:
+    oldest_first = tuned(trace, trials=20, executor=Together(jobs, lambda _: 0, pretended))
+    other = tuned(trace, trials=20, executor=Together(jobs, ends, pretended))
+    assert oldest_first.counts()["pruned"] > 0
+    assert plain(other) == plain(oldest_first)
+
+
+def test_in_processes_the_same_comes_out(trace: Trace) -> None:
+    apart = tuned(trace, executor=executor_of(ExecutorParams(jobs=2)))
+    assert plain(apart) == plain(tuned(trace, executor=Together(2, lambda _: 0)))
+
+
+def test_with_a_budget_alone_nothing_waits_for_its_turn(trace: Trace) -> None:
+    kept_back: list[int] = []
+
+    def youngest(running: int) -> int:
+        kept_back.append(running)
+        if len(kept_back) == 40:
+            raise KeyboardInterrupt
+        return running - 1
+
+    result = tuned(trace, trials=None, executor=Together(2, youngest, pretended))
+    assert result.interrupted
+    # The published default is the oldest: its second prefix is never over, and others go on.
+    ended = [t.number for t in result.tried]
+    assert len(ended) > 5
+    assert 0 not in ended
 
 
 def test_processes_find_what_one_finds(trace: Trace) -> None:
@@ -222,6 +301,29 @@ def test_defaults_that_route_as_given_are_said(trace: Trace, routing: Any, given
     assert result.tried[0].settings["routing"] == (routing if given else "immediate")
     said = [note for note in result.notes if note.startswith("routing is given as pooled, and")]
     assert len(said) == given
+
+
+@pytest.mark.parametrize(
+    ("timed", "arrivals", "given", "said"),
+    [
+        (True, Arrivals(), False, True),
+        (True, Arrivals(pool=6), True, False),
+        (True, Arrivals(mode="timestamps"), True, False),
+        (False, Arrivals(), False, False),
+    ],
+    ids=["left out", "a pool is asked for", "asked for", "none"],
+)
+def test_times_that_are_not_used_are_said(
+    trace: Trace, timed: bool, arrivals: Arrivals, given: bool, said: bool
+) -> None:
+    times = np.arange(len(trace)) * 0.2 if timed else None
+    names = frozenset({"arrivals"}) if given else frozenset[str]()
+    params = replace(PARAMS, arrivals=arrivals)
+    executor = Together(1, lambda _: 0, pretended)
+    timed_trace = replace(trace, arrival_s=times)
+    result = tuned(timed_trace, params, trials=2, given=names, executor=executor)
+    note = "came, and that is not used: 8 requests are kept waiting"
+    assert any(note in each and "--timestamps" in each for each in result.notes) == said
 
 
 def test_a_study_that_is_nobody_of_ours_is_left_alone(trace: Trace, database: str) -> None:

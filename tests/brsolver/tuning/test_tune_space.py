@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,7 +18,7 @@ from brsolver.routers.wave_params import BRTParams
 from brsolver.simulator.params import SimulationParams
 from brsolver.simulator.prefill import Prefill
 from brsolver.tuning.dimensions import Dimension, policy_dimensions, read_ranges
-from brsolver.tuning.flags import engine_line, start_line
+from brsolver.tuning.flags import engine_line, looking_on_line, start_line
 from brsolver.tuning.layouts import read_layouts
 from brsolver.tuning.result import Validated
 from brsolver.tuning.space import DEFAULT_POLICIES, Space
@@ -238,7 +238,28 @@ def test_experts_are_shared_out_as_where_steps_were_measured(name: str) -> None:
 )
 def test_vllm_is_started_with_the_router_that_was_chosen(base: str, role: str, begins: str) -> None:
     chosen = Validated(role=role, candidate=space_of(BASES[base]).project(), figures=())
-    assert start_line(chosen, "my run/tuned.toml").startswith(begins)
+    line = start_line(chosen, "my run/tuned.toml")
+    assert line.startswith(begins)
+    # Several would know, and record, their own requests alone.
+    assert line.endswith(" --api-server-count 1") == ("BRSOLVER_ROUTER" in begins)
+
+
+@pytest.mark.parametrize(("workers", "servers"), [(1, 0), (2, 1)])
+def test_one_api_server_knows_all_ranks(workers: int, servers: int) -> None:
+    candidate = space_of(replace(BASES["vllm"], workers=workers)).project()
+    chosen = Validated(role="project", candidate=candidate, figures=())
+    assert start_line(chosen, "tuned.toml").count("--api-server-count 1") == servers
+
+
+@pytest.mark.parametrize(
+    ("base", "role", "looks_on"),
+    [("vllm", "published", True), ("vllm", "project", False), ("sglang", "published", False)],
+)
+def test_what_is_kept_as_it_is_can_be_recorded(base: str, role: str, looks_on: bool) -> None:
+    candidate = space_of(BASES[base]).published()
+    line = looking_on_line(Validated(role=role, candidate=candidate, figures=()), "tuned.toml")
+    recorded = f"BRSOLVER_ROUTER=tuned.toml {engine_line(candidate)} --api-server-count 1"
+    assert line == (recorded if looks_on else None)
 
 
 @pytest.mark.parametrize("params", [BRTParams, BRRampParams, BRHParams])
