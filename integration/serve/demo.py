@@ -6,8 +6,10 @@ rule and by ``br-t`` with a pool; the table says what each gave and what the sim
 
 from __future__ import annotations
 
+import argparse
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,11 +29,14 @@ from integration.serve.processes import Running
 from integration.serve.traffic import Fate, TrafficParams, drive
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from integration.serve.traffic import Reply
 
-TRACE = "preset:uniform:n=900,s_low=100,s_high=2500,o_low=20,o_high=160"
+REQUESTS = 900
+LEAST = 12
+"""Requests of which figures can be had: some must be sent after the first has ended."""
+TRACE = f"preset:uniform:n={REQUESTS},s_low=100,s_high=2500,o_low=20,o_high=160"
 CLUSTER = Cluster(ranks=8, slots=24, budget=4096, concurrency=256)
 ARMS = (VLLM, POOLED)
 TAKES = "It takes two to three minutes; the first time it compiles, which takes another."
@@ -113,32 +118,43 @@ def settings(addresses: Sequence[str], arm: Arm, cluster: Cluster) -> str:
     )
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run the demonstration and print its table; return the exit status."""
-    workload = workloads(WorkloadParams(trace=TRACE, requests=900, max_tokens=8192), 1)[0]
-    say = _say
-    say(f"{CLUSTER.ranks} fake ranks of {CLUSTER.hardware}, {CLUSTER.slots} slots each, and a door")
-    say(f"before them. {TAKES}")
+    requests = _requests(arguments)
+    workload = workloads(WorkloadParams(trace=TRACE, requests=requests, max_tokens=8192), 1)[0]
+    # Clients that come again when they are answered, most of them more than once.
+    cluster = replace(CLUSTER, concurrency=min(CLUSTER.concurrency, requests // 3))
+    _say(
+        f"{cluster.ranks} fake ranks of {cluster.hardware}, {cluster.slots} slots each, and a door"
+    )
+    _say(f"before them. {TAKES if requests == REQUESTS else ''}".rstrip())
     rows: dict[str, dict[str, float]] = {}
     with (
         tempfile.TemporaryDirectory(prefix="brsolver-demo-") as folder,
-        Engines(CLUSTER) as engines,
+        Engines(cluster) as engines,
     ):
         for turn, arm in enumerate(ARMS, 1):
-            say(f"{turn} of {len(ARMS)}, {arm.name}: {len(workload)} requests")
-            rows[arm.name] = run_arm(arm, engines.addresses, workload, Path(folder), say)
+            _say(f"{turn} of {len(ARMS)}, {arm.name}: {len(workload)} requests")
+            rows[arm.name] = run_arm(arm, cluster, engines.addresses, workload, Path(folder))
     for arm in ARMS:
-        rows[f"{arm.name} (simulated)"] = foretold(workload.trace, arm, CLUSTER)
+        rows[f"{arm.name} (simulated)"] = foretold(workload.trace, arm, cluster)
     sys.stdout.write(f"\n{as_table(rows)}\n\n{_verdict(rows)}\n")
     return 0
 
 
+def _requests(arguments: Sequence[str] | None) -> int:
+    parser = argparse.ArgumentParser(prog="demo-serve", description=__doc__)
+    parser.add_argument(
+        "--requests", type=int, default=REQUESTS, help=f"sent to each policy ({REQUESTS})"
+    )
+    requests: int = parser.parse_args(arguments).requests
+    if not LEAST <= requests <= REQUESTS:
+        parser.error(f"--requests is {requests}, must be {LEAST} to {REQUESTS}")
+    return requests
+
+
 def run_arm(
-    arm: Arm,
-    addresses: Sequence[str],
-    workload: Workload,
-    folder: Path,
-    say: Callable[[str], None],
+    arm: Arm, cluster: Cluster, addresses: Sequence[str], workload: Workload, folder: Path
 ) -> dict[str, float]:
     """Serve the workload under one policy; return its figures.
 
@@ -148,11 +164,11 @@ def run_arm(
         An answer was not complete.
     """
     config = folder / f"{arm.mode}.toml"
-    config.write_text(settings(addresses, arm, CLUSTER), encoding="utf-8")
+    config.write_text(settings(addresses, arm, cluster), encoding="utf-8")
     with FrontDoor(config) as door:
-        say(f"  {CLUSTER.concurrency} in flight; page for as long as they run: {door.page}/")
-        params = TrafficParams(url=door.url, concurrency=CLUSTER.concurrency)
-        replies = drive(params, workload, progress=_Progress(len(workload), say))
+        _say(f"  {cluster.concurrency} in flight; page for as long as they run: {door.page}/")
+        params = TrafficParams(url=door.url, concurrency=cluster.concurrency)
+        replies = drive(params, workload, progress=_Progress(len(workload)))
     bad = [reply for reply in replies if reply.fate is not Fate.COMPLETE]
     if bad:
         raise BrsolverError(
@@ -175,13 +191,13 @@ def _verdict(rows: dict[str, dict[str, float]]) -> str:
 
 
 class _Progress:
-    def __init__(self, total: int, say: Callable[[str], None]) -> None:
-        self._total, self._say, self._done = total, say, 0
+    def __init__(self, total: int) -> None:
+        self._total, self._done = total, 0
 
     def __call__(self, _: Reply) -> None:
         self._done += 1
         if self._done % EVERY == 0 and sys.stderr.isatty():
-            self._say(f"  {self._done} of {self._total} answered")
+            _say(f"  {self._done} of {self._total} answered")
 
 
 def _say(line: str) -> None:

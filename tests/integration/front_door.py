@@ -9,6 +9,7 @@ import json
 import re
 import shutil
 import socket
+import ssl
 import subprocess
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -61,12 +62,17 @@ class Served:
         self.port = 0
         self._runner: web.AppRunner | None = None
 
-    async def _start(self, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> None:
+    async def _start(
+        self,
+        handler: Callable[[web.Request], Awaitable[web.StreamResponse]],
+        secure: Path | None = None,
+    ) -> None:
         app = web.Application(client_max_size=2**30)
         app.router.add_route("*", "/{tail:.*}", handler)
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", self.port)
+        context = None if secure is None else showing(secure)
+        site = web.TCPSite(self._runner, "127.0.0.1", self.port, ssl_context=context)
         await site.start()
         self.port = site._server.sockets[0].getsockname()[1]
 
@@ -97,8 +103,8 @@ class Engine(Served):
         self.breaks = False
         self.silent = False
 
-    async def start(self) -> None:
-        await self._start(self._answer)
+    async def start(self, secure: Path | None = None) -> None:
+        await self._start(self._answer, secure)
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         if request.path == "/health":
@@ -145,6 +151,13 @@ def certificate(folder: Path) -> None:
     command += ["-keyout", "key.pem", "-out", "cert.pem", "-subj", "/CN=localhost"]
     command += ["-addext", "subjectAltName=IP:127.0.0.1"]
     subprocess.run(command, cwd=folder, check=True, capture_output=True)
+
+
+def showing(folder: Path) -> ssl.SSLContext:
+    """TLS of a server that shows a folder's certificate."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
+    return context
 
 
 def _whole(asked: dict[str, Any]) -> web.Response:
@@ -321,22 +334,30 @@ async def front_door(
     *,
     engines: int = 2,
     handlers: Callable[[], tuple[Any, ...]] = tuple,
+    secure: Path | None = None,
     **tables: Any,
 ) -> AsyncIterator[FrontDoor]:
-    """Run Envoy with the tables given, as ``serve.toml`` has them."""
+    """Run Envoy with the tables given, as ``serve.toml`` has them.
+
+    Engines show the certificate of the folder `secure`, if there is one, and Envoy trusts it.
+    """
     running = [Engine() for _ in range(engines)]
     door, log = HttpDoor(), LogSink()
     async with contextlib.AsyncExitStack() as stack:
-        for each in (*running, door):
+        for each in running:
             stack.push_async_callback(each.stop)
-            await each.start()
+            await each.start(secure)
+        stack.push_async_callback(door.stop)
+        await door.start()
         stack.push_async_callback(log.stop)
-        secure = tables.get("picker", Door()).certificate is not None
-        await log.start(*handlers(), secure=folder if secure else None)
+        shown = tables.get("picker", Door()).certificate is not None
+        await log.start(*handlers(), secure=folder if shown else None)
         addresses = tuple(engine.address for engine in running)
         listen, admin = free_ports(2)
         ports = Ports(listen=listen, admin=admin, door=door.port, grpc=log.port)
-        config = ServeConfig(workers=Workers(addresses=addresses, health_interval_s=0.1), **tables)
+        trusted = {} if secure is None else {"tls": True, "ca": str(secure / "cert.pem")}
+        workers = Workers(addresses=addresses, health_interval_s=0.1, **trusted)
+        config = ServeConfig(workers=workers, **tables)
         folder.mkdir(exist_ok=True)
         endpoints = Endpoints(folder / ENDPOINTS)
         endpoints.write(addresses)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import subprocess
 import threading
 from pathlib import Path
@@ -16,10 +17,11 @@ from integration.bench.workload import Workload, random_prompts
 from integration.serve.comparison import Cluster
 from integration.serve.demo import Engines, FrontDoor
 from integration.serve.processes import fetch
-from integration.serve.traffic import TrafficParams, send
+from integration.serve.traffic import Fate, TrafficParams, send
 
 DEADLINE_S = 60
 ROUTER = {"policy": "br-t", "wait_max_s": 60.0, "start_max_s": 20.0, "down_after": 1000}
+TAG = re.compile(r"[\w-]*")
 LIMITS = {"idle_s": 5.0, "drain_s": 20.0, "backoff_ms": 5.0, "max_backoff_ms": 20.0}
 
 
@@ -203,6 +205,32 @@ def idle(audit):
     )
 
 
+def fates(replies):
+    return [str(reply.fate) for reply in replies]
+
+
+def ends_between(before, after):
+    """How many requests ended how between two looks at the books."""
+    many = {how: n - before["ended"].get(how, 0) for how, n in after["ended"].items()}
+    return {how: n for how, n in many.items() if n}
+
+
+async def in_the_books(stack, act):
+    """Do something that sends requests; return replies and how they ended in the books.
+
+    Each has ended there once, and nothing is left.
+    """
+    before = await stack.until_idle()
+    stack.forget()
+    replies = await act(stack)
+    after = await stack.until_idle()
+    ends = ends_between(before, after)
+    assert after["begun"] - before["begun"] == sum(ends.values()) == len(replies), (ends, replies)
+    assert stack.over == []
+    assert not any(reply.fate is Fate.WRONG for reply in replies), replies
+    return replies, ends
+
+
 def workload(outputs, prompts=8, seed=0):
     """Return requests of these many output tokens; prompts of a few tokens, or as given."""
     rng = np.random.default_rng(seed)
@@ -212,19 +240,36 @@ def workload(outputs, prompts=8, seed=0):
 
 
 async def ask(
-    stack, outputs, *, mischief=None, leave=None, tag="", concurrency=None, progress=None, **more
+    stack,
+    outputs,
+    *,
+    mischief=None,
+    leave=None,
+    tag="",
+    concurrency=None,
+    headers=None,
+    sent=None,
+    progress=None,
+    **more,
 ):
-    """Send requests, all at once unless told otherwise; `mischief` and `leave` are by index."""
+    """Send requests, all at once unless told otherwise.
+
+    `mischief` and `leave` are by index; `sent` is told of each index as it is sent.
+    """
+    assert TAG.fullmatch(tag), "a relay would not know it from others"
     mischief = mischief or {}
 
-    def headers(index):
+    def headers_of(index):
+        if sent is not None:
+            sent(index)
         extra = {"x-mischief": mischief[index]} if index in mischief else {}
         return {"x-tag": f"{tag}-{index}", **extra}
 
     params = TrafficParams(
         url=stack.url,
         concurrency=concurrency or len(outputs),
-        headers_of=headers,
+        headers=headers or {},
+        headers_of=headers_of,
         leave=leave or {},
         timeout_s=DEADLINE_S,
     )

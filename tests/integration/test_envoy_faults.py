@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
-from front_door import PATIENCE_S, FrontDoor, free_ports, front_door, in_turn, to
+from front_door import (
+    PATIENCE_S,
+    Engine,
+    FrontDoor,
+    certificate,
+    free_ports,
+    front_door,
+    in_turn,
+    to,
+)
+from small_http2 import connected
 
 from integration.messages import names
 from integration.settings import Limits
@@ -316,5 +327,101 @@ def test_a_drain_that_takes_too_long_says_how_many_are_left(tmp_path: Path) -> N
             await front.envoy.stop()
             with pytest.raises(aiohttp.ClientError):
                 await running
+
+    asyncio.run(scenario())
+
+
+async def figure(front: FrontDoor, name: str) -> int:
+    name = f"cluster.workers.{name}"
+    return (await front.envoy.admin.figures(name)).get(name, 0)
+
+
+def test_a_worker_that_fails_several_times_in_a_row_is_left_out(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with front_door(tmp_path, limits=Limits(retries=0)) as front:
+            first, second = front.engines
+            front.door.decide = lambda request, body: to(first)
+            # What an engine says of a request says nothing of the engine.
+            for _ in range(10):
+                assert (await front.post({"fail": 500}))[0] == 500
+            assert not any(host.ejected for host in await front.envoy.admin.hosts())
+            async with asyncio.timeout(PATIENCE_S):
+                while not any(host.ejected for host in await front.envoy.admin.hosts()):
+                    assert (await front.post({"fail": 503}))[0] == 503
+            ejected = {h.address: h.ejected for h in await front.envoy.admin.hosts()}
+            assert not ejected[second.address]
+            assert await figure(front, "outlier_detection.ejections_total")
+            assert len(first.requests) >= 15
+
+    asyncio.run(scenario())
+
+
+def test_more_requests_than_there_may_be_are_one_error_each(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with front_door(tmp_path, limits=Limits(connections=1)) as front:
+            front.door.decide = in_turn(*front.engines, front.engines[1])
+            async with asyncio.timeout(PATIENCE_S), connected(front.ports.listen) as client:
+                client.post(1, "/v1/completions", json.dumps(STREAM).encode())
+                await front.engines[0].reached.wait()
+                client.post(3, "/v1/completions", b"{}")
+                error = json.loads(await client.body(3))["error"]
+                assert (error["type"], int(error["code"])) == ("overloaded_error", 503)
+                assert "overflow" in error["message"]
+                assert count(front) == [1, 0]
+                # Nothing is taken from who was there before, and then there is room again.
+                front.engines[0].gate.set()
+                assert (await client.body(1)).endswith(b"data: [DONE]\n\n")
+                client.post(5, "/v1/completions", b"{}")
+                assert json.loads(await client.body(5))["choices"]
+
+    asyncio.run(scenario())
+
+
+def test_engines_are_spoken_to_by_tls_and_none_that_another_has_signed(tmp_path: Path) -> None:
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    for folder in (ours, theirs):
+        folder.mkdir()
+        certificate(folder)
+    came: list[bytes] = []
+
+    async def keeps(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        came.append(await reader.read(65_536))
+        writer.close()
+
+    async def refused(front: FrontDoor) -> None:
+        status, _, content = await front.post({"say": "a secret"})
+        assert (status, json.loads(content)["error"]["type"]) == (503, "overloaded_error")
+
+    async def scenario() -> None:
+        limits = Limits(retries=0)
+        async with front_door(tmp_path, engines=1, secure=ours, limits=limits) as front:
+            [engine] = front.engines
+            front.door.decide = lambda request, body: to(engine)
+            assert (await front.post({}))[0] == 200
+            assert engine.requests[0][0].secure
+            stranger = Engine()
+            await stranger.start(theirs)
+            try:
+                front.endpoints.write([stranger.address])
+                await listed(front, stranger.address)
+                front.door.decide = lambda request, body: to(stranger)
+                async with asyncio.timeout(PATIENCE_S):
+                    while not await figure(front, "ssl.fail_verify_error"):
+                        pass
+                await refused(front)
+                assert not stranger.requests
+            finally:
+                await stranger.stop()
+            async with await asyncio.start_server(keeps, "127.0.0.1", 0) as server:
+                plain = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+                front.endpoints.write([plain])
+                await listed(front, plain)
+                front.door.decide = lambda request, body: {names.ENDPOINT: plain, names.ID: "r"}
+                await refused(front)
+                async with asyncio.timeout(PATIENCE_S):
+                    while not came:
+                        await asyncio.sleep(0)
+            # What begins TLS: whoever speaks none is told nothing else.
+            assert all(piece.startswith(b"\x16\x03") for piece in came if piece)
 
     asyncio.run(scenario())

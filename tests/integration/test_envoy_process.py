@@ -10,7 +10,8 @@ import signal
 import ssl
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import aiohttp
 import grpc.aio
@@ -32,9 +33,6 @@ from integration.envoy import (
 from integration.envoy.process import CONFIGURATION
 from integration.settings import Door, Limits, Listen, Trace, load
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 
 def executable(path: Path) -> Path:
     path.write_text("#!/bin/sh\nexit 0\n", encoding="utf-8")
@@ -54,6 +52,43 @@ def test_what_is_named_must_be_a_program(tmp_path: Path, made: int | None) -> No
         executable(path).chmod(made)
     with pytest.raises(ParameterError, match="must be Envoy's program"):
         find_envoy(path)
+
+
+def saying(path: Path, version: str) -> Path:
+    executable(path).write_text(
+        f"#!/bin/sh\necho\necho 'envoy  version: 0a1b2c/{version}/Clean/RELEASE/BoringSSL'\n",
+        encoding="utf-8",
+    )
+    return path
+
+
+OLDEST = ".".join(map(str, program.OLDEST))
+
+
+@pytest.mark.parametrize("version", ["1.38.5", "1.33.0", "0.99.1"])
+def test_one_that_is_too_old_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str
+) -> None:
+    path = saying(tmp_path / "envoy", version)
+    old = f"Envoy {version[:4]}, must be {OLDEST} or newer"
+    with pytest.raises(ParameterError, match=rf"^envoy.path is '.*', which is {old}$"):
+        find_envoy(path)
+    monkeypatch.setattr(program, "PACKAGE", "no_such_package")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(EnvoyMissingError, match=rf"^{path} is {old}: pip install"):
+        find_envoy()
+
+
+@pytest.mark.parametrize("version", [f"{OLDEST}.0", "1.100.2-dev", "2.0.0", "of-my-own"])
+def test_one_that_is_new_enough_or_does_not_say_is_taken(tmp_path: Path, version: str) -> None:
+    path = saying(tmp_path / "mine", version)
+    assert find_envoy(path) == path
+
+
+def test_the_package_says_how_new_it_is_and_the_page_how_new_it_must_be() -> None:
+    assert find_envoy(find_envoy()) == find_envoy()
+    page = Path(__file__).parents[2] / "docs/serve.md"
+    assert f"must be {OLDEST} or newer" in page.read_text(encoding="utf-8")
 
 
 def test_without_the_package_it_is_looked_for_on_the_path(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import tomllib
 from pathlib import Path
 
 import jsonschema
@@ -16,8 +17,10 @@ from integration.admin.params import AdminParams
 from integration.picker import Core, WorkerSpec
 from integration.settings import load
 
-PAGE = Path(__file__).parents[2] / "docs" / "kubernetes.md"
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "kubernetes.md"
 TEXT = PAGE.read_text(encoding="utf-8")
+[RECIPE] = re.findall(r"```dockerfile\n(.*?)```", TEXT, re.DOTALL)
 MANIFESTS = [
     manifest
     for block in re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
@@ -107,6 +110,39 @@ def picker_settings(folder):
     [settings] = of("ConfigMap").values()
     path.write_text(settings["data"]["serve.toml"], encoding="utf-8")
     return load(path)
+
+
+def instructions(name):
+    """What follows an instruction of the container's recipe, each in one line."""
+    lines = RECIPE.replace("\\\n", " ").splitlines()
+    return [line.removeprefix(f"{name} ") for line in lines if line.startswith(f"{name} ")]
+
+
+def test_the_container_is_made_of_what_is_there() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    copied = {source for line in instructions("COPY") for source in line.split()[:-1]}
+    assert sorted(source for source in copied if not (ROOT / source).exists()) == []
+    about = project["project"]
+    packages = project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
+    assert {"pyproject.toml", about["readme"], *about["license-files"], *packages} <= copied
+    installed = [each for line in instructions("RUN") for each in re.findall("pip install.*", line)]
+    named = [re.search(r"'\.\[([\w,-]+)\]'", each)[1] for each in installed]
+    assert named
+    assert set(",".join(named).split(",")) <= about["optional-dependencies"].keys()
+
+
+def test_the_container_begins_with_a_command_that_there_is() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    [entry] = instructions("ENTRYPOINT")
+    program, command, option, path = json.loads(entry)
+    assert program in project["scripts"]
+    assert command in project["entry-points"]["brsolver.commands"]
+    assert option == "--config"
+    [deployment] = of("Deployment").values()
+    [container] = deployment["spec"]["template"]["spec"]["containers"]
+    [mount] = container["volumeMounts"]
+    [settings] = of("ConfigMap").values()
+    assert path in {f"{mount['mountPath']}/{name}" for name in settings["data"]}
 
 
 def test_the_settings_are_settings(tmp_path: Path) -> None:

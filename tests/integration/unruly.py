@@ -50,11 +50,13 @@ class Seen:
         Requests for tokens that came to any worker.
     heads : dict of str to list of bytes
         Requests as they came, without bodies, by tag.
+    had : dict of str to set of Relay
+        Who got a request, frozen or not, by tag.
     """
 
     def __init__(self):
         self.answered, self.finished, self.done = Counter(), Counter(), set()
-        self.heads, self.posts = {}, 0
+        self.heads, self.had, self.posts = {}, {}, 0
 
 
 class Relay:
@@ -142,6 +144,7 @@ class Relay:
             await self._frozen.wait()
             return await self._answer(request, connection)
         self._seen.posts += 1
+        self._seen.had.setdefault(_of(_TAG, request), set()).add(self)
         mark = object()
         self._live[mark] = connection
         looks = asyncio.ensure_future(self._count())
