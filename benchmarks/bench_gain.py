@@ -5,9 +5,9 @@ same requests, one after the other:
 
     python -m benchmarks.bench_gain --requests 900
 
-`vllm-router` is looked for as by `benchmarks.bench_serve`. What was promised and does not hold ends it
-with status 1: pooled `br-t` is better than each of the others by tokens/s, TPOT P95 and E2E P95, and what
-it gains over each is what the simulator says, within a fifth of that gain.
+`vllm-router` is looked for as by `benchmarks.bench_serve`. What was promised and does not hold ends
+it with status 1: pooled `br-t` is better than each of the others by tokens/s, TPOT P95 and E2E P95,
+and what it gains over each is what the simulator says, within a fifth of that gain.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.serve.arms import running, vllm_router
+from brsolver.errors import BrsolverError
 from integration.bench.workload import WorkloadParams, workloads
 from integration.serve.comparison import (
     POOLED,
@@ -30,7 +31,6 @@ from integration.serve.comparison import (
     loaded,
 )
 from integration.serve.demo import CLUSTER, TRACE, Engines, FrontDoor, settings
-from brsolver.errors import BrsolverError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -6,9 +6,10 @@
 
 `agree` sends the same requests at the same times to a fake engine (or to --target) by each client
 in turn, first one, then another in each round, and holds what they say against what the engine
-wrote down. Figures whose intervals lie more than 3 % from ours are marked. `--vllm` is an interpreter that has vLLM, `--guidellm` and `--aiperf` are those
-programs; a client that is not named is left out. All need a tokenizer; without `--tokenizer` one is
-trained on the documentation. `capacity` has compiled fake engines, whose tokens come every 40 ms,
+wrote down. Figures whose intervals lie more than 3 % from ours are marked. `--vllm` is an
+interpreter that has vLLM, `--guidellm` and `--aiperf` are those programs; a client that is not
+named is left out. All need a tokenizer; without `--tokenizer` one is trained on the documentation.
+ `capacity` has compiled fake engines, whose tokens come every 40 ms,
 and raises the number of streams; a C compiler is needed.
 """
 

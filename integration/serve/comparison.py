@@ -96,9 +96,7 @@ def loaded(
     KeyboardInterrupt
         It was interrupted.
     """
-    params = LoadParams(
-        target=TargetParams(url=url), pace=Pace(concurrency=concurrency), warm_up=0
-    )
+    params = LoadParams(target=TargetParams(url=url), pace=Pace(concurrency=concurrency), warm_up=0)
     found = run_load(replace(trace, arrival_s=None), params, progress=progress)
     if found.interrupted:
         raise KeyboardInterrupt

@@ -1,7 +1,8 @@
 """``make demo-serve``: all of it on one machine, on engines that only pretend.
 
 Fake engines step as the simulator's ranks do. The same requests are sent twice, routed by vLLM's
-rule and by ``br-t`` with a pool; the table says what each gave and what the simulator foretells.
+rule and by ``br-t`` with a pool, by the client of ``brsolver load``; the table says what each gave
+and what the simulator foretells.
 """
 
 from __future__ import annotations
@@ -23,15 +24,14 @@ from integration.serve.comparison import (
     as_table,
     foretold,
     gains_line,
-    measured,
+    loaded,
 )
 from integration.serve.processes import Running
-from integration.serve.traffic import Fate, TrafficParams, drive
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from integration.serve.traffic import Reply
+    from integration.load.driving import Drive
 
 REQUESTS = 900
 LEAST = 12
@@ -167,15 +167,7 @@ def run_arm(
     config.write_text(settings(addresses, arm, cluster), encoding="utf-8")
     with FrontDoor(config) as door:
         _say(f"  {cluster.concurrency} in flight; page for as long as they run: {door.page}/")
-        params = TrafficParams(url=door.url, concurrency=cluster.concurrency)
-        replies = drive(params, workload, progress=_Progress(len(workload)))
-    bad = [reply for reply in replies if reply.fate is not Fate.COMPLETE]
-    if bad:
-        raise BrsolverError(
-            f"{len(bad)} of {len(replies)} answers were not complete; the first was "
-            f"{bad[0].fate}: {bad[0].why}"
-        )
-    return measured(replies)
+        return loaded(door.url, workload.trace, cluster.concurrency, progress=_Progress())
 
 
 def _verdict(rows: dict[str, dict[str, float]]) -> str:
@@ -191,13 +183,14 @@ def _verdict(rows: dict[str, dict[str, float]]) -> str:
 
 
 class _Progress:
-    def __init__(self, total: int) -> None:
-        self._total, self._done = total, 0
+    def __init__(self) -> None:
+        self._said = 0
 
-    def __call__(self, _: Reply) -> None:
-        self._done += 1
-        if self._done % EVERY == 0 and sys.stderr.isatty():
-            _say(f"  {self._done} of {self._total} answered")
+    def __call__(self, drive: Drive) -> None:
+        done = len(drive.replies)
+        if done - self._said >= EVERY and sys.stderr.isatty():
+            self._said = done
+            _say(f"  {done} of {drive.total} answered")
 
 
 def _say(line: str) -> None:

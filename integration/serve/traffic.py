@@ -130,7 +130,7 @@ class TrafficParams:
                 raise ParameterError(f"{name} is {value}, must be positive")
 
 
-def drive(
+async def send(
     params: TrafficParams,
     workload: Workload,
     *,
@@ -143,16 +143,6 @@ def drive(
     MissingExtraError
         If aiohttp is not installed.
     """
-    return asyncio.run(send(params, workload, progress=progress))
-
-
-async def send(
-    params: TrafficParams,
-    workload: Workload,
-    *,
-    progress: Callable[[Reply], None] | None = None,
-) -> list[Reply]:
-    """As `drive`, within an event loop."""
     http = require_aiohttp(EXTRA)
     replies: list[Reply] = []
     async with open_session(timeout_s=params.timeout_s, extra=EXTRA) as session:

@@ -150,8 +150,6 @@ def test_what_is_gained_is_what_the_simulator_says(slower):
         assert not served.log.of(Fault)
         assert found.scale == pytest.approx(slower, rel=0.05)
     for figure in taken["br-t"]:
-        gain, expected = (
-            each["vllm"][figure] / each["br-t"][figure] - 1 for each in (taken, said)
-        )
+        gain, expected = (each["vllm"][figure] / each["br-t"][figure] - 1 for each in (taken, said))
         assert expected > 0.1, figure
         assert gain == pytest.approx(expected, rel=0.2), figure
