@@ -198,6 +198,8 @@ class Relay:
             elif left is not None:
                 left -= len(piece)
             over = left == 0 if left is not None else piece.endswith(b"0\r\n\r\n")
+            # Once it has all of it, the front door may hang up at any moment.
+            there = not connection.gone.is_set()
             kept.append(piece)
             # A slow one passes on what it has only now and then.
             if kind != "slow" or over or pieces % 8 == 0:
@@ -206,7 +208,7 @@ class Relay:
                 await connection.writer.drain()
             if over:
                 # One that was frozen may have an answer for somebody who has left long ago.
-                self._seen.finished[tag] += not connection.gone.is_set()
+                self._seen.finished[tag] += there
                 return
             if kind.endswith("-mid") and pieces >= PIECES:
                 await _break(kind, connection)
