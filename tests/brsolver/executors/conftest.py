@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 SPARE = 2
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def cluster() -> Iterator[Any]:
     """Return a cluster of three nodes on this machine, of which tests may take the last two."""
     pytest.importorskip("ray")
