@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from brsolver.errors import BrsolverError
 from brsolver.hardware.model import step_time_of
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from brsolver.traces.trace import Trace
     from integration.load.driving import Drive
+    from integration.load.replies import Reply
 
 SHOWN: Mapping[str, str] = {
     "throughput_tok_s": "tok/s",
@@ -62,19 +63,6 @@ VLLM = Arm(name="vllm's rule", policy="vllm", mode="immediate")
 POOLED = Arm(name="br-t, pooled", policy="br-t", mode="pooled")
 
 
-class Timed(Protocol):
-    """A complete answer; times are of one clock, in seconds."""
-
-    @property
-    def sent_s(self) -> float: ...  # noqa: D102 # as a reply has it
-    @property
-    def first_s(self) -> float: ...  # noqa: D102 # the same
-    @property
-    def last_s(self) -> float: ...  # noqa: D102 # the same
-    @property
-    def tokens(self) -> int: ...  # noqa: D102 # the same
-
-
 def loaded(
     url: str, trace: Trace, concurrency: int, *, progress: Callable[[Drive], None] | None = None
 ) -> dict[str, float]:
@@ -109,7 +97,7 @@ def loaded(
     return measured(found.replies)
 
 
-def measured(replies: Sequence[Timed]) -> dict[str, float]:
+def measured(replies: Sequence[Reply]) -> dict[str, float]:
     """Return the figures of answers, all of which are complete."""
     outcomes = [
         Outcome(sent_s=r.sent_s, first_s=r.first_s, last_s=r.last_s, tokens=r.tokens)
