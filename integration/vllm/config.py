@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 import tomllib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from brsolver._limits import MAX_REQUEST_TOKENS
 from brsolver.errors import ParameterError
@@ -34,6 +35,8 @@ _NEAR = 0.7
 _OVERRIDES = MappingProxyType({MODE: "mode", PREDICTOR: "predictor", RECORD: "record"})
 _TABLES = ("parameters", "predictor_parameters")
 _NOTHING: Mapping[str, object] = MappingProxyType({})
+
+Stamp: TypeAlias = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,12 +140,15 @@ class AdapterConfig:
         Parameters from a TOML file, which win over those in the specifications.
     source : str
         Where it was read from, for messages.
+    stamp : tuple of int or None
+        The file's `stamp_of` as it was read; None if it was not read here.
     """
 
     params: AdapterParams
     policy_table: Mapping[str, object]
     predictor_table: Mapping[str, object]
     source: str
+    stamp: Stamp | None = None
 
     @property
     def folder(self) -> Path:
@@ -195,6 +201,28 @@ def from_environment(
     return _build({"policy": value} | given, _NOTHING, _NOTHING, ROUTER)
 
 
+def stamp_of(file: Path | int) -> Stamp | None:
+    """Return what changes with a file's content: when it was written, and which file it is."""
+    try:
+        found = os.stat(file)  # noqa: PTH116 # of a descriptor as well
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_ino
+
+
+def read_with_stamp(path: Path) -> tuple[bytes, Stamp | None]:
+    """Return a file's content with the stamp of that very file, whatever replaces it meanwhile.
+
+    Raises
+    ------
+    OSError
+        It cannot be read.
+    """
+    with path.open("rb") as stream:
+        stamp = stamp_of(stream.fileno())
+        return stream.read(), stamp
+
+
 def misspelt(environ: Mapping[str, str]) -> list[str]:
     """Describe variables that look as if the adapter were to read them, which it does not."""
     return [
@@ -219,9 +247,11 @@ def _hint(name: str) -> str | None:
 
 
 def _from_file(path: Path, given: dict[str, str], content: bytes | None) -> AdapterConfig:
+    stamp = None
     try:
-        text = (path.read_bytes() if content is None else content).decode()
-        values = tomllib.loads(text)
+        if content is None:
+            content, stamp = read_with_stamp(path)
+        values = tomllib.loads(content.decode())
     except (OSError, ValueError, RecursionError) as error:
         # What is not TOML or not UTF-8 is a ValueError.
         reason = getattr(error, "strerror", None) or str(error)
@@ -229,7 +259,8 @@ def _from_file(path: Path, given: dict[str, str], content: bytes | None) -> Adap
     if is_tuned(values):
         values = _told_by(values, path)
     policy_table, predictor_table = (_table(values, name, path) for name in _TABLES)
-    return _build(values | given, policy_table, predictor_table, str(path))
+    built = _build(values | given, policy_table, predictor_table, str(path))
+    return dataclasses.replace(built, stamp=stamp)
 
 
 def _told_by(values: dict[str, Any], path: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from brsolver.errors import BrsolverError
 from integration.routing.failsafe import in_a_line
-from integration.vllm.config import ROUTER, from_environment
+from integration.vllm.config import ROUTER, from_environment, read_with_stamp, stamp_of
 from integration.vllm.log import logger
 from integration.vllm.router import made_ready
 
@@ -65,7 +65,8 @@ class _Watch:
         self._path = path
         self._every_s = every_s
         self._loop = loop
-        self._seen = _stamp(path)
+        # The policy may have taken long to compile since the file was read.
+        self._seen = adapter.desk.config.stamp
         self._content = self._refused = b""
         self._task: asyncio.Task[None] | None = None
 
@@ -76,7 +77,7 @@ class _Watch:
     def _look(self) -> None:
         if self._serving() is None:
             return
-        stamp = _stamp(self._path)
+        stamp = stamp_of(self._path)
         if stamp in (None, self._seen):
             self.again()
         else:
@@ -91,10 +92,8 @@ class _Watch:
         self.again()
 
     async def _take_in(self) -> None:
-        with self._path.open("rb") as stream:
-            # A file that is replaced between looking and reading is one change, not two.
-            self._seen = _stamp(stream.fileno())
-            self._content = stream.read()
+        # A file that is replaced between looking and reading is one change, not two.
+        self._content, self._seen = read_with_stamp(self._path)
         made = await asyncio.to_thread(_made, self._content, self._place())
         adapter = self._serving()
         if made is None or adapter is None:
@@ -182,11 +181,3 @@ def _as_far_as_possible(new: AdapterConfig, old: AdapterConfig) -> AdapterConfig
             ", ".join(f"{name} stays {kept[name]}" for name in changed),
         )
     return dataclasses.replace(new, params=dataclasses.replace(new.params, **kept))
-
-
-def _stamp(file: Path | int) -> tuple[int, int] | None:
-    try:
-        found = os.stat(file)  # noqa: PTH116 # of a descriptor as well
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_ino

@@ -9,6 +9,7 @@ import os
 import threading
 import weakref
 
+import fake_vllm
 import pytest
 from fake_vllm import Deployment
 
@@ -111,6 +112,30 @@ def test_what_is_changed_is_taken_in_beside_the_event_loop(tmp_path, monkeypatch
 
     asyncio.run(scenario())
     assert said() == []
+
+
+def test_a_change_before_the_watch_began_is_taken_in(tmp_path, monkeypatch):
+    """A policy may take minutes to compile between the file's being read and its being watched."""
+    read = fake_vllm.from_environment
+
+    def and_change(environ):
+        found = read(environ)
+        part = tmp_path / "changed"
+        part.write_text('policy = "br-0"\nreload_s = 0.005\nbudget_ms = 50\n')
+        part.replace(environ["BRSOLVER_ROUTER"])
+        return found
+
+    async def scenario():
+        monkeypatch.setattr(fake_vllm, "from_environment", and_change)
+        w = Watched(tmp_path, monkeypatch)
+        w.expected = "br-0"
+        assert w.policy == "jsq-load"
+        await w.until(lambda: w.reloads)
+        assert w.policy == "br-0"
+        await w.looked()
+        assert w.reloads == 1
+
+    asyncio.run(scenario())
 
 
 def test_a_second_change_while_the_first_is_being_made_ready_is_the_one_that_stays(
