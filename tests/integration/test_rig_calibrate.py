@@ -16,6 +16,8 @@ from integration.bench.steps import read_steps
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from integration.bench.steps import Steps
+
 pytestmark = pytest.mark.vllm
 
 SWEEP = (
@@ -52,8 +54,12 @@ def check(found: dict, written: Path, ranks: int) -> None:
     assert found["held_out"]["checks"] >= 1
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
-def test_a_server_is_started_and_measured(tmp_path: Path, ranks: int) -> None:
+def agree(steps: Steps, ranks: int) -> None:
+    assert steps.decoding.shape[1] == ranks
+    assert (steps.decoding + steps.prefill_tokens == steps.scheduled).all()
+
+
+def test_a_server_is_started_and_measured(tmp_path: Path) -> None:
     server = {
         "--dtype": "float32",
         "--load-format": "dummy",
@@ -65,14 +71,12 @@ def test_a_server_is_started_and_measured(tmp_path: Path, ranks: int) -> None:
     out = tmp_path / "tiny.toml"
     found = command(
         str(model_folder()),
-        *("--ranks", str(ranks), "--slots", "4", "--out", str(out)),
+        *("--ranks", "1", "--slots", "4", "--out", str(out)),
         *("--steps", str(tmp_path / "steps"), "--logs", str(tmp_path / "server.log")),
         *("--server-arg=--enforce-eager", *arguments),
     )
-    check(found, out, ranks)
-    steps = read_steps(tmp_path / "steps")
-    assert steps.decoding.shape[1] == ranks
-    assert (steps.decoding + steps.prefill_tokens == steps.scheduled).all()
+    check(found, out, 1)
+    agree(read_steps(tmp_path / "steps"), 1)
 
 
 def test_a_server_that_runs_is_measured_and_finds_its_step_time_itself(tmp_path: Path) -> None:
@@ -89,6 +93,7 @@ def test_a_server_that_runs_is_measured_and_finds_its_step_time_itself(tmp_path:
         if line.startswith("brsolver_step_")
     }
     logged = read_steps(steps)
+    agree(logged, 2)
     used = (logged.scheduled.sum(axis=1) > 0).sum()
     # Steps after idleness are left out, and those whose prompts are not sure.
     assert 0.3 * used < samples["brsolver_step_observations"] <= used
