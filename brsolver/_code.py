@@ -7,6 +7,7 @@ then the file may be another.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import os
 import sys
 from contextlib import suppress
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING
 from brsolver.errors import ParameterError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 OURS = frozenset({"brsolver", "baselines", "classifiers", "integration"})
 """Packages that are no stranger's."""
@@ -73,6 +74,23 @@ def imported(kind: type) -> str:
     a class.
     """
     return "" if is_ours(kind.__module__) else _print_of_module(kind.__module__)
+
+
+@cache
+def of_function(function: Callable[..., object]) -> str:
+    """Return a digest of the source of a stranger's function, as it was when first asked for.
+
+    Of all of its module; of a script that was started, which says as well what is asked for, of
+    the function alone. Empty if it is ours, or has no source.
+    """
+    module = getattr(function, "__module__", None) or ""
+    if is_ours(module):
+        return ""
+    if module != "__main__":
+        return _print_of_module(module)
+    with suppress(OSError, TypeError):
+        return hashlib.sha256(inspect.getsource(function).encode()).hexdigest()[:_LENGTH]
+    return ""
 
 
 def is_ours(module: str) -> bool:

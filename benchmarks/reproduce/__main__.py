@@ -10,7 +10,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from benchmarks.reproduce import _burstgpt
-from benchmarks.reproduce._pages import save_picture, write_tables
+from benchmarks.reproduce._pages import marked, save_picture, write_tables
 from benchmarks.reproduce._study import BURSTGPT, QUICK, Scope
 from benchmarks.reproduce.catalogue import STUDIES
 from brsolver.campaign import FAILED, run_campaign
@@ -142,7 +142,7 @@ def _show(study: Study, rows: Sequence[Row], scope: Scope, docs: str | None) -> 
     if docs is not None:
         from brsolver.report.style import styled
 
-        write_tables(Path(docs), tables)
+        write_tables(Path(docs), tables if scope.full else marked(tables))
         with styled():
             save_picture(Path(docs), study.name, study.picture(rows))
 

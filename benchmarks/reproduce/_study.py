@@ -44,6 +44,11 @@ class Scope:
     values: int | None = None
     given: Mapping[str, Trace] = field(default_factory=dict)
 
+    @property
+    def full(self) -> bool:
+        """Whether what is published is rebuilt in its size."""
+        return self.share == 1.0 and self.values is None
+
     def requests(self, full: int) -> int:
         """Return how many requests stand for `full`."""
         return max(40, round(full * self.share))

@@ -3,7 +3,7 @@
 The published column differs from `br_table`'s in three ways that it does not explain by itself:
 imbalances are several times as large, throughput grows by more than TPOT falls (BR-0: +11 % and
 -5 %), and so more requests run at once. Each step below adds one condition that a server has and
-`br_table` has not, on a surrogate without recurring prompts:
+`br_table` has not, on a surrogate without its recurring prompts:
 
 - *wide*: prompts with a standard deviation of 9,000 tokens instead of 2,600, the same mean;
 - *sent on*: 700 clients in a closed loop; Random, Round-Robin, P2C and JSQ send each request on at
@@ -77,7 +77,7 @@ class Condition:
 
 LOOKING = "by what is looked at"
 CONDITIONS = (
-    Condition(name="as in br-table", trace="proprietary-like"),
+    Condition(name="no recurring prompts", trace="proprietary-like"),
     Condition(name="wide"),
     Condition(name="wide, sent on", clients=CLIENTS),
     Condition(name="wide, sent on, memory", clients=CLIENTS, slots=256, more={"capacity": 350_000}),

@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import perf_counter, thread_time_ns
 from typing import TYPE_CHECKING, Any
 
@@ -35,19 +36,29 @@ CLOCKED = frozenset(
 """Figures that a clock, or the machine, made."""
 
 
-def alone(task: Mapping[str, Any], shared: Mapping[str, object]) -> dict[str, Any]:
+def alone(task: Mapping[str, Any], shared: Mapping[str, Trace]) -> dict[str, Any]:
     """Carry out a run in a process of its own; a campaign's function.
+
+    Parameters
+    ----------
+    task : mapping
+        The fields of a `Run`.
+    shared : mapping of str to Trace
+        The traces of files by name: another node need not have the files.
 
     Raises
     ------
     BrsolverError
         The process ended otherwise than with figures.
     """
-    del shared
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.studies.measure"],
-        input=json.dumps(dict(task)), capture_output=True, text=True, check=False, cwd=ROOT,
-    )  # fmt: skip
+    with TemporaryDirectory(prefix="brsolver-study-") as folder:
+        whole = shared.get(task["source"])
+        lengths = None if whole is None else _written(whole, Path(folder))
+        done = subprocess.run(
+            [sys.executable, "-m", "benchmarks.studies.measure"],
+            input=json.dumps({"run": dict(task), "lengths": lengths}),
+            capture_output=True, text=True, check=False, cwd=ROOT,
+        )  # fmt: skip
     if done.returncode:
         last = done.stderr.strip().rpartition("\n")[2]
         raise BrsolverError(f"the run ended with status {done.returncode}: {last}")
@@ -55,19 +66,33 @@ def alone(task: Mapping[str, Any], shared: Mapping[str, object]) -> dict[str, An
     return figures
 
 
-def trace_of(run: Run) -> Trace:
-    """Return the requests of a run: drawn anew, or with replacement from those of a file."""
+def _written(whole: Trace, folder: Path) -> str:
+    path = folder / "lengths.npz"
+    np.savez(path, prompt_tokens=whole.prompt_tokens, output_tokens=whole.output_tokens)
+    return str(path)
+
+
+def trace_of(run: Run, lengths: str | None = None) -> Trace:
+    """Return the requests of a run: drawn anew, or with replacement from those of a file.
+
+    Parameters
+    ----------
+    run : Run
+    lengths : str, optional
+        Where the file's lengths lie, as `alone` has written them; None reads the file.
+    """
     from brsolver import Trace, load_trace
 
     if run.drawn:
         return load_trace(f"{run.source}:n={run.requests},seed={run.seed}")
-    whole = load_trace(run.source)
-    rows = np.random.default_rng(run.seed).integers(0, len(whole), run.requests)
-    return Trace(
-        prompt_tokens=whole.prompt_tokens[rows],
-        output_tokens=whole.output_tokens[rows],
-        name=whole.name,
-    )
+    if lengths is None:
+        whole = load_trace(run.source)
+        prompts, outputs = whole.prompt_tokens, whole.output_tokens
+    else:
+        with np.load(lengths) as kept:
+            prompts, outputs = kept["prompt_tokens"], kept["output_tokens"]
+    rows = np.random.default_rng(run.seed).integers(0, len(prompts), run.requests)
+    return Trace(prompt_tokens=prompts[rows], output_tokens=outputs[rows], name=run.trace)
 
 
 def params_of(run: Run) -> SimulationParams:
@@ -180,14 +205,14 @@ def peak_mib() -> float:
     return most / 1024**2 if sys.platform == "darwin" else most / 1024
 
 
-def measured(run: Run) -> dict[str, float]:
-    """Carry out a run in this process."""
+def measured(run: Run, lengths: str | None = None) -> dict[str, float]:
+    """Carry out a run in this process; `lengths` as of `trace_of`."""
     from brsolver import simulate
     from brsolver.registry import PolicySpec
     from brsolver.streams import stream
 
     began = perf_counter()
-    trace = trace_of(run)
+    trace = trace_of(run, lengths)
     drawn_s = perf_counter() - began
     spec = PolicySpec.parse(run.policy)
     policy = OnProcessor(spec.make(rng=stream(run.seed, "policy")))
@@ -202,9 +227,10 @@ def measured(run: Run) -> dict[str, float]:
 
 def main() -> None:
     """Read a run, write its figures; what is wrong is one line and status 1."""
-    run = Run(**json.load(sys.stdin))
+    given = json.load(sys.stdin)
+    run = Run(**given["run"])
     try:
-        figures = measured(run)
+        figures = measured(run, given["lengths"])
     except BrsolverError as error:
         sys.exit(f"{run.policy}: {error}")
     json.dump(figures, sys.stdout)

@@ -11,10 +11,12 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from brsolver.campaign import Campaign, Cell
-from brsolver.errors import UnknownNameError
+from brsolver.errors import BrsolverError, UnknownNameError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+    from brsolver import Trace
 
 SLOTS = 64
 """Requests that a worker runs at once, B."""
@@ -243,6 +245,17 @@ def part_of(
     raise UnknownNameError.suggest("part", name, PARTS)
 
 
+def _traces(planned: Sequence[Run]) -> dict[str, Trace]:
+    from brsolver import load_trace
+
+    found = {}
+    for source in dict.fromkeys(run.source for run in planned if not run.drawn):
+        # The runs of a file that is none say so.
+        with suppress(BrsolverError):
+            found[source] = load_trace(source)
+    return found
+
+
 def campaign_of(planned: Sequence[Run]) -> Campaign:
     """Return the campaign that carries out these runs."""
     from benchmarks.studies.measure import CLOCKED, alone
@@ -251,6 +264,7 @@ def campaign_of(planned: Sequence[Run]) -> Campaign:
         name="studies",
         function=alone,
         cells=tuple(Cell(key=run.key, task=asdict(run)) for run in planned),
+        shared=_traces(planned),
         settings={"slots": SLOTS, "budget": BUDGET},
         clocked=CLOCKED,
     )

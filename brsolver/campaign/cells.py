@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from brsolver._code import own_code
+from brsolver._code import of_function, own_code
 from brsolver.errors import ParameterError
 
 if TYPE_CHECKING:
@@ -77,7 +77,8 @@ class Campaign:
     name : str
     function : callable
         Of a module's top level: takes a cell's task and `shared`, returns the row's figures by
-        name. Same task, same figures, but for those in `clocked`.
+        name. Same task, same figures, but for those in `clocked`. A row is known by its source:
+        the module's, or of a script that was started the function's own.
     cells : tuple of Cell
     shared : mapping of str to object
         What cells have in common, such as traces; sent once.
@@ -108,6 +109,13 @@ class Campaign:
             if cell.identity in seen:
                 raise ParameterError(f"{self.name} has two cells {cell}, must differ")
             seen.add(cell.identity)
+
+    def identity_of(self, cell: Cell) -> str:
+        """Return what a row of a cell is found by: `Cell.identity`, of the same function."""
+        code = of_function(self.function)
+        if not code:
+            return cell.identity
+        return hashlib.sha256(f"{cell.identity} {code}".encode()).hexdigest()[:20]
 
     @property
     def key_names(self) -> tuple[str, ...]:

@@ -59,17 +59,19 @@ def run_campaign(
     """
     with nullcontext() if folder is None else ResultStore(folder, campaign) as store:
         rows = {} if store is None else _whole(store.rows)
-        missing = [cell for cell in campaign.cells if cell.identity not in rows]
+        missing = [cell for cell in campaign.cells if campaign.identity_of(cell) not in rows]
         total = len(campaign.cells)
         tell = progress or _silent
         tell(total - len(missing), total)
         computed = _computed(campaign, missing, executor)
         for done, (cell, row) in enumerate(computed, start=total - len(missing) + 1):
-            rows[cell.identity] = row
+            identity = campaign.identity_of(cell)
+            rows[identity] = row
             if store is not None:
-                store.add(cell.identity, row)
+                store.add(identity, row)
             tell(done, total)
-        table = as_table([rows[cell.identity] for cell in campaign.cells], campaign.key_names)
+        kept = [rows[campaign.identity_of(cell)] for cell in campaign.cells]
+        table = as_table(kept, campaign.key_names)
         if store is not None:
             store.finish(table)
     return table

@@ -56,6 +56,12 @@ class WorkerProcess:
         """Whether the process runs."""
         return self._process.is_alive()
 
+    @property
+    def killed(self) -> bool:
+        """Whether it has ended, and not by itself."""
+        self._process.join(PATIENCE_S)
+        return (self._process.exitcode or 0) < 0
+
     def begin(self, begun: Begun) -> None:
         """Hand it a task."""
         begun.attempts += 1

@@ -135,15 +135,17 @@ class LocalLane:
             self._ended.append((worker.finish().number, _unpacked(value)))
 
     def _lose(self, worker: WorkerProcess) -> None:
-        begun = worker.finish()
+        begun, killed = worker.finish(), worker.killed
         self._remove(worker)
-        if not self._any_ready:
+        again = begun.attempts < MOST_ATTEMPTS
+        # What ends by itself as it starts would do so for ever.
+        if not (self._any_ready or (killed and again)):
             raise BrsolverError(
                 f"{ENDED} before it did anything: either for lack of memory (try fewer jobs), or "
                 'because the calling script has no if __name__ == "__main__": guard around its top '
                 "level (add one, or use jobs=1)"
             )
-        if begun.attempts < MOST_ATTEMPTS:
+        if again:
             tell_begun_again(begun, ENDED)
             self._waiting.appendleft(begun)
             return

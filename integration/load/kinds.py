@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -22,6 +23,7 @@ class Kind(StrEnum):
     """What became of a request; all but the first and the last are failures."""
 
     COMPLETE = "complete"
+    OUT_OF_FILES = "client out of files"
     UNREACHABLE = "not reached"
     INSECURE = "TLS refused"
     TIMEOUT = "timed out"
@@ -38,7 +40,7 @@ class Kind(StrEnum):
 
     @property
     def failure(self) -> bool:
-        """Whether the server did not do what it was asked for."""
+        """Whether the server, or for want of connections this client, did not do what was asked."""
         return self not in {Kind.COMPLETE, Kind.INTERRUPTED}
 
 
@@ -90,6 +92,8 @@ def excused(error: Exception) -> tuple[Kind, str]:
     http = require_aiohttp()
     if isinstance(error, TimeoutError):
         return Kind.TIMEOUT, "no end in time"
+    if _errno(error) in (errno.EMFILE, errno.ENFILE):
+        return Kind.OUT_OF_FILES, "this client may have no more open files"
     told = shortened(f"{type(error).__name__}: {error}".rstrip(": "))
     if isinstance(error, http.ClientSSLError):
         return Kind.INSECURE, told
@@ -98,3 +102,8 @@ def excused(error: Exception) -> tuple[Kind, str]:
     if isinstance(error, http.ClientResponseError):
         return Kind.MALFORMED, told
     return Kind.BROKEN, told
+
+
+def _errno(error: Exception) -> int | None:
+    inner = getattr(error, "os_error", error)
+    return inner.errno if isinstance(inner, OSError) else None

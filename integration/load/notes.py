@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from integration.load.kinds import Kind
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -31,6 +33,11 @@ def notes_on(figures: Figures, params: LoadParams) -> list[str]:
         )
     if params.pace.closed and params.target.max_connections is not None:
         notes.append("with a closed loop, max_connections only makes clients wait for each other")
+    if without := figures.failed.get(Kind.OUT_OF_FILES):
+        notes.append(
+            f"{without} requests could not be sent: this client may have no more open files; raise "
+            "its limit (ulimit -n), or keep connections below it with --max-connections"
+        )
     return [*notes, *_of_the_client(figures, params)]
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from brsolver.traces.trace import Trace
     from integration.load.figures import Spread
-    from integration.load.params import LoadParams
+    from integration.load.params import LoadParams, Pace
     from integration.load.replies import Reply
     from integration.load.running import Loaded
 
@@ -127,7 +127,7 @@ def vllm_result(loaded: Loaded, params: LoadParams) -> dict[str, Any]:
         "model_id": loaded.served.model,
         "tokenizer_id": params.content.tokenizer,
         "num_prompts": figures.requests,
-        "request_rate": "inf" if pace.closed else _request_rate(loaded, pace.rate),
+        "request_rate": "inf" if pace.closed else _request_rate(loaded, pace),
         "burstiness": 1.0,
         "max_concurrency": pace.concurrency,
         "duration": figures.duration_s,
@@ -151,11 +151,11 @@ def vllm_result(loaded: Loaded, params: LoadParams) -> dict[str, Any]:
     return finite_only(result | _detailed(replies))  # type: ignore[no-any-return] # a dict as given
 
 
-def _request_rate(loaded: Loaded, rate: float | None) -> float:
-    if rate is not None:
-        return rate
+def _request_rate(loaded: Loaded, pace: Pace) -> float:
+    if pace.rate is not None:
+        return pace.rate
     span = loaded.trace.span_s
-    return len(loaded.trace) / span if span else math.inf
+    return pace.speed * len(loaded.trace) / span if span else math.inf
 
 
 def _in_vllms_words(name: str, spread: Spread) -> dict[str, float]:

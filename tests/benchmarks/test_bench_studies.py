@@ -96,6 +96,31 @@ def test_requests_of_a_file_are_drawn_by_seed(tmp_path):
     assert (trace.prompt_tokens == again.prompt_tokens).all()
 
 
+def test_a_files_requests_travel_with_the_campaign(tmp_path):
+    """Another node computes as well, and has no such file."""
+    path = tmp_path / "few.csv"
+    path.write_text("prompt_tokens,output_tokens\n" + "".join(f"{10 * i},{i}\n" for i in (1, 2, 3)))
+    run = plan.Run(
+        prefill=plan.COLOCATED, source=str(path), workers=2, policy="vllm", seed=1, requests=500
+    )
+    here = measure.measured(run)
+    shared = plan.campaign_of([run]).shared
+    path.unlink()
+    there = measure.alone(asdict(run), shared)
+    for name in here.keys() - measure.CLOCKED:
+        assert there[name] == here[name], name
+
+
+def test_runs_of_a_file_that_is_none_say_so(tmp_path):
+    run = plan.Run(
+        prefill=plan.COLOCATED, source=str(tmp_path / "no.csv"), workers=2, policy="vllm", seed=1,
+        requests=500,
+    )  # fmt: skip
+    campaign = plan.campaign_of([run])
+    with pytest.raises(BrsolverError, match=r"ended with status 1.*no\.csv"):
+        measure.alone(asdict(run), campaign.shared)
+
+
 def test_a_run_that_ends_otherwise_says_why():
     bad = {**asdict(RUN), "policy": "br-00"}
     with pytest.raises(BrsolverError, match=r"ended with status 1.*br-00"):

@@ -17,7 +17,7 @@ import pytest
 from benchmarks.reproduce import _bfio, _burstgpt, _dpr, dpr_overhead
 from benchmarks.reproduce.__main__ import main
 from benchmarks.reproduce._cells import Asked, simulated, tokens_s
-from benchmarks.reproduce._pages import PAGE, write_tables
+from benchmarks.reproduce._pages import PAGE, QUICK_MARK, write_tables
 from benchmarks.reproduce._study import BURSTGPT, QUICK, Scope
 from benchmarks.reproduce._tables import Interval, markdown, over, pick, ratio
 from benchmarks.reproduce.catalogue import STUDIES
@@ -56,6 +56,7 @@ def test_a_study_fills_its_places_in_the_page_and_draws(name, docs, capsys):
     assert printed
     for place in printed:
         held = re.search(f"<!-- {place} -->(.*?)<!-- end {place} -->", page, re.DOTALL)[1]
+        assert f"{QUICK_MARK}\n\n| " in held
         assert "| --- |" in held
         assert OLD not in held
         assert "nan" not in held
@@ -228,6 +229,7 @@ def test_the_page_shows_full_runs():
     for place in MARK.findall(page):
         held = re.search(f"<!-- {place} -->(.*?)<!-- end {place} -->", page, re.DOTALL)[1]
         assert "| --- |" in held
+        assert QUICK_MARK not in held
 
 
 @pytest.mark.parametrize("arrivals", [Arrivals(), Arrivals(mode="closed", concurrency=16)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import os
@@ -350,3 +351,22 @@ def test_keys_are_the_same_whatever_their_order() -> None:
 
 def test_an_empty_table_has_its_columns() -> None:
     assert as_table([], ["number"]).column_names == ["number", FAILED, WALL_S]
+
+
+def test_rows_that_another_function_made_are_computed_again(tmp_path, monkeypatch):
+    """Its module was edited, or another one is asked for; a row knows whose it is."""
+    monkeypatch.syspath_prepend(tmp_path)
+    cells = tuple(Cell(key={"x": x}, task=x) for x in (1, 2))
+    texts = ["return {'y': task}", "return {'y': 10 * task}", "return {'y': task}"]
+    found = []
+    for text in texts:
+        # As another process would import it: under the same name, with other contents.
+        source = tmp_path / "edited_function.py"
+        source.write_text(f"def function(task, shared):\n    {text}\n")
+        sys.modules.pop("edited_function", None)
+        importlib.invalidate_caches()
+        function = importlib.import_module("edited_function").function
+        campaign = Campaign(name="edited", function=function, cells=cells)
+        table = run_campaign(campaign, tmp_path / "kept", executor=HERE)
+        found.append(table.column("y").to_pylist())
+    assert found == [[1, 2], [10, 20], [1, 2]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import subprocess
@@ -12,11 +13,16 @@ from typing import TYPE_CHECKING
 import executor_tasks as tasks
 import pytest
 
+from brsolver.errors import BrsolverError
 from brsolver.executors import Lost, carry_out
 from brsolver.executors.local import LocalExecutor
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from conftest import Gates
+
+    from brsolver.executors import Function
 
 DRIVER = """
 import os
@@ -54,6 +60,52 @@ def test_a_task_that_kills_every_process_is_given_up() -> None:
         reason="a worker process ended abruptly 3 times, maybe for lack of memory: try fewer jobs"
     )
     assert found == {0: 0, 2: 2, 3: 3}
+
+
+STARTS_BADLY = """
+import os
+from pathlib import Path
+
+FLAG = Path(__file__).with_name("flag")
+if FLAG.exists():
+    {first}
+    {ends}
+
+def doubled(task, shared):
+    return 2 * task
+"""
+
+
+@pytest.fixture
+def starts_badly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Function]:
+    """A function of a module whose import does something where there is a flag."""
+
+    def make(name: str, *, ends: str, once: bool) -> Function:
+        first = "FLAG.unlink()" if once else "pass"
+        (tmp_path / f"{name}.py").write_text(STARTS_BADLY.format(first=first, ends=ends))
+        monkeypatch.syspath_prepend(tmp_path)
+        module = importlib.import_module(name)
+        module.FLAG.touch()
+        return module.doubled
+
+    return make
+
+
+KILLS = "os.kill(os.getpid(), 9)"
+
+
+def test_a_process_that_is_killed_as_it_starts_costs_its_own_task(starts_badly) -> None:
+    function = starts_badly("killed_once", ends=KILLS, once=True)
+    assert dict(carry_out(LocalExecutor(jobs=1), function, [1, 2], {})) == {0: 2, 1: 4}
+
+
+@pytest.mark.parametrize("ends", [KILLS, "os._exit(1)"])
+def test_where_no_process_can_start_nothing_is_carried_out(starts_badly, ends, caplog) -> None:
+    function = starts_badly(f"never_{len(ends)}", ends=ends, once=False)
+    with pytest.raises(BrsolverError, match="before it did anything"):
+        list(carry_out(LocalExecutor(jobs=1), function, [1, 2], {}))
+    # Who ends by itself would do so again: a script without a guard is told at once.
+    assert len(caplog.records) == (2 if ends == KILLS else 0)
 
 
 def test_a_process_that_has_other_code_of_ours_computes_nothing(

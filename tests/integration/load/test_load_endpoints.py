@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import json
+import os
+import resource
+from dataclasses import replace
 
+import aiohttp
 import numpy as np
 import pytest
 from engine_client import engine_of
@@ -27,7 +32,9 @@ from rich.console import Console
 
 from brsolver.errors import TraceError
 from integration.load import http
-from integration.load.kinds import Kind
+from integration.load.http import open_session
+from integration.load.kinds import Kind, excused
+from integration.load.notes import notes_on
 from integration.load.params import ContentParams, LoadError, Objectives, Pace
 from integration.load.running import load
 from integration.load.showing import counts_table
@@ -107,6 +114,42 @@ def test_what_becomes_of_a_connection_after_done_is_no_failure(given, monkeypatc
     error = 'data: {"error":{"message":"out of memory"}}\n\n'
     found, _ = loaded(lambda asked, number: given(token(), error, DONE))
     assert found.figures.failed == {Kind.SERVER_ERROR: 4}
+
+
+@contextlib.contextmanager
+def no_more_files():
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    held = []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 512), hard))
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                held.append(os.open(os.devnull, os.O_RDONLY))
+        yield
+    finally:
+        for each in held:
+            os.close(each)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_client_that_may_open_no_more_files_does_not_blame_the_server():
+    async def scenario():
+        async with open_session(timeout_s=5.0, headers={}, tls=None) as session:
+            with no_more_files():
+                try:
+                    await session.get("http://127.0.0.1:1/")
+                except aiohttp.ClientError as error:
+                    return excused(error)
+
+    assert asyncio.run(scenario()) == (
+        Kind.OUT_OF_FILES,
+        "this client may have no more open files",
+    )
+    found, _ = loaded(lambda asked, number: whole(asked))
+    figures = replace(found.figures, failed={Kind.OUT_OF_FILES: 3})
+    (note,) = [each for each in notes_on(figures, params("http://127.0.0.1:1")) if "files" in each]
+    assert note.startswith("3 requests could not be sent")
+    assert "ulimit -n" in note
 
 
 def test_a_redirection_that_drops_the_body_is_told_of():

@@ -183,3 +183,5 @@ def test_vllms_json_says_how_requests_came(some):
     assert (rated["request_rate"], rated["max_concurrency"]) == (2.0, None)
     recorded = vllm_result(some, params("http://127.0.0.1:1"))
     assert recorded["request_rate"] == pytest.approx(5 / 0.02)
+    twice = vllm_result(some, params("http://127.0.0.1:1", pace=Pace(speed=2.0)))
+    assert twice["request_rate"] == pytest.approx(2 * 5 / 0.02)
