@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.serve.processes import tree
-from benchmarks.serve.programs import free_ports
+from integration.free_ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -109,7 +109,7 @@ def running(name: str, command_of: Callable, folder: Path, engines: list[int]) -
         yield Listening(name, engines, [])
         return
     folder.mkdir()
-    setting = Setting(folder, free_ports(1)[0], engines)
+    setting = Setting(folder, free_port(), engines)
     log = folder / "log"
     with log.open("w") as out:
         process = subprocess.Popen(
@@ -180,7 +180,7 @@ def vllm_router(policy: str) -> Callable:
 
     def start(setting: Setting) -> list[str]:
         options = ["--policy", policy, "--worker-urls", *setting.urls]
-        prometheus = free_ports(1)[0]
+        prometheus = free_port()
         at = ["--host", "127.0.0.1", "--port", str(setting.port)]
         quiet = ["--prometheus-port", str(prometheus), "--log-level", "error"]
         return [str(_routers() / "vllm-router"), *at, *quiet, *options]
@@ -190,7 +190,7 @@ def vllm_router(policy: str) -> Callable:
 
 def _smg(setting: Setting) -> list[str]:
     options = ["--policy", "round_robin", "--worker-urls", *setting.urls]
-    prometheus = free_ports(1)[0]
+    prometheus = free_port()
     at = ["--host", "127.0.0.1", "--port", str(setting.port)]
     quiet = ["--prometheus-port", str(prometheus), "--log-level", "error"]
     return [str(_routers() / "smg"), "launch", *at, *quiet, *options]

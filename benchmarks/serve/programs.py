@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import urllib.request
@@ -13,6 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from integration.free_ports import LOOPBACK, free_ports
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -40,17 +41,6 @@ def compile_all(folder: Path) -> None:
             sys.exit(f"bench_serve: {compiler} cannot compile {name}.c: {reason}")
 
 
-def free_ports(count: int) -> list[int]:
-    """Return ports that nobody listens on."""
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
-
-
 @dataclass(frozen=True)
 class Engines:
     """Running fake engines.
@@ -73,7 +63,7 @@ class Engines:
 @contextmanager
 def running_engines(folder: Path, count: int) -> Iterator[Engines]:
     """Run so many fake engines in one process."""
-    ports = free_ports(count)
+    ports = free_ports([LOOPBACK] * count)
     command = [folder / "engine", ",".join(map(str, ports)), "40000"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:

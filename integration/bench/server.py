@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import socket
 import subprocess
 import sys
 import tempfile
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Self
 
 from brsolver.errors import BrsolverError, ParameterError
+from integration.free_ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -215,13 +215,6 @@ class Server:
     def _last_words(self) -> str:
         lines = [line for line in self.log_text().splitlines() if line.strip()]
         return " | ".join(lines[-TAIL_LINES:]) + f" (all of it: {self.log})"
-
-
-def free_port() -> int:
-    """Return a port of this machine that nothing listens on at the moment."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
 
 
 def _temporary_log() -> Path:

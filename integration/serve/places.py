@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import socket
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
+
+from integration.free_ports import free_ports
 
 if TYPE_CHECKING:
     from integration.settings import ServeConfig
@@ -50,11 +50,8 @@ class Places:
             "envoy_admin": (LOOPBACK, config.envoy.admin_port),
         }
         ports = {name: port for name, (_, port) in wanted.items() if port}
-        with ExitStack() as held:
-            # All at the same time: a port that is let go could be given out again.
-            for name, (host, port) in wanted.items():
-                if not port:
-                    ports[name] = _free(host, held)
+        left = {name: host for name, (host, port) in wanted.items() if not port}
+        ports |= zip(left, free_ports(list(left.values())), strict=True)
         return cls(**ports, folder=str(folder), envoy=envoy)
 
     def save(self) -> Path:
@@ -67,10 +64,3 @@ class Places:
     def load(cls, path: Path) -> Self:
         """Read what `save` wrote."""
         return cls(**json.loads(path.read_text(encoding="utf-8")))
-
-
-def _free(host: str, held: ExitStack) -> int:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    probe = held.enter_context(socket.socket(family))
-    probe.bind((host, 0))
-    return int(probe.getsockname()[1])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import socket
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +26,7 @@ from integration.envoy import (
     bootstrap,
     find_envoy,
 )
+from integration.free_ports import LOOPBACK, free_ports
 from integration.picker import WorkerSpec
 from integration.settings import Door, Limits, ServeConfig, Workers
 
@@ -89,15 +89,6 @@ class Front:
         return asyncio.create_task(self.client.post("/v1/completions", json=asked))
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody has now."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-
-
 def _have_patience(config: dict[str, Any]) -> None:
     """Let Envoy wait for a picker that shares a busy process with its test: none is dead here."""
     manager = config["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]
@@ -126,7 +117,7 @@ async def front(
     async with contextlib.AsyncExitStack() as stack:
         engines = [Engine(mode) for mode in modes]
         addresses = [await stack.enter_async_context(http_server(each)) for each in engines]
-        listen, admin, nobody = free_ports(3)
+        listen, admin, nobody = free_ports([LOOPBACK] * 3)
         if dead:
             addresses[0] = f"127.0.0.1:{nobody}"
         specs = [WorkerSpec(name=f"w{n}", address=a) for n, a in enumerate(addresses)]

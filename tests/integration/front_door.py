@@ -8,7 +8,6 @@ import io
 import json
 import re
 import shutil
-import socket
 import ssl
 import subprocess
 from contextlib import asynccontextmanager
@@ -28,6 +27,7 @@ from integration.envoy import (
     bootstrap,
     find_envoy,
 )
+from integration.free_ports import LOOPBACK, free_ports
 from integration.messages import accesslog, names, services
 from integration.settings import Door, ServeConfig, Workers
 
@@ -44,15 +44,6 @@ PINGED = (
 )
 """Envoy looks each second whether the picker is there."""
 USAGE = {"prompt_tokens": 7, "completion_tokens": 3}
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on now."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
 
 
 class Served:
@@ -353,7 +344,7 @@ async def front_door(
         shown = tables.get("picker", Door()).certificate is not None
         await log.start(*handlers(), secure=folder if shown else None)
         addresses = tuple(engine.address for engine in running)
-        listen, admin = free_ports(2)
+        listen, admin = free_ports([LOOPBACK] * 2)
         ports = Ports(listen=listen, admin=admin, door=door.port, grpc=log.port)
         trusted = {} if secure is None else {"tls": True, "ca": str(secure / "cert.pem")}
         workers = Workers(addresses=addresses, health_interval_s=0.1, **trusted)

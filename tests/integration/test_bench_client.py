@@ -16,9 +16,10 @@ from brsolver.errors import MissingExtraError, ParameterError
 from integration.bench import preflight
 from integration.bench.arms import parse_arms
 from integration.bench.client import drive, drive_server
-from integration.bench.server import Server, ServerError, ServerParams, free_port
+from integration.bench.server import Server, ServerError, ServerParams
 from integration.bench.session import SessionParams
 from integration.bench.workload import WorkloadParams, workloads
+from integration.free_ports import free_port
 
 if TYPE_CHECKING:
     from pathlib import Path

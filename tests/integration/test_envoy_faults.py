@@ -14,13 +14,13 @@ from front_door import (
     Engine,
     FrontDoor,
     certificate,
-    free_ports,
     front_door,
     in_turn,
     to,
 )
 from small_http2 import connected
 
+from integration.free_ports import free_port
 from integration.messages import names
 from integration.settings import Limits
 
@@ -216,7 +216,7 @@ async def listed(front: FrontDoor, address: str) -> None:
 def test_a_worker_that_is_not_there_is_passed_over(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with front_door(tmp_path) as front:
-            [closed] = free_ports(1)
+            closed = free_port()
             gone = f"127.0.0.1:{closed}"
             front.endpoints.write([*(engine.address for engine in front.engines), gone])
             await listed(front, gone)

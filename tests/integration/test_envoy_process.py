@@ -181,10 +181,10 @@ CHILD = """
 import asyncio, sys
 from pathlib import Path
 from integration.envoy import EnvoyProcess, find_envoy
-from front_door import free_ports
+from integration.free_ports import free_port
 
 async def main():
-    [port] = free_ports(1)
+    port = free_port()
     address = {"socket_address": {"address": "127.0.0.1", "port_value": port}}
     envoy = EnvoyProcess(
         find_envoy(), {"admin": {"address": address}}, admin_port=port, folder=Path(sys.argv[1])

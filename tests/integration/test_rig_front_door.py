@@ -16,14 +16,16 @@ from rig.servers import MODEL, rig_server
 from serve_stack import toml
 from serving import complete, complete_all, prompts, session
 
-from integration.bench.server import Server, free_port
 from integration.envoy.program import EnvoyMissingError, find_envoy
+from integration.free_ports import free_port
 from integration.serve.demo import FrontDoor
 from integration.serve.processes import fetch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from integration.bench.server import Server
 
     Audit = dict[str, Any]
 

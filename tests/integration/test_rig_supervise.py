@@ -12,7 +12,8 @@ import pytest
 
 from brsolver.errors import ParameterError
 from integration.bench import supervise
-from integration.bench.server import Server, ServerError, ServerParams, free_port
+from integration.bench.server import Server, ServerError, ServerParams
+from integration.free_ports import free_port
 
 SUPERVISE = [sys.executable, str(Path(supervise.__file__))]
 # A child and a grandchild that both ignore the kind signal.

@@ -51,7 +51,7 @@ def told(server: Server) -> list[str]:
 def test_the_second_nodes_ranks_are_told_apart_by_their_global_numbers(tmp_path: Path):
     from serving import await_figures, empty, mixed
 
-    from integration.bench.server import free_port
+    from integration.free_ports import free_port
 
     port = free_port()
     nodes = [node(first, port, tmp_path) for first in (0, PER_NODE)]
