@@ -253,7 +253,8 @@ def cluster():
 def test_as_an_actor_it_hears_of_ends_however_many_are_held(cluster):
     from integration.verl import SessionBalancer
 
-    ray, count = cluster, 1500
+    # More than the 1,000 calls that an actor runs at once, if nobody asks it for more.
+    ray, count = cluster, 1100
     made = SessionBalancer.remote(dict(SERVERS), SETTINGS)
     assert ray.get(made.require_acquire_fields.remote()) == ["prompt_ids", "sampling_params"]
     assert ray.get(made.require_release_fields.remote()) == ["request_id"]
