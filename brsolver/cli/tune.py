@@ -148,6 +148,7 @@ def tune(
     from brsolver.cli._progress import late_bar
     from brsolver.report.write import check_out_dir
     from brsolver.tuning.dimensions import read_ranges
+    from brsolver.tuning.write import own_tables
 
     asked = {
         "goal": goal,
@@ -162,6 +163,7 @@ def tune(
     }
     where = executor_params(executor, jobs, ray_address)
     folder = check_out_dir(out)
+    own_tables(folder)  # what could not be kept is refused before any time is spent
     asked["storage"] = storage or f"sqlite:///{folder / STUDY}"
     with late_bar("loading", lines=True) as bar, _made(folder, asked):
         result = _tuned(trace, policies, options, asked, where, bar)

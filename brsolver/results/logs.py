@@ -168,6 +168,17 @@ class StepLog:
         """Return when the last step ended, in seconds; 0 without steps."""
         return float(self.start_s[-1] + self.duration_s[-1]) if len(self) else 0.0
 
+    def span_s(self, window: slice) -> float:
+        """Return the seconds from the first step of a window to the end of its last one.
+
+        Those in which nothing ran are among them: whoever is done sooner waits longer for what
+        comes next, and serves no more for that. Where steps follow each other it is the sum of
+        their durations, to the last bit.
+        """
+        start, duration = self.start_s[window], self.duration_s[window]
+        idle = start[1:] - (start[:-1] + duration[:-1])
+        return float(duration.sum()) + float(np.maximum(idle, 0.0).sum())
+
     def lost_s(self) -> FloatArray:
         """Return seconds lost at the barrier per step, all loads together, shape (K,)."""
         return self.lost_sequences_s + self.lost_kv_s + self.lost_prefill_s + self.lost_padding_s

@@ -34,10 +34,11 @@ class Metrics:
     to admitted, `rank_queue_*` how many waited for a worker, in the mean over the run: of the mean
     worker and of the worst, see `RankFigures`; `jain_workers` is Jain's index over the workers'
     mean loads in the window. `time_lost_*` are shares of the time of the window's steps, see
-    `TimeLost`; `goodput_*` and `slo_met_share` are of requests that met the run's objectives, see
-    `Goodput`; `prefill_tokens` were computed in all of the run, `cached_tokens` of the prompts
-    that started needed no prefill, `cached_share` of them; `held_mean` requests waited, in the
-    mean step, although slots were free, for the policy held them or no KV tokens were left;
+    `TimeLost`; `throughput_tok_s` and `goodput_*` are per second of the window, those in which
+    nothing ran among them; `goodput_*` and `slo_met_share` are of requests that met the run's
+    objectives, see `Goodput`; `prefill_tokens` were computed in all of the run, `cached_tokens` of
+    the prompts that started needed no prefill, `cached_share` of them; `held_mean` requests waited,
+    in the mean step, although slots were free, for the policy held them or no KV tokens were left;
     `migrations` are moves of running requests, and `migrated_tokens` the KV tokens moved. A
     figure nothing was measured for is NaN.
     """
@@ -157,7 +158,7 @@ def compute_metrics(
     grown = growth(requests, steps.end_s())
     queues = rank_figures(requests, samples.load, steps.end_s()).queue
     duration = steps.duration_s[window]
-    seconds, lost = float(duration.sum()), time_lost(steps, window)
+    seconds, lost = steps.span_s(window), time_lost(steps, window)
     met = goodput(
         params, requests=requests, steps=steps, output_tokens=output_tokens, window=window
     )

@@ -61,7 +61,7 @@ def goodput(
     window : slice
         Steps that averages cover.
     """
-    seconds = float(steps.duration_s[window].sum())
+    seconds = steps.span_s(window)
     if (params.slo_ttft_ms is None and params.slo_tpot_ms is None) or seconds <= 0:
         return Goodput()
     done = requests.status == RequestStatus.FINISHED

@@ -15,7 +15,7 @@ from brsolver.tuning.layouts import read_layouts
 from brsolver.tuning.result import TuneResult
 from brsolver.tuning.search import Limits, Search, best_of
 from brsolver.tuning.space import DEFAULT_POLICIES, Space
-from brsolver.tuning.split import settled, split
+from brsolver.tuning.split import for_any, settled, split
 from brsolver.tuning.study import (
     PROJECT,
     PUBLISHED,
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from brsolver.executors import Executor, Lane
     from brsolver.options import Search as Range
     from brsolver.registry import PolicySpec, PredictorSpec
+    from brsolver.simulator.components import Arrivals
     from brsolver.simulator.params import SimulationParams
     from brsolver.traces.trace import Trace
     from brsolver.tuning.candidate import Candidate
@@ -168,6 +169,7 @@ def tune(
         given, workers=first.workers, slots=first.slots, capacity=first.capacity,
         step_time=first.hardware.step_time,
     )  # fmt: skip
+    arrivals = for_any(trace, base)
     timed, base = settled(trace, base)
     parts = split(timed, base, validate_from=tuning.validate_from, starts=tuning.starts)
     space = Space.of(
@@ -176,7 +178,7 @@ def tune(
     )  # fmt: skip
     plan = _Plan(
         tuning=tuning, goal=goal, space=space, parts=parts, trace=timed, given=given,
-        predictor=read_predictor(predictor), asked=predictor, progress=progress,
+        arrivals=arrivals, predictor=read_predictor(predictor), asked=predictor, progress=progress,
     )  # fmt: skip
     return plan.carried_out(executor or executor_of())
 
@@ -202,6 +204,7 @@ class _Plan:
     parts: Split
     trace: Trace
     given: SimulationParams
+    arrivals: Arrivals
     predictor: Any
     asked: Any
     progress: Progress | None
@@ -264,6 +267,7 @@ class _Plan:
             trace_fingerprint=self.trace.fingerprint(),
             requests=(len(self.parts.tuning), len(self.parts.validation)),
             base=self.given,
+            arrivals=self.arrivals,
             tried=tried_in(study),
             importance=importance_of(study),
             dimensions=self.space.dimensions,

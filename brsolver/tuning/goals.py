@@ -11,13 +11,14 @@ import numpy as np
 
 from brsolver.errors import ParameterError, UnknownNameError
 from brsolver.results.comparison import mean_and_half_width
+from brsolver.results.objectives import meets
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from brsolver.results.logs import StepLog
     from brsolver.results.result import SimulationResult
     from brsolver.simulator.params import SimulationParams
+    from brsolver.traces.trace import Trace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,28 +130,53 @@ def goal_of(name: str, params: SimulationParams) -> Goal:
     return GOALS[name]
 
 
-def figures_of(result: SimulationResult) -> dict[str, float | None]:
-    """Return what is kept of a run; what was not measured is None."""
+def figures_of(result: SimulationResult, trace: Trace) -> dict[str, float | None]:
+    """Return what is kept of a run of a trace; what was not measured is None."""
     metrics = result.metrics
     found = {name: float(getattr(metrics, name)) for name in FIGURES}
-    tokens_s, share = bulk_tokens_s(result.steps), found["slo_met_share"]
-    tokens = float(result.steps.active.sum())
-    found[THROUGHPUT] = tokens_s
-    found[GOODPUT] = share * tokens_s * metrics.requests / tokens if tokens else math.nan
+    found[THROUGHPUT] = bulk_tokens_s(result)
+    found[GOODPUT] = good_requests_s(result, trace)
     return {name: value if math.isfinite(value) else None for name, value in found.items()}
 
 
-def bulk_tokens_s(steps: StepLog) -> float:
+def bulk_tokens_s(result: SimulationResult) -> float:
     """Return tokens per second until `BULK` of all are out; NaN of a run without steps.
 
-    As throughput elsewhere it counts a token of every sequence that runs in a step.
+    As throughput elsewhere it counts a token of every sequence that runs in a step. Time goes from
+    the first arrival, and on while nothing runs.
     """
+    steps = result.steps
     out = np.cumsum(steps.active)
     if not out.size or out[-1] == 0:
         return math.nan
     last = int(np.searchsorted(out, BULK * float(out[-1])))
-    seconds = float(steps.duration_s[: last + 1].sum())
+    before = float(steps.start_s[0] - np.nanmin(result.requests.arrival_s))
+    seconds = before + steps.span_s(slice(0, last + 1))
     return float(out[last]) / seconds if seconds > 0 else math.nan
+
+
+def good_requests_s(result: SimulationResult, trace: Trace) -> float:
+    """Return requests per second that met the objectives; NaN without objectives.
+
+    Of requests at times of their own it is those that did over the time in which all came: no
+    setting has a say in that, so that settings differ in nothing but how many requests they serve
+    well. Without an objective for the first token one that waited until all had come does not
+    count, or it might wait for ever. Of requests that come as others end, it is the share that did
+    at the rate of `bulk_tokens_s`.
+    """
+    metrics, params = result.metrics, result.params
+    arrival = result.requests.arrival_s
+    over_s = float(np.ptp(arrival)) if arrival.size else 0.0
+    if params.arrivals.by_events or trace.follows.any() or not over_s > 0:
+        tokens = float(result.steps.active.sum())
+        rate = bulk_tokens_s(result) * metrics.requests / tokens if tokens else math.nan
+        return metrics.slo_met_share * rate
+    if math.isnan(metrics.slo_met_share):
+        return math.nan
+    good = meets(params, result.requests, trace.output_tokens[result.training_rows :])
+    if params.slo_ttft_ms is None:
+        good &= result.requests.first_token_s <= arrival.max()
+    return float(good.sum()) / over_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,7 @@ from brsolver.tuning.study import PUBLISHED
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from brsolver.simulator.components import Arrivals
     from brsolver.simulator.params import SimulationParams
     from brsolver.tuning.candidate import Candidate
     from brsolver.tuning.dimensions import Dimension
@@ -81,6 +82,8 @@ class TuneResult:
         Of the earlier part, that was searched on, and of the later one.
     base : SimulationParams
         The server as given, before it was tuned.
+    arrivals : Arrivals
+        When the requests of all trials came, said so that it means the same for any server.
     tried : tuple of Tried
         All trials.
     validated : tuple of Validated
@@ -109,6 +112,7 @@ class TuneResult:
     trace_fingerprint: str
     requests: tuple[int, int]
     base: SimulationParams
+    arrivals: Arrivals
     tried: tuple[Tried, ...]
     validated: tuple[Validated, ...] = ()
     recommended: str = PUBLISHED

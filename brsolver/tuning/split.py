@@ -109,19 +109,26 @@ def settled(trace: Trace, params: SimulationParams) -> tuple[Trace, SimulationPa
     A rate, or a utilisation of the slots as they are given, becomes times of arrival; a pool as
     many requests as the given workers would have waiting.
     """
-    arrivals = params.arrivals
-    if arrivals.mode == "pool":
-        pool = arrivals.pool or 4 * params.workers
-        return trace, replace(params, arrivals=replace(arrivals, pool=pool))
-    if arrivals.mode not in {"rate", "utilization"}:
-        return trace, params
     from brsolver.simulator.arrivals import arrival_times
 
+    params = replace(params, arrivals=for_any(trace, params))
+    if params.arrivals.mode != "rate":
+        return trace, params
     timed = replace(trace, arrival_s=arrival_times(trace, params))
     return timed, replace(params, arrivals=Arrivals(mode="timestamps"))
 
 
-def rate_of(trace: Trace) -> float | None:
-    """Return the requests per second of a trace with times; None if it has none."""
-    span = trace.span_s
-    return None if not span else (len(trace) - 1) / span
+def for_any(trace: Trace, params: SimulationParams) -> Arrivals:
+    """Say when requests come so that it means the same for any server.
+
+    As many slots as another setting has would make another rate of a utilisation.
+    """
+    from brsolver.simulator.arrivals import utilization_rate
+
+    arrivals = params.arrivals
+    if arrivals.mode == "pool":
+        return replace(arrivals, pool=arrivals.pool or 4 * params.workers)
+    if arrivals.utilization is not None:
+        rate = utilization_rate(trace, params, arrivals.utilization)
+        return Arrivals(mode="rate", rate=float(rate))
+    return arrivals

@@ -92,7 +92,7 @@ def _run(task: RunTask, shared: Mapping[str, Any]) -> dict[str, Any]:
     if unfinished := result.requests.unfinished():
         reasons = ", ".join(f"{count} {reason}" for reason, count in unfinished.items())
         raise BrsolverError(f"{sum(unfinished.values())} requests did not finish: {reasons}")
-    figures = figures_of(result)
+    figures = figures_of(result, trace)
     # Without what is compiled the first time.
     return {**figures, "engine_s": result.metrics.wall_s, "task_s": time.perf_counter() - began}
 

@@ -13,7 +13,7 @@ from brsolver.hardware._toml import written
 from brsolver.hardware.model import preset_names, read_hardware
 from brsolver.simulator.params import SimulationParams
 from brsolver.traces.atomic import replacing
-from brsolver.tuned import read_tuned
+from brsolver.tuned import OWN, read_toml
 from brsolver.tuning.flags import adapter_line, looking_on_line, start_line
 from brsolver.tuning.study import PUBLISHED
 from brsolver.tuning.wording import sentences
@@ -53,12 +53,14 @@ def write_tuned(result: TuneResult, folder: str | Path) -> Path | None:
     ------
     OutputError
         It cannot be written.
+    ParameterError
+        As of `own_tables`.
     """
     chosen = result.chosen
     if chosen is None:
         return None
     path = Path(folder) / FILE
-    own = _own_tables(path)
+    own = own_tables(folder)
     hardware = chosen.candidate.layout.hardware
     if not _is_preset(chosen.candidate):
         with replacing(Path(folder) / HARDWARE) as part:
@@ -68,13 +70,42 @@ def write_tuned(result: TuneResult, folder: str | Path) -> Path | None:
     return path
 
 
-def _own_tables(path: Path) -> Mapping[str, Any]:
+def own_tables(folder: str | Path) -> dict[str, dict[str, Any]]:
+    """Return what the user has added to a folder's ``tuned.toml``, whatever else stands there.
+
+    Parameters
+    ----------
+    folder : str or Path
+        It need not be there.
+
+    Raises
+    ------
+    ParameterError
+        The file is there and cannot be read, so that what it has of the user's would be lost.
+    """
+    path = Path(folder) / FILE
+    if not path.exists():
+        return {}
     try:
-        before = read_tuned(path) if path.exists() else None
-    except ParameterError:
-        # What cannot be read holds nothing that could be kept.
-        before = None
-    return {} if before is None else before.own
+        values = read_toml(path)
+    except ParameterError as error:
+        raise ParameterError(
+            f"{error}; must be TOML, or moved away, for its [adapter] and [picker] to be kept"
+        ) from error
+    found = {name: values[name] for name in OWN if name in values}
+    for name, table in found.items():
+        if not isinstance(table, dict):
+            raise ParameterError(f"{path}: {name} is {table!r}, must be a table: [{name}]")
+    return found
+
+
+def _flat(name: str, table: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return a table, and those within it, by their dotted names."""
+    inner = {key: value for key, value in table.items() if isinstance(value, dict)}
+    flat = {name: {key: value for key, value in table.items() if key not in inner}}
+    for key, value in inner.items():
+        flat |= _flat(f"{name}.{key}", value)
+    return flat
 
 
 def _is_preset(candidate: Candidate) -> bool:
@@ -103,8 +134,9 @@ def tuned_text(result: TuneResult, *, own: Mapping[str, Any] | None = None) -> s
         "router": dict(_router(result, chosen.candidate)),
         **_engine(chosen.candidate),
         **_simulation(result, chosen.candidate),
-        **(own or {}),
     }
+    for name, table in (own or {}).items():
+        tables |= _flat(name, table)
     return "\n".join(_comments(result, chosen)) + "\n" + written(tables)
 
 
@@ -186,7 +218,6 @@ def _engine(candidate: Candidate) -> dict[str, Any]:
 
 def _simulation(result: TuneResult, candidate: Candidate) -> dict[str, Any]:
     """Return what else a run had, where it is not what runs have anyway."""
-    given = result.base
     plain: dict[str, Any] = {}
     tables: dict[str, Any] = {}
     for each in fields(SimulationParams):
@@ -194,7 +225,9 @@ def _simulation(result: TuneResult, candidate: Candidate) -> dict[str, Any]:
         if each.name in _ELSEWHERE:
             continue
         if each.name == "arrivals":
-            tables["simulation.arrivals"] = _arrivals(given, candidate.params)
+            # A trial's are times, which are in no file; what was asked for may be of its slots.
+            told = asdict(result.arrivals).items()
+            tables["simulation.arrivals"] = {name: v for name, v in told if v is not None}
         elif hasattr(value, "__dataclass_fields__"):
             changed = _changed(value)
             if changed:
@@ -202,12 +235,6 @@ def _simulation(result: TuneResult, candidate: Candidate) -> dict[str, Any]:
         elif value is not None and value not in ((), each.default):
             plain[each.name] = value
     return {"simulation": plain, **tables}
-
-
-def _arrivals(given: SimulationParams, used: SimulationParams) -> dict[str, Any]:
-    """Say when requests come, as it was asked for; of a pool as many as all trials had."""
-    arrivals = used.arrivals if given.arrivals.mode == "pool" else given.arrivals
-    return {name: value for name, value in asdict(arrivals).items() if value is not None}
 
 
 def _changed(component: Any) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import os
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -142,6 +142,8 @@ class AdapterConfig:
         Where it was read from, for messages.
     stamp : tuple of int or None
         The file's `stamp_of` as it was read; None if it was not read here.
+    engine : mapping of str to object
+        Table ``[engine]`` of a file of ``brsolver tune``: what its router was validated with.
     """
 
     params: AdapterParams
@@ -149,6 +151,7 @@ class AdapterConfig:
     predictor_table: Mapping[str, object]
     source: str
     stamp: Stamp | None = None
+    engine: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
@@ -256,17 +259,19 @@ def _from_file(path: Path, given: dict[str, str], content: bytes | None) -> Adap
         # What is not TOML or not UTF-8 is a ValueError.
         reason = getattr(error, "strerror", None) or str(error)
         raise ParameterError(f"{path}: cannot be read as TOML: {reason}") from error
+    engine: Mapping[str, object] = _NOTHING
     if is_tuned(values):
-        values = _told_by(values, path)
+        tuned = _tuned(values, path)
+        values, engine = tuned.for_adapter(), tuned.engine
     policy_table, predictor_table = (_table(values, name, path) for name in _TABLES)
     built = _build(values | given, policy_table, predictor_table, str(path))
-    return dataclasses.replace(built, stamp=stamp)
+    return dataclasses.replace(built, stamp=stamp, engine=engine)
 
 
-def _told_by(values: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Return what a file of ``brsolver tune`` says to the adapter."""
+def _tuned(values: dict[str, Any], path: Path) -> Tuned:
+    """Take a file of ``brsolver tune`` apart."""
     try:
-        return Tuned.of(values).for_adapter()
+        return Tuned.of(values)
     except ParameterError as error:
         raise type(error)(f"{path}: {error}") from error
 

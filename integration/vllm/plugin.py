@@ -134,6 +134,7 @@ def _warn_of(reason: str) -> None:
 
 def _make(config: AdapterConfig, client: Any, known: Deployment, originals: Originals) -> None:
     from integration.vllm.adapter import Adapter
+    from integration.vllm.as_tuned import warn_of_other_engines
     from integration.vllm.recorder import Recorder, path_of
     from integration.vllm.reload import watch
     from integration.vllm.router import made_ready
@@ -156,6 +157,7 @@ def _make(config: AdapterConfig, client: Any, known: Deployment, originals: Orig
     setattr(client, ATTRIBUTE, adapter)
     watch(adapter)
     logger.info("brsolver: attached: policy %s, %s", config.params.policy, config.params.mode)
+    warn_of_other_engines(config, known)
 
 
 def _board(client: Any, known: Deployment, horizon: int) -> Board:

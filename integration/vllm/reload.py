@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from brsolver.errors import BrsolverError
 from integration.routing.failsafe import in_a_line
+from integration.vllm.as_tuned import warn_of_other_engines
 from integration.vllm.config import ROUTER, from_environment, read_with_stamp, stamp_of
 from integration.vllm.log import logger
 from integration.vllm.router import made_ready
@@ -104,6 +105,7 @@ class _Watch:
         self._refused, self._every_s = b"", config.params.reload_s
         adapter.desk.exporter.reloaded()
         logger.info("brsolver: now policy %s, %s", config.params.policy, config.params.mode)
+        warn_of_other_engines(config, adapter.desk.deployment)
 
     def _serving(self) -> Adapter | None:
         adapter = self._adapter()

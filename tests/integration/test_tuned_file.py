@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -23,6 +24,8 @@ from brsolver.errors import ParameterError
 from brsolver.executors.inline import InlineExecutor, InlineLane
 from brsolver.hardware.model import read_hardware
 from brsolver.registry import PolicySpec
+from brsolver.simulator import Arrivals
+from brsolver.simulator.arrivals import arrival_times
 from brsolver.simulator.prefill import Prefill
 from brsolver.traces import Trace
 from brsolver.tuned import read_tuned
@@ -296,6 +299,64 @@ def test_what_was_written_is_loaded_by_all_as_it_is(written: Path, came_out: Tun
     assert SimulationParams.from_toml(written) == params
 
 
+@pytest.mark.parametrize("timed", [False, True])
+def test_a_simulation_of_it_meets_the_traffic_that_was_tuned_for(
+    timed: bool, tmp_path: Path
+) -> None:
+    rows = np.arange(240)
+    trace = Trace(
+        prompt_tokens=50 + 37 * rows % 400, output_tokens=3 + 11 * rows % 20,
+        arrival_s=np.sqrt(rows) if timed else None,
+    )  # fmt: skip
+    params = SimulationParams(
+        workers=2, slots=4, arrivals=Arrivals(mode="utilization", utilization=0.7), seed=5,
+        prefill=Prefill(mode="colocated", budget=512),
+    )  # fmt: skip
+    result = tune(
+        trace, params, TuneParams(budget_s=1e6, trials=2), policies="br-t", executor=Pretending()
+    )
+    published = result.validated[0]
+    candidate = published.candidate
+    slots = replace(candidate, params=replace(candidate.params, slots=32))
+    result = replace(result, validated=(replace(published, candidate=slots),))
+    written = write_tuned(replace(result, recommended="published"), tmp_path)
+    assert written is not None
+    found = SimulationParams.from_toml(written)
+    assert found.slots == 32
+    assert np.array_equal(arrival_times(trace, found), arrival_times(trace, params))
+
+
+@pytest.mark.parametrize(
+    "spoilt", ["[router]\nkappa = 3\n", "[routers]\n", "[tuned]\n[router]\npolicy = 3\n", ""]
+)
+def test_what_the_user_added_outlives_whatever_else_is_wrong(
+    came_out: TuneResult, spoilt: str, tmp_path: Path
+) -> None:
+    own = "[adapter]\nreload_s = 60.0\n[adapter.parameters]\nkappa = 2.5\n[picker]\nseed = 3\n"
+    (tmp_path / "tuned.toml").write_text(spoilt + own)
+    for _ in range(2):
+        path = write_tuned(came_out, tmp_path)
+        assert path is not None
+        found = read_tuned(path)
+        assert found is not None
+        assert found.own == {
+            "adapter": {"reload_s": 60.0, "parameters": {"kappa": 2.5}},
+            "picker": {"seed": 3},
+        }
+
+
+@pytest.mark.parametrize("text", ["[adapter]\nreload_s = \n", 'adapter = "mine"\n'])
+def test_what_could_not_be_kept_is_not_replaced(
+    came_out: TuneResult, text: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "tuned.toml"
+    path.write_text(text)
+    with pytest.raises(ParameterError, match=r"tuned\.toml: .*must be") as caught:
+        write_tuned(came_out, tmp_path)
+    assert "\n" not in str(caught.value)
+    assert path.read_text() == text
+
+
 def served(recorder: Recorder, requests: int) -> None:
     for at in range(requests):
         request = Request(f"r{at}", 50 + at % 400, 64, 100.0 + 0.05 * at)
@@ -339,6 +400,13 @@ def test_every_night_what_the_adapter_recorded_is_tuned_on(tmp_path: Path) -> No
     assert found is not None
     assert found.simulation["arrivals"]["mode"] == "timestamps"
     assert found.router["hardware"] == "hardware.toml"
+    # What runs goes on running: nothing of it is searched.
+    engine, prefill = dict(found.engine), found.engine["prefill"]
+    assert (engine["workers"], engine["slots"]) == (2, 4)
+    assert (prefill["budget"], prefill["interval"]) == (8192, 1)
+    searched = json.loads((path.parent / "tune.json").read_text())["searched"]
+    assert searched.keys() >= {"routing"}
+    assert not searched.keys() & {"slots", "hardware", *prefill}
     config = from_environment({"BRSOLVER_ROUTER": str(path)})
     assert config is not None
     try_names(config)

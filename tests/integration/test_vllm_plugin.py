@@ -121,3 +121,53 @@ def test_a_server_that_cannot_record_is_told_why_and_shares_nothing(said, tmp_pa
     asyncio.run(scenario())
     (line,) = said()
     assert "x.0.jsonl" in line
+
+
+TUNED = """
+[tuned]
+recommended = "{}"
+[router]
+policy = "br-0"
+[engine]
+workers = 2
+slots = {}
+[engine.prefill]
+mode = "colocated"
+budget = 4096
+threshold = 0
+interval = 2
+"""
+
+
+@pytest.mark.parametrize("recommended", ["project", "published"])
+def test_a_file_that_was_tuned_for_other_engines_is_one_line(said, tmp_path, recommended):
+    file = tmp_path / "tuned.toml"
+    file.write_text(TUNED.format(recommended, 48))
+
+    async def scenario():
+        for index in range(2):
+            d = Deployment(
+                str(file), "", clients=2, index=index, address=str(tmp_path), slots=64, budget=8192
+            )
+            assert adapter_of(d.client) is not None
+
+    asyncio.run(scenario())
+    (line,) = said()
+    assert line.startswith(
+        f"brsolver: {file} was tuned for --max-num-seqs 48, --max-num-batched-tokens 4096, "
+        "--prefill-schedule-interval 2, and this vLLM has 64, 8192, 1: "
+    )
+    assert "\n" not in line
+
+
+@pytest.mark.parametrize("slots", ["48", "[24, 48]"])
+@pytest.mark.parametrize("budget", [4096, 0], ids=["the same", "not said"])
+def test_a_file_that_was_tuned_for_these_engines_is_none(said, tmp_path, slots, budget):
+    file = tmp_path / "tuned.toml"
+    file.write_text(TUNED.format("project", slots))
+
+    async def scenario():
+        Deployment(str(file), "", slots=48, budget=budget, interval=2)
+
+    asyncio.run(scenario())
+    assert said() == []

@@ -238,6 +238,35 @@ def test_a_night_that_keeps_the_published_default_gives_routing_back_to_vllm(
     assert said() == []
 
 
+ENGINES = (
+    TUNED
+    + """
+[engine]
+workers = 2
+slots = 4
+[engine.prefill]
+mode = "colocated"
+budget = {}
+interval = {}
+"""
+)
+
+
+def test_a_night_that_tuned_other_engines_than_run_is_said(tmp_path, monkeypatch, said):
+    async def scenario():
+        w = Watched(tmp_path, monkeypatch, budget=2048)
+        for night, (budget, interval) in enumerate([(2048, 1), (512, 1), (2048, 8)]):
+            w.write_as_it_is(ENGINES.format("project", "jsq-load", budget, interval), "jsq-load")
+            await w.until(lambda night=night: w.reloads > night)
+
+    asyncio.run(scenario())
+    budget, interval = said()
+    assert (
+        "router.toml was tuned for --max-num-batched-tokens 512, and this vLLM has 2048" in budget
+    )
+    assert "for --prefill-schedule-interval 8, and this vLLM has 1: " in interval
+
+
 def test_what_was_measured_of_a_request_outlives_a_change(tmp_path, monkeypatch):
     async def scenario():
         w = Watched(tmp_path, monkeypatch)

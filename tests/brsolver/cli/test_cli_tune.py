@@ -84,6 +84,20 @@ def test_goes_on_and_keeps_what_the_user_added(
     assert "reload_s" not in found.for_picker()
 
 
+def test_a_file_whose_tables_would_be_lost_is_refused_before_anything_is_tried(
+    refused: Callable[..., str], traffic: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    text = "[adapter]\nreload_s = 60.0\nrecord = served.jsonl\n"
+    (out / "tuned.toml").write_text(text)
+    line = refused("tune", traffic, *SHORT, "--trials", 2, "--out", out)
+    assert "tuned.toml: cannot be read as TOML: " in line
+    assert "for its [adapter] and [picker] to be kept" in line
+    assert [each.name for each in out.iterdir()] == ["tuned.toml"]
+    assert (out / "tuned.toml").read_text() == text
+
+
 def test_hardware_that_is_no_preset_goes_with_the_file(
     brsolver: Callable[..., Any], traffic: Path, tmp_path: Path
 ) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from brsolver import SimulationParams, Trace, simulate
 from brsolver.results.logs import RequestLog, RequestStatus
 from brsolver.results.objectives import goodput, meets, share_inside
+from brsolver.simulator import Arrivals, StepTime
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -106,3 +107,31 @@ def test_goodput_is_part_of_the_throughput(
     easy = simulate(trace, "jsq-load", replace(params, slo_ttft_ms=None, slo_tpot_ms=1e9)).metrics
     assert easy.slo_met_share == 1
     assert easy.goodput_tok_s == pytest.approx(easy.throughput_tok_s)
+
+
+def test_quiet_seconds_are_seconds() -> None:
+    trace = Trace(
+        prompt_tokens=np.ones(4, np.int64), output_tokens=np.full(4, 2),
+        arrival_s=np.array([0.0, 10.0, 20.0, 30.0]),
+    )  # fmt: skip
+    for step_s in (1.0, 0.5):
+        params = SimulationParams(
+            workers=1, slots=1, arrivals=Arrivals(mode="timestamps"), slo_tpot_ms=1000.5,
+            step_time=StepTime(model="affine", base=step_s, per_token=0.0),
+        )  # fmt: skip
+        result = simulate(trace, "vllm", params)
+        # Up to the last admission: six tokens, the last of which ends the third request.
+        over_s = 20 + 2 * step_s
+        assert result.steps.span_s(slice(0, 6)) == pytest.approx(over_s)
+        assert result.metrics.throughput_tok_s == pytest.approx(6 / over_s)
+        assert result.metrics.goodput_tok_s == pytest.approx(6 / over_s)
+        assert result.metrics.goodput_req_s == pytest.approx(3 / over_s)
+        whole = simulate(trace, "vllm", replace(params, drain="include")).metrics
+        assert whole.throughput_tok_s == pytest.approx(8 / whole.makespan_s)
+
+
+def test_steps_that_follow_each_other_last_as_long_as_they_do() -> None:
+    trace = Trace(prompt_tokens=np.arange(1, 90), output_tokens=np.arange(1, 90) % 11 + 1)
+    steps = simulate(trace, "vllm", SimulationParams(workers=2, slots=3)).steps
+    assert steps.span_s(slice(2, 50)) == float(steps.duration_s[2:50].sum())
+    assert steps.span_s(slice(3, 3)) == 0

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,9 +14,11 @@ from scipy import stats
 
 from brsolver.errors import ParameterError, UnknownNameError
 from brsolver.registry import PolicySpec
+from brsolver.simulator import Arrivals, StepTime, simulate
 from brsolver.simulator.params import SimulationParams
+from brsolver.traces import Trace
 from brsolver.tuning.candidate import Candidate
-from brsolver.tuning.goals import GOALS, Gain, goal_of
+from brsolver.tuning.goals import GOALS, Gain, figures_of, goal_of
 from brsolver.tuning.importance import pareto
 from brsolver.tuning.layouts import read_layouts
 from brsolver.tuning.result import TuneResult, Validated
@@ -103,6 +107,7 @@ def result_of(found: tuple[Validated, ...]) -> TuneResult:
         trace_fingerprint="f",
         requests=(10, 10),
         base=SimulationParams(),
+        arrivals=Arrivals(),
         tried=(),
         validated=found,
         recommended=recommended(found, THROUGHPUT) if found else PUBLISHED,
@@ -153,3 +158,70 @@ def test_two_that_have_none_are_alike() -> None:
     assert "no goodput at all, it does" in goal.told(
         Gain.between(goal, [0.0, 1.0], [0.0, 0.0]), "the other"
     )
+
+
+def figures(
+    arrival_s: list[float] | None, step_s: float, outputs: int = 2, **more: Any
+) -> dict[str, float | None]:
+    """Return the figures of requests on a worker of one slot, on which all steps last as long."""
+    columns = more.pop("columns", {})
+    requests = more.pop("requests", 4) if arrival_s is None else len(arrival_s)
+    trace = Trace(
+        prompt_tokens=np.ones(requests, np.int64),
+        output_tokens=np.full(requests, outputs),
+        arrival_s=None if arrival_s is None else np.array(arrival_s),
+        columns=columns,
+    )
+    params = SimulationParams(
+        workers=1, slots=1, step_time=StepTime(model="affine", base=step_s, per_token=0.0),
+        arrivals=Arrivals() if arrival_s is None else Arrivals(mode="timestamps"), **more,
+    )  # fmt: skip
+    return figures_of(simulate(trace, "vllm", params), trace)
+
+
+QUIET = [0.0, 10.0, 20.0, 30.0]
+
+
+def test_quiet_seconds_count_for_throughput() -> None:
+    # The seventh of eight tokens is the first of the last request.
+    assert figures(QUIET, 1.0)["bulk_tok_s"] == pytest.approx(7 / 31)
+    assert figures(QUIET, 0.5)["bulk_tok_s"] == pytest.approx(7 / 30.5)
+    later = [100.0 + each for each in QUIET]
+    assert figures(later, 1.0)["bulk_tok_s"] == pytest.approx(7 / 31)
+    assert figures(None, 0.5)["bulk_tok_s"] == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize("step_s", [0.01, 0.5, 1.0])
+def test_all_that_keep_up_and_meet_the_objectives_have_the_same_goodput(step_s: float) -> None:
+    found = figures(QUIET, step_s, slo_ttft_ms=1000.5, slo_tpot_ms=1000.5)
+    assert found["slo_met_share"] == 1
+    assert found["bulk_good_req_s"] == pytest.approx(4 / 30, rel=1e-12)
+
+
+def test_goodput_is_what_met_the_objectives_while_requests_came() -> None:
+    # First tokens come at 1, 3, 11 and 13 s: the second and the fourth waited.
+    pairs = [0.0, 0.0, 10.0, 10.0]
+    found = figures(pairs, 1.0, slo_ttft_ms=2000)
+    assert found["bulk_good_req_s"] == pytest.approx(2 / 10)
+    assert figures(pairs, 1.0, slo_ttft_ms=10)["bulk_good_req_s"] == 0
+    assert figures(pairs, 1.0)["bulk_good_req_s"] is None
+
+
+def test_without_an_objective_for_the_first_token_none_may_wait_for_ever() -> None:
+    # First tokens come at 1, 5, 9 and 13 s, the last request at 6 s; all run as fast.
+    found = figures([0.0, 2.0, 4.0, 6.0], 1.0, 4, slo_tpot_ms=1000.5)
+    assert found["slo_met_share"] == 1
+    assert found["bulk_good_req_s"] == pytest.approx(2 / 6)
+
+
+def test_goodput_where_requests_come_as_others_end_is_at_the_rate_served() -> None:
+    more = {"slo_ttft_ms": 2000.5, "slo_tpot_ms": 1000.5}
+    # Of a pool the first two have their first tokens after 1 and 3 s.
+    assert figures(None, 1.0, **more)["bulk_good_req_s"] == pytest.approx(1 / 4 * 1.0 / 2)
+    turns = {"session": np.zeros(4, np.int64), "delay_s": np.array([math.nan, 8.0, 8.0, 8.0])}
+    for step_s in (0.5, 1.0):
+        found = figures([0.0] + [math.nan] * 3, step_s, columns=turns, **more)
+        # A turn takes two steps, and the next one comes eight seconds later.
+        last_s = 3 * (8 + 2 * step_s) + step_s
+        assert found["bulk_tok_s"] == pytest.approx(7 / last_s)
+        assert found["bulk_good_req_s"] == pytest.approx(7 / last_s / 2)

@@ -20,14 +20,16 @@ from brsolver.executors.inline import InlineExecutor, InlineLane
 from brsolver.simulator import Arrivals
 from brsolver.simulator.params import SimulationParams
 from brsolver.simulator.prefill import Prefill
+from brsolver.traces import Trace
 from brsolver.tuning import TuneParams, TuneResult, tune
+from brsolver.tuning.dimensions import read_ranges
 from brsolver.tuning.study import quiet
 from brsolver.tuning.work import GapTask, RunTask
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from brsolver.traces import Trace
+    from numpy.typing import NDArray
 
 LONG_S = 1e6
 PARAMS = SimulationParams(workers=2, slots=4, prefill=Prefill(mode="colocated", budget=512))
@@ -433,22 +435,61 @@ def test_hardware_is_chosen_from(trace: Trace) -> None:
     assert result.tried[0].settings["workers"] == 4
 
 
-@pytest.mark.parametrize(
-    ("more", "objectives"),
-    [
-        ({"goal": "goodput"}, {"slo_ttft_ms": 2000.0, "slo_tpot_ms": 60.0}),
-        ({"goal": "latency"}, {}),
-    ],
-)
-def test_by_arrivals(trace: Trace, more: dict[str, Any], objectives: dict[str, Any]) -> None:
-    arrivals = Arrivals(mode="utilization", utilization=0.7)
-    result = tuned(trace, replace(PARAMS, arrivals=arrivals, **objectives), **more)
-    assert result.chosen is not None
-    best = min if more["goal"] == "latency" else max
-    values = [t.value for t in result.tried if t.state == "complete" and t.value is not None]
-    assert best(values) in values
+ROWS = np.arange(600)
+ENGINE = frozenset({"slots", "budget", "interval"})
+
+
+def come(arrival_s: NDArray[np.float64], shortest: int) -> Trace:
+    prompts, outputs = 100 + 37 * ROWS % 400, shortest + 11 * ROWS % 20
+    return Trace(prompt_tokens=prompts, output_tokens=outputs, arrival_s=arrival_s)
+
+
+def of_two_intervals(trace: Trace, goal: str, **objectives: float) -> TuneResult:
+    """Tune servers that begin prompts in every step, or in every eighth as they are given."""
+    params = replace(
+        PARAMS, prefill=replace(PARAMS.prefill, interval=8),
+        arrivals=Arrivals(mode="timestamps"), **objectives,
+    )  # fmt: skip
+    return tuned(
+        trace, params, goal=goal, trials=8, policies="jsq-load", given=ENGINE,
+        search=read_ranges("interval=1|8"),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("goal", "least"), [("goodput", 0.5), ("latency", 0.05)])
+def test_by_arrivals_the_best_trial_is_what_is_chosen(goal: str, least: float) -> None:
+    # Four a second: who waits for the eighth step has no first token in time.
+    result = of_two_intervals(come(0.25 * ROWS, 30), goal, slo_ttft_ms=150, slo_tpot_ms=60)
+    full = {t.number: t.value for t in result.tried if t.state == "complete"}
+    best = (min if goal == "latency" else max)(full, key=lambda number: full[number] or 0.0)
+    assert result.tried[best].settings["interval"] == 1
+    assert result.recommended == "tuned"
+    chosen, published = result.chosen, result.by_role("published")
+    assert chosen is not None
+    assert published is not None
+    assert chosen.candidate.settings == result.tried[best].settings
+    value, before = (each.mean(result.goal.metric) or 0.0 for each in (chosen, published))
+    gain = chosen.gains["published"]
+    assert gain.mean == pytest.approx(abs(value - before) / before)
+    assert gain.low > least
+    assert result.goal.better(value, before)
     assert result.gap is not None
     assert result.gap.reason or result.gap.gap is not None
+
+
+def test_who_is_busy_for_less_time_with_the_same_traffic_serves_no_more_of_it() -> None:
+    # Eight at a time, and quiet until the next eight; all are served in time.
+    quiet = come(20.0 * (ROWS // 8) + 0.05 * (ROWS % 8), 5)
+    result = of_two_intervals(quiet, "goodput", slo_ttft_ms=20_000, slo_tpot_ms=2000)
+    assert {t.settings["interval"] for t in result.tried} == {1, 8}
+    assert len({t.value for t in result.tried}) == 1
+    assert result.recommended == "published"
+    assert {gain.mean for each in result.validated for gain in each.gains.values()} == {0.0}
+    gains = [
+        gain for each in of_two_intervals(quiet, "throughput").validated
+        for gain in each.gains.values()
+    ]  # fmt: skip
+    assert all(abs(gain.mean) < 0.01 for gain in gains)
 
 
 def test_slots_are_kept_where_fewer_are_always_better(trace: Trace) -> None:

@@ -14,7 +14,7 @@ from brsolver.simulator.arrivals import arrival_times
 from brsolver.simulator.components import Arrivals
 from brsolver.simulator.params import SimulationParams
 from brsolver.traces import Trace
-from brsolver.tuning.split import FEWEST, FILLINGS, settled, split
+from brsolver.tuning.split import FEWEST, FILLINGS, for_any, settled, split
 
 
 def trace_of(requests: int, *, timed: bool = False) -> Trace:
@@ -73,3 +73,16 @@ def test_a_pool_is_as_large_for_any_hardware() -> None:
     assert fixed.arrivals.pool == 12
     trace = trace_of(400, timed=True)
     assert settled(trace, SimulationParams(arrivals=Arrivals(mode="timestamps")))[0] is trace
+
+
+@pytest.mark.parametrize("timed", [False, True])
+def test_a_utilization_is_told_as_a_rate_that_means_the_same_for_any_server(timed: bool) -> None:
+    given = Arrivals(mode="utilization", utilization=0.5)
+    params = SimulationParams(workers=2, slots=8, arrivals=given, seed=3)
+    trace = trace_of(400, timed=timed)
+    told = for_any(trace, params)
+    assert told.mode == "rate"
+    other = replace(params, workers=4, slots=64, arrivals=told)
+    assert np.array_equal(arrival_times(trace, other), arrival_times(trace, params))
+    assert for_any(trace, replace(params, arrivals=told)) == told
+    assert for_any(trace, SimulationParams(workers=3)).pool == 12
