@@ -196,7 +196,7 @@ def test_every_changed_content_that_is_refused_is_one_warning_and_no_fallback(
 def test_settings_that_cannot_change_are_named_and_stay(tmp_path, monkeypatch, said):
     async def scenario():
         w = Watched(tmp_path, monkeypatch)
-        w.write('policy = "br-0"\nbudget_ms = 7\nrecord = "x.jsonl"\nseed = 3\n', expected="br-0")
+        w.write('policy = "br-0"\nbudget_ms = 7\nrecord = "x.jsonl"\nrecord_mib = 5\nseed = 3\n')
         await w.until(lambda: w.reloads)
         params = w.d.adapter.desk.config.params
         assert (params.budget_ms, params.record, params.seed) == (50.0, None, 3)
