@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from brsolver.errors import MissingExtraError
 from integration.doors.trust import trusting
 from integration.picker import Refused
+from integration.picker.bodies import CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES, kind_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -16,13 +17,24 @@ if TYPE_CHECKING:
 
 TRANSFER: Final = "kv_transfer_params"
 """Field of requests and responses by which vLLM's connectors find what was computed."""
-LIMITS: Final = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+UNDIVIDED: Final = "undivided"
+"""What becomes of a prompt that can only be computed where it is decoded."""
 MOST_TOLD = 48 * 1024
 """Bytes of an engine's error that are passed on: engines may quote all of a request."""
 SHOWN = 200
 """Letters of an error that is none of OpenAI's format."""
 _BUSY: Final = frozenset({408, 429})
-_DROPPED: Final = ("stream_options", "min_tokens", "n", "best_of")
+_LIMITS: Final = {
+    RESPONSES: ("max_output_tokens",),
+    CHAT: ("max_tokens", "max_completion_tokens"),
+    COMPLETIONS: ("max_tokens",),
+}
+"""By which requests bound what is generated; the first does where none is given."""
+_DROPPED: Final = ("stream_options", "min_tokens", "n", "best_of", "store", "background")
+_BEFORE: Final = ("previous_response_id", "conversation")
+"""By which a request begins with what only the worker of an earlier one has."""
+_CLIENTS_TOOLS: Final = (None, "function", "custom", "namespace")
+"""Types of tools that the client runs; of any other the engine may, and goes on after it."""
 _PASSED_ON: Final = ("authorization", "x-request-id")
 
 
@@ -91,7 +103,7 @@ class PrefillCalls:
         try:
             response = await self._connected(httpx).post(
                 f"{self._scheme}://{where}",
-                content=in_ascii(prefill_body(original)),
+                content=as_body(prefill_body(where, original)),
                 headers=passed | {"content-type": "application/json"},
             )
             self._check(response.status_code, response.content)
@@ -154,27 +166,71 @@ def without_transfer(body: bytes) -> bytes | None:
     bytes or None
         None if it says nothing of that.
     """
-    # Names may be written with escapes.
-    if TRANSFER.encode() not in body and b"\\u" not in body:
+    if not may_transfer(body):
         return None
     values = json.loads(body)
-    if TRANSFER not in values:
+    if not isinstance(values, dict) or TRANSFER not in values:
         return None
-    return in_ascii({name: value for name, value in values.items() if name != TRANSFER})
+    return as_body({name: value for name, value in values.items() if name != TRANSFER})
 
 
-def prefill_body(original: dict[str, Any]) -> dict[str, Any]:
+def may_transfer(body: bytes) -> bool:
+    """Tell, without reading it, whether a body may say where a KV cache is to be fetched."""
+    # Names may be written with escapes, and in any encoding that engines read JSON in.
+    return TRANSFER.encode() in body or b"\\u" in body or json.detect_encoding(body) != "utf-8"
+
+
+def is_divisible(path: str, original: dict[str, Any]) -> bool:
+    """Tell whether a request's prompt can be computed elsewhere than it is decoded.
+
+    Engines hand over the KV cache of one prompt, to be fetched once: of several prompts all would
+    be decoded on the first one's, and of several choices all but one on what is gone. An engine
+    that runs tools itself prompts itself anew with what they say. Fields of other types than the
+    API says are taken for what they may come to mean to an engine.
+
+    Parameters
+    ----------
+    path : str
+    original : dict
+        The client's request.
+    """
+    return (
+        kind_of(path) != EMBEDDINGS
+        and all(original.get(name) in (None, 1) for name in ("n", "best_of"))
+        and not any(original.get(name) for name in ("use_beam_search", "prompt_embeds", *_BEFORE))
+        and _is_one(original.get("prompt"))
+        and not _runs_tools(original.get("tools"))
+    )
+
+
+def _is_one(prompt: object) -> bool:
+    return not isinstance(prompt, list) or len(prompt) == 1 or set(map(type, prompt)) == {int}
+
+
+def _runs_tools(tools: object) -> bool:
+    return isinstance(tools, list) and any(
+        isinstance(tool, dict) and tool.get("type") not in _CLIENTS_TOOLS for tool in tools
+    )
+
+
+def prefill_body(path: str, original: dict[str, Any]) -> dict[str, Any]:
     """Return a request that computes a prompt, and generates the one token that this takes.
 
     Parameters
     ----------
+    path : str
+        It says what the limit on tokens is called.
     original : dict
         The client's; it stays as it is, since decode gets its sampling parameters.
     """
     body = {name: value for name, value in original.items() if name not in _DROPPED}
-    limits = [name for name in LIMITS if name in original] or ["max_tokens"]
-    body |= dict.fromkeys(limits, 1)
+    kind = kind_of(path) or COMPLETIONS
+    names = _LIMITS.get(kind, _LIMITS[COMPLETIONS])
+    body |= dict.fromkeys([name for name in names if name in original] or names[:1], 1)
     body["stream"] = False
+    if kind == RESPONSES:
+        # Else it would be kept, for nobody to ask for.
+        body["store"] = False
     body[TRANSFER] = {
         "do_remote_decode": True,
         "do_remote_prefill": False,
@@ -186,9 +242,13 @@ def prefill_body(original: dict[str, Any]) -> dict[str, Any]:
     return body
 
 
-def in_ascii(values: dict[str, Any]) -> bytes:
-    """Return a body in ASCII: a text of JSON may hold what UTF-8 may not."""
-    return json.dumps(values, separators=(",", ":")).encode()
+def as_body(values: dict[str, Any]) -> bytes:
+    """Return values as JSON, about as long as the client wrote them."""
+    try:
+        return json.dumps(values, separators=(",", ":"), ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        # A text of JSON may hold what UTF-8 may not.
+        return json.dumps(values, separators=(",", ":")).encode()
 
 
 def _httpx() -> Any:

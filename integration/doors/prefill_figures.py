@@ -51,8 +51,8 @@ class PrefillTier:
         Prompts that workers have been given and that are not done.
     prompts : mapping of str to int
         What became of prompts so far: ``computed``, ``named`` (the decode worker's sidecar makes
-        the call), ``decode`` (left to the decode worker), ``refused``, or ``rejected`` (an engine
-        does not take the request).
+        the call), ``decode`` (left to the decode worker), ``undivided`` (the same, since it can
+        only be computed there), ``refused``, or ``rejected`` (an engine does not take the request).
     calls : mapping of str to mapping of str to int
         By worker, how its calls ended: ``computed``, ``failed``, ``rejected`` or ``withdrawn``;
         ``named`` are those that a sidecar makes.

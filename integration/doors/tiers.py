@@ -3,7 +3,8 @@
 Either the picker makes the prefill call itself, with one token to generate and the note that
 decode happens elsewhere, and hands what comes back to the decode worker as it is, whatever the
 connector (`Tiers.mode` ``"call"``). Or it only names the prefill worker in a header, and the
-decode worker's sidecar makes the call, as llm-d has it (``"header"``).
+decode worker's sidecar makes the call, as llm-d has it (``"header"``). Either way a cache is handed
+over of one prompt: requests of which that cannot be had are left to the decode worker as a whole.
 """
 
 from __future__ import annotations
@@ -12,15 +13,18 @@ import asyncio
 import json
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from brsolver.errors import ParameterError
 from integration.doors.prefill_calls import (
     TRANSFER,
+    UNDIVIDED,
     PrefillCalls,
     PrefillError,
     PrefillRejected,
-    in_ascii,
+    as_body,
+    is_divisible,
+    may_transfer,
     without_transfer,
 )
 from integration.doors.prefill_figures import PrefillTier
@@ -41,6 +45,7 @@ if TYPE_CHECKING:
 
 _MANY = "too many requests are waiting for a prefill worker"
 _TOO_MANY_VALUES = Refused(status=413, message="the body has too many values to be read")
+_TOO_DEEP = Refused(status=400, message="the body is nested too deep, must be a JSON object")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,17 +204,50 @@ class Tiers:
         clean = without_transfer(body)
         if ask.prompt_tokens < self._params.min_prompt_tokens:
             return Routed(await self._reception.place(ask, subset), clean)
+        original = json.loads(body if clean is None else clean)
+        if not is_divisible(path, original):
+            self.prompts[UNDIVIDED] += 1
+            return Routed(await self._reception.place(ask, subset), clean)
         self._placing.add(ask.name)
         try:
             if self.names_workers:
                 return await self._named(ask, subset, clean)
-            handed = await self._computed(ask, path, body if clean is None else clean, headers)
+            handed = await self._computed(ask, path, original, headers)
             if isinstance(handed, Refused):
                 return Routed(handed)
             whole = clean if handed is None else handed
             return Routed(await self._reception.place(ask, subset), whole)
         finally:
             self._placing.discard(ask.name)
+
+    def anywhere(
+        self, body: bytes, headers: dict[str, str], subset: Collection[str] | None = None
+    ) -> Routed:
+        """Return a live worker for a request that has no reservation.
+
+        Engines may generate all the same, and fetch a KV cache: at paths that we know nothing of.
+
+        Parameters
+        ----------
+        body : bytes
+        headers : dict of str to str
+        subset : collection of str, optional
+            Addresses that may be picked.
+        """
+        clean: bytes | None = None
+        # Of forms engines read fields, and a file may hold any bytes.
+        is_form = headers.get("content-type", "").strip().lower().startswith("multipart/")
+        if body and not is_form and may_transfer(body):
+            if not is_readable(body):
+                return Routed(_TOO_MANY_VALUES)
+            try:
+                clean = without_transfer(body)
+            except RecursionError:
+                return Routed(_TOO_DEEP)
+            except ValueError:
+                # No JSON to engines either.
+                clean = None
+        return Routed(self._reception.anywhere(subset), clean)
 
     async def _named(self, ask: Ask, subset: Collection[str] | None, clean: bytes | None) -> Routed:
         """Name a prefill worker in a header; it counts as busy until the response begins."""
@@ -250,10 +288,9 @@ class Tiers:
         return name not in self._placing and (place is None or place.answering)
 
     async def _computed(
-        self, ask: Ask, path: str, body: bytes, headers: dict[str, str]
+        self, ask: Ask, path: str, original: dict[str, Any], headers: dict[str, str]
     ) -> bytes | Refused | None:
         """Return the body for the decode worker; None leaves the client's as it is."""
-        original = json.loads(body)
         tried: set[str] = set()
         patience = _Patience(self._params.wait_max_s)
         for _ in range(self._params.attempts):
@@ -274,7 +311,7 @@ class Tiers:
                 self._pool.failed(chosen, str(error))
                 continue
             self.prompts[COMPUTED] += 1
-            return None if handed is None else in_ascii(original | {TRANSFER: handed})
+            return None if handed is None else as_body(original | {TRANSFER: handed})
         self.prompts["decode"] += 1
         return None
 

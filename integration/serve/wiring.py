@@ -199,6 +199,7 @@ class Picker:
         certificate, key = config.picker.certificate, config.picker.key
         return GrpcServer(
             handlers,
+            body_limit=config.limits.body_bytes,
             certificate=None if certificate is None else config.path(certificate),
             key=None if key is None else config.path(key),
         )
