@@ -12,7 +12,7 @@ import asyncio
 import json
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from brsolver.errors import ParameterError
 from integration.doors.prefill_calls import (
