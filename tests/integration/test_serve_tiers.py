@@ -268,8 +268,39 @@ def first_calls(stack):
     return calls.get(f"127.0.0.1:{stack.prefill[0].port}", {}).get("computed", 0)
 
 
+SEVERAL = [
+    ("completions", {"prompt": ["A prompt.", "And another one."]}, 2),
+    ("completions", {"prompt": [[1, 2, 3], [4]], "n": 2}, 4),
+    ("completions", {"prompt": "A prompt.", "n": 3}, 3),
+    ("chat/completions", {"messages": [{"role": "user", "content": "Hm?"}], "n": 2}, 2),
+]
+"""Requests of several sequences, and how many."""
+
+
+async def of_several(stack):
+    """Send them; see that the decode tier alone has to do with them."""
+    before, calls = await stack.until_ready(), stack.prefill_seen.posts
+    for path, body, sequences in SEVERAL:
+        url, asked = f"{stack.url}/v1/{path}", {"model": "fake", "max_tokens": 4, **body}
+        status, told = await asyncio.to_thread(posted, url, asked)
+        assert (status, len(told.get("choices", ()))) == (200, sequences), told
+    after = await stack.until_idle()
+    assert gained(before, after) == {"undivided": len(SEVERAL)}
+    assert stack.prefill_seen.posts == calls
+    assert set(stack.kept()) == {0.0}
+    assert faults(stack) == []
+
+
+def test_several_sequences_are_never_decoded_on_what_was_computed_for_one(tmp_path):
+    with TierStack(tmp_path, slots=8) as other:
+        asyncio.run(of_several(other))
+        page = fetch(f"{other.page}/metrics")
+    assert 'brsolver_prefill_prompts_total{result="undivided"} 4.0' in page
+
+
 def test_a_named_prefill_worker_is_done_when_the_answer_begins(tmp_path):
     async def run():
+        await of_several(other)
         before = await other.until_idle()
         asked = asyncio.ensure_future(ask(other, [LONG] * 2, tag="named", prompts=PROMPT))
         audit = await other.until(
