@@ -171,6 +171,8 @@ def test_one_that_drains_is_there_until_nobody_is_to_fetch_from_it():
             assert await made.add(WorkerSpec(name=first, address=first)) == f"{first}~2"
             assert states(made) == {first: "draining", f"{first}~2": "up"}
             assert "its successor is called" in faults[-1]
+            await made.drain(first)
+            assert states(made) == {first: "draining", f"{first}~2": "up"}
             home.ledger.ended("a", End.FINISHED)
             assert states(made) == {f"{first}~2": "up"}
             await made.drain(f"{first}~2")
