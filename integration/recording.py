@@ -20,7 +20,7 @@ R = TypeVar("R")
 
 FLUSH_ROWS = 256
 FLUSH_BYTES = 1 << 15
-"""Half of what a file buffers: what others read of it ends with a whole row."""
+"""Of a longer row than it buffers a file writes the beginning: others shall read whole rows."""
 LAST_BYTES = 8 << 20
 """Of a file, in which its last row is looked for; one of a million tokens has a sixth of that."""
 MIB = 1 << 20

@@ -11,7 +11,6 @@ from integration.doors.fleet import Fleet
 from integration.doors.poller import Poller
 from integration.doors.prefill_pool import PrefillPool
 from integration.doors.tiers import Tiers, TiersParams
-from integration.serve.by_hand import ByHand
 from integration.serve.membership import by_number, specs_at
 from integration.serve.wanted import Wanted
 from integration.settings import named
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from integration.doors.poller import PollerParams
     from integration.doors.reception import Reception
     from integration.picker import PickerParams, Pump, WorkerSpec
+    from integration.serve.by_hand import ByHand
     from integration.settings import Tiers as Table
 
 BY_HAND = "prefill-by-hand.json"
@@ -81,8 +81,7 @@ class Prefilling:
         hands: ByHand | None = None,
         others: Fleet | None = None,
     ) -> None:
-        hands = ByHand() if hands is None else hands
-        specs = hands.among(prefill_workers(table))
+        specs = prefill_workers(table)
         self._pool = pool = PrefillPool(
             specs, kv_limit=table.threshold, capacity=router.capacity, fault=fault, say=say
         )

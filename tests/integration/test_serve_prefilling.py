@@ -96,9 +96,12 @@ def test_the_routers_settings_say_how_much_a_cache_holds_that_does_not_say():
 
 
 def test_workers_come_and_go_while_it_serves():
+    home = house(to(1))
+
     async def scenario():
-        async with serving(0.1, 0.95) as (made, (first, second)):
+        async with serving(0.1, 0.95, home=home) as (made, (first, second)):
             assert not isinstance(await route(made, "a"), Refused)
+            home.ledger.ended("a", End.FINISHED)
             tiers = [Tiers(prefill=each, decode=("127.0.0.1:1",)) for each in ((second,), (first,))]
             made.set(prefill_workers(tiers[0]))
             assert [each.address for each in workers(made)] == [second]
@@ -168,6 +171,8 @@ def test_one_that_drains_is_there_until_nobody_is_to_fetch_from_it():
             assert await made.add(WorkerSpec(name=first, address=first)) == f"{first}~2"
             assert states(made) == {first: "draining", f"{first}~2": "up"}
             assert "its successor is called" in faults[-1]
+            await made.drain(first)
+            assert states(made) == {first: "draining", f"{first}~2": "up"}
             home.ledger.ended("a", End.FINISHED)
             assert states(made) == {f"{first}~2": "up"}
             await made.drain(f"{first}~2")

@@ -10,7 +10,9 @@ import os
 import signal
 
 import pytest
+from aiohttp import web
 from serve_stack import ask
+from small_http import http_server
 from tier_stack import TierStack, all_idle, changed, posted, states
 
 from integration.serve.processes import fetch
@@ -38,6 +40,11 @@ def gained(before, after):
 
 def faults(stack):
     return [line for line in stack.door.lines if "Fault: kind prefill" in line]
+
+
+def under_way(audit, address):
+    """How many prompts a prefill worker has."""
+    return sum(w["prompts"] for w in audit["prefill"]["workers"] if w["address"] == address)
 
 
 async def thawed(relays):
@@ -211,9 +218,10 @@ def test_calls_in_flight_at_a_worker_that_is_taken_away_are_not_lost(stack, dies
         asked = asyncio.ensure_future(ask(stack, [20] * 6, tag=f"away-{dies}", prompts=PROMPT))
         await seen(stack, calls + 6)
         await changed(stack, "DELETE", first)
-        audit = await stack.until(lambda audit: audit["prefill"]["under_way"] > 0)
+        audit = await stack.until(lambda audit: under_way(audit, second) == 0, what="half done")
         assert stack.states() == {first: "draining", second: "up"}
-        there = audit["prefill"]["under_way"]
+        there = under_way(audit, first)
+        assert there > 0
         stack.call(relay.die() if dies else thawed([relay]))
         assert fates(await asked) == {"complete"}
         after = await stack.until_idle()
@@ -258,6 +266,33 @@ def test_an_engine_that_does_not_take_a_request_is_heard_by_the_client(stack, wr
         assert 'result="rejected"} ' in fetch(f"{stack.page}/metrics")
         assert fates(await ask(stack, [5] * 3, tag="right")) == {"complete"}
         await stack.until_idle()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("status", [413, 418, 422])
+def test_an_engines_error_reaches_the_client_whatever_its_status_and_length(stack, status):
+    said = {"error": {"message": "x" * 40_000, "type": "BadRequestError", "code": status}}
+
+    async def engine(request):
+        if request.method == "GET":
+            return web.Response()
+        return web.json_response(said, status=status)
+
+    async def run():
+        await stack.until_ready()
+        others = list(stack.states())
+        async with http_server(engine) as address:
+            await changed(stack, "POST", "", {"name": "strict", "address": address})
+            for each in others:
+                await changed(stack, "DELETE", each)
+            body = {"prompt": "a", "max_tokens": 3}
+            told = await asyncio.to_thread(posted, f"{stack.url}/v1/completions", body)
+            assert told == (status, said)
+            for each in others:
+                await changed(stack, "POST", "", {"name": each, "address": each})
+            await changed(stack, "DELETE", "strict")
+        await stack.until_ready()
 
     asyncio.run(run())
 
