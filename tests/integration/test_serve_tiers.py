@@ -119,10 +119,11 @@ def test_calls_that_a_dying_prefill_worker_breaks_off_are_made_elsewhere(stack):
         for relay in stack.prefill:
             stack.call(relay.revive())
         await stack.until(lambda audit: states(audit) == ["up", "up"])
+        # The log comes through a pipe, later than the audit.
+        await stack.until(lambda _: "\n".join(faults(stack)).count("is up again") >= 2)
         said = "\n".join(faults(stack))
         assert "failed, the last: it does not answer" in said
         assert "decode workers compute prompts" in said
-        assert said.count("is up again") >= 2
 
     asyncio.run(run())
 
