@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from integration.doors.answers import error_body, retry_after
+from integration.doors.answers import refusal_body, retry_after
 from integration.messages.ext_proc import APPEND_ACTIONS, ProcessingResponse
-from integration.messages.names import ENDPOINT, ID, LAST, LB, RANK, REFUSED
+from integration.messages.names import ENDPOINT, ID, LAST, LB, PREFILLER, RANK, REFUSED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -73,10 +73,11 @@ def routed(
     common = getattr(answer, kind).response
     common.clear_route_cache = True
     wanted = {ENDPOINT: destination.endpoints, **(headers or {})}
-    if destination.rank is None:
-        common.header_mutation.remove_headers.append(RANK)
-    else:
+    if destination.rank is not None:
         wanted[RANK] = str(destination.rank)
+    # Clients may have said so themselves.
+    unsaid = [name for name in (RANK, PREFILLER) if name not in wanted]
+    common.header_mutation.remove_headers.extend(unsaid)
     metadata = answer.dynamic_metadata.fields[LB].struct_value
     metadata.fields[ENDPOINT].string_value = destination.endpoints
     if named and destination.name is not None:
@@ -93,7 +94,7 @@ def refused(refusal: Refused) -> Any:
     answer = ProcessingResponse()
     immediate = answer.immediate_response
     immediate.status.code = refusal.status
-    immediate.body = error_body(refusal.status, refusal.message)
+    immediate.body = refusal_body(refusal)
     headers = {"content-type": "application/json"}
     after = retry_after(refusal)
     if after is not None:

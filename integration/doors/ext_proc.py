@@ -270,7 +270,7 @@ class _Stream:
         except Exception as error:  # noqa: BLE001 # what trips us goes to a worker all the same
             self._door.faults += 1
             self._door.reception.ledger.tripped("ext_proc", error)
-            routed = Routed(self._door.reception.anywhere(self._subset))
+            routed = self._anywhere()
         finally:
             timer.cancel()
         self._routed = True
@@ -303,12 +303,18 @@ class _Stream:
         method = self._headers.get(":method", "GET")
         ask = reception.read(method, path, body, self._headers.get(CLIENT))
         if ask is None:
-            return Routed(reception.anywhere(self._subset))
+            return self._anywhere()
         if isinstance(ask, Refused):
             return Routed(ask)
         if self._door.tiers is not None and body:
             return await self._door.tiers.route(ask, path, body, self._headers, self._subset)
         return Routed(await reception.place(ask, self._subset))
+
+    def _anywhere(self) -> Routed:
+        tiers = self._door.tiers
+        if tiers is None:
+            return Routed(self._door.reception.anywhere(self._subset))
+        return tiers.anywhere(bytes(self._body), self._headers, self._subset)
 
     def _answers(
         self, kind: str, destination: Destination, routed: Routed, *, trailers: bool

@@ -11,11 +11,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-MESSAGE_LIMIT = 128 * 2**20
-"""Bytes of one message: a buffered body, with what goes around it."""
+BODY_LIMIT = 64 * 2**20
+"""Bytes of a body; Envoy is told its own limit."""
+AROUND = 64 * 2**20
+"""Bytes of a message beyond those of a body: headers, and what a body over the limit is refused
+for. Envoy lets pass, without the picker, what a message cannot hold."""
 _OPTIONS = (
-    ("grpc.max_receive_message_length", MESSAGE_LIMIT),
-    ("grpc.max_send_message_length", MESSAGE_LIMIT),
+    # What was taken may be sent, with what is put into it.
+    ("grpc.max_send_message_length", -1),
     ("grpc.max_concurrent_streams", 100_000),
     # Envoy pings every second, also while nothing is asked: that is how it notices a frozen picker.
     ("grpc.http2.min_ping_interval_without_data_ms", 100),
@@ -32,6 +35,8 @@ class GrpcServer:
     ----------
     handlers : iterable
         Of `integration.messages.services.handler`.
+    body_limit : int
+        Bytes of a request's body that a message must have room for.
     certificate, key : Path, optional
         PEM files; without, connections are not encrypted.
     """
@@ -40,6 +45,7 @@ class GrpcServer:
         self,
         handlers: Iterable[Any],
         *,
+        body_limit: int = BODY_LIMIT,
         certificate: Path | None = None,
         key: Path | None = None,
     ) -> None:
@@ -49,7 +55,8 @@ class GrpcServer:
             aio = import_module("grpc.aio")
         except ImportError as error:
             raise MissingExtraError.for_extra("grpcio", "proxy") from error
-        self._server = aio.server(options=_OPTIONS)
+        room = ("grpc.max_receive_message_length", body_limit + AROUND)
+        self._server = aio.server(options=(*_OPTIONS, room))
         self._server.add_generic_rpc_handlers(tuple(handlers))
         self._files = (certificate, key)
 

@@ -261,23 +261,34 @@ class Port:
         )
 
     async def _cached(self, request: web.Request, body: dict[str, Any], asked: Asked) -> int:
-        """Return how many tokens of the prompts come from another engine."""
+        """Return how many tokens of the prompt come from another engine."""
         kv, where = asked.kv, request.headers.get(transfer.PREFILLER)
         if where and not kv and self._params.role != "prefill":
             kv = await self._engine.prefill(where, request.path, body)
         if not kv.get("do_remote_prefill"):
             return 0
-        return max(asked.prompt_tokens) if await self._engine.fetch(kv) else 0
+        sequences = len(asked.output_tokens)
+        if sequences > 1:
+            # vLLM lets it pass, and decodes all on the KV of one.
+            raise RequestRefused(
+                f"kv_transfer_params are given for {sequences} sequences, must be for one: it is "
+                "the KV of one prompt, and fetched once",
+                param="kv_transfer_params",
+            )
+        return asked.prompt_tokens[0] if await self._engine.fetch(kv) else 0
 
     def _offered(self, request: web.Request, asked: Asked, name: str, rank: int) -> dict[str, Any]:
         if not asked.kv.get("do_remote_decode"):
             return {}
-        tokens = sum(asked.prompt_tokens)
-        self._cluster.keep(name, rank, tokens)
+        # As vLLM does, which keeps the KV of every prompt and tells of the first one's.
+        names = [f"{name}-{index}" for index in range(len(asked.prompt_tokens))]
+        for each, tokens in zip(names, asked.prompt_tokens, strict=True):
+            self._cluster.keep(each, rank, tokens)
         engine = f"{self._engine.identity}-{rank}"
         at = request.transport.get_extra_info("sockname") if request.transport else None
         host, port = at[:2] if at else (self._params.host, 0)
-        return {"kv_transfer_params": transfer.offer(name, engine, host, port, tokens)}
+        told = transfer.offer(names[0], engine, host, port, asked.prompt_tokens[0])
+        return {"kv_transfer_params": told}
 
 
 def _wants_an_answer(request: web.Request) -> bool:

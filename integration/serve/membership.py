@@ -12,7 +12,7 @@ from integration.doors.endpoints import Listed, Named, Shape, Source, read_worke
 from integration.doors.kubernetes import EndpointSlices, KubernetesApi
 from integration.envoy.endpoints import resolve
 from integration.picker.events import WorkerChanged
-from integration.serve.by_hand import ByHand
+from integration.serve.wanted import Wanted, place_of
 from integration.settings import Address, named
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from integration.doors.fleet import Fleet
     from integration.picker import Core, WorkerSpec
     from integration.picker.events import Event
+    from integration.serve.by_hand import ByHand
     from integration.settings import ServeConfig
 
 
@@ -50,7 +51,7 @@ def workers_of(
             return specs_at(config.tiers.decode, complain=complain)
     if workers.file is not None:
         with named(None, f"[workers] file is {workers.file!r}:"):
-            found = [_by_number(spec) for spec in read_workers(config.path(workers.file))]
+            found = [by_number(spec) for spec in read_workers(config.path(workers.file))]
             return _apart(found)
     if workers.dns is not None:
         with named(None, "[workers] dns:"):
@@ -94,7 +95,7 @@ def _apart(workers: list[WorkerSpec]) -> list[WorkerSpec]:
     """
     seen: dict[tuple[str, int | None], str] = {}
     for spec in workers:
-        other = seen.setdefault(_place(spec), spec.name)
+        other = seen.setdefault(place_of(spec), spec.name)
         if other != spec.name:
             raise ParameterError(
                 f"workers {other!r} and {spec.name!r} are one place, {spec.address}; "
@@ -103,7 +104,14 @@ def _apart(workers: list[WorkerSpec]) -> list[WorkerSpec]:
     return workers
 
 
-def _by_number(spec: WorkerSpec) -> WorkerSpec:
+def by_number(spec: WorkerSpec) -> WorkerSpec:
+    """Return a worker with its address by number.
+
+    Raises
+    ------
+    ParameterError
+        The name is not known.
+    """
     return replace(spec, address=resolve(spec.address)[0])
 
 
@@ -116,7 +124,7 @@ class _ByNumber(Listed):
     async def look(self) -> Iterable[WorkerSpec]:
         given = await super().look()
         if given is not self._given:
-            found = await asyncio.to_thread(lambda: [_by_number(spec) for spec in given])
+            found = await asyncio.to_thread(lambda: [by_number(spec) for spec in given])
             self._found = _apart(found)
             self._given = given
         return self._found
@@ -185,10 +193,6 @@ def _pass_on(task: asyncio.Future[None], found: asyncio.Future[list[WorkerSpec]]
         found.set_exception(error)
 
 
-def _place(spec: WorkerSpec) -> tuple[str, int | None]:
-    return spec.address, spec.rank
-
-
 class Membership(CoreFleet):
     """Workers come and go: by settings, by a source, by hand.
 
@@ -200,6 +204,8 @@ class Membership(CoreFleet):
         Told the addresses that Envoy must know, whenever these may have changed.
     hands : ByHand, optional
         What was added and drained by hand, by a picker before this one too.
+    others : Fleet, optional
+        Workers that compute prompts for these.
     """
 
     def __init__(
@@ -209,11 +215,11 @@ class Membership(CoreFleet):
         *,
         changed: Callable[[Sequence[str]], object],
         hands: ByHand | None = None,
+        others: Fleet | None = None,
     ) -> None:
         super().__init__(core)
-        self._fleet, self._changed = fleet, changed
-        self._hands = ByHand() if hands is None else hands
-        self._named: tuple[WorkerSpec, ...] = tuple(fleet.specs)
+        self._changed = changed
+        self._wanted = Wanted(fleet, hands, others=others)
         self._task: asyncio.Task[None] | None = None
 
     def follow(self, source: Source | None) -> None:
@@ -238,12 +244,11 @@ class Membership(CoreFleet):
         ParameterError
             One of them cannot be; then nothing is changed.
         """
-        found = tuple(_by_number(spec) for spec in named)
+        found = [by_number(spec) for spec in named]
         for spec in found:
             self._core.workers.check(spec)
-        self._named = found
-        self._hands.forget_left(found)
-        self._apply()
+        self._wanted.set(found)
+        self._tell()
 
     def event(self, event: Event) -> None:
         """Take in an event of the core: a worker that is gone is gone for Envoy too."""
@@ -252,8 +257,8 @@ class Membership(CoreFleet):
 
     def restore(self) -> None:
         """Do again what was done by hand under a picker before this one."""
-        if self._hands:
-            self._apply()
+        if self._wanted.restore():
+            self._tell()
 
     async def add(self, spec: WorkerSpec) -> str:
         """Add a worker, for Envoy too; return what it is called.
@@ -264,16 +269,12 @@ class Membership(CoreFleet):
             There is one at its address already, or of its name elsewhere, or it has more slots
             than a step has tokens.
         """
-        spec = await asyncio.to_thread(_by_number, spec)
+        spec = await asyncio.to_thread(by_number, spec)
         # What is noted is done again by every picker after this one: it must be sound.
         self._core.workers.check(spec)
-        if self._fleet.worker(spec.address, spec.rank) is not None:
-            raise ParameterError(f"address is {spec.address!r}, where there is a worker already")
-        self._check_name(spec)
-        self._hands.add(spec)
-        self._apply()
-        worker = self._fleet.worker(spec.address, spec.rank)
-        return spec.name if worker is None else self._fleet.specs[worker].name
+        name = self._wanted.add(spec)
+        self._tell()
+        return name
 
     async def drain(self, name: str) -> None:
         """Send a worker nothing more; when it is empty it is gone, for Envoy too.
@@ -284,34 +285,9 @@ class Membership(CoreFleet):
             There is no worker of that name.
         """
         found = self.find(name)
-        if found.draining:
-            return
-        # It may have been renamed; whoever named it is to know that it drains.
-        self._hands.drain(self._given(found.spec) or name, found.spec.uid)
-        self._apply()
-
-    def _apply(self) -> None:
-        hands = self._hands
-        wanted = [*self._named, *hands.added.values()]
-        self._fleet.set(spec for spec in wanted if not hands.has_drained(spec))
-        self._tell()
-
-    def _check_name(self, spec: WorkerSpec) -> None:
-        """Raise `ParameterError` if settings or hands call a worker so that is elsewhere."""
-        for each in (*self._named, *self._hands.added.values()):
-            if each.name == spec.name and _place(each) != _place(spec):
-                raise ParameterError(
-                    f"name is {spec.name!r}, as the worker at {each.address} is called; must differ"
-                )
-
-    def _given(self, there: WorkerSpec) -> str | None:
-        """Return what settings, or whoever added it, call the worker at a place.
-
-        One that was drained there before is not meant.
-        """
-        wanted = (*self._named, *self._hands.added.values())
-        left = (each for each in wanted if not self._hands.has_drained(each))
-        return next((each.name for each in left if _place(each) == _place(there)), None)
+        if not found.draining:
+            self._wanted.drain(found.spec)
+            self._tell()
 
     def _tell(self) -> None:
         there = [each.spec.address for each in self._core.workers if not each.gone]

@@ -16,10 +16,17 @@ from hypothesis import strategies as st
 from small_http import http_server
 
 from brsolver.errors import ParameterError
+from integration.doors.prefill_calls import (
+    MOST_TOLD,
+    is_divisible,
+    prefill_body,
+    without_transfer,
+)
 from integration.doors.prefill_pool import PrefillPool
-from integration.doors.tiers import Tiers, TiersParams, prefill_body, without_transfer
+from integration.doors.tiers import Tiers, TiersParams
 from integration.messages import names
-from integration.picker import Gauges, Refused, WorkerSpec
+from integration.picker import End, Gauges, Refused, WorkerSpec
+from integration.picker.bodies import COMPLETIONS, read_body
 
 HANDED = {"do_remote_prefill": True, "remote_block_ids": [1, 2], "remote_engine_id": "e"}
 ASKED = {
@@ -30,16 +37,29 @@ ASKED = {
     "stream": True,
     "stream_options": {"include_usage": True},
     "min_tokens": 5,
-    "n": 2,
+    "n": 1,
 }
+SEVERAL = [
+    {"n": 2},
+    {"n": "2"},
+    {"n": 2.0},
+    {"best_of": 3},
+    {"prompt": ["Once", "Twice"]},
+    {"prompt": [[1, 2], [3]]},
+    {"prompt": [[1.0], [2.0]]},
+    {"prompt": None, "prompt_embeds": ["AA==", "AA=="]},
+    {"use_beam_search": True},
+]
+"""What makes several sequences of a request, whatever types an engine may take for others."""
 
 
 class Engine:
     """Computes prompts, and writes down what it was asked."""
 
-    def __init__(self, status=200, handed=HANDED):
+    def __init__(self, status=200, handed=HANDED, says=None):
         self.status = status
         self.handed = handed
+        self.says = says
         self.asked = []
         self.headers = []
         self.go = asyncio.Event()
@@ -49,6 +69,8 @@ class Engine:
         self.asked.append((request.path, await request.json()))
         self.headers.append(dict(request.headers))
         await self.go.wait()
+        if self.says is not None:
+            return web.Response(text=self.says, status=self.status)
         answer = {"choices": [{"text": "x"}]}
         if self.handed is not None:
             answer["kv_transfer_params"] = self.handed
@@ -100,6 +122,96 @@ def test_clients_do_not_say_where_a_cache_is_fetched(name, params):
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize(
+    "encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le"]
+)
+@pytest.mark.parametrize("mode", ["call", "header"])
+def test_nor_do_they_in_another_encoding(mode, encoding):
+    body = '{"prompt":"a","kv_transfer_params":{"remote_host":"elsewhere"}}'.encode(encoding)
+    # Engines read it.
+    assert json.loads(body)["kv_transfer_params"]
+
+    async def scenario():
+        async with tiered(Engine(handed=None), mode=mode) as (_, _tiers, _pool, stream):
+            plane = stream()
+            await plane.headers()
+            await plane.answer()
+            await plane.body(body)
+            mutated = (await plane.answer()).request_body.response.body_mutation.body
+            assert json.loads(mutated) == {"prompt": "a"}
+
+    asyncio.run(scenario())
+
+
+async def passed(stream, body, **headers):
+    """Send a request that takes no slot; return the answer."""
+    plane = stream()
+    await plane.headers("PUT", **headers)
+    await plane.answer()
+    await plane.body(body)
+    return await plane.answer()
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_nor_where_we_do_not_know_what_is_asked_for(encoding):
+    async def scenario():
+        async with tiered(Engine()) as (home, _tiers, _pool, stream):
+            answer = await passed(stream, FORGED.decode().encode(encoding))
+            mutated = answer.request_body.response.body_mutation.body
+            assert json.loads(mutated) == {"prompt": "a\ud800"}
+            assert set_headers(answer)["content-length"] == str(len(mutated))
+            assert destination(answer)
+            assert not home.pump.asked
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        (b"a kv_transfer_params b", "text/plain"),
+        (b"\xff\xfe\\u\x00kv_transfer_params", "application/octet-stream"),
+        (b"[1,2]\\u" + b"," * 500_001, "multipart/form-data; boundary=x"),
+        (b'["kv_transfer_params"]', "application/json"),
+    ],
+)
+def test_what_is_no_request_passes_as_it_is(body, kind):
+    async def scenario():
+        async with tiered(Engine()) as (_home, _tiers, _pool, stream):
+            answer = await passed(stream, body, **{"content-type": kind})
+            assert destination(answer)
+            assert not answer.request_body.response.HasField("body_mutation")
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("more", "status"), [(b'"a":' + b"[" * 100_000, 400), (b'"a":[1' + b",1" * 500_001, 413)]
+)
+def test_what_cannot_be_read_does_not_pass(more, status):
+    async def scenario():
+        async with tiered(Engine()) as (_home, _tiers, _pool, stream):
+            answer = await passed(stream, b'{"kv_transfer_params":{},' + more)
+            assert answer.immediate_response.status.code == status
+
+    asyncio.run(scenario())
+
+
+def test_nor_does_a_request_that_trips_the_picker():
+    def broken(ask):
+        raise RuntimeError("unforeseen")
+
+    async def scenario():
+        async with tiered(Engine(), decide=broken) as (home, _tiers, _pool, stream):
+            plane = await ask(stream, ASKED | {"kv_transfer_params": HANDED})
+            answer = await plane.answer()
+            assert destination(answer)
+            assert json.loads(answer.request_body.response.body_mutation.body) == ASKED
+            assert [kind for kind, _ in home.pump.faults] == ["ext_proc"]
+
+    asyncio.run(scenario())
+
+
 @given(st.dictionaries(st.text(max_size=3), st.text(max_size=9)), st.booleans())
 def test_other_bodies_stay_as_they_are(values, plain):
     body = json.dumps(values, ensure_ascii=plain).encode("utf-8", "surrogatepass")
@@ -122,14 +234,118 @@ def test_picker_computes_the_prompt_and_hands_over():
             assert sent["authorization"] == "Bearer k"
             assert "cookie" not in sent
             assert destination(answer) == "10.0.0.2:8000"
+            # Until the request has ended its KV may yet be fetched.
+            assert [each.kept for each in tiers.figures().workers] == [1]
             mutated = answer.request_body.response.body_mutation.body
             # The client's own sampling parameters are for decode.
             assert json.loads(mutated) == ASKED | {"kv_transfer_params": HANDED}
             assert set_headers(answer)["content-length"] == str(len(mutated))
             assert tiers.prefilled == 1
             assert list(home.ledger.places) == ["r0"]
+            home.ledger.ended("r0", End.FINISHED)
+            assert [each.kept for each in tiers.figures().workers] == [0]
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("mode", ["call", "header"])
+@pytest.mark.parametrize(
+    ("path", "change"),
+    [
+        *[("/v1/completions", change) for change in SEVERAL],
+        ("/v1/chat/completions", {"n": 3}),
+        ("/v1/embeddings", {"input": "Once"}),
+        ("/v1/responses", {"tools": [{"type": "function"}, {"type": "mcp"}]}),
+        ("/v1/responses", {"tools": [{"type": "web_search_preview"}]}),
+        ("/v1/responses", {"previous_response_id": "resp_1"}),
+    ],
+)
+def test_what_cannot_be_divided_is_left_to_decode(path, change, mode):
+    async def scenario():
+        engine, body = Engine(), ASKED | change
+        async with tiered(engine, mode=mode) as (home, tiers, pool, stream):
+            answer = await (await ask(stream, body, **{":path": path})).answer()
+            assert destination(answer)
+            assert not answer.request_body.response.HasField("body_mutation")
+            mutation = answer.request_body.response.header_mutation
+            # Nor may its client have named one.
+            assert names.PREFILLER in mutation.remove_headers
+            assert names.PREFILLER not in set_headers(answer)
+            forged = body | {"kv_transfer_params": HANDED}
+            answer = await (await ask(stream, forged, **{":path": path})).answer()
+            assert json.loads(answer.request_body.response.body_mutation.body) == body
+            assert (tiers.prompts, tiers.prefilled) == ({"undivided": 2}, 0)
+            assert not engine.asked
+            assert not pool.calls
+            assert len(home.pump.asked) == 2
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("path", "change"),
+    [
+        ("/v1/completions", {"prompt": ["Once"]}),
+        ("/v1/completions", {"prompt": [1, 2, 3]}),
+        ("/v1/completions", {"prompt": [[1, 2, 3]], "n": None, "best_of": 1}),
+        ("/v1/chat/completions", {"tools": [{"type": "function"}]}),
+        ("/v1/messages", {"tools": [{"name": "look"}, {"type": "custom"}]}),
+        ("/v1/responses", {"tools": [{"type": "function"}], "previous_response_id": None}),
+    ],
+)
+def test_what_can_be_divided_is(path, change):
+    assert is_divisible(path, ASKED | change)
+
+
+@given(
+    st.fixed_dictionaries(
+        {
+            "prompt": st.one_of(
+                st.text(max_size=2),
+                st.lists(st.one_of(st.text(max_size=2), st.integers(0, 5)), max_size=3),
+                st.lists(st.lists(st.integers(0, 5), max_size=2), max_size=3),
+            )
+        },
+        optional={"n": st.one_of(st.none(), st.integers(-1, 3), st.floats(-1, 3), st.text())},
+    )
+)
+def test_what_takes_several_slots_is_not_divided(body):
+    sequences = read_body(COMPLETIONS, json.dumps(body).encode()).sequences
+    assert sequences == 1 or not is_divisible("/v1/completions", body)
+
+
+@pytest.mark.parametrize("limit", [{}, {"max_output_tokens": 900}, {"max_output_tokens": None}])
+def test_a_response_is_neither_generated_nor_kept_where_its_prompt_is_computed(limit):
+    body = {"model": "m", "input": "Once", "store": True, "background": True, "stream": True}
+
+    async def scenario():
+        engine = Engine()
+        async with tiered(engine) as (_, tiers, _pool, stream):
+            plane = await ask(stream, body | limit, **{":path": "/v1/responses"})
+            answer = await plane.answer()
+            [(path, asked)] = engine.asked
+            assert path == "/v1/responses"
+            del asked["kv_transfer_params"]
+            assert asked == {
+                "model": "m",
+                "input": "Once",
+                "max_output_tokens": 1,
+                "store": False,
+                "stream": False,
+            }
+            mutated = json.loads(answer.request_body.response.body_mutation.body)
+            assert mutated == body | limit | {"kv_transfer_params": HANDED}
+            assert tiers.prefilled == 1
+
+    asyncio.run(scenario())
+
+
+def test_bodies_do_not_grow_by_being_written_anew():
+    text = "\u4f60\u597d" * 1000
+    original = json.dumps({"prompt": text, "kv_transfer_params": None}, ensure_ascii=False).encode()
+    assert len(without_transfer(original)) < len(original)
+    torn = without_transfer(json.dumps({"prompt": "\ud800", "kv_transfer_params": 1}).encode())
+    assert json.loads(torn.decode("utf-8")) == {"prompt": "\ud800"}
 
 
 def test_connector_that_hands_nothing_over_leaves_the_body_alone():
@@ -163,6 +379,83 @@ def test_failed_prefill_is_tried_elsewhere_and_then_left_to_decode():
                 ("prefill", "p0: a prefill call failed, the last: it answers 500"),
                 ("prefill", "p1: a prefill call failed, the last: it answers 503"),
             ]
+
+    asyncio.run(scenario())
+
+
+MODES = {"serve": ("BUFFERED", "log"), "picker": ("FULL_DUPLEX_STREAMED", "stream")}
+OWN = '{"error": {"message": "no \\u00fcber-model", "type": "NotFoundError", "code": %d}}'
+
+
+async def rejected(stream, mode):
+    """Send a request that an engine will not take; return what the client is told."""
+    plane = stream(mode)
+    await plane.headers()
+    if mode == "BUFFERED":
+        await plane.answer()
+    await plane.body(json.dumps(ASKED).encode())
+    answer = await plane.answer()
+    assert set_headers(answer)["content-type"] == "application/json"
+    assert "retry-after" not in set_headers(answer)
+    return answer.immediate_response.status.code, answer.immediate_response.body
+
+
+@pytest.mark.parametrize("status", [400, 401, 404, 413, 418, 422])
+@pytest.mark.parametrize("mode", MODES)
+def test_what_an_engine_does_not_take_is_for_the_client_to_know(status, mode):
+    bodies, ends = MODES[mode]
+
+    async def scenario():
+        strict, other = Engine(status=status, says=OWN % status), Engine()
+        async with tiered(strict, other, ends=ends) as (home, tiers, pool, stream):
+            for _ in range(2):
+                # It is asked again though another is as free: nothing speaks against it.
+                assert await rejected(stream, bodies) == (status, (OWN % status).encode())
+            assert (len(strict.asked), len(other.asked)) == (2, 0)
+            assert not home.pump.asked
+            assert not home.pump.faults
+            assert (tiers.failed, tiers.prompts) == (0, {"rejected": 2})
+            told = tiers.figures()
+            assert told.calls == {"p0": {"rejected": 2}}
+            assert (told.waiting, told.under_way) == (0, 0)
+            assert [(each.load, each.kept, each.live) for each in pool.workers] == [
+                (0, set(), True)
+            ] * 2
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("says", "message"),
+    [
+        ("404:  Not\nFound", "the engine answers 400: 404: Not Found"),
+        ("", "the engine answers 400"),
+        ("[1]", "the engine answers 400: [1]"),
+        ("[" * 60_000, "the engine answers 400: " + "[" * 200),
+        ('{"detail": "' + "x" * MOST_TOLD + '"}', 'the engine answers 400: {"detail": "xxx'),
+    ],
+)
+def test_what_is_no_error_of_an_engines_is_put_into_words(says, message):
+    async def scenario():
+        async with tiered(Engine(status=400, says=says)) as (_, _tiers, _pool, stream):
+            status, body = await rejected(stream, "BUFFERED")
+            error = json.loads(body)["error"]
+            assert (status, error["code"], error["type"]) == (400, 400, "invalid_request_error")
+            assert error["message"].startswith(message)
+            assert len(error["message"]) < 300
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("status", [302, 408, 409, 429, 500, 503])
+def test_other_answers_are_the_workers_own_fault(status):
+    async def scenario():
+        bad, good = Engine(status=status, says=OWN % status), Engine()
+        async with tiered(bad, good, retry_statuses=(409,)) as (home, tiers, _pool, stream):
+            assert destination(await (await ask(stream)).answer())
+            assert tiers.figures().calls == {"p0": {"failed": 1}, "p1": {"computed": 1}}
+            [(kind, text)] = home.pump.faults
+            assert (kind, text.endswith(f"it answers {status}")) == ("prefill", True)
 
     asyncio.run(scenario())
 
@@ -354,17 +647,27 @@ def test_named_workers_are_shared_out_among_those_who_wait_for_decode():
     asyncio.run(scenario())
 
 
+LIMITS = {
+    "/v1/completions": {"max_tokens"},
+    "/v1/chat/completions": {"max_tokens", "max_completion_tokens"},
+    "/v1/messages": {"max_tokens", "max_completion_tokens"},
+    "/v1/responses": {"max_output_tokens"},
+}
+"""What an engine may go by."""
+
+
 @given(
+    st.sampled_from(list(LIMITS)),
     st.dictionaries(
         st.sampled_from(["max_tokens", "max_completion_tokens", "max_output_tokens", "n", "top_p"]),
         st.integers(2, 9),
-    )
+    ),
 )
-def test_prefill_generates_one_token_and_changes_nothing_of_the_original(original):
+def test_prefill_generates_one_token_and_changes_nothing_of_the_original(path, original):
     before = dict(original)
-    body = prefill_body(original)
+    body = prefill_body(path, original)
     assert original == before
-    limits = [name for name in body if name.startswith("max_")]
+    limits = LIMITS[path] & set(body)
     assert limits
     assert all(body[name] == 1 for name in limits)
     assert "n" not in body

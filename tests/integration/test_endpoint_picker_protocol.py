@@ -63,7 +63,7 @@ def test_buffered_request():
             assert answer.request_body.response.clear_route_cache
             assert not answer.request_body.response.HasField("body_mutation")
             removed = answer.request_body.response.header_mutation.remove_headers
-            assert list(removed) == [names.RANK]
+            assert list(removed) == [names.RANK, names.PREFILLER]
         assert home.pump.asked[0].key == "team-a"
 
     asyncio.run(scenario())

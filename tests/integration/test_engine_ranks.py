@@ -169,6 +169,38 @@ def test_a_prompt_computed_elsewhere_needs_no_prefill():
     assert found["iteration_tokens_total_sum", 0] == 1 + 6
 
 
+@pytest.mark.parametrize("by_header", [True, False])
+@pytest.mark.parametrize("several", [{"prompt": [[5] * 60, [6] * 40]}, {"n": 2}])
+def test_what_was_computed_for_one_prompt_is_not_taken_for_several(several, by_header):
+    async def scenario(prefill, decode, client):
+        asked = exactly(2, [5] * 60) | several
+        headers, kv = {}, None
+        if by_header:
+            headers = {"x-prefiller-host-port": prefill.url.removeprefix("http://")}
+        else:
+            body = asked | {"kv_transfer_params": DECODE_ELSEWHERE}
+            _, computed = await post(client, f"{prefill.url}{COMPLETIONS}", body)
+            kv = computed["kv_transfer_params"]
+        body = asked | {"kv_transfer_params": kv}
+        return await post(client, f"{decode.url}{COMPLETIONS}", body, **headers)
+
+    status, answer = transferring()(scenario)
+    assert status == 400
+    assert "for 2 sequences, must be for one" in answer["error"]["message"]
+
+
+def test_the_kv_of_every_prompt_is_kept_and_the_first_one_s_is_told():
+    async def scenario(prefill, decode, client):
+        body = exactly(1, [[5] * 600, [6] * 40], kv_transfer_params=DECODE_ELSEWHERE)
+        _, computed = await post(client, f"{prefill.url}{COMPLETIONS}", body)
+        kept = prefill.cluster.kept_tokens(0)
+        body = exactly(7, [5] * 600, kv_transfer_params=computed["kv_transfer_params"])
+        await post(client, f"{decode.url}{COMPLETIONS}", body)
+        return kept, prefill.cluster.kept_tokens(0)
+
+    assert transferring()(scenario) == (640, 40)
+
+
 @pytest.mark.parametrize("there", [True, False])
 def test_a_header_names_who_computes_the_prompt(there):
     async def scenario(prefill, decode, client):
