@@ -143,7 +143,7 @@ def test_what_a_child_was_asked_and_did_not_see_to_is_asked_once_more(tmp_path):
 
 def test_what_a_child_has_seen_to_is_not_asked_again(tmp_path):
     mark = tmp_path / "asked"
-    sees = CHILD.replace("    heart.start()", "    heart.start()\n    " + TAKES.format(str(mark)))
+    sees = CHILD.replace("    heart.start()", f"    {TAKES.format(str(mark))}\n    heart.start()")
 
     async def run():
         async with watched("from pathlib import Path\n" + sees) as (child, told):
