@@ -8,6 +8,7 @@ import json
 from typing import Any, NamedTuple
 
 from brsolver.errors import BrsolverError
+from integration.envoy.bootstrap import MARK
 from integration.envoy.listener import STATS
 from integration.envoy.routes import WORKERS
 
@@ -68,6 +69,14 @@ class EnvoyAdmin:
         except OSError:
             return False
         return True
+
+    async def mark(self) -> str:
+        """Return what the bootstrap that it was started with is marked by, or an empty text."""
+        answer = await self._done("GET", "/server_info")
+        try:
+            return str(json.loads(answer)["node"]["metadata"][MARK])
+        except (ValueError, LookupError, TypeError):
+            return ""  # of another make, or no Envoy at all
 
     async def figures(self, *names: str) -> dict[str, int]:
         """Return figures by name.

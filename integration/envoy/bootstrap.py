@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,8 @@ ENDPOINTS = "endpoints.json"
 _ALLOCATOR: Part = {"bytes_to_release": 16 * 2**20, "memory_release_interval": "1s"}
 """What nobody has any more is given back: else Envoy keeps what it ever needed at its most."""
 HIDDEN = "(a key of auth.keys_file or auth.keys_env)"
+MARK = "brsolver"
+"""Of the metadata of Envoy's node: tells which settings it was started with."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +69,7 @@ def bootstrap(config: ServeConfig, ports: Ports, *, endpoints: Path) -> dict[str
     dict
         As JSON has it. It holds the API keys: see `redacted`.
     """
-    return {
+    made: dict[str, Any] = {
         "node": {"id": "brsolver", "cluster": "brsolver"},
         "admin": {"address": socket("127.0.0.1", ports.admin)},
         "static_resources": {
@@ -76,6 +79,15 @@ def bootstrap(config: ServeConfig, ports: Ports, *, endpoints: Path) -> dict[str
         "overload_manager": _overload(config.limits.connections),
         "memory_allocator_manager": _ALLOCATOR,
     }
+    made["node"]["metadata"] = {MARK: mark_of(made)}
+    return made
+
+
+def mark_of(configuration: dict[str, Any]) -> str:
+    """Return what tells a configuration from others, its API keys and its mark aside."""
+    rest = redacted(configuration)
+    rest["node"].pop("metadata", None)
+    return hashlib.sha256(as_text(rest).encode()).hexdigest()[:16]
 
 
 def _clusters(config: ServeConfig, ports: Ports, endpoints: Path) -> list[Part]:
@@ -105,13 +117,18 @@ def _overload(connections: int) -> Part:
 
 
 def redacted(configuration: dict[str, Any]) -> dict[str, Any]:
-    """Return the same without API keys, to be shown."""
+    """Return the same without API keys, to be shown.
+
+    Envoy does not start with it where there are some: what stands in their place could be shown at
+    its door by anybody.
+    """
     copy: dict[str, Any] = json.loads(json.dumps(configuration))
     for each in copy.get("static_resources", {}).get("listeners", ()):
         for chain in each["filter_chains"]:
             for part in chain["filters"][0]["typed_config"]["http_filters"]:
                 for credential in part["typed_config"].get("credentials", ()):
-                    credential["key"] = HIDDEN
+                    del credential["key"]
+                    credential[HIDDEN] = ""
     return copy
 
 

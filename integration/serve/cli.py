@@ -40,11 +40,22 @@ def serve(
             "says which can be.",
         ),
     ] = None,
+    no_envoy: Annotated[
+        bool,
+        typer.Option(
+            "--no-envoy",
+            help="Start none: one that was started with what --print-bootstrap prints is there, or "
+            "will be.",
+        ),
+    ] = False,
     print_bootstrap: Annotated[
         bool,
         typer.Option(
             "--print-bootstrap", help="Print the bootstrap that Envoy would get, and end."
         ),
+    ] = False,
+    with_keys: Annotated[
+        bool, typer.Option("--with-keys", help="Print it with the API keys in it.")
     ] = False,
 ) -> None:
     """Serve in front of engines: Envoy, and a router beside it.
@@ -52,12 +63,15 @@ def serve(
     SIGTERM ends it when all streams have, a second one at once. SIGHUP reads FILE again: workers
     come and go without a stream lost.
     """
+    from brsolver.errors import ParameterError
     from integration.serve.run import bootstrap_text, run_serve
 
     if print_bootstrap:
-        sys.stdout.write(bootstrap_text(config, workers=workers))
+        sys.stdout.write(bootstrap_text(config, workers=workers, keys=with_keys))
         return
-    raise typer.Exit(run_serve(config, envoy=envoy, workers=workers))
+    if with_keys:
+        raise ParameterError("--with-keys is given, must be beside --print-bootstrap")
+    raise typer.Exit(run_serve(config, envoy=envoy, workers=workers, apart=no_envoy))
 
 
 def picker(*, config: ConfigOption = Path("serve.toml"), workers: WorkersOption = None) -> None:

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from brsolver.errors import OutputError
+from brsolver.traces.atomic import replacing
 from integration.free_ports import free_ports
 
 if TYPE_CHECKING:
@@ -29,6 +31,8 @@ class Places:
         Where Envoy's configuration, its file of workers and these places are.
     envoy : bool
         Whether Envoy runs beside the picker.
+    apart : bool
+        Whether it is somebody else's to start and to end.
     """
 
     listen: int
@@ -38,9 +42,12 @@ class Places:
     envoy_admin: int
     folder: str
     envoy: bool = True
+    apart: bool = False
 
     @classmethod
-    def choose(cls, config: ServeConfig, folder: Path, *, envoy: bool = True) -> Self:
+    def choose(
+        cls, config: ServeConfig, folder: Path, *, envoy: bool = True, apart: bool = False
+    ) -> Self:
         """Take what is configured, and free ports where that is 0."""
         wanted = {
             "listen": (config.listen.host, config.listen.port),
@@ -52,13 +59,27 @@ class Places:
         ports = {name: port for name, (_, port) in wanted.items() if port}
         left = {name: host for name, (host, port) in wanted.items() if not port}
         ports |= zip(left, free_ports(list(left.values())), strict=True)
-        return cls(**ports, folder=str(folder), envoy=envoy)
+        return cls(**ports, folder=str(folder), envoy=envoy, apart=apart)
 
-    def save(self) -> Path:
-        """Write them to a file in their folder; return its path."""
-        path = Path(self.folder) / FILE
-        path.write_text(json.dumps(asdict(self)), encoding="utf-8")
-        return path
+    @property
+    def file(self) -> Path:
+        """Where `save` writes them."""
+        return Path(self.folder) / FILE
+
+    def save(self) -> None:
+        """Write them to a file in their folder, which may have been lost.
+
+        Raises
+        ------
+        OutputError
+            It cannot be written.
+        """
+        try:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"{self.folder} cannot be made: {error.strerror}") from error
+        with replacing(self.file) as part:
+            part.write_text(json.dumps(asdict(self)), encoding="utf-8")
 
     @classmethod
     def load(cls, path: Path) -> Self:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 from brsolver.errors import BrsolverError, MissingExtraError
 from integration.doors.trust import trusting
+from integration.serve.membership import workers_of
+from integration.serve.places import LOOPBACK
 from integration.settings import named
 
 if TYPE_CHECKING:
@@ -167,3 +169,61 @@ async def _unreached(address: str) -> str:
     with contextlib.suppress(OSError):
         await writer.wait_closed()
     return ""
+
+
+async def preflight(config: ServeConfig, *, envoy: bool, apart: bool = False) -> list[str]:
+    """Look whether ports are free and workers can be reached; return what to warn of.
+
+    Parameters
+    ----------
+    config : ServeConfig
+    envoy : bool
+        Whether there is an Envoy beside the picker.
+    apart : bool
+        Whether that may be there already.
+
+    Raises
+    ------
+    PreflightError
+        A port is taken, or no worker can be reached.
+    """
+    wanted = {
+        "[admin] port": (config.admin.host, config.admin.port),
+        "[picker] grpc_port": (config.picker.host, config.picker.grpc_port),
+    }
+    if envoy:
+        wanted["[picker] port"] = (config.picker.host, config.picker.port)
+    if envoy and not apart:
+        wanted |= {
+            "[listen] port": (config.listen.host, config.listen.port),
+            "[envoy] admin_port": (LOOPBACK, config.envoy.admin_port),
+        }
+    with named(config.file):
+        check_ports(wanted)
+        check_files(config)
+        addresses = await asyncio.to_thread(_addresses, config, envoy=envoy)
+        unreached = await check_workers(addresses, _setting(config))
+    return [
+        f"worker {missing} cannot be reached; it gets no requests until it can"
+        for missing in unreached
+    ]
+
+
+def _setting(config: ServeConfig) -> str:
+    """Return what names the workers that are looked for."""
+    workers = config.workers
+    given = (name for name in ("file", "dns") if getattr(workers, name) is not None)
+    return "[tiers]" if config.tiers is not None else f"[workers] {next(given, 'addresses')}"
+
+
+def _addresses(config: ServeConfig, *, envoy: bool) -> list[str]:
+    """Return the workers that can be looked for: named in the settings, a file, or by a name.
+
+    Pods that are to be picked may come after their picker, and a service is asked while serving.
+    """
+    tiers, workers = config.tiers, config.workers
+    if tiers is not None:
+        return [*tiers.prefill, *tiers.decode]
+    if envoy and (workers.file is not None or workers.dns is not None):
+        return [each.address for each in workers_of(config)]
+    return list(workers.addresses)

@@ -11,25 +11,28 @@ import contextlib
 import math
 import signal
 import sys
-import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from brsolver.errors import OutputError
-from integration.envoy.bootstrap import ENDPOINTS, Ports, as_text, bootstrap, redacted
+from brsolver.errors import OutputError, ParameterError
+from integration.envoy.admin import EnvoyAdmin
+from integration.envoy.bootstrap import ENDPOINTS, Ports, as_text, bootstrap, mark_of, redacted
 from integration.envoy.process import EnvoyProcess, EnvoyStartError
 from integration.envoy.program import find_envoy
+from integration.serve.apart import Apart, hindrances, require_settled
 from integration.serve.by_hand import FILE as BY_HAND
-from integration.serve.membership import workers_of
+from integration.serve.folder import held_folder
+from integration.serve.kept import FILE as KEPT
+from integration.serve.kept import Kept
 from integration.serve.places import LOOPBACK, Places
-from integration.serve.preflight import check_files, check_packages, check_ports, check_workers
+from integration.serve.preflight import check_packages, preflight
 from integration.serve.signals import Signals
 from integration.serve.trimming import forget_files
 from integration.serve.watchdog import ChildError, Watched, WatchParams, first_of
-from integration.settings import Address, load, named
+from integration.settings import Address, built, load, named, read_tables
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Awaitable
 
     from integration.settings import ServeConfig
 
@@ -39,20 +42,23 @@ AGAIN_S = 0.5
 
 
 class Source(NamedTuple):
-    """Where settings are read from, at the start and whenever they are read again.
+    """Settings, and where they are read from again.
 
     Attributes
     ----------
-    path : Path
+    kept : Kept
+        As they were read at the start.
     workers : str or None
         See `integration.settings.load`.
     """
 
-    path: Path
+    kept: Kept
     workers: str | None = None
 
 
-def run_serve(path: Path, *, envoy: str | None = None, workers: str | None = None) -> int:
+def run_serve(
+    path: Path, *, envoy: str | None = None, workers: str | None = None, apart: bool = False
+) -> int:
     """Serve until told to stop; return the exit status.
 
     Parameters
@@ -63,21 +69,28 @@ def run_serve(path: Path, *, envoy: str | None = None, workers: str | None = Non
         Envoy's program.
     workers : str, optional
         See `integration.settings.load`.
+    apart : bool
+        Whether no Envoy is started: there is one that somebody else starts and ends.
 
     Raises
     ------
     BrsolverError
         Something that serving needs is not there; one line.
     """
-    config = load(path, workers=workers)
+    if apart and envoy is not None:
+        raise ParameterError("--envoy and --no-envoy exclude each other; give one")
+    source, config = _read(path, workers)
     check_packages()
+    if apart:
+        require_settled(config)
+        return _run(source, config, None, apart=True)
     own = _named(config)
     if envoy is None and own is not None:
         with named(config.file):
             program = find_envoy(own)
     else:
         program = find_envoy(envoy)
-    return _run(Source(path, workers), config, program)
+    return _run(source, config, program)
 
 
 def run_picker(path: Path, *, workers: str | None = None) -> int:
@@ -88,13 +101,22 @@ def run_picker(path: Path, *, workers: str | None = None) -> int:
     BrsolverError
         Something that it needs is not there; one line.
     """
-    config = load(path, workers=workers)
+    source, config = _read(path, workers)
     check_packages()
-    return _run(Source(path, workers), config, None)
+    return _run(source, config, None)
 
 
-def bootstrap_text(path: Path, *, workers: str | None = None) -> str:
-    """Return the bootstrap that Envoy would get, without keys.
+def bootstrap_text(path: Path, *, workers: str | None = None, keys: bool = False) -> str:
+    """Return the bootstrap that Envoy would get; say what keeps another Envoy from using it.
+
+    Parameters
+    ----------
+    path : Path
+        Settings.
+    workers : str, optional
+        See `integration.settings.load`.
+    keys : bool
+        Whether API keys are in it. Without, Envoy does not take it where there are some.
 
     Raises
     ------
@@ -102,26 +124,34 @@ def bootstrap_text(path: Path, *, workers: str | None = None) -> str:
         The settings cannot be.
     """
     config = load(path, workers=workers)
+    for line in hindrances(config, keys=keys):
+        _say(f"warning: {line}")
     folder = config.path(config.envoy.folder) if config.envoy.folder else Path.cwd()
-    places = Places.choose(config, folder)
-    return as_text(redacted(_bootstrap(config, places)))
+    made = _bootstrap(config, Places.choose(config, folder))
+    return as_text(made if keys else redacted(made))
+
+
+def _read(path: Path, workers: str | None) -> tuple[Source, ServeConfig]:
+    tables = read_tables(path, workers=workers)
+    return Source(Kept(tables, path), workers), built(tables, path)
 
 
 def _named(config: ServeConfig) -> str | None:
     return None if config.envoy.path is None else str(config.path(config.envoy.path))
 
 
-def _bootstrap(config: ServeConfig, places: Places) -> dict[str, object]:
+def _bootstrap(config: ServeConfig, places: Places) -> dict[str, Any]:
     ports = Ports(
         listen=places.listen, admin=places.envoy_admin, door=places.door, grpc=places.grpc
     )
     return bootstrap(config, ports, endpoints=Path(places.folder) / ENDPOINTS)
 
 
-def _run(source: Source, config: ServeConfig, program: Path | None) -> int:
-    with _folder(config) as folder:
+def _run(source: Source, config: ServeConfig, program: Path | None, *, apart: bool = False) -> int:
+    with held_folder(config) as folder:
+        envoy = apart or program is not None
         try:
-            asyncio.run(_supervise(source, config, program, folder))
+            asyncio.run(_supervise(source, config, program, folder, envoy=envoy))
         except ChildError as error:
             if error.status == BAD_INPUT:
                 return BAD_INPUT  # and has said why
@@ -129,29 +159,16 @@ def _run(source: Source, config: ServeConfig, program: Path | None) -> int:
     return 0
 
 
-@contextlib.contextmanager
-def _folder(config: ServeConfig) -> Iterator[Path]:
-    if config.envoy.folder is None:
-        with tempfile.TemporaryDirectory(prefix="brsolver-") as name:
-            yield Path(name)
-        return
-    folder = config.path(config.envoy.folder).absolute()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"[envoy] folder is {str(folder)!r}, must be one that can be written: {error.strerror}"
-        ) from error
-    yield folder
-
-
 async def _supervise(
-    source: Source, config: ServeConfig, program: Path | None, folder: Path
+    source: Source, config: ServeConfig, program: Path | None, folder: Path, *, envoy: bool
 ) -> None:
-    # What was done by hand holds as long as this serves, whatever becomes of pickers.
-    (folder / BY_HAND).unlink(missing_ok=True)
-    await preflight(config, envoy=program is not None)
-    places = Places.choose(config, folder, envoy=program is not None)
+    # What was done by hand, and taken in, holds while this serves, whatever becomes of pickers.
+    for left in (BY_HAND, KEPT):
+        (folder / left).unlink(missing_ok=True)
+    apart = envoy and program is None
+    for line in await preflight(config, envoy=envoy, apart=apart):
+        _say(f"warning: {line}")
+    places = Places.choose(config, folder, envoy=envoy, apart=apart)
     supervisor = Supervisor(source, config, places, program)
     with Signals() as signals:
         try:
@@ -161,7 +178,7 @@ async def _supervise(
                 await supervisor.go_on(signals)
                 await supervisor.drain(signals)
         finally:
-            await supervisor.stop()
+            await supervisor.stop(signals)
 
 
 async def _started(supervisor: Supervisor, signals: Signals) -> bool:
@@ -176,61 +193,15 @@ async def _started(supervisor: Supervisor, signals: Signals) -> bool:
     return False
 
 
-async def preflight(config: ServeConfig, *, envoy: bool) -> None:
-    """Look whether ports are free and workers can be reached.
-
-    Raises
-    ------
-    PreflightError
-        A port is taken, or no worker can be reached.
-    """
-    wanted = {
-        "[admin] port": (config.admin.host, config.admin.port),
-        "[picker] grpc_port": (config.picker.host, config.picker.grpc_port),
-    }
-    if envoy:
-        wanted |= {
-            "[listen] port": (config.listen.host, config.listen.port),
-            "[picker] port": (config.picker.host, config.picker.port),
-            "[envoy] admin_port": (LOOPBACK, config.envoy.admin_port),
-        }
-    with named(config.file):
-        check_ports(wanted)
-        check_files(config)
-        addresses = await asyncio.to_thread(_addresses, config, envoy=envoy)
-        unreached = await check_workers(addresses, _setting(config))
-    for missing in unreached:
-        _say(f"warning: worker {missing} cannot be reached; it gets no requests until it can")
-
-
-def _setting(config: ServeConfig) -> str:
-    """Return what names the workers that are looked for."""
-    workers = config.workers
-    given = (name for name in ("file", "dns") if getattr(workers, name) is not None)
-    return "[tiers]" if config.tiers is not None else f"[workers] {next(given, 'addresses')}"
-
-
-def _addresses(config: ServeConfig, *, envoy: bool) -> list[str]:
-    """Return the workers that can be looked for: named in the settings, a file, or by a name.
-
-    Pods that are to be picked may come after their picker, and a service is asked while serving.
-    """
-    tiers, workers = config.tiers, config.workers
-    if tiers is not None:
-        return [*tiers.prefill, *tiers.decode]
-    if envoy and (workers.file is not None or workers.dns is not None):
-        return [each.address for each in workers_of(config)]
-    return list(workers.addresses)
-
-
 class Supervisor:
     """Envoy and a watched picker.
 
     Parameters
     ----------
     source : Source
-        Settings, for the picker to read.
+        Settings, for the picker.
     config : ServeConfig
+        The same.
     places : Places
     program : Path or None
         Envoy; None runs the picker alone.
@@ -239,13 +210,33 @@ class Supervisor:
     def __init__(
         self, source: Source, config: ServeConfig, places: Places, program: Path | None
     ) -> None:
-        self._config, self._places = config, places
+        self._kept, self._config, self._places = source.kept, config, places
         command = [sys.executable, "-m", "integration.serve.child"]
-        command += [str(source.path), str(places.save())]
+        command += [str(source.kept.file), str(places.file)]
         command += [] if source.workers is None else [source.workers]
         params = WatchParams(freeze_s=config.picker.watchdog_s)
-        self.picker = Watched(command, params, tell=_say)
+        self.picker = Watched(command, params, tell=_say, prepare=self._prepare)
         self.envoy = self._made(program) if program is not None else None
+        self.apart = self._looked_after() if places.apart else None
+
+    def _prepare(self) -> None:
+        """Put in its place what a picker reads, should it have been lost meanwhile.
+
+        Raises
+        ------
+        OutputError
+            It cannot be written.
+        """
+        self._places.save()
+        folder = Path(self._places.folder)
+        try:
+            self._kept = Kept.load(folder, self._kept.file)
+        except (OSError, ValueError):
+            self._kept.save(folder)
+
+    def _looked_after(self) -> Apart:
+        mark = mark_of(_bootstrap(self._config, self._places))
+        return Apart(EnvoyAdmin(self._places.envoy_admin), mark, _say)
 
     def _made(self, program: Path) -> EnvoyProcess:
         return EnvoyProcess(
@@ -269,30 +260,36 @@ class Supervisor:
             await self.envoy.start()
 
     def announce(self) -> None:
-        """Say on standard output where everything is."""
-        listen, places = self._config.listen, self._places
-        lines = [f"page on {_url('http', self._config.admin.host, places.admin)}", "ready"]
-        if self.envoy is not None:
-            scheme = "http" if listen.certificate is None else "https"
-            lines.insert(0, f"serving on {_url(scheme, listen.host, places.listen)}")
-        else:
-            lines.insert(0, f"picking on {Address(self._config.picker.host, places.grpc)} (gRPC)")
-        sys.stdout.write("\n".join([*lines, ""]))
+        """Say on standard output where everything is, and what it leaves to others on the other."""
+        page = _url("http", self._config.admin.host, self._places.admin)
+        lines = [self._served(), f"page on {page}"]
+        sys.stdout.write("\n".join([*lines, "ready", ""]))
         sys.stdout.flush()
+        if self.apart is not None and self._config.keys:
+            _say("API keys are looked at by Envoy alone: those that it was started with hold")
+
+    def _served(self) -> str:
+        listen, places = self._config.listen, self._places
+        if not places.envoy:
+            return f"picking on {Address(self._config.picker.host, places.grpc)} (gRPC)"
+        scheme = "http" if listen.certificate is None else "https"
+        url = _url(scheme, listen.host, places.listen)
+        return f"picking for an Envoy apart, on {url}" if places.apart else f"serving on {url}"
 
     async def go_on(self, signals: Signals) -> None:
         """Serve until told to stop: pass on SIGHUP, start Envoy again if it ends."""
         while True:
-            waits = [signals.stop.wait(), signals.reload.wait()]
+            waits: list[Awaitable[object]] = [signals.stop.wait(), signals.reload.wait()]
             if self.envoy is not None:
-                waits.append(self.envoy.wait())  # type: ignore[arg-type] # all that is awaited
-                waits.append(self._envoy_frozen(self.envoy))  # type: ignore[arg-type] # likewise
+                waits += [self.envoy.wait(), self._envoy_frozen(self.envoy)]
+            if self.apart is not None:
+                waits.append(self.apart.watch())
             happened = await first_of(*waits)
             if happened == 0:
                 return
             if happened == 1:
                 signals.reload.clear()
-                self.picker.signal(signal.SIGHUP)
+                self.picker.ask(signal.SIGHUP)
             else:
                 await self._envoy_again(signals)
 
@@ -313,7 +310,8 @@ class Supervisor:
             self.picker.signal(signal.SIGUSR1)
             try:
                 await envoy.start()
-            except EnvoyStartError as error:
+            except (EnvoyStartError, OutputError) as error:
+                # A disk that is full is so for a while.
                 _say(str(error))
                 await first_of(signals.stop.wait(), asyncio.sleep(AGAIN_S))
             else:
@@ -322,18 +320,26 @@ class Supervisor:
 
     async def drain(self, signals: Signals) -> None:
         """Let running streams end, unless told a second time to stop."""
+        limit_s = self._config.limits.drain_s
+        if self.apart is not None:
+            _say(
+                f"what has been placed has {limit_s:g} s to end; Envoy stays, and routes by itself"
+            )
         if self.envoy is None or not self.envoy.running:
             return
-        limit_s = self._config.limits.drain_s
         _say(f"no new requests; running ones have {limit_s:g} s to end")
         await first_of(signals.now.wait(), self.envoy.drain(limit_s))
 
-    async def stop(self) -> None:
-        """End both."""
+    async def stop(self, signals: Signals) -> None:
+        """End both; a picker that lets streams end is told of the second time to stop."""
         if self.envoy is not None:
             await self.envoy.stop()
         grace_s = 10.0 if self.envoy is not None else 10.0 + self._config.limits.drain_s
-        await self.picker.stop(grace_s=grace_s)
+        ending = asyncio.ensure_future(self.picker.stop(grace_s=grace_s))
+        await first_of(asyncio.wait([ending]), signals.now.wait())
+        # Two of a kind that come together are one.
+        self.picker.signal(signal.SIGINT)
+        await ending
 
 
 def _url(scheme: str, host: str, port: int) -> str:

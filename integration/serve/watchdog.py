@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 READY = b"R"
 BEAT = b"."
+TAKEN = b"T"
+"""What a signal asked for has been seen to."""
 BEAT_S = 0.2
 """Seconds between signs of life."""
 _GRACE_S = 0.2
@@ -85,6 +87,8 @@ class Watched:
     params : WatchParams
     tell : callable
         Takes one line whenever the child is killed or has ended.
+    prepare : callable, optional
+        Called before each start, for what the child must find; may raise `OutputError`.
 
     Attributes
     ----------
@@ -95,12 +99,19 @@ class Watched:
     """
 
     def __init__(
-        self, command: Sequence[str], params: WatchParams, *, tell: Callable[[str], None]
+        self,
+        command: Sequence[str],
+        params: WatchParams,
+        *,
+        tell: Callable[[str], None],
+        prepare: Callable[[], object] = lambda: None,
     ) -> None:
         self._command, self._params, self._tell = list(command), params, tell
+        self._prepare = prepare
         self._process: asyncio.subprocess.Process | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._stopping = self._is_ready = False
+        self._owed: int | None = None
         self.starts = 0
 
     @property
@@ -115,6 +126,8 @@ class Watched:
         ------
         ChildError
             If it ends before that, or takes too long. It has said why by itself.
+        OutputError
+            What it must find cannot be written.
         """
         await self._spawn()
         if not await self._ready():
@@ -146,6 +159,14 @@ class Watched:
         if self._is_ready:
             self._send(number)
 
+    def ask(self, number: int) -> None:
+        """Send the child a signal whose like it answers by `TAKEN`, or the next one, once more.
+
+        No more often: what it asks for may be what ended the first.
+        """
+        self._owed = number
+        self.signal(number)
+
     def _send(self, number: int) -> None:
         if self._process is not None and self._process.returncode is None:
             # The process's own method would look whether it has ended, and so take its exit
@@ -155,6 +176,7 @@ class Watched:
 
     async def _spawn(self) -> None:
         self._is_ready = False
+        self._prepare()
         self._process = await asyncio.create_subprocess_exec(
             *self._command,
             stdin=asyncio.subprocess.PIPE,
@@ -171,10 +193,16 @@ class Watched:
                 while said := await self._output.read(1024):
                     if READY in said:
                         self._is_ready = True
+                        self._ask_again()
                         return True
         except TimeoutError:
             self._tell(f"the picker was not ready within {self._params.start_s:g} s")
         return False
+
+    def _ask_again(self) -> None:
+        owed, self._owed = self._owed, None
+        if owed is not None:
+            self._send(owed)
 
     async def _keep(self) -> None:
         wait_s = 0.0
@@ -194,11 +222,16 @@ class Watched:
         """Start another, however often that takes."""
         while True:
             await asyncio.sleep(wait_s)
-            await self._spawn()
-            if await self._ready():
-                self._tell("the picker is back")
-                return
-            await self._end()
+            try:
+                await self._spawn()
+            except OSError as error:
+                # The disk may be full for a while, or there be too many processes.
+                self._tell(f"the picker cannot be started: {error}")
+            else:
+                if await self._ready():
+                    self._tell("the picker is back")
+                    return
+                await self._end()
             wait_s = min(_LONGEST_WAIT_S, 2 * wait_s + 0.1)
 
     async def _life(self) -> str:
@@ -231,9 +264,12 @@ class Watched:
         """Return what it wrote; nothing if it has ended, None if it said nothing in time."""
         try:
             async with asyncio.timeout(seconds):
-                return await self._output.read(1024)
+                said = await self._output.read(1024)
         except TimeoutError:
             return None
+        if TAKEN in said:
+            self._owed = None
+        return said
 
     async def _drained(self) -> None:
         while await self._output.read(1024):
@@ -291,6 +327,10 @@ class Heart:
         """Say that all is ready, and go on showing signs of life."""
         self._show(READY)
         self._tasks = [asyncio.create_task(self._beat()), asyncio.create_task(self._owner())]
+
+    def taken(self) -> None:
+        """Say that what a signal asked for has been seen to."""
+        self._show(TAKEN)
 
     async def stop(self) -> None:
         """Show none any more."""

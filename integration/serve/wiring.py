@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from brsolver.errors import ParameterError
 from integration.admin.recorder import EventRecorder
 from integration.doors.access_log import AccessLog
 from integration.doors.authz import AuthzDoor
@@ -239,12 +238,9 @@ class Picker:
         Raises
         ------
         BrsolverError
-            A worker's name is not known, or tiers have come or gone; then nothing is changed.
+            A worker's name is not known; then nothing is changed.
         """
         tiers, prefilling = config.tiers, self._prefilling
-        if (tiers is None) is not (prefilling is None):
-            change = "left out" if tiers is None else "added"
-            raise ParameterError(f"[tiers] was {change}, must stay as it is until the next start")
         # Names are looked up, which takes as long as it takes.
         decode = await asyncio.to_thread(workers_of, config)
         prefill = [] if tiers is None else await asyncio.to_thread(prefill_workers, tiers)
@@ -264,7 +260,7 @@ class Picker:
     async def stop(self, *, at_once: asyncio.Event) -> None:
         """Let what runs end, as far as that is for the picker to see to, then end."""
         self._health.ready = False
-        if not self._places.envoy:
+        if self._places.apart or not self._places.envoy:
             await first_of(at_once.wait(), self._empty())
         for task in self._tasks:
             task.cancel()

@@ -7,7 +7,7 @@ Whatever is wrong with a file is one line.
 from __future__ import annotations
 
 from integration.settings._checks import Address
-from integration.settings.config import ServeConfig, load, named
+from integration.settings.config import WHO, ServeConfig, built, load, named, read_tables
 from integration.settings.keys import ApiKey
 from integration.settings.limits import Auth, Limits
 from integration.settings.tables import (
@@ -23,6 +23,7 @@ from integration.settings.tables import (
 )
 
 __all__ = [
+    "WHO",
     "Address",
     "Admin",
     "ApiKey",
@@ -37,6 +38,8 @@ __all__ = [
     "Tiers",
     "Trace",
     "Workers",
+    "built",
     "load",
     "named",
+    "read_tables",
 ]

@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 
 TUNED = "tuned"
 """Key of ``[router]``: a file of ``brsolver tune``."""
-_WHO = ("addresses", "ranks", "file", "dns", "service")
+WHO = ("addresses", "ranks", "file", "dns", "service")
+"""Keys of ``[workers]`` that say which there are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,11 +158,60 @@ def load(
         value, and what would be accepted.
     """
     path = Path(path)
-    try:
+    return built(read_tables(path, workers=workers), path, environ)
+
+
+def read_tables(path: Path, *, workers: str | None = None) -> dict[str, Any]:
+    """Return what `load` reads, before it is checked; what was tuned is in its place.
+
+    Raises
+    ------
+    ParameterError
+        As `load` raises it.
+    """
+    with _of(path):
         values = _routed(_read(path), path.parent)
         if workers is not None:
             values["workers"] = _worked(values.get("workers"), workers)
-        return _build(values, path, os.environ if environ is None else environ)
+        return values
+
+
+def built(
+    tables: Mapping[str, Any],
+    path: Path,
+    environ: Mapping[str, str] | None = None,
+    *,
+    keys: bool = True,
+) -> ServeConfig:
+    """Check what `read_tables` returned.
+
+    Parameters
+    ----------
+    tables : mapping of str to dict
+    path : Path
+        Where they stand.
+    environ : mapping of str to str, optional
+        See `load`.
+    keys : bool
+        Whether API keys are read; a picker needs none.
+
+    Raises
+    ------
+    ParameterError
+        As `load` raises it.
+    """
+    with _of(path):
+        config = _build(tables, path)
+        if not keys:
+            return config
+        environ = os.environ if environ is None else environ
+        return dataclasses.replace(config, keys=read_keys(config.auth, path.parent, environ))
+
+
+@contextmanager
+def _of(path: Path) -> Iterator[None]:
+    try:
+        yield
     except BrsolverError as error:
         text = str(error)
         raise ParameterError(text if text.startswith(f"{path}:") else f"{path}: {text}") from error
@@ -233,21 +283,20 @@ def _worked(table: object, workers: str) -> object:
     """Put the workers of the command line in place of the file's."""
     if table is not None and not isinstance(table, dict):
         return table
-    rest = {key: value for key, value in (table or {}).items() if key not in _WHO}
+    rest = {key: value for key, value in (table or {}).items() if key not in WHO}
     if workers.endswith(".toml"):
         return {**rest, "file": str(Path(workers).absolute())}
     return {**rest, "addresses": [each.strip() for each in workers.split(",")]}
 
 
-def _build(values: Mapping[str, Any], path: Path, environ: Mapping[str, str]) -> ServeConfig:
+def _build(values: Mapping[str, Any], path: Path) -> ServeConfig:
     known = {p.name: _dataclass(p.hint) for p in parameters(ServeConfig)}
     tables = {name: kind for name, kind in known.items() if kind is not None}
     for name in values:
         if name not in tables:
             raise UnknownNameError.suggest("table", name, tables)
-    built = {name: _table(name, tables[name], value) for name, value in values.items()}
-    keys = read_keys(built.get("auth", Auth()), path.parent, environ)
-    return ServeConfig(folder=path.parent, file=path, keys=keys, **built)
+    made = {name: _table(name, tables[name], value) for name, value in values.items()}
+    return ServeConfig(folder=path.parent, file=path, **made)
 
 
 def _dataclass(hint: Any) -> Any:

@@ -296,7 +296,8 @@ class Envoy:
     threads : int
         0 is one for each processor.
     folder : str or None
-        Where its configuration and log are kept; None takes a temporary one.
+        Where its configuration and log are kept, and what a picker that is started anew goes by;
+        None takes a temporary one.
     watchdog_s : float
         Seconds for which it may be frozen before it is ended, with all its streams, and started
         again; 0 waits for ever.

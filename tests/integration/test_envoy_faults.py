@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -20,6 +21,7 @@ from front_door import (
 )
 from small_http2 import connected
 
+from integration.envoy import EnvoyAdmin
 from integration.free_ports import free_port
 from integration.messages import names
 from integration.settings import Limits
@@ -313,6 +315,71 @@ def test_a_drain_lets_streams_end_and_takes_no_more(tmp_path: Path) -> None:
             assert await draining == 0
             await front.envoy.stop()
             assert not front.envoy.running
+
+    asyncio.run(scenario())
+
+
+class Between:
+    """Between us and an admin interface; cuts some connections instead of passing them on."""
+
+    def __init__(self, port: int, cut: set[int]) -> None:
+        self._port, self._cut = port, cut
+        self.came = 0
+        self.later = asyncio.Event()
+
+    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.came += 1
+        if self.came in self._cut:
+            writer.transport.abort()
+            return
+        if self.came > max(self._cut):
+            self.later.set()
+        there, ours = await asyncio.open_connection("127.0.0.1", self._port)
+        ours.write(await reader.readuntil(b"\r\n\r\n"))
+        head = await there.readuntil(b"\r\n\r\n")
+        writer.write(head)
+        if length := re.search(rb"content-length: (\d+)", head):
+            writer.write(await there.readexactly(int(length[1])))
+        else:
+            writer.write(await there.readuntil(b"0\r\n\r\n"))
+        await writer.drain()
+        writer.close()
+        ours.close()
+
+
+@pytest.mark.parametrize("cut", [{1}, {2}, {3, 4, 5}])
+def test_a_look_that_fails_ends_no_drain(tmp_path: Path, cut: set[int]) -> None:
+    async def scenario() -> None:
+        async with front_door(tmp_path, engines=1) as front:
+            front.door.decide = lambda request, body: to(front.engines[0])
+            running = asyncio.create_task(front.post(STREAM))
+            await front.engines[0].reached.wait()
+            between = Between(front.ports.admin, cut)
+            server = await asyncio.start_server(between, "127.0.0.1", 0)
+            front.envoy.admin = EnvoyAdmin(server.sockets[0].getsockname()[1])
+            draining = asyncio.create_task(front.envoy.drain(PATIENCE_S))
+            later = asyncio.create_task(between.later.wait())
+            await asyncio.wait([draining, later], return_when=asyncio.FIRST_COMPLETED)
+            assert not draining.done()
+            front.engines[0].gate.set()
+            assert (await running)[2].endswith(b"[DONE]\n\n")
+            assert await draining == 0
+            server.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_drain_ends_with_the_process(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with front_door(tmp_path, engines=1) as front:
+            front.door.decide = lambda request, body: to(front.engines[0])
+            running = asyncio.create_task(front.post(STREAM))
+            await front.engines[0].reached.wait()
+            draining = asyncio.create_task(front.envoy.drain(3600.0))
+            await front.envoy.kill()
+            assert await draining == 0
+            with pytest.raises(aiohttp.ClientError):
+                await running
 
     asyncio.run(scenario())
 

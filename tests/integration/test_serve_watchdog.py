@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from brsolver.errors import ParameterError
+from brsolver.errors import OutputError, ParameterError
 from integration.serve import watchdog
 from integration.serve.starving import Spent
 from integration.serve.watchdog import ChildError, Watched, WatchParams
@@ -31,6 +31,11 @@ async def main():
 asyncio.run(main())
 """
 
+TAKES = (
+    "asyncio.get_running_loop().add_signal_handler("
+    "signal.SIGHUP, lambda: (Path({!r}).open('a').write('.'), heart.taken()))"
+)
+
 
 class Told:
     """Lines as they come; a test waits for the one it wants."""
@@ -51,9 +56,10 @@ class Told:
 
 
 @contextlib.asynccontextmanager
-async def watched(script=CHILD, **params):
+async def watched(script=CHILD, prepare=lambda: None, **params):
     told = Told()
-    child = Watched([sys.executable, "-c", script], WatchParams(**params), tell=told)
+    command = [sys.executable, "-c", script]
+    child = Watched(command, WatchParams(**params), tell=told, prepare=prepare)
     try:
         yield child, told
     finally:
@@ -91,6 +97,70 @@ def test_child_that_starts_gets_no_signal_that_it_cannot_handle_yet():
             assert child.starts == 2
 
     asyncio.run(scenario())
+
+
+def test_child_whose_files_cannot_be_written_is_started_once_they_can():
+    full = [False, True, True, False]
+
+    def prepare():
+        if full.pop(0):
+            raise OutputError("no space left on device")
+
+    async def run():
+        async with watched(prepare=prepare) as (child, told):
+            await child.start()
+            child.signal(signal.SIGKILL)
+            await told.until("back")
+            assert sum("no space left" in line for line in told.lines) == 2
+            assert child.starts == 2
+
+    asyncio.run(run())
+
+
+def test_what_a_child_was_asked_and_did_not_see_to_is_asked_once_more(tmp_path):
+    mark = tmp_path / "asked"
+    # Each of the first two ends when it is asked; a third asked would, too.
+    ends = CHILD.replace(
+        "    heart = ",
+        "    def ends():\n"
+        f"        open({str(mark)!r}, 'a').write('.')\n"
+        "        os._exit(3)\n"
+        "    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, ends)\n"
+        "    heart = ",
+    )
+
+    async def run():
+        async with watched("import os\n" + ends) as (child, _):
+            await child.start()
+            child.ask(signal.SIGHUP)
+            async with asyncio.timeout(DEADLINE_S):
+                while child.starts < 3 or not child._is_ready:
+                    await asyncio.sleep(0)
+            assert mark.read_text() == ".."
+
+    asyncio.run(run())
+
+
+def test_what_a_child_has_seen_to_is_not_asked_again(tmp_path):
+    mark = tmp_path / "asked"
+    sees = CHILD.replace("    heart.start()", f"    {TAKES.format(str(mark))}\n    heart.start()")
+
+    async def run():
+        async with watched("from pathlib import Path\n" + sees) as (child, told):
+            await child.start()
+            child.ask(signal.SIGHUP)
+            async with asyncio.timeout(DEADLINE_S):
+                while child._owed is not None:
+                    await asyncio.sleep(0)
+            child.signal(signal.SIGKILL)
+            await told.until("back")
+            assert child._owed is None
+            child.signal(signal.SIGHUP)
+            async with asyncio.timeout(DEADLINE_S):
+                while mark.stat().st_size < 2:
+                    await asyncio.sleep(0)
+
+    asyncio.run(run())
 
 
 def test_frozen_child_is_killed_and_started_again():
