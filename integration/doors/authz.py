@@ -29,6 +29,7 @@ from integration.messages.names import (
     RETRY_AFTER,
 )
 from integration.picker import Refused
+from integration.picker.requests import NotEnteredError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -142,7 +143,12 @@ class AuthzDoor:
         self, connection: Connection, name: str, enter: Callable[[Callable[[Answer], None]], None]
     ) -> None:
         connection.on_lost = partial(self._withdraw, name)
-        enter(partial(self._decided, connection, name))
+        try:
+            enter(partial(self._decided, connection, name))
+        except NotEnteredError:
+            # Whoever is here by that name is another, and waits elsewhere.
+            connection.on_lost = None
+            raise
 
     def _withdraw(self, name: str) -> None:
         try:
