@@ -24,6 +24,7 @@ from integration.messages.names import (
     HOST,
     ID,
     LAST,
+    NOWHERE,
     RANK,
     REFUSAL,
     RETRY_AFTER,
@@ -203,7 +204,7 @@ def back(identity: str, received: Received) -> bytes:
     """
     scheme = "https" if received.header(b"x-forwarded-proto") == "https" else "http"
     lines = (
-        f"location: {scheme}://again{received.target}",
+        f"location: {scheme}://{NOWHERE}{received.target}",
         f"{AGAIN}: {identity}",
         f"{HOST}: {received.header(b'host') or ''}",
     )
