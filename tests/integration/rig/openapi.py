@@ -3,7 +3,7 @@
 ``vllm_openapi.json`` beside this is kept for fuzzing, so that nobody who fuzzes needs a vLLM. The
 rig's writes it:
 
-    PYTHONPATH=tests/integration .vllm-rig/bin/python -m rig.openapi
+    .vllm-rig/bin/python tests/integration/rig/openapi.py
 """
 
 from __future__ import annotations
