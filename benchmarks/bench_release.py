@@ -34,7 +34,7 @@ from integration.serve.processes import fetch
 from integration.serve.traffic import Fate, TrafficParams, send
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from integration.serve.traffic import Reply
 
@@ -46,7 +46,7 @@ EVENTS = {"killed": signal.SIGKILL, "frozen": signal.SIGSTOP}
 DOORS = ("ext_authz", "ext_proc")
 LOOK_S = 0.05
 PATIENCE_S = 120.0
-BAD_INPUT = 2
+TOO_LATE, BAD_INPUT = 1, 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,9 +74,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         rows = _rows(options)
-    except BrsolverError as error:
+    except (BrsolverError, TimeoutError) as error:
         sys.stderr.write(f"bench_release: error: {' '.join(str(error).split())}\n")
-        return BAD_INPUT
+        return TOO_LATE if isinstance(error, TimeoutError) else BAD_INPUT
     show(
         f"{options.held} held, {ENGINES.ranks * SLOTS} running, {options.rounds} rounds: seconds "
         "from the event to the first token",
@@ -115,12 +115,12 @@ def _figures(rounds: Sequence[Round]) -> tuple[float, ...]:
 
 
 async def _round(front: FrontDoor, event: str, held: int, tokens: int) -> Round:
-    await _until(front, lambda audit: not audit["reserved"] and not audit["held"])
+    await _until(front, "all had ended", lambda audit: not audit["reserved"] and not audit["held"])
     full = ENGINES.ranks * SLOTS
     running = asyncio.ensure_future(_ask(front, full, tokens))
-    await _until(front, lambda audit: audit["started"] == full)
+    await _until(front, f"{full} ran", lambda audit: audit["started"] == full)
     waiting = asyncio.ensure_future(_ask(front, held, ANSWER))
-    await _until(front, lambda audit: audit["held"] == held)
+    await _until(front, f"{held} were held", lambda audit: audit["held"] == held)
     picker = _picker(front)
     began_s = time.monotonic()
     os.kill(picker, EVENTS[event])
@@ -138,9 +138,9 @@ async def _ask(front: FrontDoor, count: int, tokens: int) -> list[Reply]:
     return await send(TrafficParams(url=front.url, concurrency=count), workload)
 
 
-async def _until(front: FrontDoor, holds: Callable[[dict[str, Any]], bool]) -> float:
+async def _until(front: FrontDoor, what: str, holds: Callable[[dict[str, Any]], bool]) -> float:
     """Wait until the audit is as it should be; return when it was."""
-    async with asyncio.timeout(PATIENCE_S):
+    async with _patience(what):
         while True:
             # A picker that is just coming back does not answer yet, and a frozen one not at all.
             with contextlib.suppress(OSError):
@@ -151,10 +151,20 @@ async def _until(front: FrontDoor, holds: Callable[[dict[str, Any]], bool]) -> f
 
 
 async def _another(front: FrontDoor, before: int) -> float:
-    async with asyncio.timeout(PATIENCE_S):
+    what = "another picker was there"
+    async with _patience(what):
         while await asyncio.to_thread(_picker, front) in {0, before}:
             await asyncio.sleep(LOOK_S)
-    return await _until(front, lambda _: True)
+    return await _until(front, what, lambda _: True)
+
+
+@contextlib.asynccontextmanager
+async def _patience(what: str) -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            yield
+    except TimeoutError:
+        raise TimeoutError(f"it took more than {PATIENCE_S:g} s until {what}") from None
 
 
 def _picker(front: FrontDoor) -> int:

@@ -233,7 +233,7 @@ class Metrics:
         sums.steps += 1
         sums.step_s += step.duration_s
         sums.lost_s = [a + b for a, b in zip(sums.lost_s, step.lost_s, strict=True)]
-        tokens = self._window.kv_tokens.tolist()
+        tokens = self._window.kv_tokens_there()
         if tokens:
             sums.max_tokens += max(tokens)
             sums.mean_tokens += sum(tokens) / len(tokens)
@@ -314,8 +314,9 @@ class _Levels:
             of.Metric("brsolver_oldest_held_seconds", "Wait of the oldest request in the pool"),
             window.oldest_held_s(),
         )
-        mean = float(window.kv_tokens.mean()) if len(window.kv_tokens) else 0.0
-        yield self._one(of.IMBALANCE, window.kv_tokens.max(initial=0) / mean if mean else 1.0)
+        tokens = window.kv_tokens_there()
+        total = sum(tokens)
+        yield self._one(of.IMBALANCE, max(tokens) * len(tokens) / total if total else 1.0)
         yield from self._of_shadows()
 
     def _one(self, metric: of.Metric, value: float) -> Any:

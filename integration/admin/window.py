@@ -154,6 +154,11 @@ class Window:
         came = [one.at_s for one in self.live.values() if one.worker < 0]
         return self.clock() - min(came) if came else 0.0
 
+    def kv_tokens_there(self) -> list[int]:
+        """Return KV tokens of each worker that is not gone, by the last step."""
+        pairs = zip(self.workers, self.kv_tokens.tolist(), strict=False)
+        return [tokens for worker, tokens in pairs if worker.state != "gone"]
+
     def _requested(self, event: Requested) -> None:
         self.live[event.name] = Live(at_s=event.at_s, prompt_tokens=event.ask.prompt_tokens)
         self.held += 1

@@ -24,11 +24,13 @@ from integration.messages.names import (
     HOST,
     ID,
     LAST,
+    NOWHERE,
     RANK,
     REFUSAL,
     RETRY_AFTER,
 )
 from integration.picker import Refused
+from integration.picker.requests import NotEnteredError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -142,7 +144,12 @@ class AuthzDoor:
         self, connection: Connection, name: str, enter: Callable[[Callable[[Answer], None]], None]
     ) -> None:
         connection.on_lost = partial(self._withdraw, name)
-        enter(partial(self._decided, connection, name))
+        try:
+            enter(partial(self._decided, connection, name))
+        except NotEnteredError:
+            # Whoever is here by that name is another, and waits elsewhere.
+            connection.on_lost = None
+            raise
 
     def _withdraw(self, name: str) -> None:
         try:
@@ -197,7 +204,7 @@ def back(identity: str, received: Received) -> bytes:
     """
     scheme = "https" if received.header(b"x-forwarded-proto") == "https" else "http"
     lines = (
-        f"location: {scheme}://again{received.target}",
+        f"location: {scheme}://{NOWHERE}{received.target}",
         f"{AGAIN}: {identity}",
         f"{HOST}: {received.header(b'host') or ''}",
     )

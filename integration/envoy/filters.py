@@ -21,6 +21,8 @@ API_KEYS = "envoy.filters.http.api_key_auth"
 RATES = "envoy.filters.http.local_ratelimit"
 EXT_PROC = "envoy.filters.http.ext_proc"
 JSON_USAGE = "envoy.filters.http.json_to_metadata"
+INSTEAD = "envoy.filters.http.custom_response"
+"""Answers something else than what came; routes say when."""
 ANSWER_BYTES = 32 * 2**20
 """Of an answer in one piece, which is gathered to read its usage; a longer one would be 500."""
 MESSAGE_S = 0.5
@@ -40,6 +42,7 @@ def http_filters(config: ServeConfig) -> list[Part]:
         *_api_keys(config),
         *_rates(config),
         *_ask(config),
+        {"name": INSTEAD, "typed_config": instead()},
         *_usage(config),
         _router(),
     ]
@@ -130,6 +133,11 @@ def _ask(config: ServeConfig) -> list[Part]:
     if config.picker.door == "ext_authz":
         return [_buffer(limit), _ext_authz(max(limit, ANSWER_BYTES))]
     return [_buffer(limit), _buffer(max(limit, ANSWER_BYTES)), _ext_proc(config)]
+
+
+def instead(**matcher: Part) -> Part:
+    """Return what is answered instead of what, by a matcher; without one, nothing."""
+    return typed("extensions.filters.http.custom_response.v3.CustomResponse", **matcher)
 
 
 def _buffer(limit: int) -> Part:

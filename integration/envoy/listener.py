@@ -14,6 +14,10 @@ from integration.envoy.routes import route_config
 if TYPE_CHECKING:
     from integration.settings import Door, Limits, ServeConfig
 
+_OURS, _OURS_KIB = 16, 2
+"""Headers, and KiB of them, that filters put on a request: Envoy counts them with its client's."""
+_MOST_KIB = 8192
+"""Of headers, for Envoy."""
 STATS = "in"
 """What the listener's figures are called: ``http.in.downstream_rq_active``."""
 
@@ -80,14 +84,14 @@ _IDENTITY: Part = {
 
 def _bounds(limits: Limits) -> Part:
     return {
-        "max_request_headers_kb": limits.header_bytes // 1024,
+        "max_request_headers_kb": min(limits.header_bytes // 1024 + _OURS_KIB, _MOST_KIB),
         "request_headers_timeout": "10s",
         "request_timeout": seconds(limits.upload_s),
         # A request may be held for long, and a stream be silent: attempts are bounded instead.
         "stream_idle_timeout": "0s",
         "common_http_protocol_options": {
             "idle_timeout": "3600s",
-            "max_headers_count": limits.headers,
+            "max_headers_count": limits.headers + _OURS,
             "headers_with_underscores_action": "REJECT_REQUEST",
         },
         "http2_protocol_options": {

@@ -22,7 +22,7 @@ def local_replies() -> Part:
     What the picker refused is an error in that format already and goes out as it is. Of the rest
     Envoy's text becomes the message; it escapes what JSON needs escaped.
     """
-    mappers = [_as_it_is(_authz_refused()), _as_it_is(_processor_refused()), _well()]
+    mappers = [_no_room(), _as_it_is(_authz_refused()), _as_it_is(_processor_refused()), _well()]
     mappers += [*_silent(), *(_typed(status, kind) for status, kind in _TYPES)]
     return {"mappers": mappers, "body_format": _error("invalid_request_error")}
 
@@ -49,6 +49,15 @@ def _error(kind: str, message: str = _BODY) -> Part:
 def _as_it_is(condition: Part) -> Part:
     text = {"text_format_source": {"inline_string": _BODY}, "content_type": JSON}
     return {"filter": condition, "body_format_override": text}
+
+
+def _no_room() -> Part:
+    """Put words to what Envoy has none for: the picker's headers do not fit beside a client's."""
+    return {
+        "filter": {"and_filter": {"filters": [_authz_refused(), _status(500)]}},
+        "status_code": 431,
+        "body_format_override": _error("invalid_request_error", "Request Header Fields Too Large"),
+    }
 
 
 def _well() -> Part:

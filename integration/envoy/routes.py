@@ -5,7 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from integration.envoy._parts import Part, extension, seconds, typed
-from integration.envoy.filters import API_KEYS, AUTHZ, DOOR, EXT_PROC, JSON_USAGE, RATES
+from integration.envoy.filters import (
+    API_KEYS,
+    AUTHZ,
+    DOOR,
+    EXT_PROC,
+    INSTEAD,
+    JSON_USAGE,
+    RATES,
+    instead,
+)
 from integration.messages import names
 
 if TYPE_CHECKING:
@@ -65,7 +74,8 @@ def _posts(path: str, config: ServeConfig, headers: tuple[Part, ...], rest: Part
         return [plain]
     plain["route"]["host_rewrite_header"] = names.HOST
     last = _route(path, limits, (*headers, _has(names.LAST)), retries=0) | rest
-    decided = _decided(path, limits, (*headers, _has(names.ID))) | rest
+    decided = _decided(path, limits, (*headers, _has(names.ID)))
+    decided |= _merged(rest, {"typed_per_filter_config": {INSTEAD: _not_led_on()}})
     asked = _route(path, limits, (*headers, _has(names.AGAIN)))
     # Its key has been seen, and taken off, when it came.
     asked |= {"name": _AGAIN, **_merged(rest, _filters_off(API_KEYS, RATES))}
@@ -99,7 +109,7 @@ def _decided(path: str, limits: Limits, headers: tuple[Part, ...]) -> Part:
     action["inline_cluster_specifier_plugin"] = {"extension": _by_attempt()}
     action["retry_policy"]["refresh_cluster_on_retry"] = True
     action["internal_redirect_policy"] = {
-        # The picker counts. A redirect too many would go to the client.
+        # The picker counts. What is not followed is answered otherwise, see `_not_led_on`.
         "max_internal_redirects": _REDIRECTS,
         "redirect_response_codes": [308],
         "allow_cross_scheme_redirect": True,
@@ -116,6 +126,30 @@ def _decided(path: str, limits: Limits, headers: tuple[Part, ...]) -> Part:
         ],
     }
     return made
+
+
+def _not_led_on() -> Part:
+    """Return what takes the place of a redirect of the picker's that leads no further."""
+    location = {
+        "name": "location",
+        "typed_config": typed(
+            "type.matcher.v3.HttpResponseHeaderMatchInput", header_name="location"
+        ),
+    }
+    ours = {"safe_regex": {"google_re2": {}, "regex": f"https?://{names.NOWHERE}/.*"}}
+    answer = {
+        "name": "answer",
+        "typed_config": typed(
+            "extensions.http.custom_response.local_response_policy.v3.LocalResponsePolicy",
+            status_code=503,
+            body={"inline_string": names.REFUSALS["503"]},
+        ),
+    }
+    one = {
+        "predicate": {"single_predicate": {"input": location, "value_match": ours}},
+        "on_match": {"action": answer},
+    }
+    return instead(custom_response_matcher={"matcher_list": {"matchers": [one]}})
 
 
 def _by_attempt() -> Part:

@@ -28,6 +28,8 @@ AGAIN: Final = "x-brsolver-again"
 """With 308 from the HTTP door: the picker is to be asked again, for this request of ours."""
 HOST: Final = "x-brsolver-host"
 """With `AGAIN`: whom the client had spoken to, which a redirect would change."""
+NOWHERE: Final = "again"
+"""Host that such a redirect names. Envoy goes there by itself, and no client is led there."""
 LAST: Final = "x-brsolver-last"
 """From the door: whatever becomes of it at this worker, the request is not tried again."""
 RETRY_AFTER: Final = "retry-after"
@@ -75,6 +77,7 @@ __all__ = [
     "LAST",
     "LB",
     "LOG",
+    "NOWHERE",
     "OWN",
     "PREFILLER",
     "PROMPT",

@@ -20,9 +20,10 @@ class Limits:
     body_bytes : int
         Of a request's body; longer ones are answered 413.
     header_bytes : int
-        Of all headers of a request, in whole KiB; more is answered 431.
+        Of all headers of a request, in whole KiB; 2 KiB more may pass, the rest is answered 431.
     headers : int
-        Of a request.
+        Of a request; 16 more may pass, as those of the front door's own count too, the rest is
+        answered 431.
     upload_s : float
         Seconds that a request may take to arrive.
     rate : float or None

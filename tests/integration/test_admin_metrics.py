@@ -149,6 +149,28 @@ def test_levels_are_those_of_the_moment():
     assert value("brsolver_shadow_ttft_seconds", {"policy": "vllm"}) is None
 
 
+def test_workers_that_are_gone_are_none_of_those_that_load_is_spread_over():
+    clock = Clock()
+    window = Window(["w0", "w1", "w2"], clock=clock)
+    metrics = Metrics(window)
+    source = Source(clock, window, metrics)
+    source.requested("a")
+    source.decided("a")
+    source.stepped([100, 300, 0])
+    assert metrics.value("brsolver_imbalance") == pytest.approx(2.25)
+    source.changed(2, "draining")
+    assert metrics.value("brsolver_imbalance") == pytest.approx(2.25)
+    before = metrics.value("brsolver_kv_mean_tokens_total")
+    source.changed(2, "gone")
+    source.stepped([100, 300, 0])
+    assert metrics.value("brsolver_imbalance") == pytest.approx(1.5)
+    since = metrics.value("brsolver_kv_mean_tokens_total") - before
+    assert since == pytest.approx(200)
+    source.changed(0, "gone")
+    source.changed(1, "gone")
+    assert metrics.value("brsolver_imbalance") == 1
+
+
 def test_a_prefill_tier_is_told_of_where_there_is_one():
     value = everything().value
     assert value("brsolver_prefill_waiting_requests") == 3

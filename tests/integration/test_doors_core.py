@@ -19,7 +19,7 @@ from integration.doors.fleet import Fleet
 from integration.doors.ledger import Ledger
 from integration.doors.reception import Reception, by_client
 from integration.messages import names
-from integration.picker import Core, End, PickerParams, Pump, Reader
+from integration.picker import Ask, Core, End, PickerParams, Pump, Reader
 
 BODY = json.dumps({"model": "m", "prompt": "Once upon", "max_tokens": 9}).encode()
 
@@ -87,6 +87,24 @@ def test_held_and_withdrawn_is_one_entry():
             await until(lambda: not whole.core.audit().held)
             assert whole.core.audit().ended[End.DISCONNECTED] == 1
             assert whole.core.audit().reserved == 2
+
+    asyncio.run(scenario())
+
+
+def test_one_that_cannot_enter_leaves_its_namesake_be():
+    async def scenario():
+        async with Whole(slots=1) as whole, contextlib.AsyncExitStack() as stack:
+            first, second = [await stack.enter_async_context(http_client(whole.port)) for _ in "12"]
+            # Whoever reads requests in a way of their own may name two of them alike.
+            whole.door._reception.read = lambda *_: Ask("same", prompt_tokens=1)
+            first.ask(BODY)
+            name = (await first.reply()).headers[names.ID]
+            second.ask(BODY)
+            assert names.ID not in (await second.reply()).headers
+            assert whole.core.audit().reserved == whole.door.faults == 1
+            whole.ledger.ended(name, End.FINISHED)
+            assert whole.empty()
+            assert dict(whole.core.audit().ended) == {End.FINISHED: 1}
 
     asyncio.run(scenario())
 

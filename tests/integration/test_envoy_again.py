@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -10,6 +11,7 @@ import pytest
 from aiohttp import web
 from front_door import PATIENCE_S, FrontDoor, certificate, front_door, in_turn, raw, to
 
+from integration.envoy import routes
 from integration.messages import names
 from integration.settings import Limits, Listen, load
 
@@ -241,6 +243,30 @@ def test_where_nobody_else_can_take_it_there_is_one_error(tmp_path: Path, status
             assert headers["content-type"] == "application/json"
             assert content.count(b'"error"') == 1
             assert len(front.door.asked) == 2
+
+    asyncio.run(scenario())
+
+
+def test_a_redirect_that_leads_no_further_is_one_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(routes, "_REDIRECTS", 3)
+
+    async def scenario() -> None:
+        async with front_door(tmp_path, limits=LIMITS) as front:
+            for each in front.engines:
+                each.breaks = True
+            # A picker that does not count.
+            front.door.decide = lambda request, body: to(front.engines[0])
+            status, headers, content = await front.post({}, allow_redirects=False)
+            assert len(front.door.returned) == 4
+            assert status == 503
+            assert json.loads(content)["error"]["type"] == "overloaded_error"
+            assert headers["retry-after"] == "1"
+            assert "location" not in headers
+            # It harms nobody after it.
+            front.engines[0].breaks = False
+            assert (await front.post({}))[0] == 200
 
     asyncio.run(scenario())
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from aiohttp import web
-from front_door import USAGE, front_door, raw, to
+from front_door import USAGE, front_door, in_turn, raw, to
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -281,6 +281,32 @@ def test_a_body_over_the_limit_is_413(tmp_path: Path, door: Any) -> None:
             assert status == 200
             [(_, body)] = front.engines[0].requests
             assert body == b"x" * 99_999
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("door", ["ext_authz", "ext_proc"])
+def test_headers_up_to_the_limit_leave_room_for_the_pickers(tmp_path: Path, door: Any) -> None:
+    limits = Limits(headers=40, header_bytes=4096, backoff_ms=1.0)
+
+    async def scenario() -> None:
+        async with front_door(tmp_path, limits=limits, picker=Door(door=door)) as front:
+            for more in (*range(30, 60), *range(3000, 7000, 100)):
+                front.engines[0].breaks = True
+                front.door.decide = in_turn(*front.engines)
+                # Three lines are there already.
+                lines = [b"a%d: b" % n for n in range(more - 3)] if more < 100 else []
+                lines = lines or [b"a: " + b"x" * more]
+                lines = [b"content-length: 2", *lines, b"", b"{}"]
+                head, _, content = (await raw(front, LINES + b"\r\n".join(lines))).partition(
+                    b"\r\n\r\n"
+                )
+                status = int(head.split()[1])
+                fits = more <= 40 or 100 < more <= 3900
+                assert status in ({200} if fits else {200, 431}), (more, head)
+                if status == 431:
+                    assert error(431, content)["type"] == "invalid_request_error"
+            assert status == 431
 
     asyncio.run(scenario())
 
