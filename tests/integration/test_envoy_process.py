@@ -16,7 +16,7 @@ from typing import Any
 import aiohttp
 import grpc.aio
 import pytest
-from front_door import PATIENCE_S, certificate, free_ports, front_door, to
+from front_door import PATIENCE_S, certificate, front_door, to
 
 from brsolver.errors import OutputError, ParameterError
 from integration.envoy import (
@@ -31,6 +31,7 @@ from integration.envoy import (
     program,
 )
 from integration.envoy.process import CONFIGURATION
+from integration.free_ports import free_port
 from integration.settings import Door, Limits, Listen, Trace, load
 
 
@@ -149,7 +150,7 @@ def test_one_that_is_ready_is_not_given_up_for_keys_that_cannot_be_written_over(
         f'exec {find_envoy()} -c moved.json "$@"\n',
         encoding="utf-8",
     )
-    [port] = free_ports(1)
+    port = free_port()
     address = {"socket_address": {"address": "127.0.0.1", "port_value": port}}
     made = {"admin": {"address": address}}
 

@@ -10,11 +10,11 @@ import subprocess
 import sys
 
 import pytest
-from front_door import free_ports
 from serve_stack import DEADLINE_S, Stack, ask, fates, in_the_books, toml
 from test_serve_command import refused
 
 from integration.envoy import EnvoyAdmin, find_envoy
+from integration.free_ports import LOOPBACK, free_ports
 from integration.serve.demo import FrontDoor
 
 LONG = 300
@@ -60,7 +60,7 @@ class ApartStack(Stack):
     """A front door without an Envoy of its own, and one that was started by hand."""
 
     def __init__(self, folder, **tables):
-        listen, door, grpc, self.admin_port = free_ports(4)
+        listen, door, grpc, self.admin_port = free_ports([LOOPBACK] * 4)
         (folder / "keys").write_text(f"one={KEY}\n")
         super().__init__(
             folder,
