@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Generic, TextIO, TypeVar, cast
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
 R = TypeVar("R")
@@ -34,7 +34,7 @@ class TraceRecorder(Generic[R]):
     A request that runs long keeps back those that came after it. Once `MOST_KEPT_BACK` rows wait
     behind it, it is left out of the trace, and so are others of which that becomes true later:
     such a trace lacks its longest requests, which a warning says once. No text and no token is
-    written, only what `row_of` returns.
+    written, only what `rows_of` returns.
 
     A file that cannot be written any more, on a full disk say, ends the recording with a warning
     and nothing else: from then on every method does nothing.
@@ -47,8 +47,9 @@ class TraceRecorder(Generic[R]):
         gone on with. The parent folder must be there.
     logger : Logger
         Warned of what is missing from the trace.
-    row_of : callable
-        Returns a request's row, ``arrival_s`` on any clock, or None if it has no place in a trace.
+    rows_of : callable
+        Returns a request's rows, one for each of its sequences, ``arrival_s`` on any clock; none
+        if it has no place in a trace.
     name_of : callable
         Returns what a warning calls a request.
     rotate_bytes : int or None, optional
@@ -67,12 +68,12 @@ class TraceRecorder(Generic[R]):
         path: Path,
         *,
         logger: logging.Logger,
-        row_of: Callable[[R], dict[str, object] | None],
+        rows_of: Callable[[R], Iterable[dict[str, object]]],
         name_of: Callable[[R], str],
         rotate_bytes: int | None = None,
     ) -> None:
         self.path = path
-        self._logger, self._row_of, self._name_of = logger, row_of, name_of
+        self._logger, self._rows_of, self._name_of = logger, rows_of, name_of
         self._rotate_bytes = rotate_bytes
         self._latest_s = _put_aside(path) if rotate_bytes is None else _gone_on(path)
         self._file: TextIO | None = _opened(path, "w" if rotate_bytes is None else "a")
@@ -155,8 +156,11 @@ class TraceRecorder(Generic[R]):
         atexit.unregister(self.close)
 
     def _write(self, request: R) -> None:
-        row = self._row_of(request)
-        if self._file is None or row is None:
+        for row in self._rows_of(request):
+            self._write_row(row)
+
+    def _write_row(self, row: dict[str, object]) -> None:
+        if self._file is None:
             return
         text = json.dumps({**row, "arrival_s": self._since_the_first(row["arrival_s"])}) + "\n"
         if self._rotate_bytes is not None and self._bytes >= self._rotate_bytes:
@@ -170,7 +174,7 @@ class TraceRecorder(Generic[R]):
             self._unflushed = self._unflushed_bytes = 0
 
     def _since_the_first(self, clock: object) -> float:
-        assert isinstance(clock, float)  # noqa: S101 # as `row_of` promises
+        assert isinstance(clock, float)  # noqa: S101 # as `rows_of` promises
         if self._first_s is None:
             self._first_s = clock - self._latest_s
         # The wall clock may be set back.

@@ -34,7 +34,7 @@ class Replayed:
     at_s : float
         When it came.
     output_tokens : int or None
-        With how many tokens it ends; None is told later.
+        With how many tokens it ends, all its sequences together; None is told later.
     """
 
     ask: Ask
@@ -69,8 +69,12 @@ class ModelledCore(Core):
         return [self._books.by_identity(each).name for each in identities]
 
     def tokens_of(self, name: str) -> int:
-        """Return how many tokens a request that is here has."""
+        """Return how many tokens came of each slot of a request that is here."""
         return self._books.generated(self._books.known[name])
+
+    def share_of(self, name: str, tokens: int) -> int:
+        """Return how many of a request's tokens come of each of its slots, rounded up."""
+        return -(-tokens // self._books.known[name].slots)
 
     def follow(self, scale: float) -> None:
         """Let steps last `scale` times what the hardware says."""
@@ -145,7 +149,7 @@ class Replay:
             return
         self._lengths[name] = output_tokens
         if name in self._begun:
-            self.overrun += self._steps - self._begun[name] >= output_tokens
+            self.overrun += self._steps - self._begun[name] >= self._share(name)
             self._end_when_due(name)
 
     @property
@@ -237,13 +241,14 @@ class Replay:
     def _finish_step(self) -> None:
         """Let the step that is under way end: first tokens are there, some requests are done."""
         first, self._first = self._first, []
-        for name in first:
+        # Of several sequences it may be the first of each.
+        for name in dict.fromkeys(first):
             self.core.first_token(name)
             self._begun[name] = self._steps
             if name in self._lengths:
                 self._end_when_due(name)
         for name in self._due.pop(self._steps, ()):
-            missing = self._lengths.get(name, 0) - self.core.tokens_of(name)
+            missing = self._share(name) - self.core.tokens_of(name)
             if missing > 0:
                 # It was preempted, and waited for its turn again.
                 self._due.setdefault(self._steps + missing, []).append(name)
@@ -254,11 +259,14 @@ class Replay:
     def _end_when_due(self, name: str) -> None:
         # With the step under way, or with the next one, whose length comes late.
         soonest = self._steps if self._step_ends_s < INFINITY else self._steps + 1
-        at = self._begun[name] + self._lengths[name] - 1
+        at = self._begun[name] + self._share(name) - 1
         self._due.setdefault(max(at, soonest), []).append(name)
 
+    def _share(self, name: str) -> int:
+        return self.core.share_of(name, self._lengths[name])
+
     def _end(self, name: str) -> None:
-        self.core.ended(name, End.FINISHED, Usage(None, self._lengths.get(name)))
+        self.core.ended(name, End.FINISHED, Usage(None, self._lengths[name]))
 
 
 def _alone(params: PickerParams) -> PickerParams:

@@ -33,6 +33,8 @@ class Ask:
     sequences : int
         Slots that it takes, all on one worker: choices times prompts. Of a worker with fewer it
         takes all.
+    parts : tuple of int
+        Tokens of each of its prompts, roughly; empty where it has one.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Ask:
     stream: bool = False
     model: str = ""
     sequences: int = 1
+    parts: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -136,8 +136,7 @@ def audit(
         f"{row.name}: {counted} sequences counted, {row.sequences} reserved, "
         f"{row.running + row.queued} in the model"
         for worker, row in zip(workers, rows, strict=True)
-        if (counted := sum(1 + len(each.beside) for each in books.at(worker.index)))
-        != row.sequences
+        if (counted := sum(each.slots for each in books.at(worker.index))) != row.sequences
         or counted != row.running + row.queued
     ]
     if waiting != held:

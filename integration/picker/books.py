@@ -103,7 +103,7 @@ class Books:
             self._by_identity[other.identity] = other
             self.ranks.send(other.identity, worker, other.prompt_tokens)
             request.beside.append(other)
-        self._workers[worker].reserved += 1 + len(request.beside)
+        self._workers[worker].reserved += request.slots
 
     def resume(self, request: Request, worker: int, generated: int) -> None:
         """Enter a request that runs at a worker already, with so many tokens."""
@@ -141,7 +141,7 @@ class Books:
                 request.begun = mark
 
     def generated(self, request: Request) -> int:
-        """Return how many tokens a request has by the model."""
+        """Return how many tokens came of each slot of a request by the model."""
         return 0 if request.worker == NONE else self.ranks.generated(request.identity)
 
     def release(self, request: Request, end: End, *, generated: int, cancelled: bool) -> None:
@@ -202,7 +202,7 @@ class Books:
             self._workers[request.worker].lost += request.ask.sequences
         for each in (request, *request.beside):
             self.ranks.leave(each.identity)
-        self._workers[request.worker].reserved -= 1 + len(request.beside)
+        self._workers[request.worker].reserved -= request.slots
         self._let_go_beside(request)
         request.worker = NONE
 

@@ -264,7 +264,7 @@ class Core:
             self._history.ended(worker, request.ask.blocks)
         self._driver.unstarted.pop(name, None)
         tokens, each = self._telling.tokens_of(request, end, usage)
-        ttft_s, tpot_s = request.times(now, each)
+        ttft_s, tpot_s = request.times(now, -(-tokens // request.slots))
         times = self._telling.learning.ended(request, now, each, end, usage)
         self._books.release(request, end, generated=each, cancelled=end is not End.FINISHED)
         self._announcer.emit(Ended(name, worker, end, usage, now, ttft_s, tpot_s, tokens, times))

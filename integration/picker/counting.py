@@ -34,23 +34,23 @@ def tokens_of(
     usage : Usage or None
         What its engine says. Most clients do not ask for it, and then their streams do not tell.
     by_bytes, by_model : callable
-        Return what each sequence has had: by what the proxy saw, None where that tells nothing,
-        and by the model of the ranks.
+        Return what each sequence has had, by what the proxy saw, None where that tells nothing;
+        and what came of each slot, by the model of the ranks, in which all run to the end.
     """
     told, sequences = None if usage is None else usage.completion_tokens, request.ask.sequences
     if told is not None:
         # Engines count those of all sequences together.
         total = min(max(told, 0), _MOST_TOKENS)
-        return total, -(-total // sequences)
-    if _had_none(request, end, usage):
-        return 0, 0
-    each = by_bytes(request)
-    if each is None:
+    elif _had_none(request, end, usage):
+        total = 0
+    else:
+        each = by_bytes(request)
+        total = by_model(request) * request.slots if each is None else each * sequences
         # What has finished had one at least, however far the model is.
-        each = max(by_model(request), int(end is End.FINISHED))
-    if request.ask.max_tokens is not None:
-        each = min(each, request.ask.max_tokens)
-    return each * sequences, each
+        total = max(total, sequences if end is End.FINISHED else 0)
+        if request.ask.max_tokens is not None:
+            total = min(total, request.ask.max_tokens * sequences)
+    return total, -(-total // sequences)
 
 
 def _had_none(request: Request, end: End, usage: Usage | None) -> bool:

@@ -90,11 +90,15 @@ class Learning:
         self._clock.learn(before.mark, now, steps, real_s=steps * median(recent))
 
     def streamed(self, request: Request) -> int | None:
-        """Return how many tokens a stream has had by its bytes; None if these tell nothing."""
+        """Return how many tokens each sequence of a stream has had, by its bytes.
+
+        None if these tell nothing. Whatever a stream has once, one of several sequences has for
+        each, but for a line at its end.
+        """
         seen = request.seen
-        if seen is None or not request.ask.stream or request.ask.sequences != 1:
+        if seen is None or not request.ask.stream:
             return None
-        return self.bytes.tokens(_kind(request, seen), seen.sent)
+        return self.bytes.tokens(_kind(request, seen), seen.sent // request.ask.sequences)
 
     def ended(
         self,

@@ -57,6 +57,15 @@ class Lengths:
         given = sum(len(each) for each in body.prompts if not isinstance(each, str))
         return max(math.ceil(self._of_texts(texts, body.model)) + given + body.more_tokens, 1)
 
+    def parts(self, body: Body) -> tuple[int, ...]:
+        """Return the tokens of each prompt of several, roughly and at least 1; empty for one."""
+        if len(body.prompts) < 2:
+            return ()
+        # Which has how much of them is all that is asked: no tokenizer is.
+        each = self.per_token(body.model)
+        sizes = (units(one) / each if isinstance(one, str) else len(one) for one in body.prompts)
+        return tuple(max(math.ceil(size), 1) for size in sizes)
+
     def as_ids(self, prompt: Prompt) -> Prompt:
         """Return the token ids of a text; the text where there is no tokenizer, or it is long."""
         if self._encode is None or not isinstance(prompt, str) or len(prompt) > _AT_ONCE:

@@ -125,6 +125,7 @@ class Reader:
             stream=body.stream,
             model=body.model,
             sequences=body.sequences,
+            parts=self.lengths.parts(body) if body.sequences > 1 else (),
         )
 
     def _salt(self, prompt: Prompt, model: str) -> str:

@@ -105,6 +105,11 @@ class Request:
         self.session = ask.key or ""
         self.beside: list[Request] = []
 
+    @property
+    def slots(self) -> int:
+        """How many slots it has, or will have at the least: sequences beyond wait for one."""
+        return 1 + len(self.beside)
+
     def sequence(self) -> Request:
         """Return a further sequence of it: what the prompt holds counts once."""
         other = Request(self.ask, self.arrival_s)
@@ -119,7 +124,7 @@ class Request:
         now : float
             When it ended.
         tokens : int
-            How many it has.
+            How many came of each of its slots.
         """
         first_s = self.first_s
         if first_s is None and self.begun is not None and tokens:

@@ -10,6 +10,8 @@ from integration.recording import TraceRecorder
 from integration.vllm.log import logger
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from integration.vllm.requests import Request
 
 
@@ -17,7 +19,9 @@ class Recorder(TraceRecorder["Request"]):
     """Appends requests that have ended; see `integration.recording.TraceRecorder`.
 
     No text and no token is written, only lengths, times, limits, the names of conversation and
-    adapter, and a hash of the prompt by which equal prompts are known.
+    adapter, and a hash of the prompt by which equal prompts are known. A request for several
+    answers (``n``), or of several prompts, is several here, as vLLM itself makes of it: each is a
+    row with its whole prompt.
 
     Parameters
     ----------
@@ -34,7 +38,7 @@ class Recorder(TraceRecorder["Request"]):
 
     def __init__(self, path: Path, *, rotate_bytes: int | None = None) -> None:
         super().__init__(
-            path, logger=logger, row_of=_row_of, name_of=_name_of, rotate_bytes=rotate_bytes
+            path, logger=logger, rows_of=_rows_of, name_of=_name_of, rotate_bytes=rotate_bytes
         )
 
 
@@ -42,19 +46,18 @@ def _name_of(request: Request) -> str:
     return request.name
 
 
-def _row_of(request: Request) -> dict[str, object] | None:
+def _rows_of(request: Request) -> Iterator[dict[str, object]]:
     # A trace holds requests that generated something.
-    if request.generated < 1:
-        return None
-    return {
-        "prompt_tokens": request.prompt_tokens,
-        "output_tokens": request.generated,
-        "arrival_s": float(request.arrival_s),
-        "max_tokens": request.max_tokens,
-        "session": request.session,
-        "model": request.model,
-        "prompt_hash": request.prompt_hash,
-    }
+    if request.generated >= 1:
+        yield {
+            "prompt_tokens": request.prompt_tokens,
+            "output_tokens": request.generated,
+            "arrival_s": float(request.arrival_s),
+            "max_tokens": request.max_tokens,
+            "session": request.session,
+            "model": request.model,
+            "prompt_hash": request.prompt_hash,
+        }
 
 
 def path_of(path: str, clients: int, index: int) -> Path:

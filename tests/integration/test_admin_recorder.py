@@ -51,6 +51,89 @@ def test_engines_know_lengths_better_than_the_door(tmp_path):
     assert trace.output_tokens.tolist() == [7, 11, 1]
 
 
+def columns_of(path: Path) -> list[tuple[int, int]]:
+    trace = load_trace(path)
+    return list(zip(trace.prompt_tokens.tolist(), trace.output_tokens.tolist(), strict=True))
+
+
+def test_each_sequence_is_a_row_as_each_took_a_slot(tmp_path):
+    recorder, source = recording(tmp_path / "served.jsonl")
+    source.requested("one", prompt_tokens=40, sequences=1)
+    source.requested("four", 90, sequences=4, max_tokens=100, blocks=(3, 7), key="sk-one")
+    source.ended("four", prompt_tokens=104, tokens=400)
+    source.clock.now += 2.0
+    source.requested("uneven", prompt_tokens=50, sequences=3)
+    source.ended("uneven", tokens=None, counted=8)
+    source.ended("one", prompt_tokens=40, tokens=5)
+    recorder.close()
+    assert columns_of(tmp_path / "served.jsonl") == [
+        (40, 5), *[(104, 100)] * 4, (50, 2), (50, 3), (50, 3),
+    ]  # fmt: skip
+    trace = load_trace(tmp_path / "served.jsonl")
+    assert trace.arrival_s.tolist() == [0.0] * 5 + [2.0] * 3
+    assert trace.columns["max_tokens"].tolist()[1:5] == [100] * 4
+    assert len(set(trace.columns["tenant"].tolist()[1:5])) == 1
+    assert trace.columns["hash_values"].tolist() == [3, 7] * 4
+
+
+def test_each_of_several_prompts_has_its_own_length(tmp_path):
+    recorder, source = recording(tmp_path / "served.jsonl")
+    source.requested("two of each", 60, sequences=6, parts=(10, 20, 30))
+    source.ended("two of each", prompt_tokens=120, tokens=60)
+    source.requested("untold", 60, sequences=3, parts=(10, 20, 30))
+    source.ended("untold", tokens=None, counted=30)
+    recorder.close()
+    assert columns_of(tmp_path / "served.jsonl") == [
+        (20, 10), (20, 10), (40, 10), (40, 10), (60, 10), (60, 10),
+        (10, 10), (20, 10), (30, 10),
+    ]  # fmt: skip
+
+
+def test_sequences_that_had_no_token_are_left_out(tmp_path):
+    recorder, source = recording(tmp_path / "served.jsonl")
+    source.requested("left early", 60, sequences=8)
+    source.ended("left early", end=End.DISCONNECTED, tokens=None, counted=3)
+    recorder.close()
+    assert columns_of(tmp_path / "served.jsonl") == [(60, 1)] * 3
+
+
+@given(
+    prompt_tokens=st.integers(1, 10**6),
+    tokens=st.integers(1, 10**6),
+    parts=st.lists(st.integers(1, 10**5), max_size=5).filter(lambda each: len(each) != 1),
+    choices=st.integers(1, 6),
+)
+@settings(max_examples=30, deadline=None)
+def test_rows_of_a_request_have_all_its_tokens(
+    tmp_path_factory, prompt_tokens, tokens, parts, choices
+):
+    path = tmp_path_factory.mktemp("traces") / "served.jsonl"
+    recorder, source = recording(path)
+    sequences = max(len(parts), 1) * choices
+    source.requested("a", prompt_tokens, sequences=sequences, parts=tuple(parts))
+    source.ended("a", prompt_tokens=prompt_tokens, tokens=tokens)
+    recorder.close()
+    rows = columns_of(path)
+    assert len(rows) == min(sequences, tokens)
+    assert sum(output for _, output in rows) == tokens
+    assert max(output for _, output in rows) == -(-tokens // len(rows))
+    if len(rows) == sequences:
+        # None is without a token, however short it is beside the others.
+        assert 0 <= sum(prompt for prompt, _ in rows[::choices]) - prompt_tokens < sequences
+
+
+def test_a_request_of_very_many_sequences_holds_nobody_up(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr("integration.admin.recorder.MOST_NUMBERS", 340)
+    recorder, source = recording(tmp_path / "served.jsonl")
+    for name in ("many", "again"):
+        source.requested(name, 60, sequences=2**40, blocks=(1, 2))
+        source.ended(name, prompt_tokens=60, tokens=2**41)
+    recorder.close()
+    assert columns_of(tmp_path / "served.jsonl") == [(60, 2)] * 20
+    (said,) = [each.message for each in caplog.records]
+    assert "of the 1099511627776 sequences of many the trace has only some" in said
+
+
 def test_what_generated_nothing_is_left_out(tmp_path):
     recorder, source = recording(tmp_path / "served.jsonl")
     source.requested("kept")

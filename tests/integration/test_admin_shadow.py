@@ -111,6 +111,43 @@ def test_preempted_requests_get_all_their_tokens():
     assert real.core.audit().balanced
 
 
+@pytest.mark.parametrize(("sequences", "steps"), [(4, 100), (7, 175)], ids=["all", "in turn"])
+def test_sequences_run_beside_each_other_as_far_as_there_are_slots(sequences, steps):
+    real = served(workers=1, slots=4, predictor="none")
+    shadows = watched(real, "jsq-load", patience_s=10.0)
+    ask = Ask("several", 100, None, sequences=sequences)
+    real.feed(Replayed(ask=ask, at_s=50.0, output_tokens=100 * sequences))
+    first = real._steps
+    play(real, [], now_and_then(shadows))
+    # One step computes the prompt, and has the first token of each.
+    assert real._steps - first == steps
+    real.now_s += 10.0
+    shadows.run(EVER)
+    figures = shadows.figures()
+    assert [each.note for each in figures] == ["", ""]
+    for shadow, found in zip(shadows._shadows, figures, strict=True):
+        (row,) = shadow.replay.window.ended.since(0.0)
+        assert row["output_tokens"] == 100 * sequences
+        assert shadow.replay._steps == steps
+        assert found.tpot_s == pytest.approx((row["total_s"] - row["ttft_s"]) / (steps - 1))
+        assert shadow.replay.core.audit().balanced
+
+
+def test_sequences_whose_length_comes_late_run_their_share():
+    real = served(workers=1, slots=4, predictor="none")
+    shadows = watched(real, "jsq-load", patience_s=0.5)
+    ask = Ask("several", 100, None, sequences=4)
+    real.feed(Replayed(ask=ask, at_s=50.0, output_tokens=800))
+    play(real, [], now_and_then(shadows, every=10))
+    real.now_s += 10.0
+    shadows.run(EVER)
+    for shadow in shadows._shadows:
+        ended = shadow.replay.window.ended.since(0.0)
+        assert ended["output_tokens"].tolist() == [800]
+        assert shadow.replay._steps <= 220
+        assert shadow.stopped == ""
+
+
 def test_a_shadow_waits_for_lengths_but_not_for_ever():
     real = served(slots=64)
     shadows = watched(real, "jsq-load", patience_s=10.0)

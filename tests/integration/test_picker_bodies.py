@@ -166,6 +166,24 @@ def test_ids_are_counted_and_texts_are_estimated():
     assert text.prompt_tokens == round(400 / FIRST)
 
 
+@pytest.mark.parametrize(
+    ("prompt", "parts"),
+    [
+        ("abc", ()),
+        (["abc"], ()),
+        ([[1, 2], [3]], (2, 1)),
+        (["x" * 40, "", "x" * 80], (10, 1, 20)),
+    ],
+)
+def test_each_prompt_of_several_has_its_length(prompt, parts):
+    body = json.dumps({"prompt": prompt, "n": 2}).encode()
+    ask = reader().read("POST", PATHS[0], body)
+    assert ask.parts == parts
+    assert ask.sequences == 2 * max(len(parts), 1)
+    embedded = json.dumps({"input": prompt}).encode()
+    assert reader().read("POST", "/v1/embeddings", embedded).parts == ()
+
+
 @pytest.mark.parametrize("value", [b"1", b"{}", b"[]", b'""'])
 def test_what_would_take_seconds_to_read_is_estimated(value):
     content = b'{"prompt":[' + b",".join([value] * (MOST_VALUES + 1)) + b'],"max_tokens":3}'

@@ -71,7 +71,7 @@ def test_bytes_teach_no_pace():
 
 @pytest.mark.parametrize(
     "more",
-    [{"stream": False}, {"sequences": 2}, {"model": "other"}],
+    [{"stream": False}, {"stream": False, "sequences": 2}, {"model": "other"}],
     ids=["whole", "several", "of another kind"],
 )
 def test_where_bytes_tell_nothing_the_model_counts(more):
@@ -82,6 +82,42 @@ def test_where_bytes_tell_nothing_the_model_counts(more):
     by_model = p.core._books.generated(p.core._books.known["a"]) * more.get("sequences", 1)
     assert by_model > 10
     assert tokens(p, "a", End.FINISHED, seen=sent(100)) == by_model
+
+
+@pytest.mark.parametrize("sequences", [2, 4, 9], ids=["two", "four", "beyond slots"])
+@pytest.mark.parametrize("end", [End.FINISHED, End.DISCONNECTED])
+def test_streams_of_several_sequences_are_counted_by_their_bytes(end, sequences):
+    p = Picking(workers=1)
+    calibrated(p)
+    started(p, "a", sequences=sequences)
+    # To the end of the longest, which says nothing of the others.
+    p.run(5.0)
+    lengths = [10 + 30 * index for index in range(sequences)]
+    whole = sum(sent(count).sent for count in lengths)
+    seen = Seen(at_s=1.0, sent=whole, kind=COMPLETIONS, first_s=0.4, last_s=0.9)
+    assert tokens(p, "a", end, seen=seen) == pytest.approx(sum(lengths), abs=sequences)
+
+
+def test_the_model_counts_what_came_of_slots_where_sequences_take_turns():
+    p = Picking(workers=1, slots=4)
+    started(p, "a", stream=False, sequences=10)
+    p.run(2.0)
+    each = p.core._books.generated(p.core._books.known["a"])
+    assert each > 10
+    began_s = p.core._books.known["a"].begun[0]
+    assert tokens(p, "a", End.FINISHED) == 4 * each
+    # Of each slot, in which they come one after another.
+    ended = p.log.of(Ended)[-1]
+    assert ended.tpot_s == pytest.approx((ended.at_s - began_s) / (each - 1))
+
+
+def test_each_sequence_that_has_finished_had_a_token_and_none_more_than_allowed():
+    p = Picking(workers=1)
+    started(p, "a", prompt_tokens=100_000, sequences=3)
+    assert tokens(p, "a", End.FINISHED) == 3
+    started(p, "b", stream=False, sequences=3, max_tokens=5)
+    p.run(3.0)
+    assert tokens(p, "b", End.FINISHED) == 15
 
 
 @pytest.mark.parametrize("end", [End.REJECTED, End.REFUSED])

@@ -65,14 +65,14 @@ class Page:
             raise AssertionError(f"not so: {self.told}") from None
 
 
-async def untold(stack, outputs):
+async def untold(stack, outputs, **more):
     """Have streams that do not tell usage; return how many tokens came of each."""
     async with open_session(timeout_s=DEADLINE_S, extra="proxy") as session:
 
         async def one(tokens):
             answer = Answer()
             options = {"include_usage": False}
-            body = exact_body("fake", [1, 2, 3], tokens, stream_options=options)
+            body = exact_body("fake", [1, 2, 3], tokens, stream_options=options, **more)
             await exchange(session, f"{stack.url}/v1/completions", body, answer)
             assert not answer.usage
             return answer.chunks
@@ -104,6 +104,22 @@ def test_streams_that_do_not_tell_are_recorded_and_replayed_and_shown(tmp_path):
         asyncio.run(scenario(stack, page))
     recorded = sorted(load_trace(tmp_path / "served.jsonl").output_tokens.tolist())
     assert recorded == pytest.approx(sorted(TOLD + UNTOLD), **RIGHT)
+
+
+def test_each_sequence_of_a_stream_is_recorded_with_its_share(tmp_path):
+    async def scenario(stack):
+        await ask(stack, TOLD)
+        await stack.until_idle()
+        assert await untold(stack, [35, 90], n=3) == [3 * 35, 3 * 90]
+        await stack.until_idle()
+
+    with Stack(tmp_path, slots=4, trace={"record": "served.jsonl"}) as stack:
+        asyncio.run(scenario(stack))
+    trace = load_trace(tmp_path / "served.jsonl")
+    assert len(trace) == len(TOLD) + 2 * 3
+    recorded = sorted(trace.output_tokens.tolist())
+    assert recorded == pytest.approx(sorted(TOLD + 3 * [35, 90]), **RIGHT)
+    assert set(trace.prompt_tokens.tolist()[-6:]) == {3}
 
 
 def test_streams_are_recorded_before_any_has_told_what_a_token_has(tmp_path):

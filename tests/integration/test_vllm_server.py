@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -189,6 +190,11 @@ def test_what_was_served_is_recorded_as_a_trace(tight_server, folder: Path):
     assert len(trace) > 200
     assert trace.arrival_s is not None
     assert (trace.output_tokens <= trace.columns["max_tokens"]).all()
+    # Those asked for two answers are two requests of one prompt and time to vLLM, and here.
+    hashes = trace.columns["prompt_hash"].tolist()
+    rows = Counter(zip(trace.arrival_s.tolist(), hashes, strict=True))
+    assert set(rows.values()) == {1, 2}
+    assert sum(each == 2 for each in rows.values()) > 20
 
 
 def test_a_router_that_raises_and_hangs_stands_down_while_all_is_served(folder: Path):
