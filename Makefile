@@ -7,7 +7,7 @@ STAMP := $(VENV)/.ready
 # BurstGPT lengths, which is fetched where a table needs it. Without a network the rest is made.
 REPRODUCE := $(BIN)/python -m benchmarks.reproduce --docs docs --burstgpt fetch
 
-.PHONY: setup demo demo-serve test lint docs bench reproduce chaos fuzz dist clean vllm-rig test-vllm bench-vllm
+.PHONY: setup demo demo-serve test lint docs bench reproduce chaos fuzz dist clean vllm-rig test-vllm bench-vllm rayllm
 .PHONY: reproduce-br-table reproduce-br-causes reproduce-br-scaling reproduce-br-sensitivity reproduce-dpr-overhead reproduce-dpr-scaling \
   reproduce-dpr-points reproduce-bfio-peer reproduce-bfio-slots reproduce-bfio-workers reproduce-bfio-horizon
 
@@ -111,6 +111,12 @@ test-vllm:
 	@rig=$$($(PYTHON) tests/integration/rig/environment.py); status=$$?; \
 	if [ $$status -eq 3 ]; then echo "test-vllm: skipped, the rig cannot be had here"; exit 0; fi; \
 	[ $$status -eq 0 ] && NUMBA_CACHE_DIR=$$(dirname $$rig)/../numba $$rig -m pytest -m vllm --timeout 900 --durations=15 -ra tests/integration
+
+# An application of Ray Serve LLM with that vLLM (docs/ray-serve.md). Ray Serve is put into the rig.
+rayllm:
+	@rig=$$($(PYTHON) tests/integration/rig/environment.py) && \
+	$$(dirname $$rig)/uv pip install --quiet --python $$rig 'ray[serve]>=2.60' && \
+	NUMBA_CACHE_DIR=$$(dirname $$rig)/../numba $$rig -m pytest -m rayllm --timeout 900 --durations=5 -ra tests/integration/test_ray_serve_llm.py
 
 bench-vllm:
 	@rig=$$($(PYTHON) tests/integration/rig/environment.py) && \

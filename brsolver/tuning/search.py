@@ -136,6 +136,7 @@ class Search:
                 self._fill()
         except KeyboardInterrupt:
             self.interrupted = True
+            self._take_what_waits()
         finally:
             self._abandon()
 
@@ -235,6 +236,11 @@ class Search:
         self._turn = self._flights[number].due
         return number, self._ended.pop(number)
 
+    def _take_what_waits(self) -> None:
+        """Take what ended before its turn: that turn comes no more, and what it says is true."""
+        for number in sorted(self._ended, key=lambda each: self._flights[each].due):
+            self._take(number, self._ended.pop(number))
+
     def _take(self, number: int, result: Any) -> None:
         self._lease.check()
         flight = self._flights.pop(number)
@@ -282,6 +288,8 @@ class Search:
             self._end(flight, value)
         elif self._falls_behind(flight):
             self._end(flight, None)
+        elif self.interrupted:
+            self._tell_failed(flight.trial, "")
         else:
             flight.rung += 1
             self._submit(flight)

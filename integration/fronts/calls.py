@@ -83,7 +83,8 @@ def _by_text(given: bytes | str, sampling: object) -> Body | None:
 
 def _by_fields(values: dict[str, Any], sampling: object) -> Body | None:
     if values["messages"] is not None:
-        return body_of(CHAT, values | {"messages": _listed(values["messages"])})
+        said = {name: _plainly(values[name]) for name in ("messages", "tools")}
+        return body_of(CHAT, values | said)
     if values["prompt"] is not None:
         # Completions alone have a limit of their own where none is given.
         return body_of(COMPLETIONS, values)
@@ -125,8 +126,8 @@ def _plain(ids: Any) -> tuple[int, ...]:
     return tuple(ids.tolist() if hasattr(ids, "tolist") else ids)
 
 
-def _listed(messages: Any) -> list[object]:
-    """Return messages as JSON has them: some libraries make objects of them."""
-    if not isinstance(messages, list):
+def _plainly(given: Any) -> list[object]:
+    """Return messages, or tools, as JSON has them: some libraries make objects of them."""
+    if not isinstance(given, list):
         return []
-    return [each.model_dump() if hasattr(each, "model_dump") else each for each in messages]
+    return [each.model_dump() if hasattr(each, "model_dump") else each for each in given]

@@ -33,6 +33,7 @@ _WORDS = Words(
     "Ray Serve's power of two choices takes the request",
     "Ray Serve's power of two choices routes",
 )
+_UNTOLD = "routes nothing of direct streaming, of which no start and no end is told"
 _REJECTIONS = 2
 """By replicas without room, after which Ray Serve is to find one that has some."""
 _UNLIMITED = 100_000
@@ -60,6 +61,7 @@ class SessionRouter(PowerOfTwoChoicesRequestRouter):
         self._ids: dict[str, ReplicaID] = {}
         self._stats: dict[str, dict[str, Any]] = {}
         self._settings: RouterSettings | None = None
+        self._turns = 0
         try:
             self._settings = RouterSettings.read(kwargs)
         except BrsolverError as error:
@@ -77,6 +79,26 @@ class SessionRouter(PowerOfTwoChoicesRequestRouter):
         if replica is None:
             replica = await super()._choose_replica_for_request(pending_request, is_retry=is_retry)
         return replica
+
+    async def choose_replicas(
+        self,
+        candidate_replicas: list[RunningReplica],
+        pending_request: PendingRequest | None = None,
+    ) -> list[list[RunningReplica]]:
+        """Leave an order of replicas to Ray Serve, or let them take turns where it is all it asks.
+
+        Under direct streaming (of Ray Serve LLM) it is: requests are sent by a proxy then, and
+        neither their start nor their end is told to anybody here.
+        """
+        chosen = await super().choose_replicas(candidate_replicas, pending_request)
+        if not chosen or pending_request is None or self._is_sent_from_here(pending_request):
+            return chosen
+        if pending_request.metadata.multiplexed_model_id:
+            return chosen
+        if not self._turns:
+            logger.warning("brsolver: %s; replicas take turns", _UNTOLD)
+        self._turns += 1
+        return [[candidate_replicas[self._turns % len(candidate_replicas)]]]
 
     def update_replicas(self, replicas: list[RunningReplica]) -> None:
         """Take in which replicas there are, and what they say of themselves."""
@@ -151,6 +173,11 @@ class SessionRouter(PowerOfTwoChoicesRequestRouter):
             pending, pending.metadata.internal_request_id, seat, rejections=rejections
         )
         return replica
+
+    def _is_sent_from_here(self, pending: PendingRequest) -> bool:
+        """Tell whether Ray Serve routes a request that was left to it."""
+        routed = getattr(self, "_routing_task_by_pending_request_future", None)
+        return routed is None or pending.future in routed
 
     def _end(self, attempt: Attempt[PendingRequest], end: End) -> None:
         if self._attempts.over(attempt) and self._front is not None:

@@ -21,7 +21,7 @@ from benchmarks.reproduce._pages import PAGE, QUICK_MARK, write_tables
 from benchmarks.reproduce._study import BURSTGPT, QUICK, Scope
 from benchmarks.reproduce._tables import Interval, markdown, over, pick, ratio
 from benchmarks.reproduce.catalogue import STUDIES
-from brsolver import SimulationParams, Trace
+from brsolver import SimulationParams, Trace, simulate
 from brsolver.errors import OutputError
 from brsolver.hardware.step_time import StepTime
 from brsolver.simulator import Arrivals
@@ -84,16 +84,38 @@ def test_two_processes_give_the_rows_of_one(docs):
     assert tables[0].equals(tables[1])
 
 
-def test_given_lengths_are_a_workload_of_their_own(docs, tmp_path, capsys):
-    path = tmp_path / "lengths.csv"
-    rng = np.random.default_rng(3)
-    pairs = rng.integers(1, 900, size=(60, 2))
+def given_lengths(path, *, seed=3):
+    pairs = np.random.default_rng(seed).integers(1, 900, size=(60, 2))
     lines = [f"{prompt},{output}" for prompt, output in pairs]
     path.write_text("\n".join(["prompt_tokens,output_tokens", *lines]) + "\n")
-    assert run(docs, "bfio-horizon", "--burstgpt", str(path)) == 0
+    return "--burstgpt", str(path)
+
+
+def test_given_lengths_are_a_workload_of_their_own(docs, tmp_path, capsys):
+    assert run(docs, "bfio-horizon", *given_lengths(tmp_path / "lengths.csv")) == 0
     assert {"bfio-horizon-bfio-normal", "bfio-horizon-burstgpt"} <= set(
         MARK.findall(capsys.readouterr().out)
     )
+
+
+def test_lengths_of_another_file_by_the_same_name_are_simulated_anew(docs, tmp_path, monkeypatch):
+    path, drawn = tmp_path / "lengths.csv", []
+
+    def counted(trace, *arguments, **more):
+        drawn.append(trace.name)
+        return simulate(trace, *arguments, **more)
+
+    monkeypatch.setattr("benchmarks.reproduce._cells.simulate", counted)
+    assert run(docs, "bfio-horizon", *given_lengths(path)) == 0
+    of_both, (normal, first) = len(drawn), of_lengths(docs)
+    assert run(docs, "bfio-horizon", *given_lengths(path)) == 0
+    assert len(drawn) == of_both
+    assert run(docs, "bfio-horizon", *given_lengths(path, seed=4)) == 0
+    assert drawn[of_both:] == [path.name] * (of_both // 2)
+    assert of_lengths(docs) == [normal, (other := of_lengths(docs)[1])]
+    assert other != first
+    assert run(docs, "bfio-horizon", *given_lengths(path, seed=4), folder="fresh") == 0
+    assert of_lengths(docs)[1] == other
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """Tests marked ``vllm`` run where the rig's own interpreter runs pytest, and nowhere else.
 
-Those marked ``chaos`` or ``fuzz`` take minutes and run when they are asked for by ``-m``.
+Those marked ``chaos``, ``fuzz`` or ``rayllm`` take minutes and run when ``-m`` asks for them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import pytest
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
 
 REASON = "not run by the vLLM rig's interpreter; use: make test-vllm"
-ON_DEMAND = ("chaos", "fuzz")
+ON_DEMAND = ("chaos", "fuzz", "rayllm")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -42,6 +43,13 @@ def test_a_chat_is_found_as_object_and_as_mapping(given):
     body = request_body([given, "more"], {})
     assert (body.kind, body.max_tokens, body.n) == (CHAT, 7, 3)
     assert body.prompts == ("user\nhello",)
+
+
+def test_tools_are_read_as_templates_write_them():
+    told = {"type": "function", "function": {"name": "look", "parameters": {}}}
+    plain = request_body([CHATTED | {"tools": [told]}], {})
+    assert plain.prompts == (f"{json.dumps([told])}\nuser\nhello",)
+    assert request_body([SimpleNamespace(**CHATTED, tools=[Model(**told)])], {}) == plain
 
 
 def test_a_chat_is_found_among_keywords():

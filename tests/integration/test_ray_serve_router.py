@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections import Counter
 from itertools import count
@@ -277,6 +278,24 @@ def test_a_core_that_breaks_leaves_everybody_to_power_of_two(gate):
     serving.let(*sent)
     assert serving.all_tokens(sent)
     assert not front.active
+
+
+def test_replicas_take_turns_where_only_their_order_is_asked_for(serving, caplog):
+    async def chosen() -> list[str]:
+        found = []
+        for name in names(6):
+            # As the proxy of direct streaming asks, which sends the request by itself.
+            async with serving.stream.choose_replica(name, [1], _reserve=False) as selection:
+                found.append(selection.replica_id)
+        return found
+
+    with caplog.at_level(logging.WARNING, "brsolver.ray_serve"):
+        found = asyncio.run(chosen())
+    assert found == found[:2] * 3
+    assert len(set(found)) == 2
+    [record] = [each for each in caplog.records if each.name == "brsolver.ray_serve"]
+    assert "routes nothing of direct streaming" in record.getMessage()
+    assert serving.on_loop(serving.router.audit).reserved == 0
 
 
 def test_wrong_settings_are_refused_where_they_are_written():

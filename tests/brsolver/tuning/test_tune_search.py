@@ -368,6 +368,31 @@ def test_an_interruption_keeps_what_was_tried(trace: Trace, database: str, call:
     assert roles == ["published", "project"]
 
 
+@pytest.mark.parametrize("call", [15, 22, 30])
+def test_an_interruption_keeps_what_ended_before_its_turn(
+    trace: Trace, database: str, call: int
+) -> None:
+    ended: list[RunTask] = []
+
+    def carried(task: RunTask, shared: object) -> dict[str, Any]:
+        ended.append(task)
+        return pretended(task, shared)
+
+    def youngest(running: int) -> int:
+        if len(ended) == call:
+            raise KeyboardInterrupt
+        return running - 1
+
+    cut = tuned(trace, trials=20, storage=database, executor=Together(3, youngest, carried))
+    assert cut.interrupted
+    in_full = [task for task in ended if task.end == cut.requests[0]]
+    complete = [t for t in cut.tried if t.state == "complete"]
+    assert sorted(t.policy for t in complete) == sorted(task.policy.text for task in in_full)
+    whole = tuned(trace, trials=20, storage=database, executor=Together(3, lambda _: 0, pretended))
+    assert [t.settings for t in whole.tried[: len(cut.tried)]] == [t.settings for t in cut.tried]
+    assert len(whole.tried) == 20
+
+
 def test_an_interruption_of_the_validation_keeps_what_was_tried(
     trace: Trace, database: str
 ) -> None:
