@@ -149,20 +149,6 @@ def test_a_file_that_was_taken_away_is_begun_anew(tmp_path):
     assert load_trace(path).output_tokens.tolist() == [5]
 
 
-def test_who_reads_while_it_is_written_reads_whole_rows(tmp_path):
-    path = tmp_path / "served.jsonl"
-    recorder = Recorder(path)
-    for at in range(20):
-        # More than a file buffers, as the blocks of a long prompt have.
-        row = request(str(at), float(at), 1, session="s" * 100_000)
-        recorder.arrived(row)
-        recorder.ended(row)
-        text = path.read_text()
-        assert not text or text.endswith("\n")
-    assert text
-    recorder.close()
-
-
 def test_what_holds_nothing_and_what_is_a_folder_stay_where_they_are(tmp_path):
     Recorder(tmp_path / "served.jsonl").close()
     Recorder(tmp_path / "served.jsonl").close()
