@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 
 FLUSH_ROWS = 256
-FLUSH_BYTES = 1 << 15
-"""Of a longer row than it buffers a file writes the beginning: others shall read whole rows."""
 LAST_BYTES = 8 << 20
 """Of a file, in which its last row is looked for; one of a million tokens has a sixth of that."""
 MIB = 1 << 20
@@ -83,7 +81,7 @@ class TraceRecorder(Generic[R]):
         self._kept_back = 0
         self._left_out = 0
         self._first_s: float | None = None
-        self._unflushed = self._unflushed_bytes = 0
+        self._unflushed = 0
         atexit.register(self.close)
 
     def arrived(self, request: R) -> None:
@@ -168,10 +166,9 @@ class TraceRecorder(Generic[R]):
         self._file.write(text)
         self._bytes += len(text)
         self._unflushed += 1
-        self._unflushed_bytes += len(text)
-        if self._unflushed >= FLUSH_ROWS or self._unflushed_bytes >= FLUSH_BYTES:
+        if self._unflushed >= FLUSH_ROWS:
             self._file.flush()
-            self._unflushed = self._unflushed_bytes = 0
+            self._unflushed = 0
 
     def _since_the_first(self, clock: object) -> float:
         assert isinstance(clock, float)  # noqa: S101 # as `rows_of` promises
@@ -186,7 +183,7 @@ class TraceRecorder(Generic[R]):
         # Whoever has taken it away meanwhile has done so already.
         if self.path.is_file():
             self.path.replace(before(self.path))
-        self._bytes = self._unflushed = self._unflushed_bytes = 0
+        self._bytes = self._unflushed = 0
         return _opened(self.path, "w")
 
 

@@ -82,6 +82,8 @@ class Prefilling:
         others: Fleet | None = None,
     ) -> None:
         specs = prefill_workers(table)
+        if hands is not None:
+            specs = hands.among(specs)
         self._pool = pool = PrefillPool(
             specs, kv_limit=table.threshold, capacity=router.capacity, fault=fault, say=say
         )

@@ -149,6 +149,16 @@ def test_workers_are_added_and_drained_by_hand_and_stay_so(tmp_path):
             await later.start()
             assert states(later) == {"more": "up"}
             await later.stop()
+            # Another at the place of one that was drained is that one, by its own name.
+            await made.add(WorkerSpec(name="again", address=first))
+            later = Prefilling(
+                table, house(to(1)).reception, PollerParams(), router=ROUTER, fault=print,
+                hands=ByHand(hands),
+            )  # fmt: skip
+            await later.start()
+            assert states(later) == {"again": "up", "more": "up"}
+            await later.stop()
+            await made.drain("again")
             await made.add(WorkerSpec(name=first, address=first))
             assert states(made) == {"more": "up", first: "up"}
 

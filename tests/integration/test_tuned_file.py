@@ -403,7 +403,7 @@ def test_every_night_what_the_adapter_recorded_is_tuned_on(
     # What the recorder had not flushed yet is the newest.
     if most is None:
         assert rows["served.1.jsonl"] == 300
-        assert 200 <= rows["yesterday.jsonl"] < 600
+        assert 256 <= rows["yesterday.jsonl"] < 600
     else:
         assert rows["served.jsonl"] < rows["served.jsonl.1"] < rows["yesterday.jsonl"]
         assert "served.1.jsonl" not in rows

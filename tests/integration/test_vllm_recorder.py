@@ -149,20 +149,6 @@ def test_a_file_that_was_taken_away_is_begun_anew(tmp_path):
     assert load_trace(path).output_tokens.tolist() == [5]
 
 
-def test_who_reads_while_it_is_written_reads_whole_rows(tmp_path):
-    path = tmp_path / "served.jsonl"
-    recorder = Recorder(path)
-    for at in range(20):
-        # More than a file buffers, as the blocks of a long prompt have.
-        row = request(str(at), float(at), 1, session="s" * 100_000)
-        recorder.arrived(row)
-        recorder.ended(row)
-        text = path.read_text()
-        assert not text or text.endswith("\n")
-    assert text
-    recorder.close()
-
-
 def test_what_holds_nothing_and_what_is_a_folder_stay_where_they_are(tmp_path):
     Recorder(tmp_path / "served.jsonl").close()
     Recorder(tmp_path / "served.jsonl").close()
@@ -223,6 +209,22 @@ def test_all_that_vllm_serves_is_recorded_once(tmp_path, mode):
     expected = sorted(20 if name == "pinned" else 10 + int(name) for name in sent)
     assert sorted(trace.prompt_tokens.tolist()) == expected
     assert set(trace.output_tokens.tolist()) == {2}
+
+
+def test_a_bound_in_the_file_has_a_server_that_is_started_again_go_on(tmp_path):
+    path, settings = tmp_path / "served.jsonl", tmp_path / "router.toml"
+    settings.write_text(f'policy = "br-0"\nrecord = "{path.as_posix()}"\nrecord_mib = 1\n')
+
+    async def served(name):
+        d = Deployment(environ={"BRSOLVER_ROUTER": str(settings)})
+        await d.add(name)
+        await d.report(d.sent()[name], {name: 1}, {name}, finish_reason=FinishReason.STOP)
+        d.adapter.desk.recorder.close()
+
+    for name in ("a", "b"):
+        asyncio.run(served(name))
+    assert sorted(tmp_path.iterdir()) == [settings, path]
+    assert len(load_trace(path)) == 2
 
 
 def _warnings(caplog):
