@@ -20,10 +20,10 @@ from integration.envoy.bootstrap import ENDPOINTS, Ports, as_text, bootstrap, re
 from integration.envoy.process import EnvoyProcess, EnvoyStartError
 from integration.envoy.program import find_envoy
 from integration.serve.by_hand import FILE as BY_HAND
-from integration.serve.membership import workers_of
 from integration.serve.places import LOOPBACK, Places
 from integration.serve.preflight import check_files, check_packages, check_ports, check_workers
 from integration.serve.signals import Signals
+from integration.serve.sources import specs_of
 from integration.serve.trimming import forget_files
 from integration.serve.watchdog import ChildError, Watched, WatchParams, first_of
 from integration.settings import Address, load, named
@@ -205,9 +205,9 @@ async def preflight(config: ServeConfig, *, envoy: bool) -> None:
 
 def _setting(config: ServeConfig) -> str:
     """Return what names the workers that are looked for."""
-    workers = config.workers
-    given = (name for name in ("file", "dns") if getattr(workers, name) is not None)
-    return "[tiers]" if config.tiers is not None else f"[workers] {next(given, 'addresses')}"
+    whence = config.workers.whence
+    given = (name for name in ("file", "dns") if getattr(whence, name) is not None)
+    return "[tiers]" if config.tiers is not None else whence.label(next(given, "addresses"))
 
 
 def _addresses(config: ServeConfig, *, envoy: bool) -> list[str]:
@@ -215,12 +215,14 @@ def _addresses(config: ServeConfig, *, envoy: bool) -> list[str]:
 
     Pods that are to be picked may come after their picker, and a service is asked while serving.
     """
-    tiers, workers = config.tiers, config.workers
-    if tiers is not None:
-        return [*tiers.prefill, *tiers.decode]
-    if envoy and (workers.file is not None or workers.dns is not None):
-        return [each.address for each in workers_of(config)]
-    return list(workers.addresses)
+    tiers, found = config.tiers, []
+    for whence in [config.decoding] if tiers is None else [tiers.prefilling, tiers.decoding]:
+        if envoy and not whence.addresses:
+            # The picker says which names are not known.
+            specs = specs_of(whence, config.folder, lambda _: None)
+            found += [each.address for each in specs]
+        found += whence.addresses
+    return found
 
 
 class Supervisor:

@@ -34,8 +34,10 @@ from integration.serve.administration import administration
 from integration.serve.by_hand import FILE as BY_HAND
 from integration.serve.by_hand import ByHand
 from integration.serve.logs import EventLog, set_up
-from integration.serve.membership import Membership, first_workers, source_of, workers_of
-from integration.serve.prefilling import Prefilling, prefill_workers
+from integration.serve.lookup import Lookup
+from integration.serve.membership import Membership
+from integration.serve.prefilling import Prefilling
+from integration.serve.sources import first_workers, look_anew, source_of
 from integration.serve.watchdog import first_of
 from integration.settings import named
 
@@ -62,6 +64,8 @@ class Picker:
         Workers to begin with.
     hands : ByHand, optional
         What was added and drained by hand.
+    lookup : Lookup, optional
+        Knows where the workers are.
 
     Attributes
     ----------
@@ -80,7 +84,9 @@ class Picker:
         places: Places,
         specs: Sequence[WorkerSpec],
         hands: ByHand | None = None,
+        lookup: Lookup | None = None,
     ) -> None:
+        self._lookup = Lookup() if lookup is None else lookup
         self.logger = set_up(config.log, config.folder)
         self._config, self._places = config, places
         clock = time.monotonic
@@ -108,7 +114,7 @@ class Picker:
         )
         self._comparing = Comparing(core, self._at_envoy, self._reception.passed)
         self._poller = Poller(pump, fleet, _polling(config))
-        self._prefilling = _prefilling(config, core, self._reception)
+        self._prefilling = _prefilling(config, core, self._reception, patient=not places.envoy)
         self._tiers = None if self._prefilling is None else self._prefilling.tiers
         self._endpoints = Endpoints(Path(places.folder) / ENDPOINTS) if places.envoy else None
         self._membership = Membership(core, fleet, changed=self._workers_changed, hands=hands)
@@ -149,9 +155,10 @@ class Picker:
         logger = set_up(config.log, config.folder)
         # Pods that are to be picked may come after their picker.
         patient = not places.envoy
-        specs = await first_workers(config, logger.warning, patient=patient)
+        lookup = Lookup()
+        specs = await first_workers(config, logger.warning, patient=patient, lookup=lookup)
         hands = ByHand(Path(places.folder) / BY_HAND)
-        return cls(config, places, hands.among(specs), hands)
+        return cls(config, places, hands.among(specs), hands, lookup)
 
     def _doors(self) -> GrpcServer:
         """Make the doors: ext_authz or ext_proc, and what Envoy's access log comes in by."""
@@ -205,7 +212,8 @@ class Picker:
         await self._admin.start()
         if self._prefilling is not None:
             await self._prefilling.start()
-        self._membership.follow(source_of(self._config, self.logger.warning))
+        source = source_of(self._config, self.logger.warning, self._lookup)
+        self._membership.follow(source)
         self._health.ready = True
 
     async def reload(self, config: ServeConfig) -> None:
@@ -220,14 +228,15 @@ class Picker:
         if (tiers is None) is not (prefilling is None):
             change = "left out" if tiers is None else "added"
             raise ParameterError(f"[tiers] was {change}, must stay as it is until the next start")
-        # Names are looked up, which takes as long as it takes.
-        decode = await asyncio.to_thread(workers_of, config)
-        prefill = [] if tiers is None else await asyncio.to_thread(prefill_workers, tiers)
-        self._membership.set(decode)
-        if prefilling is not None:
-            prefilling.set(prefill)
-        self._membership.follow(source_of(config, self.logger.warning))
-        beside = f", {len(prefill)} that compute prompts" if prefill else ""
+        say, beside = self.logger.warning, ""
+        decode = await look_anew(config.decoding, config.folder, say, self._lookup)
+        if tiers is not None and prefilling is not None:
+            prefill = await prefilling.look_anew(tiers, config.folder)
+            self._membership.take(decode)
+            beside = f", {prefilling.take(prefill)} that compute prompts"
+        else:
+            self._membership.take(decode)
+        self._lookup = decode.lookup
         self.logger.info("settings were read again: %d workers%s", len(self._fleet), beside)
 
     def proxy_gone(self) -> None:
@@ -309,7 +318,9 @@ def _kv_events(config: ServeConfig, core: Core, fleet: Fleet) -> KvEvents | None
     return KvEvents(core, fleet, params)
 
 
-def _prefilling(config: ServeConfig, core: Core, reception: Reception) -> Prefilling | None:
+def _prefilling(
+    config: ServeConfig, core: Core, reception: Reception, *, patient: bool
+) -> Prefilling | None:
     if config.tiers is None:
         return None
     return Prefilling(
@@ -318,6 +329,8 @@ def _prefilling(config: ServeConfig, core: Core, reception: Reception) -> Prefil
         _polling(config),
         router=config.router,
         fault=partial(core.fault, "prefill"),
+        folder=config.folder,
+        patient=patient,
     )
 
 

@@ -17,10 +17,9 @@ from integration.settings.tables import (
     KvEvents,
     Listen,
     Log,
-    Tiers,
     Trace,
-    Workers,
 )
+from integration.settings.workers import Tiers, Whence, Workers
 
 __all__ = [
     "Address",
@@ -36,6 +35,7 @@ __all__ = [
     "ServeConfig",
     "Tiers",
     "Trace",
+    "Whence",
     "Workers",
     "load",
     "named",

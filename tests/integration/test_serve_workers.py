@@ -8,7 +8,7 @@ import socket
 import pytest
 
 from brsolver.errors import ParameterError
-from integration.serve.membership import first_workers, source_of, workers_of
+from integration.serve.sources import first_workers, source_of, workers_of
 from integration.settings import KvEvents, ServeConfig, Workers
 
 NUMBER, UNKNOWN = "127.0.0.1:80", "unknown:80"
