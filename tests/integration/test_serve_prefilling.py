@@ -13,7 +13,7 @@ from small_http import http_server
 
 from brsolver.errors import ParameterError
 from integration.doors.poller import PollerParams
-from integration.picker import Ask, PickerParams, Refused
+from integration.picker import Ask, PickerParams, Refused, WorkerSpec
 from integration.serve.prefilling import Prefilling, prefill_workers
 from integration.settings import Tiers
 
@@ -107,6 +107,16 @@ def test_workers_come_and_go_while_it_serves():
             assert not isinstance(await route(made, "c"), Refused)
             # It is asked how it is, as those from the start on are.
             await until(lambda: workers(made)[0].kv_usage == 0.1)
+
+    asyncio.run(scenario())
+
+
+def test_a_prefill_worker_of_another_capacity_is_the_same_worker():
+    async def scenario():
+        async with serving(0.5) as (made, (address,)):
+            made.set([WorkerSpec(name=address, address=address, capacity=100)])
+            await until(lambda: workers(made)[0].capacity == 100)
+            assert [each.address for each in workers(made)] == [address]
 
     asyncio.run(scenario())
 
