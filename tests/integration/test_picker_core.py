@@ -411,6 +411,19 @@ def test_a_worker_of_other_slots_is_given_as_many():
     assert p.core.audit().workers[0].state == "gone"
 
 
+def test_a_worker_of_another_capacity_is_given_as_much():
+    p = Picking(workers=1, capacity=1000)
+    assert p.core.keep(0, spec(0, capacity=15))
+    for name in ("a", "b"):
+        p.request(name, 10)
+    p.run(0.1)
+    assert (p.core.audit().held, p.core.audit().workers[0].capacity) == (1, 15)
+    assert p.core.keep(0, spec(0))
+    p.run(0.1)
+    assert (p.core.audit().held, p.core.audit().workers[0].capacity) == (0, 1000)
+    assert p.core.audit().balanced
+
+
 def test_a_worker_that_comes_is_used():
     p = Picking(workers=1, slots=1)
     p.request("a")
