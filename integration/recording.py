@@ -5,9 +5,11 @@ from __future__ import annotations
 import atexit
 import contextlib
 import json
+import math
+import os
 from collections import OrderedDict
 from itertools import count
-from typing import TYPE_CHECKING, Generic, TextIO, TypeVar
+from typing import TYPE_CHECKING, Generic, TextIO, TypeVar, cast
 
 if TYPE_CHECKING:
     import logging
@@ -17,6 +19,9 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 
 FLUSH_ROWS = 256
+LAST_BYTES = 8 << 20
+"""Of a file, in which its last row is looked for; one of a million tokens has a sixth of that."""
+MIB = 1 << 20
 MOST_KEPT_BACK = 50_000
 """Rows of some 300 bytes each: half an hour behind one request, at 30 requests a second."""
 
@@ -35,8 +40,9 @@ class TraceRecorder(Generic[R]):
     Parameters
     ----------
     path : path
-        A ``.jsonl`` file; one that is there is put aside, ``served.1.jsonl`` and on: a server that
-        is started again must not erase what it recorded before. The parent folder must be there.
+        A ``.jsonl`` file. Without a bound, one that is there is put aside, ``served.1.jsonl`` and
+        on: a server that is started again must not erase what it recorded before. With one, it is
+        gone on with. The parent folder must be there.
     logger : Logger
         Warned of what is missing from the trace.
     row_of : callable
@@ -44,7 +50,9 @@ class TraceRecorder(Generic[R]):
     name_of : callable
         Returns what a warning calls a request.
     rotate_bytes : int or None, optional
-        Size beyond which a file is renamed, with a number before its suffix, and a new one begun.
+        Size from which on the file becomes ``served.jsonl.1``, in place of the one before, and a
+        new one is begun. Times go on from file to file, and where a server is started again, so
+        that both together are one trace.
 
     Raises
     ------
@@ -64,15 +72,15 @@ class TraceRecorder(Generic[R]):
         self.path = path
         self._logger, self._row_of, self._name_of = logger, row_of, name_of
         self._rotate_bytes = rotate_bytes
-        put_aside(path)
-        self._file: TextIO | None = _opened(path)
+        self._latest_s = _put_aside(path) if rotate_bytes is None else _gone_on(path)
+        self._file: TextIO | None = _opened(path, "w" if rotate_bytes is None else "a")
+        self._bytes = 0 if rotate_bytes is None else self._file.tell()
         # In order of arrival, and whether it has ended.
         self._open: OrderedDict[R, bool] = OrderedDict()
         self._kept_back = 0
         self._left_out = 0
         self._first_s: float | None = None
-        self._latest_s = 0.0
-        self._unflushed = self._bytes = 0
+        self._unflushed = 0
         atexit.register(self.close)
 
     def arrived(self, request: R) -> None:
@@ -161,30 +169,79 @@ class TraceRecorder(Generic[R]):
     def _since_the_first(self, clock: object) -> float:
         assert isinstance(clock, float)  # noqa: S101 # as `row_of` promises
         if self._first_s is None:
-            self._first_s = clock
+            self._first_s = clock - self._latest_s
         # The wall clock may be set back.
         self._latest_s = max(self._latest_s, clock - self._first_s)
         return round(self._latest_s, 6)
 
     def _next_file(self, full: TextIO) -> TextIO:
         full.close()
-        put_aside(self.path)
+        # Whoever has taken it away meanwhile has done so already.
+        if self.path.is_file():
+            self.path.replace(before(self.path))
         self._bytes = self._unflushed = 0
-        return _opened(self.path)
+        return _opened(self.path, "w")
 
 
-def put_aside(path: Path) -> None:
-    """Rename a file that holds something, with the first number before its suffix that is free.
+def before(path: Path) -> Path:
+    """Return where a file goes that has become too large."""
+    return path.with_name(f"{path.name}.1")
+
+
+def _put_aside(path: Path) -> float:
+    """Rename what is there, the older file first; return when times begin.
+
+    Each gets the first number before its suffix that is free.
 
     Raises
     ------
     OSError
         It cannot be renamed.
     """
-    if path.is_file() and path.stat().st_size:
-        names = (path.with_suffix(f".{number}{path.suffix}") for number in count(1))
-        path.replace(next(name for name in names if not name.exists()))
+    for there in (before(path), path):
+        if _holds_something(there):
+            names = (path.with_suffix(f".{number}{path.suffix}") for number in count(1))
+            there.replace(next(name for name in names if not name.exists()))
+    return 0.0
 
 
-def _opened(path: Path) -> TextIO:
-    return path.open("w", encoding="utf-8", buffering=1 << 16)
+def _gone_on(path: Path) -> float:
+    """Return where the times of what is there end; what is no trace is put aside.
+
+    Raises
+    ------
+    OSError
+        It cannot be read, or not be renamed.
+    """
+    for there in (path, before(path)):
+        last_s = _last_s(there) if _holds_something(there) else None
+        if last_s is not None:
+            return last_s
+        if _holds_something(there):
+            return _put_aside(path)
+    return 0.0
+
+
+def _last_s(path: Path) -> float | None:
+    """Return the time of a file's last whole row, None if it has none; cut off what is no row."""
+    with path.open("r+b") as file:
+        begin = max(0, file.seek(0, os.SEEK_END) - LAST_BYTES)
+        file.seek(begin)
+        tail = file.read()
+        end = tail.rfind(b"\n") + 1
+        if end < len(tail):
+            # Whoever wrote it was killed.
+            file.truncate(begin + end)
+    try:
+        last_s = float(json.loads(tail[:end].splitlines()[-1])["arrival_s"])
+    except (IndexError, KeyError, TypeError, ValueError):
+        return None
+    return last_s if math.isfinite(last_s) else None
+
+
+def _holds_something(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > 0
+
+
+def _opened(path: Path, mode: str) -> TextIO:
+    return cast("TextIO", path.open(mode, encoding="utf-8", buffering=1 << 16))

@@ -40,6 +40,8 @@ class Admin:
         Returns why serving does not go on as it should, None if it does.
     prefill : callable, optional
         Returns how the prefill tier stands, where there is one.
+    prefill_fleet : Fleet, optional
+        Who changes its workers.
     folder : Path, optional
         What relative paths in the core's parameters are seen from.
     audit : callable, optional
@@ -68,6 +70,7 @@ class Admin:
         about: dict[str, object] | None = None,
         unwell: Callable[[], str | None] = lambda: None,
         prefill: Callable[[], PrefillTier] | None = None,
+        prefill_fleet: Fleet | None = None,
         folder: Path = Path(),
         audit: Callable[[], object] | None = None,
     ) -> None:
@@ -92,6 +95,7 @@ class Admin:
             fleet=fleet or CoreFleet(core),
             unwell=unwell,
             prefill=prefill,
+            prefill_fleet=prefill_fleet,
         )
         self._listeners: list[Listener] = [self.window, self.metrics]
         if self.shadows is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from brsolver.errors import UnknownNameError
@@ -38,6 +39,21 @@ class Fleet(Protocol):
             There is no worker of that name.
         """
         ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrefillFields:
+    """What can be said of a worker that computes prompts; see `WorkerSpec`.
+
+    Attributes
+    ----------
+    name, address : str
+    capacity : int or None
+    """
+
+    name: str
+    address: str
+    capacity: int | None = None
 
 
 class CoreFleet:
@@ -112,3 +128,15 @@ def read_worker(fields: Mapping[str, object]) -> WorkerSpec:
         A field is unknown, missing, or has a value it cannot have.
     """
     return build_params(WorkerSpec, fields, "worker", convert_texts=False)
+
+
+def read_prefill_worker(fields: Mapping[str, object]) -> WorkerSpec:
+    """Read a worker that computes prompts from JSON: it has neither ranks nor slots.
+
+    Raises
+    ------
+    ParameterError
+        A field is unknown, missing, or has a value it cannot have.
+    """
+    given = build_params(PrefillFields, fields, "prefill worker", convert_texts=False)
+    return WorkerSpec(name=given.name, address=given.address, capacity=given.capacity)

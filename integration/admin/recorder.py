@@ -58,9 +58,9 @@ class EventRecorder:
     Parameters
     ----------
     path : path
-        A ``.jsonl`` file. One that is there is put aside, ``served.1.jsonl`` and on.
+        A ``.jsonl`` file.
     rotate_bytes : int or None, optional
-        Size beyond which the file is renamed, ``served.1.jsonl`` and on, and a new one begun.
+        See `integration.recording.TraceRecorder`, what becomes of one that is there too.
 
     Raises
     ------

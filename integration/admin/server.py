@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from brsolver.errors import BrsolverError, ParameterError, UnknownNameError
-from integration.admin.fleet import read_worker
+from integration.admin.fleet import read_prefill_worker, read_worker
 from integration.admin.guard import guard, refusal
 from integration.admin.stream import Stream
 from integration.admin.view import plain
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from integration.admin.params import AdminParams
     from integration.admin.view import View
     from integration.doors.prefill_figures import PrefillTier
+    from integration.picker.params import WorkerSpec
 
 MOST_BODY = 1 << 16
 MOST_NAME = 253
@@ -49,6 +50,8 @@ class Server:
         Returns why serving does not go on as it should, None if it does.
     prefill : callable, optional
         Returns how the prefill tier stands, where there is one.
+    prefill_fleet : Fleet, optional
+        Who changes its workers.
     """
 
     def __init__(
@@ -61,13 +64,14 @@ class Server:
         fleet: Fleet,
         unwell: Callable[[], str | None] = lambda: None,
         prefill: Callable[[], PrefillTier] | None = None,
+        prefill_fleet: Fleet | None = None,
     ) -> None:
         self.params = params
         self.stream = Stream(
             view, tick_s=params.tick_s, clients=params.clients, unread=params.unread
         )
         self._metrics, self._audit, self._fleet = metrics, audit, fleet
-        self._unwell, self._prefill = unwell, prefill
+        self._unwell, self._prefill, self._prefill_fleet = unwell, prefill, prefill_fleet
         self._runner: web.AppRunner | None = None
         self.port = params.port
 
@@ -117,6 +121,9 @@ class Server:
         app.router.add_get("/admin/workers", self._serve_workers)
         app.router.add_post("/admin/workers", self._add_worker)
         app.router.add_delete("/admin/workers/{name}", self._drain_worker)
+        app.router.add_get("/admin/prefill", self._serve_prefill)
+        app.router.add_post("/admin/prefill", self._add_prefill)
+        app.router.add_delete("/admin/prefill/{name}", self._drain_prefill)
         return app
 
     async def _serve_metrics(self, _request: web.Request) -> web.Response:
@@ -145,16 +152,40 @@ class Server:
             told["prefill"] = plain(self._prefill().workers)
         return web.json_response(told)
 
+    async def _serve_prefill(self, _request: web.Request) -> web.Response:
+        return web.json_response({"workers": [plain(each) for each in self._prefills.workers()]})
+
     async def _add_worker(self, request: web.Request) -> web.Response:
-        name = await self._fleet.add(read_worker(await _object(request)))
-        return web.json_response({"status": "added", "name": name}, status=201)
+        return await _added(self._fleet, read_worker(await _object(request)))
 
     async def _drain_worker(self, request: web.Request) -> web.Response:
-        name = request.match_info["name"]
-        if len(name) > MOST_NAME:
-            raise ParameterError(f"name has {len(name)} letters, must have at most {MOST_NAME}")
-        await self._fleet.drain(name)
-        return web.json_response({"status": "draining"}, status=202)
+        return await _drained(self._fleet, request)
+
+    async def _add_prefill(self, request: web.Request) -> web.Response:
+        fleet = self._prefills
+        return await _added(fleet, read_prefill_worker(await _object(request)))
+
+    async def _drain_prefill(self, request: web.Request) -> web.Response:
+        return await _drained(self._prefills, request)
+
+    @property
+    def _prefills(self) -> Fleet:
+        if self._prefill_fleet is None:
+            raise UnknownNameError("there are no prefill workers, must be named in [tiers] first")
+        return self._prefill_fleet
+
+
+async def _added(fleet: Fleet, spec: WorkerSpec) -> web.Response:
+    name = await fleet.add(spec)
+    return web.json_response({"status": "added", "name": name}, status=201)
+
+
+async def _drained(fleet: Fleet, request: web.Request) -> web.Response:
+    name = request.match_info["name"]
+    if len(name) > MOST_NAME:
+        raise ParameterError(f"name has {len(name)} letters, must have at most {MOST_NAME}")
+    await fleet.drain(name)
+    return web.json_response({"status": "draining"}, status=202)
 
 
 async def _object(request: web.Request) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from integration.doors.answers import error_body, retry_after
+from integration.doors.answers import refusal_body, retry_after
 from integration.messages.ext_proc import APPEND_ACTIONS, ProcessingResponse
 from integration.messages.names import ENDPOINT, ID, LAST, LB, RANK, REFUSED
 
@@ -93,7 +93,7 @@ def refused(refusal: Refused) -> Any:
     answer = ProcessingResponse()
     immediate = answer.immediate_response
     immediate.status.code = refusal.status
-    immediate.body = error_body(refusal.status, refusal.message)
+    immediate.body = refusal_body(refusal)
     headers = {"content-type": "application/json"}
     after = retry_after(refusal)
     if after is not None:

@@ -41,9 +41,14 @@ def error_body(status: int, message: str) -> bytes:
     bytes
         JSON.
     """
-    kind = TYPES.get(status, "server_error")
+    kind = TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
     error = {"message": message, "type": kind, "param": None, "code": status}
     return json.dumps({"error": error}).encode()
+
+
+def refusal_body(refused: Refused) -> bytes:
+    """Return what a refused request's client is told: an engine's own words, or ours."""
+    return error_body(refused.status, refused.message) if refused.body is None else refused.body
 
 
 def retry_after(refused: Refused) -> str | None:

@@ -16,7 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from integration.doors._http import Connection, response
-from integration.doors.answers import error_body, retry_after
+from integration.doors.answers import error_body, refusal_body, retry_after
 from integration.messages.names import (
     AGAIN,
     CLIENT,
@@ -214,4 +214,4 @@ def refusal(refused: Refused) -> bytes:
     headers = "" if after is None else f"{RETRY_AFTER}: {after}\r\n"
     if refused.status >= 500:
         return response(200, headers=f"{headers}{REFUSAL}: {refused.status}\r\n")
-    return response(refused.status, error_body(refused.status, refused.message), headers)
+    return response(refused.status, refusal_body(refused), headers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,8 @@ class Fleet:
     specs : sequence of WorkerSpec
     is_open : callable, optional
         Tells whether a worker takes requests; by default the pump's core does.
+    renamed : callable, optional
+        Told in one line that a worker is not called what it was named; by default the pump's core.
 
     Attributes
     ----------
@@ -39,8 +42,10 @@ class Fleet:
         specs: Sequence[WorkerSpec],
         *,
         is_open: Callable[[int], bool] | None = None,
+        renamed: Callable[[str], object] | None = None,
     ) -> None:
         self._pump = pump
+        self._renamed = partial(pump.core.fault, "renamed") if renamed is None else renamed
         self._is_open = self._by_core if is_open is None else is_open
         self.specs = list(specs)
         self._there = {_key(spec): worker for worker, spec in enumerate(self.specs)}
@@ -128,7 +133,7 @@ class Fleet:
             spec = replace(spec, name=f"{given}~{free}")
             worker = self._pump.add_worker(spec)
             text = f"{given} still has requests: its successor is called {spec.name}"
-            self._pump.core.fault("renamed", text)
+            self._renamed(text)
         self.specs[worker : worker + 1] = [spec]
         return worker
 

@@ -20,6 +20,9 @@ class PrefillWorker:
         ``up``, ``down`` or ``draining``.
     prompts, tokens : int
         Prompts under way there, and their tokens.
+    kept : int
+        Requests whose prompt it has computed and whose answer, for all that is known, has not
+        begun: their KV is to be fetched from there.
     kv_usage : float or None
         Share of its KV cache in use, as it said last; None if it does not say.
     capacity : int or None
@@ -31,6 +34,7 @@ class PrefillWorker:
     state: str
     prompts: int
     tokens: int
+    kept: int
     kv_usage: float | None
     capacity: int | None
 
@@ -47,10 +51,11 @@ class PrefillTier:
         Prompts that workers have been given and that are not done.
     prompts : mapping of str to int
         What became of prompts so far: ``computed``, ``named`` (the decode worker's sidecar makes
-        the call), ``decode`` (left to the decode worker) or ``refused``.
+        the call), ``decode`` (left to the decode worker), ``refused``, or ``rejected`` (an engine
+        does not take the request).
     calls : mapping of str to mapping of str to int
-        By worker, how its calls ended: ``computed``, ``failed`` or ``withdrawn``; ``named`` are
-        those that a sidecar makes.
+        By worker, how its calls ended: ``computed``, ``failed``, ``rejected`` or ``withdrawn``;
+        ``named`` are those that a sidecar makes.
     workers : tuple of PrefillWorker
     """
 

@@ -13,6 +13,7 @@ from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from brsolver.errors import ParameterError
 from integration.doors.prefill_figures import PrefillWorker
 
 if TYPE_CHECKING:
@@ -31,8 +32,10 @@ REST_S = 5.0
 """For which a worker whose call failed is asked after all others."""
 COMPUTED: Final = "computed"
 FAILED: Final = "failed"
+REJECTED: Final = "rejected"
 WITHDRAWN: Final = "withdrawn"
 NAMED: Final = "named"
+_NONE_UP: Final = "; no prefill worker is up: decode workers compute prompts"
 
 
 class Prefiller:
@@ -56,6 +59,9 @@ class Prefiller:
         Prompt tokens under way there, by request.
     load : int
         Their sum.
+    kept : set of str
+        Requests whose prompt it has computed and that, for all that is known, have yet to be
+        decoded: its KV is to be fetched from here.
     """
 
     def __init__(self, spec: WorkerSpec) -> None:
@@ -67,9 +73,15 @@ class Prefiller:
         self.capacity = spec.capacity
         self.tokens: dict[str, int] = {}
         self.load = 0
+        self.kept: set[str] = set()
         self._since = (0, 0)
         self._unsaid = 0
         self._said_s = self._failed_s = float("-inf")
+
+    @property
+    def there(self) -> bool:
+        """Whether it is of use yet: to new prompts, or to those that it was given."""
+        return not self.retired or bool(self.tokens or self.kept)
 
     @property
     def state(self) -> str:
@@ -107,6 +119,7 @@ class Prefiller:
         tokens = self.tokens.pop(name)
         self.load -= tokens
         if kept:
+            self.kept.add(name)
             self._since = self._since[0] + 1, self._since[1] + tokens
 
     def rests(self, now: float) -> bool:
@@ -142,6 +155,8 @@ class PrefillPool:
         KV tokens of a worker that does not say how many it holds.
     fault : callable, optional
         Told in one line what goes wrong.
+    say : callable, optional
+        Told in one line which workers come and go.
     clock : callable, optional
         Seconds, monotonic.
 
@@ -161,13 +176,14 @@ class PrefillPool:
         kv_limit: float = 0.9,
         capacity: int | None = None,
         fault: Callable[[str], object] = lambda _: None,
+        say: Callable[[str], object] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.workers = [Prefiller(spec) for spec in specs]
         self.calls: Counter[tuple[str, str]] = Counter()
         self.settle: Callable[[], None] = lambda: None
         self._kv_limit, self._capacity = kv_limit, capacity
-        self._fault, self._clock = fault, clock
+        self._fault, self._say, self._clock = fault, say, clock
         self._waiting: dict[str, _Waiter] = {}
 
     @property
@@ -241,7 +257,8 @@ class PrefillPool:
         name : str
             Of the request.
         result : str
-            `COMPUTED`, `FAILED`, `WITHDRAWN` or `NAMED`; of the last the KV has been fetched.
+            `COMPUTED`, `FAILED`, `REJECTED`, `WITHDRAWN` or `NAMED`; of the last the KV has been
+            fetched.
         """
         if name not in worker.tokens:
             return
@@ -270,15 +287,27 @@ class PrefillPool:
         self.touch()
 
     def add_worker(self, spec: WorkerSpec) -> int:
-        """Add a worker; return its number."""
+        """Add a worker; return its number.
+
+        Raises
+        ------
+        ParameterError
+            There is one of that name: figures go by names.
+        """
+        if any(each.there and each.spec.name == spec.name for each in self.workers):
+            raise ParameterError(f"prefill worker {spec.name!r} is there already")
         self.workers.append(Prefiller(spec))
+        self._say(f"prefill worker {spec.name} is added")
         self.touch()
         return len(self.workers) - 1
 
     def retire(self, worker: int) -> None:
-        """Give a worker no more prompts."""
-        self.workers[worker].retired = True
-        self.workers[worker].live = False
+        """Give a worker no more prompts; those that it has run on."""
+        found = self.workers[worker]
+        found.retired, found.live = True, False
+        self._say(f"prefill worker {found.spec.name} drains")
+        if not self.any_live:
+            self._fault(f"{found.spec.name} drains{_NONE_UP}")
         self.touch()
 
     def is_open(self, worker: int) -> bool:
@@ -305,8 +334,7 @@ class PrefillPool:
         if worker.live:
             self._fault(f"{worker.spec.name} is up again")
             return
-        left = "" if self.any_live else "; no prefill worker is up: decode workers compute prompts"
-        self._fault(f"{worker.spec.name} is down: {why}{left}")
+        self._fault(f"{worker.spec.name} is down: {why}{'' if self.any_live else _NONE_UP}")
 
     def touch(self) -> None:
         """Give prompts that wait to workers that have room, the oldest first."""
@@ -323,7 +351,7 @@ class PrefillPool:
             waiter.told.set_result(given)
 
     def figures(self) -> tuple[PrefillWorker, ...]:
-        """Return the workers that there are: those that are retired, until they are empty."""
+        """Return the workers that there are: those that are retired, while they are of use."""
         return tuple(
             PrefillWorker(
                 name=each.spec.name,
@@ -331,9 +359,10 @@ class PrefillPool:
                 state=each.state,
                 prompts=len(each.tokens),
                 tokens=each.load,
+                kept=len(each.kept),
                 kv_usage=each.kv_usage,
                 capacity=each.capacity,
             )
             for each in self.workers
-            if not each.retired or each.tokens
+            if each.there
         )

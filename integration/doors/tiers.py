@@ -12,14 +12,20 @@ import asyncio
 import json
 from collections import Counter
 from dataclasses import dataclass
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
-from brsolver.errors import MissingExtraError, ParameterError
+from brsolver.errors import ParameterError
+from integration.doors.prefill_calls import (
+    TRANSFER,
+    PrefillCalls,
+    PrefillError,
+    PrefillRejected,
+    in_ascii,
+    without_transfer,
+)
 from integration.doors.prefill_figures import PrefillTier
-from integration.doors.prefill_pool import COMPUTED, FAILED, NAMED, WITHDRAWN
+from integration.doors.prefill_pool import COMPUTED, FAILED, NAMED, REJECTED, WITHDRAWN
 from integration.doors.reception import Routed
-from integration.doors.trust import trusting
 from integration.messages.names import PREFILLER
 from integration.picker import Refused
 from integration.picker.asks import POOL_FULL
@@ -33,11 +39,6 @@ if TYPE_CHECKING:
     from integration.doors.reception import Destination, Reception
     from integration.picker import Ask
 
-TRANSFER: Final = "kv_transfer_params"
-"""Field of requests and responses by which vLLM's connectors find what was computed."""
-LIMITS: Final = ("max_tokens", "max_completion_tokens", "max_output_tokens")
-_DROPPED: Final = ("stream_options", "min_tokens", "n", "best_of")
-_PASSED_ON: Final = ("authorization", "x-request-id")
 _MANY = "too many requests are waiting for a prefill worker"
 _TOO_MANY_VALUES = Refused(status=413, message="the body has too many values to be read")
 
@@ -69,6 +70,8 @@ class TiersParams:
         ``"http"`` or ``"https"``.
     ca : Path or None
         PEM file of who signs prefill workers' certificates; None takes the system's.
+    retry_statuses : tuple of int
+        With which a worker says that it has not begun, whatever they are.
     """
 
     mode: str = "call"
@@ -81,6 +84,7 @@ class TiersParams:
     attempts: int = 2
     scheme: str = "http"
     ca: Path | None = None
+    retry_statuses: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.mode not in {"call", "header"}:
@@ -97,10 +101,6 @@ class TiersParams:
         for name in ("wait_max_s", "retry_after_s"):
             if not getattr(self, name) >= 0:
                 raise ParameterError(f"{name} is {getattr(self, name)}, must be at least 0")
-
-
-class PrefillError(Exception):
-    """A prefill worker did not answer, or not with success."""
 
 
 @dataclass(slots=True)
@@ -134,14 +134,16 @@ class Tiers:
         self._reception = reception
         self._pool = pool
         self._params = TiersParams() if params is None else params
-        secure = self._params.scheme == "https"
-        self._trust = trusting(self._params.ca) if secure else False
-        self._client: Any = None
+        self._calls = PrefillCalls(
+            scheme=self._params.scheme,
+            ca=self._params.ca,
+            timeout_s=self._params.timeout_s,
+            retry_statuses=self._params.retry_statuses,
+        )
         self._placing: set[str] = set()
         self.prompts: Counter[str] = Counter()
         self.failed = 0
-        if self.names_workers:
-            pool.settle = self._settle
+        pool.settle = self._settle
 
     @property
     def names_workers(self) -> bool:
@@ -155,6 +157,7 @@ class Tiers:
 
     def figures(self) -> PrefillTier:
         """Return how the tier stands."""
+        self._settle()
         calls: dict[str, dict[str, int]] = {}
         for (name, result), count in self._pool.calls.items():
             calls.setdefault(name, {})[result] = count
@@ -196,29 +199,30 @@ class Tiers:
         clean = without_transfer(body)
         if ask.prompt_tokens < self._params.min_prompt_tokens:
             return Routed(await self._reception.place(ask, subset), clean)
-        if self.names_workers:
-            return await self._named(ask, subset, clean)
-        handed = await self._computed(ask, path, body if clean is None else clean, headers)
-        if isinstance(handed, Refused):
-            return Routed(handed)
-        return Routed(await self._reception.place(ask, subset), clean if handed is None else handed)
+        self._placing.add(ask.name)
+        try:
+            if self.names_workers:
+                return await self._named(ask, subset, clean)
+            handed = await self._computed(ask, path, body if clean is None else clean, headers)
+            if isinstance(handed, Refused):
+                return Routed(handed)
+            whole = clean if handed is None else handed
+            return Routed(await self._reception.place(ask, subset), whole)
+        finally:
+            self._placing.discard(ask.name)
 
     async def _named(self, ask: Ask, subset: Collection[str] | None, clean: bytes | None) -> Routed:
         """Name a prefill worker in a header; it counts as busy until the response begins."""
         self._settle()
-        self._placing.add(ask.name)
-        try:
-            chosen = await self._chosen(ask, set(), _Patience(self._params.wait_max_s))
-            if isinstance(chosen, Refused):
-                return Routed(chosen)
-            if chosen is None:
-                self.prompts["decode"] += 1
-                return Routed(await self._reception.place(ask, subset), clean)
-            return Routed(
-                await self._placed(ask, subset, chosen), clean, {PREFILLER: chosen.spec.address}
-            )
-        finally:
-            self._placing.discard(ask.name)
+        chosen = await self._chosen(ask, set(), _Patience(self._params.wait_max_s))
+        if isinstance(chosen, Refused):
+            return Routed(chosen)
+        if chosen is None:
+            self.prompts["decode"] += 1
+            return Routed(await self._reception.place(ask, subset), clean)
+        return Routed(
+            await self._placed(ask, subset, chosen), clean, {PREFILLER: chosen.spec.address}
+        )
 
     async def _placed(
         self, ask: Ask, subset: Collection[str] | None, chosen: Prefiller
@@ -235,12 +239,15 @@ class Tiers:
 
     def _settle(self) -> None:
         """Forget prompts whose decode worker was seen to answer, or whose request is gone."""
-        places = self._reception.ledger.places
         for worker in self._pool.workers:
-            for name in list(worker.tokens):
-                place = places.get(name)
-                if name not in self._placing and (place is None or place.answering):
+            worker.kept -= {name for name in worker.kept if self._is_done(name)}
+            if self.names_workers:
+                for name in [name for name in worker.tokens if self._is_done(name)]:
                     self._pool.take_back(worker, name, NAMED)
+
+    def _is_done(self, name: str) -> bool:
+        place = self._reception.ledger.places.get(name)
+        return name not in self._placing and (place is None or place.answering)
 
     async def _computed(
         self, ask: Ask, path: str, body: bytes, headers: dict[str, str]
@@ -258,12 +265,16 @@ class Tiers:
             tried.add(chosen.spec.address)
             try:
                 handed = await self._call(chosen, ask, path, original, headers)
+            except PrefillRejected as rejected:
+                # Every other worker would say the same.
+                self.prompts[REJECTED] += 1
+                return rejected.refused
             except PrefillError as error:
                 self.failed += 1
                 self._pool.failed(chosen, str(error))
                 continue
             self.prompts[COMPUTED] += 1
-            return None if handed is None else _body(original | {TRANSFER: handed})
+            return None if handed is None else in_ascii(original | {TRANSFER: handed})
         self.prompts["decode"] += 1
         return None
 
@@ -302,8 +313,11 @@ class Tiers:
         """Make the prefill call; return what it hands over, None if nothing."""
         result = WITHDRAWN
         try:
-            handed = await self._handed(f"{chosen.spec.address}{path}", original, headers)
+            handed = await self._calls.make(f"{chosen.spec.address}{path}", original, headers)
             result = COMPUTED
+        except PrefillRejected:
+            result = REJECTED
+            raise
         except PrefillError:
             result = FAILED
             raise
@@ -311,82 +325,6 @@ class Tiers:
             self._pool.take_back(chosen, ask.name, result)
         return handed
 
-    async def _handed(self, where: str, original: dict[str, Any], headers: dict[str, str]) -> Any:
-        httpx = _httpx()
-        if self._client is None:
-            limits = httpx.Limits(max_connections=None)
-            self._client = httpx.AsyncClient(
-                limits=limits, timeout=self._params.timeout_s, verify=self._trust
-            )
-        passed = {name: headers[name] for name in _PASSED_ON if name in headers}
-        try:
-            response = await self._client.post(
-                f"{self._params.scheme}://{where}",
-                content=_body(prefill_body(original)),
-                headers=passed | {"content-type": "application/json"},
-            )
-            if response.status_code != 200:
-                raise PrefillError(f"it answers {response.status_code}")
-            return response.json().get(TRANSFER)
-        except httpx.HTTPError as error:
-            raise PrefillError(f"it does not answer: {type(error).__name__}") from error
-        except (ValueError, AttributeError) as error:
-            raise PrefillError("what it answers is no JSON object") from error
-
     async def close(self) -> None:
         """Close the connections to prefill workers."""
-        if self._client is not None:
-            await self._client.aclose()
-            self._client = None
-
-
-def without_transfer(body: bytes) -> bytes | None:
-    """Return a body without what clients may not say: where engines are to fetch a KV cache.
-
-    Returns
-    -------
-    bytes or None
-        None if it says nothing of that.
-    """
-    # Names may be written with escapes.
-    if TRANSFER.encode() not in body and b"\\u" not in body:
-        return None
-    values = json.loads(body)
-    if TRANSFER not in values:
-        return None
-    return _body({name: value for name, value in values.items() if name != TRANSFER})
-
-
-def prefill_body(original: dict[str, Any]) -> dict[str, Any]:
-    """Return a request that computes a prompt, and generates the one token that this takes.
-
-    Parameters
-    ----------
-    original : dict
-        The client's; it stays as it is, since decode gets its sampling parameters.
-    """
-    body = {name: value for name, value in original.items() if name not in _DROPPED}
-    limits = [name for name in LIMITS if name in original] or ["max_tokens"]
-    body |= dict.fromkeys(limits, 1)
-    body["stream"] = False
-    body[TRANSFER] = {
-        "do_remote_decode": True,
-        "do_remote_prefill": False,
-        "remote_engine_id": None,
-        "remote_block_ids": None,
-        "remote_host": None,
-        "remote_port": None,
-    }
-    return body
-
-
-def _body(values: dict[str, Any]) -> bytes:
-    # In ASCII: a text of JSON may hold what UTF-8 may not.
-    return json.dumps(values, separators=(",", ":")).encode()
-
-
-def _httpx() -> Any:
-    try:
-        return import_module("httpx")
-    except ImportError as error:
-        raise MissingExtraError.for_extra("httpx", "proxy") from error
+        await self._calls.close()

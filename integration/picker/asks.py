@@ -69,16 +69,19 @@ class Refused:
     ----------
     status : int
         429 where too many are held, or it has been held for too long; 503 without any worker; 400
-        of what is no request at all.
+        of what is no request at all; else what an engine said.
     message : str
         Why, in one line.
     retry_after_s : float or None
         When it may be worth trying again.
+    body : bytes or None
+        JSON that the client is given as it is: what an engine said. None words the message.
     """
 
     status: int
     message: str
     retry_after_s: float | None = None
+    body: bytes | None = None
 
 
 Answer = Placed | Refused

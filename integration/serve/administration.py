@@ -30,6 +30,7 @@ def administration(
     unwell: Callable[[], str | None],
     audit: Callable[[], object],
     prefill: Callable[[], PrefillTier] | None = None,
+    prefill_fleet: Fleet | None = None,
 ) -> Admin:
     """Return the admin side of a core.
 
@@ -54,6 +55,7 @@ def administration(
         about={"version": __version__, "back_end": _back_end(config)},
         unwell=unwell,
         prefill=prefill,
+        prefill_fleet=prefill_fleet,
         folder=config.folder,
         audit=audit,
     )

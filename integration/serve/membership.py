@@ -6,12 +6,12 @@ import asyncio
 from functools import partial
 from typing import TYPE_CHECKING
 
-from brsolver.errors import BrsolverError, ParameterError
+from brsolver.errors import BrsolverError
 from integration.admin.fleet import CoreFleet
 from integration.picker.events import WorkerChanged
-from integration.serve.by_hand import ByHand
 from integration.serve.following import Following
 from integration.serve.lookup import by_number
+from integration.serve.wanted import Wanted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -20,11 +20,8 @@ if TYPE_CHECKING:
     from integration.doors.fleet import Fleet
     from integration.picker import Core, WorkerSpec
     from integration.picker.events import Event
+    from integration.serve.by_hand import ByHand
     from integration.serve.sources import Found
-
-
-def _place(spec: WorkerSpec) -> tuple[str, int | None]:
-    return spec.address, spec.rank
 
 
 class Membership(CoreFleet):
@@ -38,6 +35,8 @@ class Membership(CoreFleet):
         Told the addresses that Envoy must know, whenever these may have changed.
     hands : ByHand, optional
         What was added and drained by hand, by a picker before this one too.
+    others : Fleet, optional
+        Workers that compute prompts for these.
     """
 
     def __init__(
@@ -47,11 +46,11 @@ class Membership(CoreFleet):
         *,
         changed: Callable[[Sequence[str]], object],
         hands: ByHand | None = None,
+        others: Fleet | None = None,
     ) -> None:
         super().__init__(core)
-        self._fleet, self._changed = fleet, changed
-        self._hands = ByHand() if hands is None else hands
-        self._named: tuple[WorkerSpec, ...] = tuple(fleet.specs)
+        self._changed = changed
+        self._wanted = Wanted(fleet, hands, others=others)
         self._following = Following(self.set, fault=partial(core.fault, "source"))
 
     def follow(self, source: Source | None) -> None:
@@ -82,12 +81,11 @@ class Membership(CoreFleet):
         ParameterError
             One of them cannot be; then nothing is changed.
         """
-        found = tuple(by_number(spec) for spec in named)
+        found = [by_number(spec) for spec in named]
         for spec in found:
             self._core.workers.check(spec)
-        self._named = found
-        self._hands.forget_left(found)
-        self._apply()
+        self._wanted.set(found)
+        self._tell()
 
     def event(self, event: Event) -> None:
         """Take in an event of the core: a worker that is gone is gone for Envoy too."""
@@ -96,8 +94,8 @@ class Membership(CoreFleet):
 
     def restore(self) -> None:
         """Do again what was done by hand under a picker before this one."""
-        if self._hands:
-            self._apply()
+        if self._wanted.restore():
+            self._tell()
 
     async def add(self, spec: WorkerSpec) -> str:
         """Add a worker, for Envoy too; return what it is called.
@@ -111,13 +109,9 @@ class Membership(CoreFleet):
         spec = await asyncio.to_thread(by_number, spec)
         # What is noted is done again by every picker after this one: it must be sound.
         self._core.workers.check(spec)
-        if self._fleet.worker(spec.address, spec.rank) is not None:
-            raise ParameterError(f"address is {spec.address!r}, where there is a worker already")
-        self._check_name(spec)
-        self._hands.add(spec)
-        self._apply()
-        worker = self._fleet.worker(spec.address, spec.rank)
-        return spec.name if worker is None else self._fleet.specs[worker].name
+        name = self._wanted.add(spec)
+        self._tell()
+        return name
 
     async def drain(self, name: str) -> None:
         """Send a worker nothing more; when it is empty it is gone, for Envoy too.
@@ -128,34 +122,9 @@ class Membership(CoreFleet):
             There is no worker of that name.
         """
         found = self.find(name)
-        if found.draining:
-            return
-        # It may have been renamed; whoever named it is to know that it drains.
-        self._hands.drain(self._given(found.spec) or name, found.spec.uid)
-        self._apply()
-
-    def _apply(self) -> None:
-        hands = self._hands
-        wanted = [*self._named, *hands.added.values()]
-        self._fleet.set(spec for spec in wanted if not hands.has_drained(spec))
-        self._tell()
-
-    def _check_name(self, spec: WorkerSpec) -> None:
-        """Raise `ParameterError` if settings or hands call a worker so that is elsewhere."""
-        for each in (*self._named, *self._hands.added.values()):
-            if each.name == spec.name and _place(each) != _place(spec):
-                raise ParameterError(
-                    f"name is {spec.name!r}, as the worker at {each.address} is called; must differ"
-                )
-
-    def _given(self, there: WorkerSpec) -> str | None:
-        """Return what settings, or whoever added it, call the worker at a place.
-
-        One that was drained there before is not meant.
-        """
-        wanted = (*self._named, *self._hands.added.values())
-        left = (each for each in wanted if not self._hands.has_drained(each))
-        return next((each.name for each in left if _place(each) == _place(there)), None)
+        if not found.draining:
+            self._wanted.drain(found.spec)
+            self._tell()
 
     def _tell_or_say(self) -> None:
         """Tell, where nobody waits for it."""

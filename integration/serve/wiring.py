@@ -30,12 +30,14 @@ from integration.picker.reading import Reader
 from integration.picker.resuming import found_running
 from integration.picker.sampling import Watched
 from integration.picker.unread import Unread
+from integration.recording import MIB
 from integration.serve.administration import administration
 from integration.serve.by_hand import FILE as BY_HAND
 from integration.serve.by_hand import ByHand
 from integration.serve.logs import EventLog, set_up
 from integration.serve.lookup import Lookup
 from integration.serve.membership import Membership
+from integration.serve.prefilling import BY_HAND as PREFILL_BY_HAND
 from integration.serve.prefilling import Prefilling
 from integration.serve.sources import first_workers, look_anew, source_of
 from integration.serve.watchdog import first_of
@@ -114,10 +116,16 @@ class Picker:
         )
         self._comparing = Comparing(core, self._at_envoy, self._reception.passed)
         self._poller = Poller(pump, fleet, _polling(config))
-        self._prefilling = _prefilling(config, core, self._reception, patient=not places.envoy)
+        self._prefilling = self._prefill_tier()
         self._tiers = None if self._prefilling is None else self._prefilling.tiers
         self._endpoints = Endpoints(Path(places.folder) / ENDPOINTS) if places.envoy else None
-        self._membership = Membership(core, fleet, changed=self._workers_changed, hands=hands)
+        self._membership = Membership(
+            core,
+            fleet,
+            changed=self._workers_changed,
+            hands=hands,
+            others=None if self._prefilling is None else self._prefilling.fleet,
+        )
         with named(None, "[admin]"):
             self._admin = administration(
                 config,
@@ -127,15 +135,15 @@ class Picker:
                 fleet=self._membership,
                 unwell=self._unwell,
                 prefill=None if self._tiers is None else self._tiers.figures,
+                prefill_fleet=self._prefilling,
                 audit=self._comparing.audit,
             )
         events = EventLog(self.logger, lambda worker: core.workers[worker].spec.name)
         core.listeners.extend([reader, watched, self._membership, events, self._comparing])
         if unread is not None:
             core.listeners.append(unread)
-        record = config.trace.record
         with named(None, "[trace]"):
-            self._recorder = None if record is None else EventRecorder(config.path(record))
+            self._recorder = _recorder(config)
         if self._recorder is not None:
             core.listeners.append(self._recorder)
         self._health = Health()
@@ -159,6 +167,24 @@ class Picker:
         specs = await first_workers(config, logger.warning, patient=patient, lookup=lookup)
         hands = ByHand(Path(places.folder) / BY_HAND)
         return cls(config, places, hands.among(specs), hands, lookup)
+
+    def _prefill_tier(self) -> Prefilling | None:
+        config = self._config
+        if config.tiers is None:
+            return None
+        return Prefilling(
+            config.tiers,
+            self._reception,
+            _polling(config),
+            router=config.router,
+            retry_statuses=config.limits.retry_statuses,
+            fault=partial(self.core.fault, "prefill"),
+            say=self.logger.info,
+            hands=ByHand(Path(self._places.folder) / PREFILL_BY_HAND),
+            others=self._fleet,
+            folder=config.folder,
+            patient=not self._places.envoy,
+        )
 
     def _doors(self) -> GrpcServer:
         """Make the doors: ext_authz or ext_proc, and what Envoy's access log comes in by."""
@@ -318,20 +344,12 @@ def _kv_events(config: ServeConfig, core: Core, fleet: Fleet) -> KvEvents | None
     return KvEvents(core, fleet, params)
 
 
-def _prefilling(
-    config: ServeConfig, core: Core, reception: Reception, *, patient: bool
-) -> Prefilling | None:
-    if config.tiers is None:
+def _recorder(config: ServeConfig) -> EventRecorder | None:
+    trace = config.trace
+    if trace.record is None:
         return None
-    return Prefilling(
-        config.tiers,
-        reception,
-        _polling(config),
-        router=config.router,
-        fault=partial(core.fault, "prefill"),
-        folder=config.folder,
-        patient=patient,
-    )
+    limit = None if trace.record_mib is None else trace.record_mib * MIB
+    return EventRecorder(config.path(trace.record), rotate_bytes=limit)
 
 
 def _polling(config: ServeConfig) -> PollerParams:

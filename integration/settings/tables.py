@@ -225,12 +225,16 @@ class Trace:
         What spans call this service.
     record : str or None
         File ``….jsonl`` for the trace, in the schema that ``brsolver`` reads; None writes none.
+    record_mib : int or None
+        MiB of it from which on it becomes ``….jsonl.1``, in place of the one before, and a new one
+        is begun; None is no limit.
     """
 
     opentelemetry: str | None = None
     sampling: float = 1.0
     service: str = "brsolver"
     record: str | None = None
+    record_mib: int | None = None
 
     def __post_init__(self) -> None:
         if self.opentelemetry is not None:
@@ -240,3 +244,6 @@ class Trace:
             self.record is None or self.record.endswith(".jsonl"),
             f"record is {self.record!r}, must end in .jsonl",
         )
+        if self.record_mib is not None:
+            require_whole("record_mib", self.record_mib, 1, 1_000_000, " MiB")
+            require(self.record is not None, "record_mib is given, record is not; it must be")

@@ -17,6 +17,7 @@ from brsolver.errors import ParameterError
 from brsolver.registry import PolicySpec, PredictorSpec
 from brsolver.specs import build_params
 from brsolver.tuned import Tuned, is_tuned
+from integration.recording import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,6 +29,7 @@ RECORD = "BRSOLVER_RECORD"
 STEPS = "BRSOLVER_STEPS"
 """Read by the engines: see `integration.vllm.step_log`."""
 
+MOST_MIB = 1_000_000
 _PREFIX = "BRSOLVER_"
 _RIG = ("BRSOLVER_RIG_", "BRSOLVER_VLLM_RIG")
 """What variables of the project's own tests and measurements begin with."""
@@ -82,6 +84,9 @@ class AdapterParams:
         Whether to find out, from the steps that are seen, what a step costs.
     record : str or None
         Where to write the trace of what was served, as JSON lines; None writes none.
+    record_mib : int or None
+        MiB of it from which on it becomes ``….jsonl.1``, in place of the one before, and a new one
+        is begun; None is no limit.
     reload_s : float
         Seconds between looks at whether the TOML file has changed, to take it in while serving;
         0 never looks.
@@ -105,6 +110,7 @@ class AdapterParams:
     slo_tpot_ms: float | None = None
     identify: bool = True
     record: str | None = None
+    record_mib: int | None = None
     reload_s: float = 0.0
     seed: int = 0
 
@@ -124,6 +130,13 @@ class AdapterParams:
         _within("seed", self.seed, 0, 2**63 - 1, "")
         if self.record is not None and Path(self.record).suffix != ".jsonl":
             raise ParameterError(f"record is {self.record!r}, must end in .jsonl")
+        if self.record_mib is not None:
+            _within("record_mib", self.record_mib, 1, MOST_MIB, "MiB")
+
+    @property
+    def record_bytes(self) -> int | None:
+        """`record_mib` in bytes."""
+        return None if self.record_mib is None else self.record_mib * MIB
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,12 +251,14 @@ def _hint(name: str) -> str | None:
         return None
     # All of them begin alike, which says nothing.
     rest = name.removeprefix(_PREFIX)
+    setting = rest.lower()
+    if setting != "policy" and setting in accepted():
+        return f"{setting} can be set in a TOML file only"
     names = [each.removeprefix(_PREFIX) for each in known]
     near = difflib.get_close_matches(rest.upper(), names, n=1, cutoff=_NEAR)
     if near or rest.upper() == "POLICY":
         return f"did you mean {_PREFIX}{near[0] if near else 'ROUTER'}?"
-    setting = rest.lower()
-    return f"{setting} can be set in a TOML file only" if setting in accepted() else None
+    return None
 
 
 def _from_file(path: Path, given: dict[str, str], content: bytes | None) -> AdapterConfig:

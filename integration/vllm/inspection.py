@@ -21,6 +21,8 @@ from integration.vllm.shapes import from_sources
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from integration.vllm.config import AdapterParams
+
 PLUGIN_GROUP = "vllm.general_plugins"
 PLUGIN_NAME = "brsolver"
 ALLOWED = "VLLM_PLUGINS"
@@ -92,7 +94,7 @@ class Inspection:
                 ("mode", params.mode),
                 ("predictor", params.predictor),
                 ("hardware", params.hardware or "found out while serving"),
-                ("record", params.record or "off"),
+                ("record", _recorded(params)),
             ]
         rows += [("ignored", text) for text in self.misspelt]
         return [*rows, ("verdict", self.verdict)]
@@ -113,6 +115,7 @@ class Inspection:
             "predictor": params and params.predictor,
             "hardware": params and params.hardware,
             "record": params and params.record,
+            "record_mib": params and params.record_mib,
             "ignored": list(self.misspelt),
             "verdict": self.verdict,
         }
@@ -141,8 +144,7 @@ def inspect(environ: Mapping[str, str]) -> Inspection:
         try_names(config)
     found = _installed()
     lacks = () if found is None else tuple(_lacks())
-    record = None if config is None else config.params.record
-    unwritable = None if record is None else obstacle(record)
+    unwritable = None if config is None else _unwritable(config.params)
     return Inspection(
         vllm=found,
         lacks=lacks,
@@ -151,6 +153,18 @@ def inspect(environ: Mapping[str, str]) -> Inspection:
         coverage=_coverage(found or ""),
         misspelt=tuple(misspelt(environ)),
     )
+
+
+def _recorded(params: AdapterParams) -> str:
+    if params.record is None or params.record_mib is None:
+        return params.record or "off"
+    return f"{params.record}, and {params.record}.1 from {params.record_mib} MiB on"
+
+
+def _unwritable(params: AdapterParams) -> str | None:
+    if params.record is None:
+        return None
+    return obstacle(params.record, goes_on=params.record_mib is not None)
 
 
 def try_names(config: AdapterConfig) -> None:

@@ -146,7 +146,10 @@ def _make(config: AdapterConfig, client: Any, known: Deployment, originals: Orig
     recorder = None
     if config.params.record is not None:
         try:
-            recorder = Recorder(path_of(config.params.record, known.clients, known.index))
+            recorder = Recorder(
+                path_of(config.params.record, known.clients, known.index),
+                rotate_bytes=config.params.record_bytes,
+            )
         except OSError:
             # The other servers see who has a board.
             if router.board is not None:

@@ -22,7 +22,9 @@ class Recorder(TraceRecorder["Request"]):
     Parameters
     ----------
     path : path
-        A ``.jsonl`` file; one that is there is put aside. The parent folder must be there.
+        A ``.jsonl`` file. The parent folder must be there.
+    rotate_bytes : int or None, optional
+        See `integration.recording.TraceRecorder`, what becomes of one that is there too.
 
     Raises
     ------
@@ -30,8 +32,10 @@ class Recorder(TraceRecorder["Request"]):
         It cannot be opened, or one that is there not be put aside.
     """
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(path, logger=logger, row_of=_row_of, name_of=_name_of)
+    def __init__(self, path: Path, *, rotate_bytes: int | None = None) -> None:
+        super().__init__(
+            path, logger=logger, row_of=_row_of, name_of=_name_of, rotate_bytes=rotate_bytes
+        )
 
 
 def _name_of(request: Request) -> str:
@@ -59,15 +63,24 @@ def path_of(path: str, clients: int, index: int) -> Path:
     return whole if clients == 1 else whole.with_suffix(f".{index}{whole.suffix}")
 
 
-def obstacle(path: str) -> str | None:
-    """Say why no trace could be written there, or None if nothing stands in the way."""
+def obstacle(path: str, *, goes_on: bool = False) -> str | None:
+    """Say why no trace could be written there, or None if nothing stands in the way.
+
+    Parameters
+    ----------
+    path : str
+    goes_on : bool, optional
+        Whether what is there is gone on with.
+    """
     file = Path(path)
     if not file.parent.is_dir():
         return f"record: {path} cannot be written: there is no folder {file.parent}"
     # What holds something is renamed, which is the folder's matter.
     anew = not file.exists() or (file.is_file() and file.stat().st_size > 0)
     if anew:
-        writable = os.access(file.parent, os.W_OK | os.X_OK)
+        writable = os.access(file.parent, os.W_OK | os.X_OK) and (
+            not goes_on or not file.exists() or os.access(file, os.R_OK | os.W_OK)
+        )
     else:
         writable = os.access(file, os.W_OK) and not file.is_dir()
     return None if writable else f"record: {path} cannot be written: not permitted, or a folder"

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from integration.vllm.router import Router
     from integration.vllm.sharing import Board
 
-FIXED = ("budget_ms", "identify", "max_failures", "record")
+FIXED = ("budget_ms", "identify", "max_failures", "record", "record_mib")
 """Settings that hold from the start of the server to its end."""
 
 

@@ -41,13 +41,14 @@ class Serving:
 
 @asynccontextmanager
 async def serving(
-    shadows: tuple[str, ...] = (), prefill: Any = None, **fields: Any
+    shadows: tuple[str, ...] = (), prefill: Any = None, prefill_fleet: Any = None, **fields: Any
 ) -> AsyncIterator[Serving]:
     replay = served(policy="jsq-load", mode="immediate")
     told = {"port": 0, "tick_s": 0.05, "window": WINDOW, **fields}
     params = AdminParams(shadows=ShadowParams(policies=shadows), **told)
     about = {"version": "1.2.3", "back_end": "4 ranks"}
-    admin = Admin(replay.core, params, clock=lambda: replay.now_s, about=about, prefill=prefill)
+    tier = {"prefill": prefill, "prefill_fleet": prefill_fleet}
+    admin = Admin(replay.core, params, clock=lambda: replay.now_s, about=about, **tier)
     await admin.start()
     try:
         async with aiohttp.ClientSession() as client:

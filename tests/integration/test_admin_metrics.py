@@ -36,7 +36,7 @@ PREFILL = PrefillTier(
     calls={"p0": {"computed": 5, "failed": 2}},
     workers=(
         PrefillWorker(
-            name="p0", address="10.0.0.9:8000", state="down", prompts=2, tokens=700,
+            name="p0", address="10.0.0.9:8000", state="down", prompts=2, tokens=700, kept=1,
             kv_usage=0.5, capacity=None,
         ),
     ),

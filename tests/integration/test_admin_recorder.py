@@ -119,17 +119,24 @@ def test_what_another_recorder_wrote_stays(tmp_path):
     ] * 3
 
 
-def test_full_files_are_put_aside_and_each_is_a_trace(tmp_path):
-    recorder, source = recording(tmp_path / "served.jsonl", rotate_bytes=500)
+def test_two_full_files_are_kept_and_are_one_trace_together(tmp_path):
+    path, most = tmp_path / "served.jsonl", 500
+    recorder, source = recording(path, rotate_bytes=most)
     for at in range(40):
         source.clock.now += 1.0
         source.requested(f"r{at}")
         source.ended(f"r{at}", tokens=1 + at)
     recorder.close()
-    files = sorted(tmp_path.glob("served*.jsonl"), key=lambda path: path.stat().st_mtime_ns)
-    assert len(files) > 3
-    read = [length for path in files for length in load_trace(path).output_tokens.tolist()]
-    assert read == [1 + at for at in range(40)]
+    older, row = tmp_path / "served.jsonl.1", len(path.read_text().splitlines()[0])
+    assert sorted(tmp_path.iterdir()) == [path, older]
+    assert max(path.stat().st_size, older.stat().st_size) < most + 2 * row
+    assert len(load_trace(older)) > 1
+    both = tmp_path / "both.jsonl"
+    both.write_text(older.read_text() + path.read_text())
+    trace = load_trace(both)
+    kept = len(trace)
+    assert trace.output_tokens.tolist() == [1 + at for at in range(40)][-kept:]
+    assert trace.arrival_s.tolist() == pytest.approx(list(range(kept)))
 
 
 def test_a_file_that_cannot_be_written_is_one_line(tmp_path):

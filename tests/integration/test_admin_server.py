@@ -8,11 +8,16 @@ import re
 import pytest
 from admin_serving import TOKEN, serving
 from admin_traffic import play, traffic
+from door_support import house, to
 
 from brsolver.errors import ParameterError
 from integration.admin.admin import Admin
 from integration.admin.params import AdminParams, ShadowParams
+from integration.doors.poller import PollerParams
 from integration.doors.prefill_figures import PrefillTier, PrefillWorker
+from integration.picker import PickerParams
+from integration.serve.prefilling import Prefilling
+from integration.settings import Tiers
 
 JSON = {"Content-Type": "application/json"}
 LIMIT_S = 60
@@ -78,8 +83,8 @@ def test_the_audit_says_whether_the_books_are_in_order():
 
 def test_a_prefill_tier_is_in_the_audit_and_its_workers_are_listed():
     worker = PrefillWorker(
-        name="p0", address="10.0.0.9:1", state="down", prompts=1, tokens=9, kv_usage=0.5,
-        capacity=None,
+        name="p0", address="10.0.0.9:1", state="down", prompts=1, tokens=9, kept=2,
+        kv_usage=0.5, capacity=None,
     )  # fmt: skip
     tier = PrefillTier(
         waiting=2, under_way=1, prompts={"refused": 4}, calls={"p0": {"failed": 3}},
@@ -100,6 +105,78 @@ def test_a_prefill_tier_is_in_the_audit_and_its_workers_are_listed():
         async with serving() as here:
             for path in ("/admin/audit", "/admin/workers"):
                 assert "prefill" not in (await here.ask("GET", path))[1]
+
+    run(scenario)
+
+
+def tier():
+    """Return a prefill tier of one worker at which nobody looks."""
+    table = Tiers(prefill=("127.0.0.1:1",), decode=("127.0.0.1:2",))
+    return Prefilling(
+        table, house(to(1)).reception, PollerParams(), router=PickerParams(), fault=print
+    )
+
+
+def test_prefill_workers_are_added_and_drained():
+    async def scenario():
+        async with serving(prefill_fleet=tier()) as here:
+            added = {"name": "new", "address": "127.0.0.1:3", "capacity": 4}
+            assert await here.ask("POST", "/admin/prefill", json=added) == (
+                201,
+                {"status": "added", "name": "new"},
+            )
+            _, told = await here.ask("GET", "/admin/prefill")
+            new = told["workers"][-1]
+            assert (new["name"], new["capacity"], new["state"]) == ("new", 4, "up")
+            assert await here.ask("DELETE", "/admin/prefill/new", headers=JSON) == (
+                202,
+                {"status": "draining"},
+            )
+            _, told = await here.ask("GET", "/admin/prefill")
+            assert [each["name"] for each in told["workers"]] == ["127.0.0.1:1"]
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"{", "the body is no JSON"),
+        (b"{}", "name"),
+        (b'{"name": "x", "address": "nowhere"}', "address is 'nowhere', must be HOST:PORT"),
+        (b'{"name": "x", "address": "h:1", "rank": 0}', "rank"),
+        (b'{"name": "x", "address": "h:1", "capacity": 0}', "capacity is 0, must be at least 1"),
+        (b'{"name": "x", "address": "127.0.0.1:1"}', "where there is a worker already"),
+        (b'{"name": "127.0.0.1:1", "address": "127.0.0.1:9"}', "must differ"),
+    ],
+)
+def test_a_bad_prefill_worker_is_refused_in_one_line(body, said):
+    async def scenario():
+        async with serving(prefill_fleet=tier()) as here:
+            status, told = await here.ask("POST", "/admin/prefill", data=body, headers=JSON)
+            assert status in {404, 422}
+            assert said in told["error"]
+            assert "\n" not in told["error"]
+            for name, answer in (("nobody", 404), ("n" * 300, 422)):
+                assert (await here.ask("DELETE", f"/admin/prefill/{name}", headers=JSON))[
+                    0
+                ] == answer
+            _, told = await here.ask("GET", "/admin/prefill")
+            assert [each["name"] for each in told["workers"]] == ["127.0.0.1:1"]
+
+    run(scenario)
+
+
+def test_without_a_prefill_tier_its_workers_are_not_there():
+    async def scenario():
+        async with serving() as here:
+            added = {"name": "new", "address": "127.0.0.1:3"}
+            for method, path in (("GET", ""), ("POST", ""), ("DELETE", "/new")):
+                answer = await here.ask(method, f"/admin/prefill{path}", json=added)
+                assert answer == (
+                    404,
+                    {"error": "there are no prefill workers, must be named in [tiers] first"},
+                )
 
     run(scenario)
 
@@ -198,12 +275,15 @@ def test_own_names_are(host):
     ],
 )
 @pytest.mark.parametrize(("method", "path"), [("POST", ""), ("DELETE", "/rank%201")])
-def test_pages_of_elsewhere_cannot_change_anything(headers, status, method, path):
+@pytest.mark.parametrize("whom", ["workers", "prefill"])
+def test_pages_of_elsewhere_cannot_change_anything(headers, status, method, path, whom):
     async def scenario():
-        async with serving() as here:
+        async with serving(prefill_fleet=tier()) as here:
             body = json.dumps({"name": "x", "address": "h:1"})
-            answer = await here.ask(method, "/admin/workers" + path, data=body, headers=headers)
+            answer = await here.ask(method, f"/admin/{whom}{path}", data=body, headers=headers)
             assert answer[0] == status
+            _, told = await here.ask("GET", "/admin/prefill")
+            assert [each["state"] for each in told["workers"]] == ["up"]
             _, told = await here.ask("GET", "/admin/workers")
             assert [each["state"] for each in told["workers"]] == ["up"] * 4
 

@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 from small_http import http_server
 
 from brsolver.errors import ParameterError
+from integration.doors.prefill_calls import MOST_TOLD, prefill_body, without_transfer
 from integration.doors.prefill_pool import PrefillPool
-from integration.doors.tiers import Tiers, TiersParams, prefill_body, without_transfer
+from integration.doors.tiers import Tiers, TiersParams
 from integration.messages import names
-from integration.picker import Gauges, Refused, WorkerSpec
+from integration.picker import End, Gauges, Refused, WorkerSpec
 
 HANDED = {"do_remote_prefill": True, "remote_block_ids": [1, 2], "remote_engine_id": "e"}
 ASKED = {
@@ -37,9 +38,10 @@ ASKED = {
 class Engine:
     """Computes prompts, and writes down what it was asked."""
 
-    def __init__(self, status=200, handed=HANDED):
+    def __init__(self, status=200, handed=HANDED, says=None):
         self.status = status
         self.handed = handed
+        self.says = says
         self.asked = []
         self.headers = []
         self.go = asyncio.Event()
@@ -49,6 +51,8 @@ class Engine:
         self.asked.append((request.path, await request.json()))
         self.headers.append(dict(request.headers))
         await self.go.wait()
+        if self.says is not None:
+            return web.Response(text=self.says, status=self.status)
         answer = {"choices": [{"text": "x"}]}
         if self.handed is not None:
             answer["kv_transfer_params"] = self.handed
@@ -122,12 +126,16 @@ def test_picker_computes_the_prompt_and_hands_over():
             assert sent["authorization"] == "Bearer k"
             assert "cookie" not in sent
             assert destination(answer) == "10.0.0.2:8000"
+            # Until the request has ended its KV may yet be fetched.
+            assert [each.kept for each in tiers.figures().workers] == [1]
             mutated = answer.request_body.response.body_mutation.body
             # The client's own sampling parameters are for decode.
             assert json.loads(mutated) == ASKED | {"kv_transfer_params": HANDED}
             assert set_headers(answer)["content-length"] == str(len(mutated))
             assert tiers.prefilled == 1
             assert list(home.ledger.places) == ["r0"]
+            home.ledger.ended("r0", End.FINISHED)
+            assert [each.kept for each in tiers.figures().workers] == [0]
 
     asyncio.run(scenario())
 
@@ -163,6 +171,83 @@ def test_failed_prefill_is_tried_elsewhere_and_then_left_to_decode():
                 ("prefill", "p0: a prefill call failed, the last: it answers 500"),
                 ("prefill", "p1: a prefill call failed, the last: it answers 503"),
             ]
+
+    asyncio.run(scenario())
+
+
+MODES = {"serve": ("BUFFERED", "log"), "picker": ("FULL_DUPLEX_STREAMED", "stream")}
+OWN = '{"error": {"message": "no \\u00fcber-model", "type": "NotFoundError", "code": %d}}'
+
+
+async def rejected(stream, mode):
+    """Send a request that an engine will not take; return what the client is told."""
+    plane = stream(mode)
+    await plane.headers()
+    if mode == "BUFFERED":
+        await plane.answer()
+    await plane.body(json.dumps(ASKED).encode())
+    answer = await plane.answer()
+    assert set_headers(answer)["content-type"] == "application/json"
+    assert "retry-after" not in set_headers(answer)
+    return answer.immediate_response.status.code, answer.immediate_response.body
+
+
+@pytest.mark.parametrize("status", [400, 401, 404, 413, 418, 422])
+@pytest.mark.parametrize("mode", MODES)
+def test_what_an_engine_does_not_take_is_for_the_client_to_know(status, mode):
+    bodies, ends = MODES[mode]
+
+    async def scenario():
+        strict, other = Engine(status=status, says=OWN % status), Engine()
+        async with tiered(strict, other, ends=ends) as (home, tiers, pool, stream):
+            for _ in range(2):
+                # It is asked again though another is as free: nothing speaks against it.
+                assert await rejected(stream, bodies) == (status, (OWN % status).encode())
+            assert (len(strict.asked), len(other.asked)) == (2, 0)
+            assert not home.pump.asked
+            assert not home.pump.faults
+            assert (tiers.failed, tiers.prompts) == (0, {"rejected": 2})
+            told = tiers.figures()
+            assert told.calls == {"p0": {"rejected": 2}}
+            assert (told.waiting, told.under_way) == (0, 0)
+            assert [(each.load, each.kept, each.live) for each in pool.workers] == [
+                (0, set(), True)
+            ] * 2
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("says", "message"),
+    [
+        ("404:  Not\nFound", "the engine answers 400: 404: Not Found"),
+        ("", "the engine answers 400"),
+        ("[1]", "the engine answers 400: [1]"),
+        ("[" * 60_000, "the engine answers 400: " + "[" * 200),
+        ('{"detail": "' + "x" * MOST_TOLD + '"}', 'the engine answers 400: {"detail": "xxx'),
+    ],
+)
+def test_what_is_no_error_of_an_engines_is_put_into_words(says, message):
+    async def scenario():
+        async with tiered(Engine(status=400, says=says)) as (_, _tiers, _pool, stream):
+            status, body = await rejected(stream, "BUFFERED")
+            error = json.loads(body)["error"]
+            assert (status, error["code"], error["type"]) == (400, 400, "invalid_request_error")
+            assert error["message"].startswith(message)
+            assert len(error["message"]) < 300
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("status", [302, 408, 409, 429, 500, 503])
+def test_other_answers_are_the_workers_own_fault(status):
+    async def scenario():
+        bad, good = Engine(status=status, says=OWN % status), Engine()
+        async with tiered(bad, good, retry_statuses=(409,)) as (home, tiers, _pool, stream):
+            assert destination(await (await ask(stream)).answer())
+            assert tiers.figures().calls == {"p0": {"failed": 1}, "p1": {"computed": 1}}
+            [(kind, text)] = home.pump.faults
+            assert (kind, text.endswith(f"it answers {status}")) == ("prefill", True)
 
     asyncio.run(scenario())
 

@@ -8,6 +8,7 @@ import contextlib
 import pytest
 from door_support import until
 
+from brsolver.errors import ParameterError
 from integration.doors.prefill_pool import (
     COMPUTED,
     FAILED,
@@ -276,9 +277,43 @@ def test_workers_are_listed_until_they_are_gone():
     pool.take_back(pool.workers[2], "c", COMPUTED)
     pool.retire(1)
     pool.retire(2)
-    first, second = pool.figures()
+    first, second, _ = pool.figures()
     assert (first.name, first.state, first.prompts, first.tokens) == ("p0", "up", 1, 100)
     assert (first.kv_usage, first.capacity) == (0.25, 1000)
     assert (second.name, second.state) == ("p1", "draining")
     pool.take_back(pool.workers[1], "b", COMPUTED)
+    # Somebody is to fetch from it what it has computed, until it is known that nobody is.
+    assert [(each.name, each.prompts, each.kept) for each in pool.figures()][1:] == [
+        ("p1", 0, 1),
+        ("p2", 0, 1),
+    ]
+    for worker in pool.workers[1:]:
+        worker.kept.clear()
     assert [each.name for each in pool.figures()] == ["p0"]
+
+
+def test_no_two_workers_that_are_listed_have_one_name():
+    pool = made(2)
+    with pytest.raises(ParameterError, match="prefill worker 'p0' is there already"):
+        pool.add_worker(specs()[0])
+    worker = pool.give(prompt("a"))
+    pool.retire(0)
+    with pytest.raises(ParameterError, match="prefill worker 'p0' is there already"):
+        pool.add_worker(specs()[0])
+    pool.take_back(worker, "a", FAILED)
+    assert pool.add_worker(specs()[0]) == 2
+
+
+def test_workers_that_come_and_go_are_told_of():
+    said, faults = [], []
+    pool = made(2, say=said.append, fault=faults.append)
+    pool.retire(0)
+    assert not faults
+    pool.retire(1)
+    pool.add_worker(specs()[0])
+    assert said == [
+        "prefill worker p0 drains",
+        "prefill worker p1 drains",
+        "prefill worker p0 is added",
+    ]
+    assert faults == ["p1 drains; no prefill worker is up: decode workers compute prompts"]

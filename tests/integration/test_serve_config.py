@@ -172,6 +172,14 @@ def test_every_table_is_read(tmp_path: Path) -> None:
             WORKERS + "[trace]\nrecord = 'a.csv'\n",
             "[trace]: record is 'a.csv', must end in .jsonl",
         ),
+        (
+            WORKERS + "[trace]\nrecord = 'a.jsonl'\nrecord_mib = 0\n",
+            "[trace]: record_mib is 0, must be at least 1 MiB",
+        ),
+        (
+            WORKERS + "[trace]\nrecord_mib = 64\n",
+            "[trace]: record_mib is given, record is not; it must be",
+        ),
         ("[workers\n", "cannot be read as TOML: "),
         (
             WORKERS + "[listen]\nhost = 'localhost'\n",

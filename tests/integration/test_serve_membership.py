@@ -61,6 +61,18 @@ def test_a_worker_that_is_refused_stops_neither_later_calls_nor_later_pickers(tm
     asyncio.run(scenario())
 
 
+def test_a_worker_of_the_other_tier_is_refused():
+    async def scenario():
+        core = Core(PARAMS, NAMED, clock=time.monotonic)
+        pump = Pump(core)
+        other = Fleet(pump, [spec("p", 9007)])
+        membership = Membership(core, Fleet(pump, NAMED), changed=print, others=other)
+        with pytest.raises(ParameterError, match="where there is a worker of the other tier"):
+            await membership.add(spec("new", 9007))
+
+    asyncio.run(scenario())
+
+
 @pytest.mark.parametrize("name", ["w0", "first"])
 def test_a_name_that_a_worker_has_elsewhere_is_refused(tmp_path, name):
     async def scenario():

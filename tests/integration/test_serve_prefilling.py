@@ -11,9 +11,10 @@ from aiohttp import web
 from door_support import house, to, until
 from small_http import http_server
 
-from brsolver.errors import ParameterError
+from brsolver.errors import ParameterError, UnknownNameError
 from integration.doors.poller import PollerParams
-from integration.picker import Ask, PickerParams, Refused, WorkerSpec
+from integration.picker import Ask, End, PickerParams, Refused, WorkerSpec
+from integration.serve.by_hand import ByHand
 from integration.serve.prefilling import Prefilling, prefill_workers
 from integration.settings import Tiers
 
@@ -33,16 +34,16 @@ def engine(kv_usage):
 
 
 @contextlib.asynccontextmanager
-async def serving(*usages, router=ROUTER):
+async def serving(*usages, router=ROUTER, home=None, **more):
     async with contextlib.AsyncExitStack() as stack:
         addresses = [await stack.enter_async_context(http_server(engine(u))) for u in usages]
-        said = []
+        home = house(to(1)) if home is None else home
         made = Prefilling(
             Tiers(prefill=tuple(addresses), decode=("127.0.0.1:1",)),
-            house(to(1)).reception,
+            home.reception,
             PollerParams(interval_s=0.05),
             router=router,
-            fault=said.append,
+            **{"fault": print, "others": home.fleet, **more},
         )
         await made.start()
         stack.push_async_callback(made.stop)
@@ -95,9 +96,12 @@ def test_the_routers_settings_say_how_much_a_cache_holds_that_does_not_say():
 
 
 def test_workers_come_and_go_while_it_serves():
+    home = house(to(1))
+
     async def scenario():
-        async with serving(0.1, 0.95) as (made, (first, second)):
+        async with serving(0.1, 0.95, home=home) as (made, (first, second)):
             assert not isinstance(await route(made, "a"), Refused)
+            home.ledger.ended("a", End.FINISHED)
             tiers = [Tiers(prefill=each, decode=("127.0.0.1:1",)) for each in ((second,), (first,))]
             made.set(prefill_workers(tiers[0]))
             assert [each.address for each in workers(made)] == [second]
@@ -117,6 +121,97 @@ def test_a_prefill_worker_of_another_capacity_is_the_same_worker():
             made.set([WorkerSpec(name=address, address=address, capacity=100)])
             await until(lambda: workers(made)[0].capacity == 100)
             assert [each.address for each in workers(made)] == [address]
+
+    asyncio.run(scenario())
+
+
+def states(made):
+    return {each.name: each.state for each in workers(made)}
+
+
+def test_workers_are_added_and_drained_by_hand_and_stay_so(tmp_path):
+    hands = tmp_path / "by-hand.json"
+
+    async def scenario():
+        async with (
+            http_server(engine(0.1)) as more,
+            serving(0.95, 0.95, hands=ByHand(hands)) as (made, (first, second)),
+        ):
+            assert isinstance(await route(made, "full"), Refused)
+            assert await made.add(WorkerSpec(name="more", address=more, capacity=9)) == "more"
+            assert states(made) == {first: "up", second: "up", "more": "up"}
+            assert not isinstance(await route(made, "a"), Refused)
+            assert made.tiers.figures().calls == {"more": {"computed": 1}}
+            # It is asked how it is, as those from the start on are.
+            await until(lambda: workers(made)[2].kv_usage == 0.1)
+            assert workers(made)[2].capacity == 9
+            await made.drain(first)
+            await made.drain(second)
+            assert states(made) == {"more": "up"}
+            # Settings that are read again name those that were drained, and not the one added.
+            table = Tiers(prefill=(first, second), decode=("127.0.0.1:1",))
+            made.set(prefill_workers(table))
+            assert states(made) == {"more": "up"}
+            later = Prefilling(
+                table, house(to(1)).reception, PollerParams(), router=ROUTER, fault=print,
+                hands=ByHand(hands),
+            )  # fmt: skip
+            await later.start()
+            assert states(later) == {"more": "up"}
+            await later.stop()
+            await made.add(WorkerSpec(name=first, address=first))
+            assert states(made) == {"more": "up", first: "up"}
+
+    asyncio.run(scenario())
+
+
+def test_one_that_drains_is_there_until_nobody_is_to_fetch_from_it():
+    home, faults = house(to(1)), []
+
+    async def scenario():
+        async with serving(0.1, home=home, fault=faults.append) as (made, (first,)):
+            assert not isinstance(await route(made, "a"), Refused)
+            await made.drain(first)
+            await made.drain(first)
+            assert states(made) == {first: "draining"}
+            assert faults == [
+                f"{first} drains; no prefill worker is up: decode workers compute prompts"
+            ]
+            # Whoever takes its place is called otherwise: figures go by names.
+            assert await made.add(WorkerSpec(name=first, address=first)) == f"{first}~2"
+            assert states(made) == {first: "draining", f"{first}~2": "up"}
+            assert "its successor is called" in faults[-1]
+            await made.drain(first)
+            assert states(made) == {first: "draining", f"{first}~2": "up"}
+            home.ledger.ended("a", End.FINISHED)
+            assert states(made) == {f"{first}~2": "up"}
+            await made.drain(f"{first}~2")
+            assert states(made) == {}
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("name", "address", "line"),
+    [
+        ("x", None, "address is '{first}', where there is a worker already"),
+        (None, "127.0.0.1:7", "name is '{first}', as the worker at {first} is called; must differ"),
+        ("x", "10.0.0.1:8000", "where there is a worker of the other tier; must be in one of them"),
+    ],
+)
+def test_a_worker_that_cannot_be_is_refused_and_changes_nothing(tmp_path, name, address, line):
+    hands = ByHand(tmp_path / "by-hand.json")
+
+    async def scenario():
+        async with serving(0.1, hands=hands) as (made, (first,)):
+            spec = WorkerSpec(name=name or first, address=address or first)
+            with pytest.raises(ParameterError) as caught:
+                await made.add(spec)
+            assert line.format(first=first) in str(caught.value)
+            with pytest.raises(UnknownNameError, match="unknown prefill worker 'nobody'"):
+                await made.drain("nobody")
+            assert states(made) == {first: "up"}
+            assert not hands
 
     asyncio.run(scenario())
 

@@ -6,11 +6,14 @@ Whatever happens to a request, the books of both tiers are empty afterwards.
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 
 import pytest
+from aiohttp import web
 from serve_stack import ask, at
-from tier_stack import TierStack, all_idle, states
+from small_http import http_server
+from tier_stack import TierStack, all_idle, changed, posted, states
 
 from integration.serve.processes import fetch
 
@@ -37,6 +40,11 @@ def gained(before, after):
 
 def faults(stack):
     return [line for line in stack.door.lines if "Fault: kind prefill" in line]
+
+
+def under_way(audit, address):
+    """How many prompts a prefill worker has."""
+    return sum(w["prompts"] for w in audit["prefill"]["workers"] if w["address"] == address)
 
 
 async def thawed(relays):
@@ -157,6 +165,138 @@ def test_the_prefill_tier_is_changed_while_it_serves(stack):
     asyncio.run(run())
 
 
+def test_prefill_workers_come_and_go_by_hand_and_stay_so_when_the_picker_dies(stack):
+    async def run():
+        await stack.until_ready()
+        first, second = (f"127.0.0.1:{relay.port}" for relay in stack.prefill)
+        assert await changed(stack, "DELETE", first) == (202, {"status": "draining"})
+        await stack.until(lambda _: stack.states() == {second: "up"})
+        calls = first_calls(stack)
+        assert fates(await ask(stack, [5] * 6, tag="by-hand", prompts=PROMPT)) == {"complete"}
+        assert first_calls(stack) == calls
+        picker = stack.picker
+        os.kill(picker, signal.SIGKILL)
+        await stack.until(lambda _: stack.picker not in {None, picker})
+        await stack.until(lambda _: stack.states() == {second: "up"}, what="drained still")
+        # The same host by another name: what counts is its number.
+        other = {"name": "again", "address": f"localhost:{first.rpartition(':')[2]}"}
+        assert await changed(stack, "POST", "", other) == (
+            201,
+            {"status": "added", "name": "again"},
+        )
+        status, told = await changed(stack, "POST", "", {**other, "name": "twice"})
+        assert (status, told["error"]) == (
+            422,
+            f"address is {first!r}, where there is a worker already",
+        )
+        picker = stack.picker
+        os.kill(picker, signal.SIGKILL)
+        await stack.until(lambda _: stack.picker not in {None, picker})
+        await stack.until(lambda _: stack.states() == {first: "up", second: "up"})
+        assert fates(await ask(stack, [5] * 6, tag="anew", prompts=PROMPT)) == {"complete"}
+        audit = await stack.until_idle()
+        assert audit["prefill"]["calls"]["again"]["computed"] > 0
+        said = "\n".join(stack.door.lines)
+        assert f"prefill worker {first} drains" in said
+        assert "prefill worker again is added" in said
+        # Back to what the file says.
+        await changed(stack, "DELETE", "again")
+        await changed(stack, "POST", "", {"name": first, "address": first})
+        await stack.until_ready()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("dies", [False, True], ids=["it answers", "it dies"])
+def test_calls_in_flight_at_a_worker_that_is_taken_away_are_not_lost(stack, dies):
+    async def run():
+        before, calls = await stack.until_ready(), stack.prefill_seen.posts
+        relay = stack.prefill[0]
+        first, second = (f"127.0.0.1:{each.port}" for each in stack.prefill)
+        at_first = before["prefill"]["calls"].get(first, {})
+        relay.freeze()
+        asked = asyncio.ensure_future(ask(stack, [20] * 6, tag=f"away-{dies}", prompts=PROMPT))
+        await seen(stack, calls + 6)
+        await changed(stack, "DELETE", first)
+        audit = await stack.until(lambda audit: under_way(audit, second) == 0, what="half done")
+        assert stack.states() == {first: "draining", second: "up"}
+        there = under_way(audit, first)
+        assert there > 0
+        stack.call(relay.die() if dies else thawed([relay]))
+        assert fates(await asked) == {"complete"}
+        after = await stack.until_idle()
+        assert gained(before, after) == {"computed": 6}
+        # Nobody is to fetch from it any more.
+        assert stack.states() == {second: "up"}
+        what = "failed" if dies else "computed"
+        assert after["prefill"]["calls"][first][what] - at_first.get(what, 0) == there
+        stack.call(thawed([relay]))
+        stack.call(relay.revive())
+        await changed(stack, "POST", "", {"name": first, "address": first})
+        await stack.until_ready()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "status"),
+    [
+        ({"model": "none such"}, 404),
+        ({"temperature": -3}, 400),
+        ({"prompt": [[]]}, 400),
+    ],
+)
+def test_an_engine_that_does_not_take_a_request_is_heard_by_the_client(stack, wrong, status):
+    async def run():
+        before = await stack.until_ready()
+        calls, lines = stack.prefill_seen.posts, len(faults(stack))
+        body = {"prompt": "a", "max_tokens": 3, **wrong}
+        itself = f"http://{stack.engines.addresses[0]}/v1/completions"
+        there = await asyncio.to_thread(posted, itself, body)
+        for _ in range(4):
+            told = await asyncio.to_thread(posted, f"{stack.url}/v1/completions", body)
+            assert told == there
+            assert (told[0], set(told[1])) == (status, {"error"})
+        after = await stack.until_ready()
+        assert gained(before, after) == {"rejected": 4}
+        # Asked once each, and nothing is said against whom was asked.
+        assert stack.prefill_seen.posts - calls == 4
+        assert after["begun"] == before["begun"]
+        assert len(faults(stack)) == lines
+        assert 'result="rejected"} ' in fetch(f"{stack.page}/metrics")
+        assert fates(await ask(stack, [5] * 3, tag="right")) == {"complete"}
+        await stack.until_idle()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("status", [413, 418, 422])
+def test_an_engines_error_reaches_the_client_whatever_its_status_and_length(stack, status):
+    said = {"error": {"message": "x" * 40_000, "type": "BadRequestError", "code": status}}
+
+    async def engine(request):
+        if request.method == "GET":
+            return web.Response()
+        return web.json_response(said, status=status)
+
+    async def run():
+        await stack.until_ready()
+        others = list(stack.states())
+        async with http_server(engine) as address:
+            await changed(stack, "POST", "", {"name": "strict", "address": address})
+            for each in others:
+                await changed(stack, "DELETE", each)
+            body = {"prompt": "a", "max_tokens": 3}
+            told = await asyncio.to_thread(posted, f"{stack.url}/v1/completions", body)
+            assert told == (status, said)
+            for each in others:
+                await changed(stack, "POST", "", {"name": each, "address": each})
+            await changed(stack, "DELETE", "strict")
+        await stack.until_ready()
+
+    asyncio.run(run())
+
+
 def first_calls(stack):
     """How many prompts the first prefill worker has computed, by the audit."""
     calls = stack.audit()["prefill"]["calls"]
@@ -175,6 +315,16 @@ def test_a_named_prefill_worker_is_done_when_the_answer_begins(tmp_path):
         assert fates(await asked) == {"complete"}
         await other.until_idle()
         assert set(other.kept()) == {0.0}
+        # What an engine does not take is no fault of either worker's.
+        wrong = {"model": "none such", "prompt": "a", "max_tokens": 3}
+        itself = f"http://{other.engines.addresses[0]}/v1/completions"
+        there = await asyncio.to_thread(posted, itself, wrong)
+        told = await asyncio.to_thread(posted, f"{other.url}/v1/completions", wrong)
+        assert told == there
+        assert told[0] == 404
+        after = await other.until_ready()
+        assert after["ended"]["rejected"] == 1
+        assert faults(other) == []
 
     named = TierStack(tmp_path, connector="x-prefiller-host-port", slots=4, speed=1.0)
     with named as other:

@@ -310,13 +310,20 @@ def cron_line(folder: Path) -> str:
     return str(line).replace(r"\%", "%").replace("/var/lib/brsolver", shlex.quote(str(folder)))
 
 
+ROWS = 64 * 1024
+"""Bytes: some 400 rows."""
+
+
 @pytest.mark.skipif(os.name == "nt", reason="there is no cron")
-def test_every_night_what_the_adapter_recorded_is_tuned_on(tmp_path: Path) -> None:
-    before = Recorder(tmp_path / "served.jsonl")
+@pytest.mark.parametrize("most", [None, ROWS], ids=["no bound", "a bound"])
+def test_every_night_what_the_adapter_recorded_is_tuned_on(
+    tmp_path: Path, most: int | None
+) -> None:
+    before = Recorder(tmp_path / "served.jsonl", rotate_bytes=most)
     served(before, 300)
     before.close()
     # It is started again, and goes on while cron runs.
-    recorder = Recorder(tmp_path / "served.jsonl")
+    recorder = Recorder(tmp_path / "served.jsonl", rotate_bytes=most)
     served(recorder, 600)
     (tmp_path / "server.toml").write_text(HARDWARE)
     program = tmp_path / "bin" / "brsolver"
@@ -331,9 +338,14 @@ def test_every_night_what_the_adapter_recorded_is_tuned_on(tmp_path: Path) -> No
     )  # fmt: skip
     recorder.close()
     assert night.returncode == 0, night.stderr
-    assert (tmp_path / "served.1.jsonl").read_text().count("\n") == 300
-    # What the recorder has not flushed yet is the newest.
-    assert 256 <= (tmp_path / "yesterday.jsonl").read_text().count("\n") < 600
+    rows = {each.name: each.read_text().count("\n") for each in tmp_path.glob("*.jsonl*")}
+    # What the recorder had not flushed yet is the newest.
+    if most is None:
+        assert rows["served.1.jsonl"] == 300
+        assert 256 <= rows["yesterday.jsonl"] < 600
+    else:
+        assert rows["served.jsonl"] < rows["served.jsonl.1"] < rows["yesterday.jsonl"]
+        assert "served.1.jsonl" not in rows
     path = tmp_path / "tuned" / "tuned.toml"
     found = read_tuned(path)
     assert found is not None

@@ -64,6 +64,8 @@ def test_a_file_says_all_of_it_and_variables_win(tmp_path):
         ('policy = "br-0"\nbudget_ms = "fast"', "budget_ms is 'fast', must be a number"),
         ('policy = "br-0"\nparameters = 3', "parameters is 3, must be a table"),
         ('policy = "br-0"\nrecord = "trace.csv"', "must end in .jsonl"),
+        ('policy = "br-0"\nrecord_mib = 0', "record_mib is 0, must be from 1 to 1,000,000 MiB"),
+        ('policy = "br-0"\nrecord_mib = 0.5', "record_mib is 0.5, must be"),
         ('policy = "br-0:"\nmax_failures = 0', "max_failures is 0"),
         ('policy = "br-0"\nrequest_tokens = -1', "request_tokens is -1, must be from 0"),
         ('policy = "br-0"\nrequest_tokens = "all"', "request_tokens is 'all', must be"),
@@ -132,6 +134,7 @@ def test_a_files_content_may_have_been_read_already():
         ("BRSOLVER_RECORDS", "did you mean BRSOLVER_RECORD?"),
         ("BRSOLVER_POLICY", "did you mean BRSOLVER_ROUTER?"),
         ("BRSOLVER_router", "did you mean BRSOLVER_ROUTER?"),
+        ("BRSOLVER_RECORD_MIB", "record_mib can be set in a TOML file only"),
         ("BRSOLVER_BUDGET_MS", "budget_ms can be set in a TOML file only"),
     ],
 )

@@ -49,6 +49,106 @@ def test_a_server_that_is_started_again_erases_nothing(tmp_path):
     assert [load_trace(each).output_tokens.tolist() for each in kept] == [[3], [5], [7]]
 
 
+class Life:
+    """What a server records between its start and its end, with a bound."""
+
+    def __init__(self, path, rotate_bytes=10**6):
+        self.recorder = Recorder(path, rotate_bytes=rotate_bytes)
+
+    def serve(self, *outputs, at=100.0):
+        for place, generated in enumerate(outputs):
+            row = request("a", at + place, generated)
+            self.recorder.arrived(row)
+            self.recorder.ended(row)
+        return self
+
+    def end(self):
+        self.recorder.close()
+
+
+def joined(folder):
+    """Read both files as one trace, as the page on tuning says."""
+    both = folder / "both"
+    names = ("served.jsonl.1", "served.jsonl")
+    there = [folder / name for name in names if (folder / name).exists()]
+    both.write_bytes(b"".join(each.read_bytes() for each in there))
+    trace = load_trace(both)
+    both.unlink()
+    return trace
+
+
+def test_a_record_with_a_bound_is_gone_on_with_when_a_server_is_started_again(tmp_path):
+    path = tmp_path / "served.jsonl"
+    Life(path).serve(3, 5).end()
+    # Its clock is another one by now.
+    Life(path).serve(7, 9, at=5.0).end()
+    assert list(tmp_path.iterdir()) == [path]
+    trace = load_trace(path)
+    assert trace.output_tokens.tolist() == [3, 5, 7, 9]
+    assert trace.arrival_s.tolist() == [0.0, 1.0, 1.0, 2.0]
+
+
+@pytest.mark.parametrize("rows", [1, 3, 8])
+def test_however_often_a_server_is_started_its_record_has_a_bound_and_is_a_trace(tmp_path, rows):
+    path, most = tmp_path / "served.jsonl", 600
+    for life in range(12):
+        Life(path, most).serve(*range(1 + 10 * life, 1 + 10 * life + rows)).end()
+        sizes = [each.stat().st_size for each in tmp_path.iterdir()]
+        assert len(sizes) <= 2
+        assert max(sizes) < 2 * most
+    outputs = joined(tmp_path).output_tokens.tolist()
+    served = [1 + 10 * life + at for life in range(12) for at in range(rows)]
+    assert outputs == served[-len(outputs) :]
+    assert len(outputs) > 2
+
+
+def test_a_row_that_a_killed_server_did_not_finish_is_cut_off(tmp_path):
+    path = tmp_path / "served.jsonl"
+    Life(path).serve(3, 5).end()
+    whole = path.read_bytes()
+    path.write_bytes(whole + whole[:20])
+    Life(path).serve(7).end()
+    assert load_trace(path).output_tokens.tolist() == [3, 5, 7]
+
+
+def test_a_server_that_was_killed_between_two_files_goes_on_with_the_older(tmp_path):
+    path = tmp_path / "served.jsonl"
+    Life(path).serve(3, 5).end()
+    path.replace(tmp_path / "served.jsonl.1")
+    path.write_text('{"prompt')
+    Life(path).serve(7).end()
+    trace = joined(tmp_path)
+    assert trace.output_tokens.tolist() == [3, 5, 7]
+    assert trace.arrival_s.tolist() == [0.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("text", ["no trace\n", "[]\n", '{"arrival_s": NaN}\n', "{}\n"])
+def test_what_is_no_trace_is_put_aside_and_not_gone_on_with(tmp_path, text):
+    path = tmp_path / "served.jsonl"
+    path.write_text(text)
+    Life(path).serve(7).end()
+    assert (tmp_path / "served.1.jsonl").read_text() == text
+    assert load_trace(path).output_tokens.tolist() == [7]
+
+
+def test_without_a_bound_both_files_of_one_with_a_bound_are_put_aside_in_order(tmp_path):
+    path = tmp_path / "served.jsonl"
+    Life(path, 1).serve(3, 5).end()
+    recorder = Recorder(path)
+    recorder.close()
+    kept = [tmp_path / f"served.{number}.jsonl" for number in (1, 2)]
+    assert sorted(tmp_path.iterdir()) == sorted([*kept, path])
+    assert [load_trace(each).output_tokens.tolist() for each in kept] == [[3], [5]]
+
+
+def test_a_file_that_was_taken_away_is_begun_anew(tmp_path):
+    path = tmp_path / "served.jsonl"
+    life = Life(path, 1).serve(3)
+    path.unlink()
+    life.serve(5).end()
+    assert load_trace(path).output_tokens.tolist() == [5]
+
+
 def test_what_holds_nothing_and_what_is_a_folder_stay_where_they_are(tmp_path):
     Recorder(tmp_path / "served.jsonl").close()
     Recorder(tmp_path / "served.jsonl").close()
@@ -193,8 +293,18 @@ def test_it_is_known_beforehand_what_cannot_be_written(tmp_path):
     (tmp_path / "there.jsonl").touch()
     assert obstacle(str(tmp_path / "there.jsonl")) is None
     assert "there is no folder" in obstacle(str(tmp_path / "none" / "served.jsonl"))
+    assert obstacle(str(tmp_path / "served.jsonl"), goes_on=True) is None
     (tmp_path / "folder.jsonl").mkdir()
     assert "cannot be written" in obstacle(str(tmp_path / "folder.jsonl"))
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write everywhere")
+def test_what_is_gone_on_with_must_be_open(tmp_path):
+    path = tmp_path / "served.jsonl"
+    path.write_text("{}\n")
+    path.chmod(0o400)
+    assert obstacle(str(path)) is None
+    assert "cannot be written" in obstacle(str(path), goes_on=True)
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write everywhere")

@@ -196,14 +196,16 @@ def test_every_changed_content_that_is_refused_is_one_warning_and_no_fallback(
 def test_settings_that_cannot_change_are_named_and_stay(tmp_path, monkeypatch, said):
     async def scenario():
         w = Watched(tmp_path, monkeypatch)
-        w.write('policy = "br-0"\nbudget_ms = 7\nrecord = "x.jsonl"\nseed = 3\n', expected="br-0")
+        fixed = 'budget_ms = 7\nrecord = "x.jsonl"\nrecord_mib = 5\n'
+        w.write(f'policy = "br-0"\n{fixed}seed = 3\n', expected="br-0")
         await w.until(lambda: w.reloads)
         params = w.d.adapter.desk.config.params
         assert (params.budget_ms, params.record, params.seed) == (50.0, None, 3)
+        assert params.record_mib is None
 
     asyncio.run(scenario())
     (line,) = said()
-    assert "budget_ms, record cannot change while serving" in line
+    assert "budget_ms, record, record_mib cannot change while serving" in line
     assert "budget_ms stays 50.0, record stays None" in line
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import urllib.error
+import urllib.request
 
-from serve_stack import Stack, at, idle
+from serve_stack import DEADLINE_S, Stack, at, idle
 from unruly import Seen
 
 from integration.serve.processes import fetch
@@ -59,6 +62,11 @@ class TierStack(Stack):
         told = json.loads(fetch(f"{self.page}/admin/workers"))
         return {each["address"]: each["state"] for each in told["prefill"]}
 
+    def prefills(self, method, name="", body=None):
+        """Change the prefill workers by hand; return status and answer."""
+        path = f"/{name}" if name else ""
+        return posted(f"{self.page}/admin/prefill{path}", body, method=method)
+
     def kept(self):
         """Return how much of a cache the prefill workers keep for others, by their own word."""
         texts = [fetch(f"http://{each}/metrics") for each in self.prefill_engines.addresses]
@@ -88,5 +96,26 @@ def states(audit):
 def all_idle(audit):
     """Whether the books of both tiers are empty."""
     tier = audit["prefill"]
-    under_way = [each["prompts"] or each["tokens"] for each in tier["workers"]]
+    under_way = [each["prompts"] or each["tokens"] or each["kept"] for each in tier["workers"]]
     return idle(audit) and tier["waiting"] == tier["under_way"] == 0 and not any(under_way)
+
+
+async def changed(stack, *what):
+    """Change the prefill workers by hand, beside the loop that sends requests."""
+    return await asyncio.to_thread(stack.prefills, *what)
+
+
+def posted(url, body, *, method="POST"):
+    """Return status and answer of JSON that is sent."""
+    request = urllib.request.Request(  # noqa: S310 # of this test
+        url,
+        method=method,
+        data=None if body is None else json.dumps(body).encode(),
+        headers={"content-type": "application/json"},
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=DEADLINE_S) as answer:  # noqa: S310
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, json.load(error)
