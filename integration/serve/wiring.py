@@ -143,7 +143,7 @@ class Picker:
         if unread is not None:
             core.listeners.append(unread)
         with named(None, "[trace]"):
-            self._recorder = _recorder(config)
+            self._recorder = recorder_of(config)
         if self._recorder is not None:
             core.listeners.append(self._recorder)
         self._health = Health()
@@ -344,7 +344,14 @@ def _kv_events(config: ServeConfig, core: Core, fleet: Fleet) -> KvEvents | None
     return KvEvents(core, fleet, params)
 
 
-def _recorder(config: ServeConfig) -> EventRecorder | None:
+def recorder_of(config: ServeConfig) -> EventRecorder | None:
+    """Return what records what is served, where settings want that.
+
+    Raises
+    ------
+    OutputError
+        The file cannot be written.
+    """
     trace = config.trace
     if trace.record is None:
         return None

@@ -12,6 +12,8 @@ from brsolver.errors import OutputError
 from brsolver.traces import load_trace
 from integration.admin.recorder import EventRecorder
 from integration.picker.events import NOWHERE, Ask, End, Ended, Requested, Usage
+from integration.serve.wiring import recorder_of
+from integration.settings import ServeConfig, Trace, Workers
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -137,6 +139,22 @@ def test_two_full_files_are_kept_and_are_one_trace_together(tmp_path):
     kept = len(trace)
     assert trace.output_tokens.tolist() == [1 + at for at in range(40)][-kept:]
     assert trace.arrival_s.tolist() == pytest.approx(list(range(kept)))
+
+
+@pytest.mark.parametrize(("bound", "rows"), [({}, 1), ({"record_mib": 1}, 2)])
+def test_settings_say_whether_what_is_there_is_gone_on_with(tmp_path, bound, rows):
+    config = ServeConfig(
+        workers=Workers(addresses=("127.0.0.1:80",)),
+        trace=Trace(record="served.jsonl", **bound),
+        folder=tmp_path,
+    )
+    for _ in range(2):
+        recorder = recorder_of(config)
+        source = Source(Clock(), recorder)
+        source.requested("a")
+        source.ended("a")
+        recorder.close()
+    assert len(load_trace(tmp_path / "served.jsonl")) == rows
 
 
 def test_a_file_that_cannot_be_written_is_one_line(tmp_path):

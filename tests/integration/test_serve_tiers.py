@@ -11,7 +11,7 @@ import signal
 
 import pytest
 from aiohttp import web
-from serve_stack import ask, at
+from serve_stack import DEADLINE_S, ask, at
 from small_http import http_server
 from tier_stack import TierStack, all_idle, changed, posted, states
 
@@ -193,9 +193,11 @@ def test_prefill_workers_come_and_go_by_hand_and_stay_so_when_the_picker_dies(st
         os.kill(picker, signal.SIGKILL)
         await stack.until(lambda _: stack.picker not in {None, picker})
         await stack.until(lambda _: stack.states() == {first: "up", second: "up"})
-        assert fates(await ask(stack, [5] * 6, tag="anew", prompts=PROMPT)) == {"complete"}
-        audit = await stack.until_idle()
-        assert audit["prefill"]["calls"]["again"]["computed"] > 0
+        async with asyncio.timeout(DEADLINE_S):
+            # Envoy may go by itself yet, and one worker may be fast enough for all.
+            while not (await stack.until_idle())["prefill"]["calls"].get("again"):
+                replies = await ask(stack, [5] * 6, tag="anew", prompts=PROMPT)
+                assert fates(replies) == {"complete"}
         said = "\n".join(stack.door.lines)
         assert f"prefill worker {first} drains" in said
         assert "prefill worker again is added" in said

@@ -211,6 +211,22 @@ def test_all_that_vllm_serves_is_recorded_once(tmp_path, mode):
     assert set(trace.output_tokens.tolist()) == {2}
 
 
+def test_a_bound_in_the_file_has_a_server_that_is_started_again_go_on(tmp_path):
+    path, settings = tmp_path / "served.jsonl", tmp_path / "router.toml"
+    settings.write_text(f'policy = "br-0"\nrecord = "{path.as_posix()}"\nrecord_mib = 1\n')
+
+    async def served(name):
+        d = Deployment(environ={"BRSOLVER_ROUTER": str(settings)})
+        await d.add(name)
+        await d.report(d.sent()[name], {name: 1}, {name}, finish_reason=FinishReason.STOP)
+        d.adapter.desk.recorder.close()
+
+    for name in ("a", "b"):
+        asyncio.run(served(name))
+    assert sorted(tmp_path.iterdir()) == [settings, path]
+    assert len(load_trace(path)) == 2
+
+
 def _warnings(caplog):
     return [r.message for r in caplog.records if r.levelno >= logging.WARNING]
 
