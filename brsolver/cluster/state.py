@@ -248,9 +248,9 @@ class ClusterState:
             many = np.array((handles, tokens), np.int64)
             k.generate_all(self.workers, self.requests, self.ring, many)
 
-    def set_capacity(self, worker: int, kv_tokens: int) -> None:
-        """Record how many KV tokens a worker can hold, as it tells by itself."""
-        self.workers[k.W_CAPACITY, worker] = kv_tokens
+    def set_capacity(self, worker: int, kv_tokens: int | None) -> None:
+        """Record how many KV tokens a worker can hold, as it tells by itself; None is no limit."""
+        self.workers[k.W_CAPACITY, worker] = NO_LIMIT if kv_tokens is None else kv_tokens
 
     def set_backlog(self, worker: int, tokens: int) -> None:
         """Record how many prompt tokens a worker has yet to compute."""

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     Complain = Callable[[str], object]
 
 
+LOOKUP_S = 5.0
+"""Between two lookups of a name."""
+
+
 class Source(Protocol):
     """Tells which workers there are."""
 
@@ -161,7 +165,7 @@ class Named(Polled):
         port: int,
         *,
         shape: Shape | None = None,
-        interval_s: float = 5.0,
+        interval_s: float = LOOKUP_S,
         complain: Complain,
     ) -> None:
         super().__init__(interval_s=interval_s, complain=complain)

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 from brsolver.errors import ParameterError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from integration.picker import Pump, WorkerSpec
+
+    _Key = tuple[str, int | None]
 
 
 class Fleet:
@@ -48,6 +50,7 @@ class Fleet:
         self.specs = list(specs)
         self._there = {_key(spec): worker for worker, spec in enumerate(self.specs)}
         self._turn = 0
+        self._given = {_key(spec): spec.name for spec in self.specs}
 
     def __len__(self) -> int:
         return len(self._there)
@@ -94,17 +97,29 @@ class Fleet:
     def set(self, specs: Iterable[WorkerSpec]) -> None:
         """Add the workers that are new, and retire those that are gone: their streams run on.
 
-        Where another runs by now at the same address, one is gone and one is new.
+        Where another runs by now at the same address, one is gone and one is new: by its UID, or
+        since either of two names is that of a worker elsewhere. Those that stay get the slots and
+        the capacity that are said of them now.
         """
         wanted = {_key(spec): spec for spec in specs}
+        moved = _moved(self._given, wanted)
         for key, worker in list(self._there.items()):
             spec = wanted.get(key)
-            if spec is None or spec.is_another_than(self.specs[worker]):
+            if spec is None or key in moved or spec.is_another_than(self.specs[worker]):
                 del self._there[key]
                 self._pump.retire(worker)
         for key, spec in wanted.items():
-            if key not in self._there:
+            if key in self._there:
+                self._keep(self._there[key], spec)
+            else:
                 self._there[key] = self._add(spec)
+        self._given = {key: spec.name for key, spec in wanted.items()}
+
+    def _keep(self, worker: int, spec: WorkerSpec) -> None:
+        there = self.specs[worker]
+        if (spec.slots, spec.capacity) != (there.slots, there.capacity):
+            self._pump.keep(worker, spec)
+            self.specs[worker] = replace(there, slots=spec.slots, capacity=spec.capacity)
 
     def _add(self, spec: WorkerSpec) -> int:
         try:
@@ -123,5 +138,17 @@ class Fleet:
         return worker
 
 
-def _key(spec: WorkerSpec) -> tuple[str, int | None]:
+def _key(spec: WorkerSpec) -> _Key:
     return spec.address, spec.rank
+
+
+def _moved(given: Mapping[_Key, str], wanted: Mapping[_Key, WorkerSpec]) -> set[_Key]:
+    """Return places to which a name has come from elsewhere, or whose name is elsewhere by now."""
+    before = {name: key for key, name in given.items()}
+    after = {spec.name: key for key, spec in wanted.items()}
+    return {
+        key
+        for key, name in given.items()
+        if key in wanted
+        and (after.get(name, key) != key or before.get(wanted[key].name, key) != key)
+    }

@@ -25,6 +25,10 @@ WATCH_S = 300
 """Seconds after which the API ends a watch, so that a broken one is noticed."""
 
 
+_WRONG = (BrsolverError, OSError, ValueError, LookupError, TypeError, AttributeError)
+"""What is asked, what answers, and who is told may all fail; following goes on."""
+
+
 class WatchError(BrsolverError, OSError):
     """The Kubernetes API did not answer, or not as it should."""
 
@@ -85,6 +89,9 @@ class KubernetesApi:
 class EndpointSlices:
     """The ready endpoints of a service, or of all slices that a selector names.
 
+    A pod is one worker, also where a slice of each address family has it: by its IPv4 address then.
+    It is ready once all of them say so.
+
     Parameters
     ----------
     api : KubernetesApi
@@ -127,10 +134,10 @@ class EndpointSlices:
             while True:
                 try:
                     version = await self._list(client)
-                    failed = False
                     tell(self._workers())
+                    failed = False
                     await self._watch(client, version, tell)
-                except (httpx.HTTPError, WatchError, ValueError, KeyError, TypeError) as error:
+                except (httpx.HTTPError, *_WRONG) as error:
                     if not failed:
                         self._complain(f"Kubernetes API {self._api.url}: {error!r}")
                     failed = True
@@ -185,15 +192,19 @@ class EndpointSlices:
         return True
 
     def _workers(self) -> tuple[WorkerSpec, ...]:
-        found = {
-            address: pod
-            for item in self._slices.values()
-            for address, pod in _ready(item, self._port)
-        }
+        there = [each for item in self._slices.values() for each in _endpoints(item, self._port)]
+        # Slices change one after the other.
+        away = {each.pod.uid for each in there if not each.ready} - {None}
+        there.sort(key=lambda each: (":" in each.host, each.address))
+        found: dict[str, _Endpoint] = {}
+        for each in there:
+            if each.ready and each.pod.uid not in away:
+                found.setdefault(each.pod.uid or each.address, each)
+        pods = {each.address: each.pod for each in found.values()}
         return tuple(
             worker
-            for address in sorted(found)
-            for worker in self._shape.workers(address, *found[address])
+            for address in sorted(pods)
+            for worker in self._shape.workers(address, *pods[address])
         )
 
 
@@ -206,8 +217,9 @@ class _Teller:
 
     def __call__(self, workers: tuple[WorkerSpec, ...]) -> None:
         if workers != self._told:
-            self._told = workers
+            # Who is told may refuse them: then they are told again.
             self._changed(workers)
+            self._told = workers
 
 
 class _Pod(NamedTuple):
@@ -215,20 +227,26 @@ class _Pod(NamedTuple):
     uid: str | None
 
 
-def _ready(item: dict[str, Any], wanted: str | int) -> Iterator[tuple[str, _Pod]]:
-    """Yield address and pod of a slice's endpoints that are ready and stay."""
+class _Endpoint(NamedTuple):
+    host: str
+    address: str
+    pod: _Pod
+    ready: bool
+
+
+def _endpoints(item: dict[str, Any], wanted: str | int) -> Iterator[_Endpoint]:
+    """Yield a slice's endpoints; one is ready that is not about to go."""
     port = _port(item, wanted)
     if port is None:
         return
     for endpoint in item.get("endpoints") or ():
         conditions = endpoint.get("conditions") or {}
         # A condition that is left out counts as ready, says the API.
-        if conditions.get("ready") is False or conditions.get("terminating"):
-            continue
+        ready = conditions.get("ready") is not False and not conditions.get("terminating")
         target = endpoint.get("targetRef") or {}
         pod = _Pod(target.get("name", ""), target.get("uid"))
         for host in (endpoint.get("addresses") or ())[:1]:
-            yield address_of(host, port), pod
+            yield _Endpoint(host, address_of(host, port), pod, ready)
 
 
 def _port(item: dict[str, Any], wanted: str | int) -> int | None:

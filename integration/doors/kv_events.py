@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -259,7 +259,9 @@ class KvEvents:
 
     def _look(self, context: Any) -> None:
         """Begin to follow who is new, and let go who is not there any more."""
-        there = {worker: self._fleet.specs[worker] for worker in self._fleet.there}
+        fleet = self._fleet
+        # Other slots make it no other engine.
+        there = {w: replace(fleet.specs[w], slots=None, capacity=None) for w in fleet.there}
         for worker, (spec, task) in list(self._tasks.items()):
             if task.done():
                 self._core.fault("kv-events", f"{spec.name}: {_why(task)}; it is followed anew")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from brsolver.errors import ParameterError
@@ -264,6 +265,11 @@ class PrefillPool:
         worker.let_go(name, kept=result == COMPUTED)
         self.calls[worker.spec.name, result] += 1
         self.touch()
+
+    def keep(self, worker: int, spec: WorkerSpec) -> None:
+        """Take in how many KV tokens a worker holds, from when it next says how full it is."""
+        found = self.workers[worker]
+        found.spec = replace(found.spec, slots=spec.slots, capacity=spec.capacity)
 
     def failed(self, worker: Prefiller, why: str) -> None:
         """Say that a call failed; of one that fails on and on that is said now and then."""

@@ -166,7 +166,7 @@ class Front:
             if worker is None:
                 self._tell("adding", self._add, replica, room)
             elif room.slots != self._rooms[replica].slots:
-                self._tell("resizing", self._pump.keep, worker, room.slots)
+                self._tell("resizing", self._pump.keep, worker, self._with_slots(worker, room))
         self._rooms = dict(replicas)
 
     def lost(self, replica: str) -> None:
@@ -214,12 +214,15 @@ class Front:
 
     def _add(self, replica: str, room: Room) -> None:
         before = self._before(replica)
-        if before is not None and self._pump.keep(before, room.slots):
+        if before is not None and self._pump.keep(before, self._with_slots(before, room)):
             self._workers[replica] = before
             return
         self._added += 1
         worker = self._pump.add_worker(_spec(f"{replica}#{self._added}", room))
         self._workers[replica], self._replicas[worker] = worker, replica
+
+    def _with_slots(self, worker: int, room: Room) -> WorkerSpec:
+        return replace(self._core.workers[worker].spec, slots=room.slots)
 
     def _before(self, replica: str) -> int | None:
         """Return which worker a replica was before it went, if it is the same that comes back."""

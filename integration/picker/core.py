@@ -302,9 +302,9 @@ class Core:
         self._driver.look_by(self._clock_s())
         return index
 
-    def keep(self, worker: int, slots: int | None) -> bool:
-        """Let a worker run so many requests at once; see `Membership.keep`."""
-        kept = self._membership.keep(worker, slots)
+    def keep(self, worker: int, spec: WorkerSpec) -> bool:
+        """Let a worker have the slots and KV tokens of a spec; see `Membership.keep`."""
+        kept = self._membership.keep(worker, spec)
         self._driver.look_by(self._clock_s())
         return kept
 

@@ -88,16 +88,16 @@ class Membership:
         self._say(worker, "added", "")
         return worker.index
 
-    def keep(self, worker: int, slots: int | None) -> bool:
-        """Let a worker take requests, so many at once, also one that was to go.
+    def keep(self, worker: int, spec: WorkerSpec) -> bool:
+        """Let a worker take requests, so many and so long at once, also one that was to go.
 
         What it runs beyond that runs on.
 
         Parameters
         ----------
         worker : int
-        slots : int or None
-            None is the parameters' own.
+        spec : WorkerSpec
+            Of which `slots` and `capacity` are taken in; None is the parameters' own.
 
         Returns
         -------
@@ -112,10 +112,10 @@ class Membership:
         found = self._workers[worker]
         if found.gone:
             return False
-        spec = replace(found.spec, slots=slots)
-        self._workers.check(spec)
-        found.spec, found.slots = spec, self._params.slots if slots is None else slots
+        self._workers.check(replace(found.spec, slots=spec.slots))
+        found.give_room(spec, self._params)
         self._session.state.slots[worker] = found.slots
+        self._session.state.set_capacity(worker, found.capacity)
         if found.draining:
             found.draining = False
             self._say(found, found.state, "it is back")

@@ -163,9 +163,9 @@ class Pump:
         self._run_in(0.0)
         return worker
 
-    def keep(self, worker: int, slots: int | None) -> bool:
+    def keep(self, worker: int, spec: WorkerSpec) -> bool:
         """See `Core.keep`."""
-        kept = self.core.keep(worker, slots)
+        kept = self.core.keep(worker, spec)
         self._run_in(0.0)
         return kept
 

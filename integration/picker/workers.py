@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
@@ -59,8 +60,7 @@ class Worker:
     def __init__(self, spec: WorkerSpec, index: int, params: PickerParams) -> None:
         self.spec = spec
         self.index = index
-        self.slots = params.slots if spec.slots is None else spec.slots
-        self.capacity = params.capacity if spec.capacity is None else spec.capacity
+        self.give_room(spec, params)
         self.draining = self.gone = False
         self.failures: dict[Witness, int] = {}
         self.down_until: dict[Witness, float] = {}
@@ -70,6 +70,12 @@ class Worker:
         self.sent = self.lost = 0
         self.foreign = 0
         self.gauges: Gauges | None = None
+
+    def give_room(self, spec: WorkerSpec, params: PickerParams) -> None:
+        """Take in the slots and the capacity of a spec."""
+        self.spec = replace(self.spec, slots=spec.slots, capacity=spec.capacity)
+        self.slots = params.slots if spec.slots is None else spec.slots
+        self.capacity = params.capacity if spec.capacity is None else spec.capacity
 
     @property
     def is_down(self) -> bool:

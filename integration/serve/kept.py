@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from integration.settings import ServeConfig
 
 FILE = "settings.json"
-_RELOADED = {"workers": WHO, "tiers": ("prefill", "decode")}
+_TIERS = ("prefill", "decode")
+_FOUND = [f"{tier}_{name}" for tier in _TIERS for name in ("file", "dns", "service")]
+_RELOADED = {"workers": WHO, "tiers": (*_TIERS, *_FOUND)}
 """Keys that a SIGHUP takes in, by table."""
 
 

@@ -4,40 +4,58 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from brsolver.errors import UnknownNameError
+from brsolver.errors import ParameterError, UnknownNameError
 from integration.doors.fleet import Fleet
 from integration.doors.poller import Poller
 from integration.doors.prefill_pool import PrefillPool
 from integration.doors.tiers import Tiers, TiersParams
-from integration.serve.membership import by_number, specs_at
+from integration.serve.following import Following
+from integration.serve.lookup import Lookup, by_number
+from integration.serve.sources import look_anew, source_at, specs_of
 from integration.serve.wanted import Wanted
-from integration.settings import named
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from integration.doors.poller import PollerParams
     from integration.doors.reception import Reception
     from integration.picker import PickerParams, Pump, WorkerSpec
     from integration.serve.by_hand import ByHand
+    from integration.serve.sources import Found
     from integration.settings import Tiers as Table
 
 BY_HAND = "prefill-by-hand.json"
 _MODES = {"kv_transfer_params": "call", "x-prefiller-host-port": "header"}
 
 
-def prefill_workers(table: Table) -> list[WorkerSpec]:
-    """Return the prefill workers that the settings name, each by its number address.
+def prefill_workers(
+    table: Table,
+    folder: Path = Path(),
+    complain: Callable[[str], object] | None = None,
+    lookup: Lookup | None = None,
+) -> list[WorkerSpec]:
+    """Return the prefill workers that the settings name; see `specs_of`.
 
     Raises
     ------
     ParameterError
-        A name is not known.
+        A name is not known, a file cannot be read, or has servers of several ranks.
     """
-    with named(None, "[tiers] prefill:"):
-        return specs_at(table.prefill)
+    specs = specs_of(table.prefilling, folder, complain, lookup)
+    _check_rankless(specs)
+    return specs
+
+
+def _check_rankless(specs: Iterable[WorkerSpec]) -> None:
+    for spec in specs:
+        if spec.rank is not None:
+            raise ParameterError(
+                f"prefill worker {spec.name!r} is one of several ranks, must be a server: none of "
+                "its ranks would be asked for"
+            )
 
 
 class Prefilling:
@@ -55,6 +73,10 @@ class Prefilling:
         With which a worker says that it has not begun.
     fault : callable
         Told in one line what goes wrong.
+    folder : Path, optional
+        What the path of a file of workers is seen from.
+    patient : bool
+        Whether workers with `prefill_dns` may have no address yet.
     say : callable, optional
         Told in one line which workers come and go.
     hands : ByHand, optional
@@ -66,6 +88,12 @@ class Prefilling:
     ----------
     tiers : Tiers
     fleet : Fleet
+
+    Raises
+    ------
+    ParameterError
+        A name is not known, a file cannot be read, or has servers of several ranks, or there is a
+        service and no cluster.
     """
 
     def __init__(
@@ -80,8 +108,12 @@ class Prefilling:
         say: Callable[[str], object] = lambda _: None,
         hands: ByHand | None = None,
         others: Fleet | None = None,
+        folder: Path = Path(),
+        patient: bool = False,
     ) -> None:
-        specs = prefill_workers(table)
+        self._lookup = Lookup()
+        later = patient and table.prefill_dns is not None
+        specs = [] if later else prefill_workers(table, folder, fault, self._lookup)
         if hands is not None:
             specs = hands.among(specs)
         self._pool = pool = PrefillPool(
@@ -105,12 +137,21 @@ class Prefilling:
         self._wanted = Wanted(self.fleet, hands, others=others)
         self._poller = Poller(pump, self.fleet, polling)
         self._task: asyncio.Task[None] | None = None
+        self._following = Following(self.set, fault=fault)
+        self._fault = fault
+        self._source = source_at(table.prefilling, folder, fault, self._lookup)
 
     def set(self, specs: Sequence[WorkerSpec]) -> None:
         """Have these workers, and those added by hand.
 
         All others get no more prompts, and those that they have run on.
+
+        Raises
+        ------
+        ParameterError
+            One of them is one of several ranks; then nothing is changed.
         """
+        _check_rankless(specs)
         self._wanted.set(specs)
 
     def workers(self) -> list[dict[str, object]]:
@@ -141,13 +182,35 @@ class Prefilling:
         if not there[name].retired:
             self._wanted.drain(there[name].spec)
 
+    async def look_anew(self, table: Table, folder: Path) -> Found:
+        """Return the workers that settings name by now.
+
+        Raises
+        ------
+        ParameterError
+            See `prefill_workers`.
+        """
+        found = await look_anew(table.prefilling, folder, self._fault, self._lookup)
+        _check_rankless(found.specs or ())
+        return found
+
+    def take(self, found: Found) -> int:
+        """Have those workers, and follow what settings name; return how many there are."""
+        if found.specs is not None:
+            self.set(found.specs)
+        self._lookup = found.lookup
+        self._following.follow(found.source)
+        return len(self.fleet)
+
     async def start(self) -> None:
-        """Begin to ask the prefill workers how they are."""
+        """Begin to ask the prefill workers how they are, and to follow who comes and goes."""
         self._wanted.restore()
+        self._following.follow(self._source)
         self._task = asyncio.get_running_loop().create_task(self._poller.run())
 
     async def stop(self) -> None:
         """Ask no more."""
+        await self._following.stop()
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from brsolver.errors import BrsolverError, MissingExtraError
 from integration.doors.trust import trusting
-from integration.serve.membership import workers_of
 from integration.serve.places import LOOPBACK
+from integration.serve.sources import specs_of
 from integration.settings import named
 
 if TYPE_CHECKING:
@@ -211,9 +211,9 @@ async def preflight(config: ServeConfig, *, envoy: bool, apart: bool = False) ->
 
 def _setting(config: ServeConfig) -> str:
     """Return what names the workers that are looked for."""
-    workers = config.workers
-    given = (name for name in ("file", "dns") if getattr(workers, name) is not None)
-    return "[tiers]" if config.tiers is not None else f"[workers] {next(given, 'addresses')}"
+    whence = config.workers.whence
+    given = (name for name in ("file", "dns") if getattr(whence, name) is not None)
+    return "[tiers]" if config.tiers is not None else whence.label(next(given, "addresses"))
 
 
 def _addresses(config: ServeConfig, *, envoy: bool) -> list[str]:
@@ -221,9 +221,11 @@ def _addresses(config: ServeConfig, *, envoy: bool) -> list[str]:
 
     Pods that are to be picked may come after their picker, and a service is asked while serving.
     """
-    tiers, workers = config.tiers, config.workers
-    if tiers is not None:
-        return [*tiers.prefill, *tiers.decode]
-    if envoy and (workers.file is not None or workers.dns is not None):
-        return [each.address for each in workers_of(config)]
-    return list(workers.addresses)
+    tiers, found = config.tiers, []
+    for whence in [config.decoding] if tiers is None else [tiers.prefilling, tiers.decoding]:
+        if envoy and not whence.addresses:
+            # The picker says which names are not known.
+            specs = specs_of(whence, config.folder, lambda _: None)
+            found += [each.address for each in specs]
+        found += whence.addresses
+    return found

@@ -34,9 +34,11 @@ from integration.serve.administration import administration
 from integration.serve.by_hand import FILE as BY_HAND
 from integration.serve.by_hand import ByHand
 from integration.serve.logs import EventLog, set_up
-from integration.serve.membership import Membership, first_workers, source_of, workers_of
+from integration.serve.lookup import Lookup
+from integration.serve.membership import Membership
 from integration.serve.prefilling import BY_HAND as PREFILL_BY_HAND
-from integration.serve.prefilling import Prefilling, prefill_workers
+from integration.serve.prefilling import Prefilling
+from integration.serve.sources import first_workers, look_anew, source_of
 from integration.serve.watchdog import first_of
 from integration.settings import named
 
@@ -63,6 +65,8 @@ class Picker:
         Workers to begin with.
     hands : ByHand, optional
         What was added and drained by hand.
+    lookup : Lookup, optional
+        Knows where the workers are.
 
     Attributes
     ----------
@@ -81,7 +85,9 @@ class Picker:
         places: Places,
         specs: Sequence[WorkerSpec],
         hands: ByHand | None = None,
+        lookup: Lookup | None = None,
     ) -> None:
+        self._lookup = Lookup() if lookup is None else lookup
         self.logger = set_up(config.log, config.folder)
         self._config, self._places = config, places
         clock = time.monotonic
@@ -156,9 +162,10 @@ class Picker:
         logger = set_up(config.log, config.folder)
         # Pods that are to be picked may come after their picker.
         patient = not places.envoy
-        specs = await first_workers(config, logger.warning, patient=patient)
+        lookup = Lookup()
+        specs = await first_workers(config, logger.warning, patient=patient, lookup=lookup)
         hands = ByHand(Path(places.folder) / BY_HAND)
-        return cls(config, places, hands.among(specs), hands)
+        return cls(config, places, hands.among(specs), hands, lookup)
 
     def _prefill_tier(self) -> Prefilling | None:
         config = self._config
@@ -174,6 +181,8 @@ class Picker:
             say=self.logger.info,
             hands=ByHand(Path(self._places.folder) / PREFILL_BY_HAND),
             others=self._fleet,
+            folder=config.folder,
+            patient=not self._places.envoy,
         )
 
     def _doors(self) -> GrpcServer:
@@ -229,7 +238,8 @@ class Picker:
         await self._admin.start()
         if self._prefilling is not None:
             await self._prefilling.start()
-        self._membership.follow(source_of(self._config, self.logger.warning))
+        source = source_of(self._config, self.logger.warning, self._lookup)
+        self._membership.follow(source)
         self._health.ready = True
 
     async def reload(self, config: ServeConfig) -> None:
@@ -241,14 +251,15 @@ class Picker:
             A worker's name is not known; then nothing is changed.
         """
         tiers, prefilling = config.tiers, self._prefilling
-        # Names are looked up, which takes as long as it takes.
-        decode = await asyncio.to_thread(workers_of, config)
-        prefill = [] if tiers is None else await asyncio.to_thread(prefill_workers, tiers)
-        self._membership.set(decode)
-        if prefilling is not None:
-            prefilling.set(prefill)
-        self._membership.follow(source_of(config, self.logger.warning))
-        beside = f", {len(prefill)} that compute prompts" if prefill else ""
+        say, beside = self.logger.warning, ""
+        decode = await look_anew(config.decoding, config.folder, say, self._lookup)
+        if tiers is not None and prefilling is not None:
+            prefill = await prefilling.look_anew(tiers, config.folder)
+            self._membership.take(decode)
+            beside = f", {prefilling.take(prefill)} that compute prompts"
+        else:
+            self._membership.take(decode)
+        self._lookup = decode.lookup
         self.logger.info("settings were read again: %d workers%s", len(self._fleet), beside)
 
     def proxy_gone(self) -> None:

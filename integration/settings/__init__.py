@@ -17,10 +17,9 @@ from integration.settings.tables import (
     KvEvents,
     Listen,
     Log,
-    Tiers,
     Trace,
-    Workers,
 )
+from integration.settings.workers import Tiers, Whence, Workers
 
 __all__ = [
     "WHO",
@@ -37,6 +36,7 @@ __all__ = [
     "ServeConfig",
     "Tiers",
     "Trace",
+    "Whence",
     "Workers",
     "built",
     "load",

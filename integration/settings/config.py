@@ -26,10 +26,9 @@ from integration.settings.tables import (
     KvEvents,
     Listen,
     Log,
-    Tiers,
     Trace,
-    Workers,
 )
+from integration.settings.workers import Tiers, Whence, Workers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -103,8 +102,7 @@ class ServeConfig:
         )
 
     def _check_workers(self) -> None:
-        workers = self.workers
-        given = bool(workers.addresses or workers.file or workers.dns or workers.service)
+        given = self.workers.whence.given
         if self.tiers is None:
             require(given, "workers names none, must have addresses, a file, dns, or a service")
             return
@@ -113,6 +111,11 @@ class ServeConfig:
         require(
             door == "ext_proc", f"picker.door is {door!r}, must be 'ext_proc' where there are tiers"
         )
+
+    @property
+    def decoding(self) -> Whence:
+        """Where the workers come from that decode, be there tiers or not."""
+        return self.workers.whence if self.tiers is None else self.tiers.decoding
 
     def _check_kv_ports(self) -> None:
         table, workers = self.kv_events, self.workers

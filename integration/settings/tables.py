@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from brsolver._limits import MAX_SLOTS, require, require_number, require_whole
-from brsolver.errors import ParameterError
+from brsolver._limits import require, require_number, require_whole
 from integration.settings._checks import (
     MAX_PORT,
     Address,
@@ -14,8 +13,6 @@ from integration.settings._checks import (
     require_pair,
     require_port,
 )
-
-DAY_S = 86_400.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,123 +56,6 @@ class Listen:
         require(bool(self.paths), "paths is empty, must name at least one, such as '/v1/'")
         for path in self.paths:
             require(path.startswith("/"), f"paths has {path!r}, each must begin with '/'")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Workers:
-    """``[workers]``: the engines.
-
-    Attributes
-    ----------
-    addresses : tuple of str
-        ``host:port`` of each.
-    ranks : int or None
-        Data-parallel ranks behind the one address, each of them a worker, for engines that take
-        ``X-data-parallel-rank``; None where each address is one worker.
-    file : str or None
-        Instead of addresses: a TOML file ``….toml`` with a table ``[[worker]]`` for each server
-        (`address`, and `name`, `ranks`, `slots`, `capacity` where needed), or another one with an
-        address in each line; read again when it changes.
-    dns : str or None
-        Instead of addresses: ``name:port``, each address of the name being a worker.
-    service : str or None
-        Instead of addresses: ``name:port`` of a service of the Kubernetes cluster that this runs
-        in, whose ready endpoints are workers; the port by name or number.
-    health_path : str
-        Answered 200 by a worker that is well.
-    health_interval_s : float
-        Seconds between looks.
-    metrics_path : str
-        Where an engine tells its figures.
-    tls : bool
-        Whether engines are spoken to by TLS.
-    ca : str or None
-        PEM file of who signs their certificates; None takes the system's.
-    keep_alive_s : float
-        Seconds that a connection may idle; less than engines allow (uvicorn: 5).
-    """
-
-    addresses: tuple[str, ...] = ()
-    ranks: int | None = None
-    file: str | None = None
-    dns: str | None = None
-    service: str | None = None
-    health_path: str = "/health"
-    health_interval_s: float = 1.0
-    metrics_path: str = "/metrics"
-    tls: bool = False
-    ca: str | None = None
-    keep_alive_s: float = 4.0
-
-    def __post_init__(self) -> None:
-        given = [n for n in ("addresses", "file", "dns", "service") if getattr(self, n)]
-        if len(given) > 1:
-            raise ParameterError(f"{given[0]} and {given[1]} are given, must be one of them")
-        _require_addresses("addresses", self.addresses)
-        if self.dns is not None:
-            Address.parse(self.dns, "dns")
-        if self.service is not None:
-            name, colon, port = self.service.partition(":")
-            require(
-                bool(name and colon and port),
-                f"service is {self.service!r}, must be NAME:PORT of a service",
-            )
-        self._check_ranks()
-        for name in ("health_path", "metrics_path"):
-            path = getattr(self, name)
-            require(path.startswith("/"), f"{name} is {path!r}, must begin with '/'")
-            plain = path.isascii() and path.isprintable() and " " not in path
-            require(plain, f"{name} is {path!r}, must be a path as URLs have it")
-        require_number("health_interval_s", self.health_interval_s, 0.05, 3600.0, " s")
-        require_number("keep_alive_s", self.keep_alive_s, 0.1, DAY_S, " s")
-        require(self.ca is None or self.tls, "ca is given, but tls is false; it must be true")
-
-    def _check_ranks(self) -> None:
-        if self.ranks is None:
-            return
-        require_whole("ranks", self.ranks, 1, MAX_SLOTS)
-        if len(self.addresses) != 1:
-            raise ParameterError(
-                f"ranks is {self.ranks}, which goes with one address; there are "
-                f"{len(self.addresses)}"
-            )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tiers:
-    """``[tiers]``: prompts are computed by other workers than those that decode.
-
-    Attributes
-    ----------
-    prefill, decode : tuple of str
-        ``host:port`` of each.
-    connector : {"kv_transfer_params", "x-prefiller-host-port"}
-        How the decode worker is told where the KV cache is: by what the prefill worker answered,
-        or by a header that names that worker, which llm-d's side-car follows.
-    threshold : float
-        Share of a prefill worker's KV cache in use from which on it gets no further prompts.
-    timeout_s : float
-        Seconds that a prompt may take to compute.
-    """
-
-    prefill: tuple[str, ...] = ()
-    decode: tuple[str, ...] = ()
-    connector: Literal["kv_transfer_params", "x-prefiller-host-port"] = "kv_transfer_params"
-    threshold: float = 0.9
-    timeout_s: float = 600.0
-
-    def __post_init__(self) -> None:
-        for name in ("prefill", "decode"):
-            addresses = getattr(self, name)
-            require(bool(addresses), f"{name} is empty, must name at least one HOST:PORT")
-            _require_addresses(name, addresses)
-        both = sorted(set(self.prefill) & set(self.decode))
-        if both:
-            raise ParameterError(
-                f"prefill and decode both name {both[0]!r}, must be in one of them"
-            )
-        require_number("threshold", self.threshold, 0.01, 1.0)
-        require_number("timeout_s", self.timeout_s, 0.1, DAY_S, " s")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -368,11 +248,3 @@ class Trace:
         if self.record_mib is not None:
             require_whole("record_mib", self.record_mib, 1, 1_000_000, " MiB")
             require(self.record is not None, "record_mib is given, record is not; it must be")
-
-
-def _require_addresses(name: str, addresses: tuple[str, ...]) -> None:
-    seen: set[str] = set()
-    for text in addresses:
-        address = str(Address.parse(text, name))
-        require(address not in seen, f"{name} names {text!r} twice, must name each once")
-        seen.add(address)

@@ -10,7 +10,7 @@ from door_support import until
 from fake_kubernetes import FakeApi, endpoint, endpoint_slice
 from small_http import http_server
 
-from brsolver.errors import ParameterError
+from brsolver.errors import OutputError, ParameterError
 from integration.doors.endpoints import Fixed, Listed, Named, Shape, address_of, read_workers
 from integration.doors.kubernetes import EndpointSlices, KubernetesApi
 from integration.picker import WorkerSpec
@@ -19,12 +19,13 @@ from integration.picker import WorkerSpec
 class Following:
     """A source that is followed while the block lasts."""
 
-    def __init__(self, source):
+    def __init__(self, source, changed=None):
         self._source = source
         self.told = []
+        self._changed = self.told.append if changed is None else changed
 
     async def __aenter__(self):
-        self._task = asyncio.create_task(self._source.follow(self.told.append))
+        self._task = asyncio.create_task(self._source.follow(self._changed))
         return self.told
 
     async def __aexit__(self, *_):
@@ -155,13 +156,13 @@ def test_addresses_of_both_families():
     assert address_of("fd00::1", 80) == "[fd00::1]:80"
 
 
-def following(address, tmp_path, complaints, **more):
+def following(address, tmp_path, complaints, changed=None, **more):
     token = tmp_path / "token"
     token.write_text("secret\n")
     api = KubernetesApi(url=f"http://{address}", namespace="models", token=token)
     selector = "kubernetes.io/service-name=vllm"
     source = EndpointSlices(api, selector, retry_s=1e-3, complain=complaints.append, **more)
-    return Following(source)
+    return Following(source, changed)
 
 
 def test_endpoint_slices_are_listed_and_watched(tmp_path):
@@ -212,6 +213,82 @@ def test_another_pod_at_the_same_address_is_told(tmp_path):
             assert [w.uid for workers in told for w in workers] == ["one", "two"]
             assert told[1][0].is_another_than(told[0][0])
             api.end()
+
+    asyncio.run(scenario())
+
+
+def both(first, second, **conditions):
+    """Return slices of one service, one of each address family, of two pods."""
+    pods = (("vllm-0", "one"), ("vllm-1", "two"))
+    ends = (conditions, {})
+    of_4 = [endpoint(first + str(n), *pod, **ends[n]) for n, pod in enumerate(pods)]
+    of_6 = [endpoint(second + str(n), *pod) for n, pod in enumerate(pods)]
+    return endpoint_slice("a-6", of_6), endpoint_slice("b-4", of_4)
+
+
+def test_a_pod_of_two_address_families_is_one_worker(tmp_path):
+    async def scenario():
+        api = FakeApi(both("10.0.0.", "fd00::"))
+        async with http_server(api) as address, following(address, tmp_path, []) as told:
+            await until(lambda: api.streams)
+            assert [(w.name, w.address) for w in told[0]] == [
+                ("vllm-0", "10.0.0.0:8000"),
+                ("vllm-1", "10.0.0.1:8000"),
+            ]
+            # One of its slices says already that it is not ready.
+            _, changed = both("10.0.0.", "fd00::", ready=False)
+            await api.send("MODIFIED", changed)
+            await until(lambda: len(told) == 2)
+            assert addresses(told[1]) == ["10.0.0.1:8000"]
+            await api.send("DELETED", endpoint_slice("b-4", []))
+            await until(lambda: len(told) == 3)
+            assert addresses(told[2]) == ["[fd00::0]:8000", "[fd00::1]:8000"]
+            api.end()
+
+    asyncio.run(scenario())
+
+
+def test_a_token_that_is_not_there_for_a_moment_ends_no_following(tmp_path):
+    async def scenario():
+        complaints = []
+        api = FakeApi([endpoint_slice("a", [endpoint("10.0.0.1", "p")])])
+        async with http_server(api) as address, following(address, tmp_path, complaints) as told:
+            await until(lambda: len(api.streams) == 1)
+            (tmp_path / "token").unlink()
+            api.slices = {"a": endpoint_slice("a", [endpoint("10.0.0.2", "q")])}
+            api.end()
+            await until(lambda: complaints)
+            assert len(told) == 1
+            (tmp_path / "token").write_text("secret")
+            await until(lambda: len(told) == 2)
+            assert addresses(told[1]) == ["10.0.0.2:8000"]
+            assert len(complaints) == 1
+            await until(lambda: len(api.streams) == 2)
+            api.end()
+
+    asyncio.run(scenario())
+
+
+def test_workers_of_slices_that_are_refused_are_told_again(tmp_path):
+    async def scenario():
+        complaints, told, refusals = [], [], []
+
+        def changed(workers):
+            if len(refusals) < 3:
+                refusals.append(workers)
+                raise OutputError("endpoints.json cannot be written (No space left on device)")
+            told.append(workers)
+
+        api = FakeApi([endpoint_slice("a", [endpoint("10.0.0.1", "p")])])
+        async with (
+            http_server(api) as address,
+            following(address, tmp_path, complaints, changed=changed),
+        ):
+            await until(lambda: told and api.streams)
+            api.end()
+        assert addresses(told[0]) == ["10.0.0.1:8000"]
+        assert len(complaints) == 1
+        assert "cannot be written" in complaints[0]
 
     asyncio.run(scenario())
 

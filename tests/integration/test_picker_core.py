@@ -394,21 +394,34 @@ def test_a_worker_of_other_slots_is_given_as_many():
         p.request(name)
     p.run(0.1)
     assert p.core.audit().held == 2
-    assert p.core.keep(0, 3)
+    assert p.core.keep(0, spec(0, slots=3))
     p.run(0.1)
     audit = p.core.audit()
     assert (audit.held, audit.workers[0].slots, audit.wrong) == (0, 3, ())
     with pytest.raises(ParameterError, match="the tokens of a step"):
-        p.core.keep(0, 10**6)
+        p.core.keep(0, spec(0, slots=10**6))
     p.core.retire(0)
     assert p.core.audit().workers[0].state == "draining"
-    assert p.core.keep(0, None)
+    assert p.core.keep(0, spec(0))
     assert (p.core.audit().workers[0].state, p.core.audit().workers[0].slots) == ("up", 1)
     p.core.retire(0)
     for name in ("a", "b", "c"):
         p.core.ended(name, End.FINISHED)
-    assert not p.core.keep(0, 2)
+    assert not p.core.keep(0, spec(0, slots=2))
     assert p.core.audit().workers[0].state == "gone"
+
+
+def test_a_worker_of_another_capacity_is_given_as_much():
+    p = Picking(workers=1, capacity=1000)
+    assert p.core.keep(0, spec(0, capacity=15))
+    for name in ("a", "b"):
+        p.request(name, 10)
+    p.run(0.1)
+    assert (p.core.audit().held, p.core.audit().workers[0].capacity) == (1, 15)
+    assert p.core.keep(0, spec(0))
+    p.run(0.1)
+    assert (p.core.audit().held, p.core.audit().workers[0].capacity) == (0, 1000)
+    assert p.core.audit().balanced
 
 
 def test_a_worker_that_comes_is_used():

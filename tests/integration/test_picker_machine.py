@@ -195,10 +195,13 @@ class Machine(RuleBasedStateMachine):
 
     @rule(
         worker=WORKERS,
-        what=st.sampled_from(["failed", "failed", "answered", "down", "up", "up", "retire", "add"]),
+        what=st.sampled_from(
+            ["failed", "failed", "answered", "down", "up", "up", "retire", "add", "keep"]
+        ),
         slots=st.integers(1, 3),
+        capacity=st.sampled_from([None, 30, 60]),
     )
-    def member(self, worker, what, slots):
+    def member(self, worker, what, slots, capacity):
         core = self.core
         found = core.workers[worker % len(core.workers)]
         if what == "add":
@@ -208,6 +211,10 @@ class Machine(RuleBasedStateMachine):
                 self.added += 1
                 index = core.add_worker(spec(100 + self.added, slots=slots))
                 assert index == (gone[0] if gone else new)
+        elif what == "keep":
+            there = not found.gone
+            assert core.keep(found.index, spec(0, slots=slots, capacity=capacity)) is there
+            assert found.gone or (found.slots == slots and not found.draining)
         elif what == "down":
             core.down(found.index, "said so")
         elif what == "retire":

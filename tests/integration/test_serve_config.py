@@ -131,6 +131,26 @@ def test_every_table_is_read(tmp_path: Path) -> None:
             "[tiers]: prefill and decode both name 'a:1', must be in one",
         ),
         (
+            TIERS.replace('["b:1"]', "[]"),
+            "[tiers]: decode is empty, must name at least one HOST:PORT, or decode_file, ",
+        ),
+        (
+            TIERS + "decode_file = 'w'\n",
+            "[tiers]: decode and decode_file are given, must be one of them",
+        ),
+        (
+            "[tiers]\nprefill_dns = 'a'\ndecode = ['b:1']\n",
+            "[tiers]: prefill_dns is 'a', must be HOST:PORT",
+        ),
+        (
+            "[tiers]\nprefill_service = 'a:http'\ndecode_service = 'b'\n",
+            "[tiers]: decode_service is 'b', must be NAME:PORT of a service",
+        ),
+        (
+            "[tiers]\nprefill_service = 'a:http'\ndecode_service = 'a:http'\n",
+            "[tiers]: prefill and decode both name 'a:http', must be in one",
+        ),
+        (
             WORKERS + "[picker]\ndoor = 'grpc'\n",
             "[picker]: door is 'grpc', must be one of 'ext_authz', 'ext_proc'",
         ),

@@ -14,6 +14,9 @@ import pytest
 from serve_stack import DEADLINE_S, Stack, ask, idle
 from test_serve_command import refused
 
+from integration.serve import kept
+from integration.settings.workers import Whence
+
 FOLDER = "front"
 
 
@@ -171,3 +174,9 @@ def test_a_picker_without_its_files_is_one_line(tmp_path):
     assert ran.returncode == 2
     assert ran.stderr.count("\n") == 1
     assert ran.stderr.startswith("brsolver: error: ")
+
+
+def test_all_that_says_where_workers_are_is_taken_in():
+    for tier in ("prefill", "decode"):
+        keys = {Whence(tier=tier).key(name) for name in ("addresses", "file", "dns", "service")}
+        assert keys <= set(kept._RELOADED["tiers"])

@@ -11,12 +11,17 @@ from fake_kubernetes import FakeApi, endpoint, endpoint_slice
 from small_http import http_server
 
 from brsolver.errors import ParameterError
-from integration.doors.endpoints import Listed
+from integration.doors.endpoints import Fixed, Listed, read_workers
 from integration.doors.fleet import Fleet
 from integration.doors.kubernetes import EndpointSlices, KubernetesApi
-from integration.picker import Core, PickerParams, Pump, WorkerSpec
+from integration.envoy import Endpoints
+from integration.picker import Ask, Core, End, PickerParams, Pump, WorkerSpec
+from integration.picker.events import Fault
 from integration.serve.by_hand import FILE, ByHand
+from integration.serve.following import Following
+from integration.serve.lookup import Lookup
 from integration.serve.membership import Membership
+from integration.serve.sources import Found
 
 PARAMS = PickerParams(policy="jsq", slots=8, budget=512)
 NAMED = [WorkerSpec(name=f"w{n}", address=f"127.0.0.1:{9000 + n}") for n in range(2)]
@@ -197,5 +202,126 @@ def test_settings_that_cannot_be_change_nothing(tmp_path):
         assert there(fleet) == ["w0", "w1"]
         await membership.add(spec("good", 9003))
         assert there(fleet) == ["good", "w0", "w1"]
+
+    asyncio.run(scenario())
+
+
+class Log:
+    """Keeps what goes wrong."""
+
+    def __init__(self):
+        self.faults = []
+
+    def event(self, event):
+        if isinstance(event, Fault):
+            self.faults.append(event)
+
+
+def test_other_slots_and_capacity_of_a_file_are_taken_in(tmp_path):
+    listed = tmp_path / "workers.toml"
+
+    def write(**fields):
+        lines = [f"{name} = {value}" for name, value in fields.items()]
+        part = tmp_path / "part"
+        part.write_text("\n".join(["[[worker]]", 'address = "127.0.0.1:9000"', *lines]))
+        part.replace(listed)
+
+    async def scenario():
+        write(slots=1)
+        specs = read_workers(listed)
+        core = Core(PARAMS, specs, clock=time.monotonic)
+        pump = Pump(core)
+        fleet = Fleet(pump, specs)
+        membership = Membership(core, fleet, changed=lambda _: None)
+        membership.follow(Listed(listed, interval_s=1e-3, complain=print))
+        asked = {n: asyncio.create_task(pump.pick(Ask(f"r{n}", 10))) for n in range(5)}
+
+        def state():
+            audit = core.audit()
+            [row] = audit.workers
+            assert audit.balanced
+            return row.slots, row.capacity, row.reserved, audit.held
+
+        await until(lambda: state() == (1, None, 1, 4))
+        write(slots=3, capacity=1000)
+        await until(lambda: state() == (3, 1000, 3, 2))
+        assert fleet.specs[0].slots == 3
+        # Fewer than run there: no new ones until it fits.
+        write(slots=2)
+        await until(lambda: state() == (2, None, 3, 2))
+        pump.ended("r0", End.FINISHED)
+        await until(lambda: state()[2] == 2)
+        await asyncio.gather(*(asked[n] for n in range(3)))
+        core.advance()
+        assert state() == (2, None, 2, 2)
+        pump.ended("r1", End.FINISHED)
+        await asked[3]
+        assert state() == (2, None, 2, 1)
+        assert [each.name for each in core.audit().workers] == ["127.0.0.1:9000"]
+        await membership.stop()
+        asked[4].cancel()
+        await asyncio.gather(asked[4], return_exceptions=True)
+        pump.stop()
+
+    asyncio.run(scenario())
+
+
+class Ending:
+    """A source that ends, in one way after the other, and then tells a worker."""
+
+    def __init__(self, *ends):
+        self.ends = list(ends)
+
+    async def follow(self, changed):
+        if not self.ends:
+            changed((spec("found", 9009),))
+            await asyncio.Event().wait()
+        end = self.ends.pop(0)
+        if end is not None:
+            raise end
+
+
+def test_a_source_that_ends_is_a_fault_and_is_followed_anew(tmp_path, monkeypatch):
+    monkeypatch.setitem(Following.__init__.__kwdefaults__, "again_s", 1e-3)
+
+    async def scenario():
+        membership, fleet = picker(tmp_path)
+        log = Log()
+        membership._core.listeners.append(log)
+        membership.follow(Ending(RuntimeError("a bug"), None))
+        await until(lambda: there(fleet) == ["found"])
+        assert [(each.kind, each.text) for each in log.faults] == [
+            ("source", f"workers were followed no more: {why}; that begins anew")
+            for why in ("RuntimeError: a bug", "it ended")
+        ]
+        await membership.stop()
+
+    asyncio.run(scenario())
+
+
+def test_what_cannot_be_told_to_envoy_of_a_worker_that_is_gone_is_a_fault(tmp_path):
+    async def scenario():
+        membership, _ = picker(tmp_path)
+        log = Log()
+        core = membership._core
+        core.listeners.extend([log, membership])
+        target = tmp_path / "taken"
+        target.mkdir()
+        membership._changed = Endpoints(target).write
+        core.retire(0)
+        await until(lambda: log.faults)
+        assert {each.kind for each in log.faults} == {"endpoints"}
+        assert "cannot be written" in log.faults[0].text
+
+    asyncio.run(scenario())
+
+
+def test_settings_that_name_a_service_keep_its_workers_until_it_tells(tmp_path):
+    async def scenario():
+        membership, fleet = picker(tmp_path)
+        membership.take(Found(None, Fixed([spec("pod", 9009)]), Lookup()))
+        assert there(fleet) == ["w0", "w1"]
+        await until(lambda: there(fleet) == ["pod"])
+        await membership.stop()
 
     asyncio.run(scenario())

@@ -115,6 +115,16 @@ def test_workers_come_and_go_while_it_serves():
     asyncio.run(scenario())
 
 
+def test_a_prefill_worker_of_another_capacity_is_the_same_worker():
+    async def scenario():
+        async with serving(0.5) as (made, (address,)):
+            made.set([WorkerSpec(name=address, address=address, capacity=100)])
+            await until(lambda: workers(made)[0].capacity == 100)
+            assert [each.address for each in workers(made)] == [address]
+
+    asyncio.run(scenario())
+
+
 def states(made):
     return {each.name: each.state for each in workers(made)}
 

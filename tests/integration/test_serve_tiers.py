@@ -11,7 +11,7 @@ import signal
 
 import pytest
 from aiohttp import web
-from serve_stack import DEADLINE_S, ask
+from serve_stack import DEADLINE_S, ask, at
 from small_http import http_server
 from tier_stack import TierStack, all_idle, changed, posted, states
 
@@ -378,3 +378,25 @@ def test_tiers_cannot_be_left_out_while_serving(stack):
         assert all_idle(await stack.until_idle())
 
     asyncio.run(run())
+
+
+def test_tiers_that_stand_in_files_follow_them(tmp_path):
+    async def run():
+        await other.until_ready()
+        before = other.audit()
+        assert fates(await ask(other, [5] * 4, tag="both", prompts=PROMPT)) == {"complete"}
+        assert gained(before, await other.until_idle()) == {"computed": 4}
+        other.configure(other.addresses[:1], at(other.prefill)[1:])
+        await other.until(
+            lambda audit: (
+                [each["state"] for each in audit["workers"]] == ["up", "gone"]
+                and [each["address"] for each in audit["prefill"]["workers"]]
+                == at(other.prefill)[1:]
+            ),
+            what="one of each",
+        )
+        assert fates(await ask(other, [5] * 4, tag="one", prompts=PROMPT)) == {"complete"}
+        assert all_idle(await other.until_idle())
+
+    with TierStack(tmp_path, in_files=True, slots=4) as other:
+        asyncio.run(run())

@@ -8,7 +8,7 @@ import socket
 import pytest
 
 from brsolver.errors import ParameterError
-from integration.serve.membership import first_workers, source_of, workers_of
+from integration.serve.sources import first_workers, source_of, workers_of
 from integration.settings import KvEvents, ServeConfig, Workers
 
 NUMBER, UNKNOWN = "127.0.0.1:80", "unknown:80"
@@ -53,7 +53,7 @@ def test_what_runs_is_not_changed_by_a_name_that_is_unknown():
         workers_of(config)
 
 
-def test_a_name_that_a_file_adds_and_nobody_knows_ends_no_following(tmp_path):
+def test_a_name_that_a_file_adds_and_nobody_knows_is_left_out(tmp_path):
     path = tmp_path / "workers"
     path.write_text(f"{NUMBER}\n{UNKNOWN}\n")
 
@@ -62,18 +62,37 @@ def test_a_name_that_a_file_adds_and_nobody_knows_ends_no_following(tmp_path):
         source = source_of(ServeConfig(workers=Workers(file=str(path))), complaints.append)
         task = asyncio.ensure_future(source.follow(told.append))
         async with asyncio.timeout(20):
-            while not complaints:
-                await asyncio.sleep(0)
-            assert not told
-            path.write_text("localhost:80\n")
             while not told:
+                await asyncio.sleep(0)
+            path.write_text("localhost:80\n")
+            while len(told) < 2:
                 await asyncio.sleep(0)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         # By its number, and called what the file calls it.
-        [spec] = told[0]
-        assert (spec.address, spec.name) == (NUMBER, "localhost:80")
-        assert "'unknown:80'" in complaints[0]
+        [before], [after] = told
+        assert (before.address, before.name) == (NUMBER, NUMBER)
+        assert (after.address, after.name) == (NUMBER, "localhost:80")
+        [line] = complaints
+        assert "'unknown:80'" in line
+
+
+def test_a_file_of_which_no_name_is_known_changes_nothing(tmp_path):
+    path = tmp_path / "workers"
+    path.write_text(f"{UNKNOWN}\n")
+
+    async def scenario():
+        complaints, told = [], []
+        source = source_of(ServeConfig(workers=Workers(file=str(path))), complaints.append)
+        task = asyncio.ensure_future(source.follow(told.append))
+        async with asyncio.timeout(20):
+            while not complaints:
+                await asyncio.sleep(0)
+        assert not told
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(scenario())
 
     asyncio.run(scenario())
 

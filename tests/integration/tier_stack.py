@@ -26,10 +26,10 @@ class TierStack(Stack):
         What the relays before prefill workers saw.
     """
 
-    def __init__(self, folder, *, connector="kv_transfer_params", **more):
+    def __init__(self, folder, *, connector="kv_transfer_params", in_files=False, **more):
         tables = {"picker": {"door": "ext_proc"}, **more}
         super().__init__(folder, **tables)
-        self._connector = connector
+        self._connector, self._in_files = connector, in_files
         self.prefill, self.prefill_seen = [], Seen()
 
     def _start(self):
@@ -43,12 +43,19 @@ class TierStack(Stack):
 
     def configure(self, addresses, prefill=None):
         """Write settings with these decode workers, and all prefill workers or these."""
-        self._tables["tiers"] = {
-            "prefill": at(self.prefill) if prefill is None else prefill,
-            "decode": list(addresses),
-            "connector": self._connector,
-        }
+        prefill = at(self.prefill) if prefill is None else prefill
+        self._tables["tiers"] = {**self._named(prefill, addresses), "connector": self._connector}
         super().configure([])
+
+    def _named(self, prefill, decode):
+        """Return what names the workers."""
+        if not self._in_files:
+            return {"prefill": list(prefill), "decode": list(decode)}
+        for tier, addresses in (("prefill", prefill), ("decode", decode)):
+            part = self._folder / "part"
+            part.write_text("".join(f"{each}\n" for each in addresses))
+            part.replace(self._folder / tier)
+        return {"prefill_file": "prefill", "decode_file": "decode"}
 
     def states(self):
         """Return the states of the prefill workers that are listed."""
