@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 import warnings
@@ -44,7 +45,7 @@ def config() -> Any:
         accelerator_config={"kind": "cpu"},
         engine_kwargs={
             "dtype": "float32", "enforce_eager": True, "load_format": "dummy",
-            "max_model_len": 8192, "max_num_seqs": 16, "kv_cache_memory_bytes": 256 * 2**20,
+            "max_model_len": 4096, "max_num_seqs": 16, "kv_cache_memory_bytes": 256 * 2**20,
             "chat_template": TEMPLATE,
         },
         deployment_config={
@@ -60,6 +61,8 @@ def config() -> Any:
 
 @pytest.fixture(scope="module")
 def application() -> Iterator[Application]:
+    # Ray's workers are nice, so that beside other work they would take an hour to start.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     ray.init(
