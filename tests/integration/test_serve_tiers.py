@@ -151,8 +151,12 @@ def test_the_prefill_tier_is_changed_while_it_serves(stack):
         assert stack.states() == {first: "up", second: "up"}
         stack.configure(stack.addresses, [second])
         stack.door.signal(signal.SIGHUP)
-        await stack.until(lambda _: stack.states() == {second: "up"})
-        assert any("that compute prompts" in line for line in stack.door.lines)
+        await stack.until(
+            lambda _: (
+                stack.states() == {second: "up"}
+                and any("that compute prompts" in line for line in stack.door.lines)
+            )
+        )
         calls = first_calls(stack)
         assert fates(await ask(stack, [5] * 6, tag="one", prompts=PROMPT)) == {"complete"}
         assert first_calls(stack) == calls
