@@ -175,7 +175,7 @@ def test_no_key_is_printed_and_none_that_anybody_knows_opens_the_door(tmp_path):
     command = [find_envoy(), "--mode", "validate", "-c", tmp_path / "shown.json"]
     ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=DEADLINE_S)
     assert ran.returncode != 0
-    # Between words protobuf puts more or fewer spaces from build to build, lest anybody rely on them.
+    # Protobuf puts more or fewer spaces between words, lest anybody rely on them.
     assert "a key of auth.keys_file" in " ".join(ran.stderr.split())
 
 
