@@ -138,7 +138,7 @@ def figures_of(result: SimulationResult) -> dict[str, float]:
         "lost_share": float(steps.lost_s()[window].sum()) / seconds,
         "lost_kv_share": float(steps.lost_kv_s[window].sum()) / seconds,
         "lost_prefill_share": float(steps.lost_prefill_s[window].sum()) / seconds,
-        "tokens_s": float(steps.active[window].sum()) / seconds,
+        "tokens_s": float(steps.active[window].sum()) / steps.span_s(window),
         "slots_in_use": float(steps.active[window].sum() / steps.slots[window].sum()),
         "max_wait_s": m.max_wait_s,
         "ttft_p99_s": m.ttft_p99_s,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from dataclasses import fields
+from datetime import date, time
 from typing import TYPE_CHECKING, Any
 
 from brsolver.errors import ParameterError, UnknownNameError
@@ -23,6 +25,7 @@ REQUIRED = {
     "table": (),
 }
 """Coefficients that a file must have, 0 or not: one left out would be taken for free."""
+_BARE = re.compile(r"[A-Za-z0-9_-]+")
 _UNITS = ("ms", "us", "µs", "ns", "milliseconds", "microseconds")
 
 
@@ -101,7 +104,7 @@ def _check_keys(owner: str, values: Iterable[str], known: Sequence[str]) -> None
 
 
 def written(values: Mapping[str, Any]) -> str:
-    """Write dictionaries of texts, numbers, truth values and lists of these as TOML.
+    """Write dictionaries of what TOML has as TOML.
 
     A dictionary within is a table, a name with dots one within another: ``"engine.prefill"``.
     """
@@ -112,7 +115,12 @@ def written(values: Mapping[str, Any]) -> str:
 
 
 def _block(values: Mapping[str, Any]) -> str:
-    return "".join(f"{name} = {_value(value)}\n" for name, value in values.items())
+    return "".join(f"{key_of(name)} = {_value(value)}\n" for name, value in values.items())
+
+
+def key_of(name: str) -> str:
+    """Write a key, in quotes where it needs them."""
+    return name if _BARE.fullmatch(name) else _value(name)
 
 
 def _value(value: object) -> str:
@@ -121,6 +129,11 @@ def _value(value: object) -> str:
     if isinstance(value, str):
         # JSON's escapes are TOML's, but for one character that JSON leaves as it is.
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, dict):
+        inner = ", ".join(f"{key_of(name)} = {_value(each)}" for name, each in value.items())
+        return f"{{{inner}}}"
+    if isinstance(value, date | time):
+        return value.isoformat()
     if isinstance(value, bool):
         return str(value).lower()
     return repr(value)

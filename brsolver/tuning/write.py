@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from brsolver._version import __version__
 from brsolver.errors import ParameterError
-from brsolver.hardware._toml import written
+from brsolver.hardware._toml import key_of, written
 from brsolver.hardware.model import preset_names, read_hardware
 from brsolver.simulator.params import SimulationParams
 from brsolver.traces.atomic import replacing
@@ -104,7 +104,7 @@ def _flat(name: str, table: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     inner = {key: value for key, value in table.items() if isinstance(value, dict)}
     flat = {name: {key: value for key, value in table.items() if key not in inner}}
     for key, value in inner.items():
-        flat |= _flat(f"{name}.{key}", value)
+        flat |= _flat(f"{name}.{key_of(key)}", value)
     return flat
 
 

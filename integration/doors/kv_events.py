@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ from integration.doors.kv_messages import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Mapping
 
     from integration.doors.fleet import Fleet
     from integration.doors.kv_messages import Batch, Stored
@@ -52,6 +52,8 @@ class KvEventsParams:
         What messages are published under.
     add_place : bool
         Whether servers of one rank add their place among the workers, too.
+    places : mapping of str to int
+        Those places by the names that settings give; of another worker its number counts.
     block_tokens : int
         Tokens of a block by our own settings.
     replay_s : float
@@ -62,6 +64,7 @@ class KvEventsParams:
     replay_port: int | None = None
     topic: str = ""
     add_place: bool = False
+    places: Mapping[str, int] = field(default_factory=dict)
     block_tokens: int = 16
     replay_s: float = 5.0
 
@@ -72,7 +75,8 @@ class KvEventsParams:
     def endpoints(self, worker: int, spec: WorkerSpec) -> tuple[str, str | None]:
         """Return where a worker's engine publishes, and answers for what was missed."""
         host = spec.address.rpartition(":")[0]
-        place = worker if self.add_place else 0
+        # Of two at one place the later one is called NAME~2.
+        place = self.places.get(spec.name.partition("~")[0], worker) if self.add_place else 0
         number = spec.rank if spec.rank is not None else place
         again = self.replay_port
         return (

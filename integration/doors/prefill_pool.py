@@ -296,10 +296,20 @@ class PrefillPool:
         """
         if any(each.there and each.spec.name == spec.name for each in self.workers):
             raise ParameterError(f"prefill worker {spec.name!r} is there already")
-        self.workers.append(Prefiller(spec))
+        gone = (at for at, each in enumerate(self.workers) if not each.there)
+        worker = next(gone, len(self.workers))
+        for old in self.workers[worker : worker + 1]:
+            self._forget(old.spec.name)
+        self.workers[worker : worker + 1] = [Prefiller(spec)]
         self._say(f"prefill worker {spec.name} is added")
         self.touch()
-        return len(self.workers) - 1
+        return worker
+
+    def _forget(self, name: str) -> None:
+        """Take away the figures of a worker that has gone: pods have new names every time."""
+        if not any(each.there and each.spec.name == name for each in self.workers):
+            for key in [key for key in self.calls if key[0] == name]:
+                del self.calls[key]
 
     def retire(self, worker: int) -> None:
         """Give a worker no more prompts; those that it has run on."""

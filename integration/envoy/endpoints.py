@@ -97,9 +97,11 @@ def resolve(address: str) -> tuple[str, ...]:
     parsed = Address.parse(address)
     try:
         found = socket.getaddrinfo(parsed.host, parsed.port, type=socket.SOCK_STREAM)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
+        # A name of empty or too long parts is no Unicode for whoever would look it up.
+        why = getattr(error, "strerror", None) or error
         raise ParameterError(
-            f"address is {address!r}, whose host cannot be found: {error.strerror}"
+            f"address is {address!r}, whose host cannot be found: {why}"
         ) from error
     known = sorted(found, key=lambda each: each[0] != socket.AF_INET)
     return tuple(dict.fromkeys(str(Address(str(each[4][0]), parsed.port)) for each in known))

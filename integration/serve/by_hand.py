@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-FILE = "by-hand.json"
+FILE, PREFILL_FILE = "by-hand.json", "prefill-by-hand.json"
+"""Of the workers that decode, and of those that compute prompts."""
 MOST_KEPT = 4096
 """Of those drained: pods that are gone for good are told apart from no others."""
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
+import json
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from brsolver.errors import ParameterError
+from brsolver.errors import OutputError, ParameterError
+from brsolver.traces.atomic import replacing
 from integration.doors.endpoints import LOOKUP_S, Listed, Polled
 from integration.envoy.endpoints import resolve
 from integration.settings import Address
@@ -19,6 +22,9 @@ if TYPE_CHECKING:
     from integration.picker import WorkerSpec
 
     Say = Callable[[str], object]
+
+LOOKED_UP, PREFILL_LOOKED_UP = "looked-up.json", "prefill-looked-up.json"
+"""Where it is kept what names of workers stood for: of those that decode, and of the other tier."""
 
 
 def by_number(spec: WorkerSpec) -> WorkerSpec:
@@ -66,15 +72,18 @@ class Lookup:
     ----------
     known : mapping of str to str, optional
         Addresses as they are given, and by number.
+    path : Path, optional
+        Where that is kept, so that a picker after this one knows it; what stands there is known.
     """
 
-    def __init__(self, known: Mapping[str, str] | None = None) -> None:
-        self._known = dict(known or {})
+    def __init__(self, known: Mapping[str, str] | None = None, *, path: Path | None = None) -> None:
+        self._path = path
+        self._known = _read(path) if known is None else dict(known)
         self._missing: set[str] = set()
 
     def copy(self) -> Lookup:
         """Return another one that knows as much."""
-        other = Lookup(self._known)
+        other = Lookup(self._known, path=self._path)
         other._missing = set(self._missing)
         return other
 
@@ -115,7 +124,16 @@ class Lookup:
             say(f"{unknown[name]}; {what}")
         self._missing = set(unknown)
         self._known = fresh | {name: known[name] for name in unknown if name in known}
+        if self._known != known:
+            self._save()
         return workers
+
+    def _save(self) -> None:
+        # A disk that is full keeps nobody from serving.
+        with contextlib.suppress(OutputError):
+            if self._path is not None:
+                with replacing(self._path) as part:
+                    part.write_text(json.dumps(self._known), encoding="utf-8")
 
     def _asked(self, names: Iterable[str]) -> tuple[dict[str, str], dict[str, ParameterError]]:
         """Return where names are, and of the others why they are not known."""
@@ -133,6 +151,15 @@ class Lookup:
             else:
                 fresh[name] = old if old in there else there[0]
         return fresh, unknown
+
+
+def _read(path: Path | None) -> dict[str, str]:
+    # What cannot be read is of no use, and must keep nobody from serving.
+    with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
+        if path is not None:
+            found = json.loads(path.read_text(encoding="utf-8")).items()
+            return {name: str(Address.parse(address)) for name, address in found}
+    return {}
 
 
 def is_number(address: str) -> bool:

@@ -6,7 +6,7 @@ import asyncio
 from functools import partial
 from typing import TYPE_CHECKING
 
-from brsolver.errors import BrsolverError
+from brsolver.errors import OutputError
 from integration.admin.fleet import CoreFleet
 from integration.picker.events import WorkerChanged
 from integration.serve.following import Following
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from integration.picker.events import Event
     from integration.serve.by_hand import ByHand
     from integration.serve.sources import Found
+
+AGAIN_S = 1.0
+"""After which what could not be written is tried again."""
 
 
 class Membership(CoreFleet):
@@ -50,6 +53,7 @@ class Membership(CoreFleet):
     ) -> None:
         super().__init__(core)
         self._changed = changed
+        self._told = True
         self._wanted = Wanted(fleet, hands, others=others)
         self._following = Following(self.set, fault=partial(core.fault, "source"))
 
@@ -90,7 +94,7 @@ class Membership(CoreFleet):
     def event(self, event: Event) -> None:
         """Take in an event of the core: a worker that is gone is gone for Envoy too."""
         if isinstance(event, WorkerChanged):
-            asyncio.get_running_loop().call_soon(self._tell_or_say)
+            asyncio.get_running_loop().call_soon(self._tell)
 
     def restore(self) -> None:
         """Do again what was done by hand under a picker before this one."""
@@ -126,13 +130,16 @@ class Membership(CoreFleet):
             self._wanted.drain(found.spec)
             self._tell()
 
-    def _tell_or_say(self) -> None:
-        """Tell, where nobody waits for it."""
-        try:
-            self._tell()
-        except BrsolverError as error:
-            self._core.fault("endpoints", str(error))
-
     def _tell(self) -> None:
+        """Tell who there is; again in a while where that cannot be written, which is said once."""
         there = [each.spec.address for each in self._core.workers if not each.gone]
-        self._changed(list(dict.fromkeys(there)))
+        try:
+            self._changed(list(dict.fromkeys(there)))
+        except OutputError as error:
+            # The core has them already, and a disk is not full for ever.
+            if self._told:
+                self._core.fault("endpoints", str(error))
+            self._told = False
+            asyncio.get_running_loop().call_later(AGAIN_S, self._tell)
+        else:
+            self._told = True

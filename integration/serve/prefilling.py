@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from integration.serve.sources import Found
     from integration.settings import Tiers as Table
 
-BY_HAND = "prefill-by-hand.json"
 _MODES = {"kv_transfer_params": "call", "x-prefiller-host-port": "header"}
 
 
@@ -73,6 +72,11 @@ class Prefilling:
         With which a worker says that it has not begun.
     fault : callable
         Told in one line what goes wrong.
+    complain : callable, optional
+        Told in one line which names are not known, and which have moved, from any thread; `fault`
+        is where it is left out.
+    lookup : Lookup, optional
+        Knows where names were.
     folder : Path, optional
         What the path of a file of workers is seen from.
     patient : bool
@@ -106,14 +110,17 @@ class Prefilling:
         retry_statuses: tuple[int, ...] = (),
         fault: Callable[[str], object],
         say: Callable[[str], object] = lambda _: None,
+        complain: Callable[[str], object] | None = None,
         hands: ByHand | None = None,
         others: Fleet | None = None,
+        lookup: Lookup | None = None,
         folder: Path = Path(),
         patient: bool = False,
     ) -> None:
-        self._lookup = Lookup()
+        self._lookup = Lookup() if lookup is None else lookup
+        self._complain = fault if complain is None else complain
         later = patient and table.prefill_dns is not None
-        specs = [] if later else prefill_workers(table, folder, fault, self._lookup)
+        specs = [] if later else prefill_workers(table, folder, self._complain, self._lookup)
         if hands is not None:
             specs = hands.among(specs)
         self._pool = pool = PrefillPool(
@@ -138,8 +145,7 @@ class Prefilling:
         self._poller = Poller(pump, self.fleet, polling)
         self._task: asyncio.Task[None] | None = None
         self._following = Following(self.set, fault=fault)
-        self._fault = fault
-        self._source = source_at(table.prefilling, folder, fault, self._lookup)
+        self._source = source_at(table.prefilling, folder, self._complain, self._lookup)
 
     def set(self, specs: Sequence[WorkerSpec]) -> None:
         """Have these workers, and those added by hand.
@@ -190,7 +196,7 @@ class Prefilling:
         ParameterError
             See `prefill_workers`.
         """
-        found = await look_anew(table.prefilling, folder, self._fault, self._lookup)
+        found = await look_anew(table.prefilling, folder, self._complain, self._lookup)
         _check_rankless(found.specs or ())
         return found
 

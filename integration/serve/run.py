@@ -21,9 +21,11 @@ from integration.envoy.process import EnvoyProcess, EnvoyStartError
 from integration.envoy.program import find_envoy
 from integration.serve.apart import Apart, hindrances, require_settled
 from integration.serve.by_hand import FILE as BY_HAND
+from integration.serve.by_hand import PREFILL_FILE as PREFILL_BY_HAND
 from integration.serve.folder import held_folder
 from integration.serve.kept import FILE as KEPT
 from integration.serve.kept import Kept
+from integration.serve.lookup import LOOKED_UP, PREFILL_LOOKED_UP
 from integration.serve.places import LOOPBACK, Places
 from integration.serve.preflight import check_packages, preflight
 from integration.serve.signals import Signals
@@ -163,7 +165,7 @@ async def _supervise(
     source: Source, config: ServeConfig, program: Path | None, folder: Path, *, envoy: bool
 ) -> None:
     # What was done by hand, and taken in, holds while this serves, whatever becomes of pickers.
-    for left in (BY_HAND, KEPT):
+    for left in (BY_HAND, PREFILL_BY_HAND, KEPT, LOOKED_UP, PREFILL_LOOKED_UP):
         (folder / left).unlink(missing_ok=True)
     apart = envoy and program is None
     for line in await preflight(config, envoy=envoy, apart=apart):

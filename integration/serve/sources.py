@@ -157,8 +157,10 @@ async def look_anew(whence: Whence, folder: Path, complain: Complain, lookup: Lo
     lookup = lookup.copy()
     source = source_at(whence, folder, complain, lookup)
     # Names are looked up, which takes as long as it takes.
-    specs = await asyncio.to_thread(specs_of, whence, folder, None, lookup)
-    return Found(None if whence.service is not None else specs, source, lookup)
+    if whence.service is not None or whence.dns is not None:
+        # A name may have no address for the moment: its source goes on with what there was.
+        return Found(None, source, lookup)
+    return Found(await asyncio.to_thread(specs_of, whence, folder, None, lookup), source, lookup)
 
 
 def _slices(whence: Whence, service: str, complain: Complain) -> EndpointSlices:

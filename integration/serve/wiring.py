@@ -32,11 +32,11 @@ from integration.picker.unread import Unread
 from integration.recording import MIB
 from integration.serve.administration import administration
 from integration.serve.by_hand import FILE as BY_HAND
+from integration.serve.by_hand import PREFILL_FILE as PREFILL_BY_HAND
 from integration.serve.by_hand import ByHand
 from integration.serve.logs import EventLog, set_up
-from integration.serve.lookup import Lookup
+from integration.serve.lookup import LOOKED_UP, PREFILL_LOOKED_UP, Lookup
 from integration.serve.membership import Membership
-from integration.serve.prefilling import BY_HAND as PREFILL_BY_HAND
 from integration.serve.prefilling import Prefilling
 from integration.serve.sources import first_workers, look_anew, source_of
 from integration.serve.watchdog import first_of
@@ -162,7 +162,7 @@ class Picker:
         logger = set_up(config.log, config.folder)
         # Pods that are to be picked may come after their picker.
         patient = not places.envoy
-        lookup = Lookup()
+        lookup = Lookup(path=Path(places.folder) / LOOKED_UP)
         specs = await first_workers(config, logger.warning, patient=patient, lookup=lookup)
         hands = ByHand(Path(places.folder) / BY_HAND)
         return cls(config, places, hands.among(specs), hands, lookup)
@@ -179,6 +179,8 @@ class Picker:
             retry_statuses=config.limits.retry_statuses,
             fault=partial(self.core.fault, "prefill"),
             say=self.logger.info,
+            complain=self.logger.warning,
+            lookup=Lookup(path=Path(self._places.folder) / PREFILL_LOOKED_UP),
             hands=ByHand(Path(self._places.folder) / PREFILL_BY_HAND),
             others=self._fleet,
             folder=config.folder,
@@ -232,12 +234,13 @@ class Picker:
             self._tasks.append(asyncio.get_running_loop().create_task(self._kv_events.run()))
         if places.envoy:
             self._tasks.append(asyncio.get_running_loop().create_task(self._comparing.run()))
+        if self._prefilling is not None:
+            # Before anything comes in: a worker that was drained by hand gets nothing.
+            await self._prefilling.start()
         await self._grpc.start(host, places.grpc)
         if self._authz is not None:
             await self._authz.start(host, places.door)
         await self._admin.start()
-        if self._prefilling is not None:
-            await self._prefilling.start()
         source = source_of(self._config, self.logger.warning, self._lookup)
         self._membership.follow(source)
         self._health.ready = True
@@ -271,6 +274,9 @@ class Picker:
     async def stop(self, *, at_once: asyncio.Event) -> None:
         """Let what runs end, as far as that is for the picker to see to, then end."""
         self._health.ready = False
+        if self._places.apart and self._authz is not None:
+            # What comes from now on Envoy routes by itself, or this would never be empty.
+            await self._authz.stop()
         if self._places.apart or not self._places.envoy:
             await first_of(at_once.wait(), self._empty())
         for task in self._tasks:
@@ -336,6 +342,7 @@ def _kv_events(config: ServeConfig, core: Core, fleet: Fleet) -> KvEvents | None
         replay_port=table.replay_port,
         topic=table.topic,
         add_place=table.add_place,
+        places={name: place for place, name in enumerate(config.decoding.addresses)},
         block_tokens=config.router.block_tokens,
     )
     return KvEvents(core, fleet, params)

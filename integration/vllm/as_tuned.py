@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from integration.vllm.config import AdapterConfig
     from integration.vllm.deployment import Deployment
 
+_WHERE = {True: "on the ranks", False: "elsewhere"}
+
 
 def warn_of_other_engines(config: AdapterConfig, known: Deployment) -> None:
     """Say in one line where vLLM runs otherwise than the file's router was validated with.
@@ -45,10 +47,13 @@ def differences(
     slots = engine.get("slots")
     if isinstance(slots, list):
         # As the file's command line has it.
-        slots = max(slots, default=None)
+        slots = max((each for each in slots if isinstance(each, int)), default=None)
     asked: list[tuple[str, object, object]] = [("--max-num-seqs", slots, known.slots)]
     prefill = engine.get("prefill")
-    if isinstance(prefill, dict) and prefill.get("mode") == "colocated" and known.computes:
+    mode = prefill.get("mode") if isinstance(prefill, dict) else None
+    if mode is not None:
+        asked.append(("prompts computed", _WHERE[mode == "colocated"], _WHERE[known.computes]))
+    if isinstance(prefill, dict) and mode == "colocated" and known.computes:
         asked += [
             ("--max-num-batched-tokens", prefill.get("budget"), known.budget or None),
             ("--prefill-schedule-interval", prefill.get("interval"), known.interval),

@@ -20,6 +20,8 @@ def test_they_differ_and_a_server_may_take_them():
 
 def test_the_system_gives_none_of_them_to_a_connection():
     first = module._first_ephemeral()
+    if first <= 1024:
+        pytest.skip("the system gives every port to connections here")
     assert all(1024 <= port < first for port in free_ports([LOOPBACK] * 50))
 
 
@@ -42,5 +44,5 @@ def test_where_the_system_does_not_say_or_leaves_none_a_port_is_found(tmp_path, 
 
 
 def test_a_host_that_is_not_this_machine_is_an_error():
-    with pytest.raises(OSError, match="assign"):
+    with pytest.raises(OSError, match=r"ssign|valid"):
         free_port("192.0.2.1")

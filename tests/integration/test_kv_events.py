@@ -345,6 +345,12 @@ def test_ports_are_those_of_ranks():
     assert params.endpoints(2, alone) == ("tcp://h:100", "tcp://h:200")
     placed = KvEventsParams(port=100, add_place=True)
     assert placed.endpoints(2, alone) == ("tcp://h:102", None)
+    # Whichever number it has by now, having been left out at first, or moved.
+    named = KvEventsParams(port=100, add_place=True, places={"h:1": 0, "g:1": 1})
+    for name in ("g:1", "g:1~2"):
+        moved = WorkerSpec(name=name, address="10.0.0.7:1")
+        assert named.endpoints(5, moved) == ("tcp://10.0.0.7:101", None)
+    assert named.endpoints(5, alone) == ("tcp://h:105", None)
     with pytest.raises(ParameterError, match="block_tokens is 0"):
         KvEventsParams(port=1, block_tokens=0)
 

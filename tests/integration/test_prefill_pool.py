@@ -301,7 +301,23 @@ def test_no_two_workers_that_are_listed_have_one_name():
     with pytest.raises(ParameterError, match="prefill worker 'p0' is there already"):
         pool.add_worker(specs()[0])
     pool.take_back(worker, "a", FAILED)
-    assert pool.add_worker(specs()[0]) == 2
+    # In the place of the one that has gone.
+    assert pool.add_worker(specs()[0]) == 0
+    assert len(pool.workers) == 2
+
+
+def test_figures_of_workers_that_have_gone_end_when_others_come():
+    """Each rollout brings pods of new names."""
+    pool = made(1)
+    for generation in range(5):
+        worker = pool.give(prompt("a"))
+        pool.take_back(worker, "a", FAILED)
+        assert pool.calls == {(worker.spec.name, FAILED): 1}
+        pool.retire(0)
+        name = f"pod-{generation}"
+        assert pool.add_worker(WorkerSpec(name=name, address=f"10.0.1.{generation}:1")) == 0
+    assert pool.calls == {}
+    assert len(pool.workers) == 1
 
 
 def test_workers_that_come_and_go_are_told_of():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import signal
 import subprocess
@@ -89,6 +90,12 @@ def by_key(stack, outputs, **more):
     return ask(stack, outputs, headers={"authorization": f"Bearer {KEY}"}, **more)
 
 
+async def go_on_sending(stack):
+    """Always have a request under way."""
+    for turn in itertools.count():
+        await asyncio.gather(*(by_key(stack, [LONG], tag=f"on{turn}-{n}") for n in range(2)))
+
+
 @pytest.mark.parametrize("door", ["ext_authz", "ext_proc"])
 def test_what_is_printed_and_what_runs_fit_together(tmp_path, door):
     async def placed(stack):
@@ -104,13 +111,18 @@ def test_what_is_printed_and_what_runs_fit_together(tmp_path, door):
         running = asyncio.create_task(by_key(stack, [LONG] * 4, tag="last"))
         audit = await stack.until(lambda audit: audit["started"] == 4, what="busy")
         assert [each["reserved"] for each in audit["workers"]] == [2, 2]
-        # It waits for what it has placed.
+        # It waits for what it has placed, but for nobody who comes after that.
+        traffic = asyncio.create_task(go_on_sending(stack)) if door == "ext_authz" else None
         stack.door.signal(signal.SIGTERM)
         ended = asyncio.create_task(asyncio.to_thread(stack.door.wait, DEADLINE_S))
         await asyncio.wait([running, ended], return_when=asyncio.FIRST_COMPLETED)
         assert running.done()
         assert set(fates(await running)) == {"complete"}
         assert await ended == 0
+        assert not any("streams still ran" in line for line in stack.door.lines)
+        if traffic is not None:
+            traffic.cancel()
+            await asyncio.gather(traffic, return_exceptions=True)
         # Nobody has ended Envoy, which routes by itself.
         assert set(fates(await by_key(stack, [5] * 2, tag="alone"))) == {"complete"}
 

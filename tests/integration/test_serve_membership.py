@@ -299,7 +299,9 @@ def test_a_source_that_ends_is_a_fault_and_is_followed_anew(tmp_path, monkeypatc
     asyncio.run(scenario())
 
 
-def test_what_cannot_be_told_to_envoy_of_a_worker_that_is_gone_is_a_fault(tmp_path):
+def test_what_cannot_be_told_to_envoy_of_a_worker_that_is_gone_is_a_fault(tmp_path, monkeypatch):
+    monkeypatch.setattr("integration.serve.membership.AGAIN_S", 1e-3)
+
     async def scenario():
         membership, _ = picker(tmp_path)
         log = Log()
@@ -312,6 +314,26 @@ def test_what_cannot_be_told_to_envoy_of_a_worker_that_is_gone_is_a_fault(tmp_pa
         await until(lambda: log.faults)
         assert {each.kind for each in log.faults} == {"endpoints"}
         assert "cannot be written" in log.faults[0].text
+        # It is tried again, in silence, until it can be.
+        target.rmdir()
+        await until(target.exists)
+        assert len(log.faults) == 1
+
+    asyncio.run(scenario())
+
+
+def test_workers_that_envoy_cannot_be_told_of_yet_are_there_all_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr("integration.serve.membership.AGAIN_S", 1e-3)
+
+    async def scenario():
+        membership, fleet = picker(tmp_path)
+        target = tmp_path / "taken"
+        target.mkdir()
+        membership._changed = Endpoints(target).write
+        membership.set([spec("w0", 9000), spec("new", 9009)])
+        assert "new" in there(fleet)
+        target.rmdir()
+        await until(target.exists)
 
     asyncio.run(scenario())
 

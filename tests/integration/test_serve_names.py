@@ -18,7 +18,7 @@ from integration.picker import Ask, Core, End, PickerParams, Placed, Pump, Worke
 from integration.serve.lookup import ListedByName, LookedUp, Lookup
 from integration.serve.membership import Membership
 from integration.serve.prefilling import Prefilling
-from integration.serve.sources import source_of, workers_of
+from integration.serve.sources import look_anew, source_of, workers_of
 from integration.settings import Door, ServeConfig, Tiers, Workers
 
 FIRST, SECOND, THIRD = "127.0.0.1", "127.0.0.2", "127.0.0.3"
@@ -173,6 +173,43 @@ def test_a_name_that_is_not_known_for_a_while_keeps_its_place(names):
     assert [each.address for each in lookup.find(pods)] == [f"{FIRST}:80"]
     known["a"] = [THIRD]
     assert [each.address for each in lookup.find(pods)] == [f"{THIRD}:80", f"{FIRST}:80"]
+
+
+def test_a_later_picker_knows_where_names_were(names, tmp_path):
+    known, _ = names
+    known.update(a=[FIRST], b=[SECOND])
+    path = tmp_path / "looked-up.json"
+    pods = given("a:80", "b:80")
+    before = Lookup(path=path).find(pods)
+    known.clear()
+    assert Lookup(path=path).find(pods) == before
+    known["a"] = [THIRD]
+    moved = Lookup(path=path).find(pods)
+    assert [each.address for each in moved] == [f"{THIRD}:80", f"{SECOND}:80"]
+    assert Lookup(path=path).find(pods) == moved
+    with pytest.raises(ParameterError):
+        Lookup().find(pods[1:])
+
+
+@pytest.mark.parametrize("text", ["", "[1]", '{"a:80": 3}', "{"])
+def test_what_cannot_be_read_of_names_is_not_known(names, tmp_path, text):
+    path = tmp_path / "looked-up.json"
+    path.write_text(text)
+    with pytest.raises(ParameterError, match="'a:80'"):
+        Lookup(path=path).find(given("a:80"))
+
+
+@pytest.mark.parametrize("host", ["a..b", "a" * 64])
+def test_a_name_that_none_can_be_is_one_line(host):
+    with pytest.raises(ParameterError, match="whose host cannot be found"):
+        Lookup().find(given(f"{host}:80"))
+
+
+def test_a_name_without_an_address_for_the_moment_refuses_no_settings(names, tmp_path):
+    whence = Tiers(prefill_dns="pods:80", decode=(f"{FIRST}:80",)).prefilling
+    found = asyncio.run(look_anew(whence, tmp_path, print, Lookup()))
+    assert found.specs is None
+    assert found.source is not None
 
 
 def test_a_name_of_several_addresses_keeps_the_one_it_has(names):

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -332,7 +333,10 @@ def test_a_simulation_of_it_meets_the_traffic_that_was_tuned_for(
 def test_what_the_user_added_outlives_whatever_else_is_wrong(
     came_out: TuneResult, spoilt: str, tmp_path: Path
 ) -> None:
-    own = "[adapter]\nreload_s = 60.0\n[adapter.parameters]\nkappa = 2.5\n[picker]\nseed = 3\n"
+    own = (
+        "[adapter]\nreload_s = 60.0\n[adapter.parameters]\nkappa = 2.5\n"
+        '[adapter."x.y"]\n"a b" = 1\nsince = 2026-12-01\n[picker]\nseed = 3\nx = [{a = "b"}]\n'
+    )
     (tmp_path / "tuned.toml").write_text(spoilt + own)
     for _ in range(2):
         path = write_tuned(came_out, tmp_path)
@@ -340,8 +344,12 @@ def test_what_the_user_added_outlives_whatever_else_is_wrong(
         found = read_tuned(path)
         assert found is not None
         assert found.own == {
-            "adapter": {"reload_s": 60.0, "parameters": {"kappa": 2.5}},
-            "picker": {"seed": 3},
+            "adapter": {
+                "reload_s": 60.0,
+                "parameters": {"kappa": 2.5},
+                "x.y": {"a b": 1, "since": date(2026, 12, 1)},
+            },
+            "picker": {"seed": 3, "x": [{"a": "b"}]},
         }
 
 

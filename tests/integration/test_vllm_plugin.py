@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import multiprocessing
+from types import SimpleNamespace
 
 import pytest
 from fake_vllm import Deployment
 
-from integration.vllm import plugin
+from integration.vllm import as_tuned, plugin
 from integration.vllm.wrapping import adapter_of
 
 CHILDREN = ["EngineCore_DP0", "EngineCore", "VllmWorker-1", "ApiServer_1", "VLLM_DP_Coordinator"]
@@ -160,7 +161,20 @@ def test_a_file_that_was_tuned_for_other_engines_is_one_line(said, tmp_path, rec
     assert "\n" not in line
 
 
-@pytest.mark.parametrize("slots", ["48", "[24, 48]"])
+@pytest.mark.parametrize(
+    ("mode", "computes", "told"),
+    [
+        ("none", True, ("prompts computed", "elsewhere", "on the ranks")),
+        ("colocated", False, ("prompts computed", "on the ranks", "elsewhere")),
+    ],
+)
+def test_where_prompts_are_computed_is_compared(mode, computes, told):
+    engine = {"slots": [24, "x"], "prefill": {"mode": mode}}
+    known = SimpleNamespace(slots=24, computes=computes, budget=0, interval=1, chunk=0)
+    assert list(as_tuned.differences(engine, known)) == [told]
+
+
+@pytest.mark.parametrize("slots", ["48", '[24, 48, "x"]', "[24, 48]"])
 @pytest.mark.parametrize("budget", [4096, 0], ids=["the same", "not said"])
 def test_a_file_that_was_tuned_for_these_engines_is_none(said, tmp_path, slots, budget):
     file = tmp_path / "tuned.toml"
