@@ -238,6 +238,7 @@ def test_several_api_servers_share_what_they_know(shared_server, mode):
 @pytest.fixture(scope="module")
 def shared_server(folder: Path):
     from rig.servers import rig_server
+    from serving import PATIENCE_S, await_figures
 
     from integration.bench.server import Server
 
@@ -248,4 +249,7 @@ def shared_server(folder: Path):
     serve.write_text(f'#!/bin/sh\nexec {sys.executable} {SERVE} "$@"\n')
     serve.chmod(0o755)
     with Server(replace(single.params, python=str(serve))) as server:
+        # Who answers first is not the only one: another may read the file only as it starts.
+        found = await_figures(server, lambda now: now.get("brsolver_active") == 2, PATIENCE_S)
+        assert found.get("brsolver_active") == 2, server.log_text()[-3000:]
         yield server, path
