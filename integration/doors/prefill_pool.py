@@ -298,16 +298,17 @@ class PrefillPool:
             raise ParameterError(f"prefill worker {spec.name!r} is there already")
         gone = (at for at, each in enumerate(self.workers) if not each.there)
         worker = next(gone, len(self.workers))
-        for old in self.workers[worker : worker + 1]:
-            self._forget(old.spec.name)
+        replaced = [each.spec.name for each in self.workers[worker : worker + 1]]
         self.workers[worker : worker + 1] = [Prefiller(spec)]
+        for name in replaced:
+            self._forget(name)
         self._say(f"prefill worker {spec.name} is added")
         self.touch()
         return worker
 
     def _forget(self, name: str) -> None:
         """Take away the figures of a worker that has gone: pods have new names every time."""
-        if not any(each.there and each.spec.name == name for each in self.workers):
+        if not any(each.spec.name == name for each in self.workers):
             for key in [key for key in self.calls if key[0] == name]:
                 del self.calls[key]
 

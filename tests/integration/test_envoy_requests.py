@@ -303,9 +303,11 @@ def test_headers_up_to_the_limit_leave_room_for_the_pickers(tmp_path: Path, door
                 )
                 status = int(head.split()[1])
                 fits = more <= 40 or 100 < more <= 3900
-                assert status in ({200} if fits else {200, 431}), (more, head)
-                if status == 431:
-                    assert error(431, content)["type"] == "invalid_request_error"
+                # Beyond the limit a retry that fails as well is 503, seldom enough.
+                assert status in ({200} if fits else {200, 431, 503}), (more, head)
+                if status != 200:
+                    kind = error(status, content)["type"]
+                    assert status == 503 or kind == "invalid_request_error"
             assert status == 431
 
     asyncio.run(scenario())

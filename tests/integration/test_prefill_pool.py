@@ -318,6 +318,12 @@ def test_figures_of_workers_that_have_gone_end_when_others_come():
         assert pool.add_worker(WorkerSpec(name=name, address=f"10.0.1.{generation}:1")) == 0
     assert pool.calls == {}
     assert len(pool.workers) == 1
+    # One that comes back goes on with its own.
+    worker = pool.give(prompt("a"))
+    pool.take_back(worker, "a", FAILED)
+    pool.retire(0)
+    pool.add_worker(worker.spec)
+    assert pool.calls == {(worker.spec.name, FAILED): 1}
 
 
 def test_workers_that_come_and_go_are_told_of():
