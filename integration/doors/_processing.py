@@ -32,6 +32,24 @@ def headers_of(message: Any) -> dict[str, str]:
     }
 
 
+def excess(message: Any, most: int | None, most_bytes: int | None) -> str | None:
+    """Say what headers there are too many of, or bytes of them as Envoy counts these; else None.
+
+    Parameters
+    ----------
+    message : HttpHeaders
+    most, most_bytes : int or None
+        None is no bound.
+    """
+    headers = message.headers.headers
+    if most is not None and len(headers) > most:
+        return f"there are {len(headers)} headers, must be at most {most}"
+    size = sum(len(each.key) + len(each.raw_value or each.value) for each in headers)
+    if most_bytes is not None and size > most_bytes:
+        return f"the headers have {size} bytes, must have at most {most_bytes}"
+    return None
+
+
 def set_headers(mutation: Any, headers: Mapping[str, str]) -> None:
     """Have headers set, whatever the client sent under their names.
 

@@ -63,6 +63,10 @@ class ExtProcParams:
         it was decided, and any.
     body_limit : int
         Bytes of a request's body.
+    header_limit, header_count : int or None
+        Bytes of a request's headers, and how many of them there may be; None where whoever asks
+        has no bound for what is added to them. Envoy drops an answer that would take them beyond
+        its own, and the request would go past the picker.
     """
 
     ends: str = "stream"
@@ -71,6 +75,8 @@ class ExtProcParams:
     grace_s: float = 2.0
     start_s: float = 15.0
     body_limit: int = 64 * 2**20
+    header_limit: int | None = None
+    header_count: int | None = None
 
     def __post_init__(self) -> None:
         if self.ends not in {"stream", "log"}:
@@ -198,7 +204,11 @@ class _Stream:
 
     async def _request_headers(self, message: Any) -> None:
         self._headers = processing.headers_of(message.request_headers)
-        if message.request_headers.end_of_stream or self._modes[0] not in _WHOLE:
+        params = self._door.params
+        over = processing.excess(message.request_headers, params.header_count, params.header_limit)
+        if over is not None:
+            await self._refuse(Refused(status=431, message=over))
+        elif message.request_headers.end_of_stream or self._modes[0] not in _WHOLE:
             self._decide("request_headers")
         elif self._modes[0] != _DUPLEX:
             await self._write(processing.plain("request_headers"))

@@ -202,8 +202,13 @@ class Picker:
             # With ext_proc, too: what a worker did not take comes here.
             self._authz = AuthzDoor(self._reception, body_limit=config.limits.body_bytes)
         if not places.envoy or config.picker.door != "ext_authz":
+            # A gateway of others has bounds of its own.
+            count, size = config.limits.with_ours if places.envoy else (None, None)
             params = ExtProcParams(
-                ends="log" if places.envoy else "stream", body_limit=config.limits.body_bytes
+                ends="log" if places.envoy else "stream",
+                body_limit=config.limits.body_bytes,
+                header_limit=size,
+                header_count=count,
             )
             handlers.append(ExtProc(self._reception, params, tiers=self._tiers).handler())
         certificate, key = config.picker.certificate, config.picker.key

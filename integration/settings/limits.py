@@ -65,6 +65,11 @@ class Limits:
     max_backoff_ms: float = 1000.0
     drain_s: float = 60.0
 
+    @property
+    def with_ours(self) -> tuple[int, int]:
+        """Headers, and bytes of them, that a request may have with those that Envoy puts on it."""
+        return self.headers + 8, min(self.header_bytes + 1024, 8 * MEBI - 1024)
+
     def __post_init__(self) -> None:
         require_whole("body_bytes", self.body_bytes, 1024, 1024 * MEBI, " bytes")
         require_whole("header_bytes", self.header_bytes, 1024, 8 * MEBI, " bytes")

@@ -18,6 +18,7 @@ from integration.doors.prefill_pool import PrefillPool
 from integration.doors.tiers import Tiers
 from integration.messages.names import UNREAD, WATCHED
 from integration.picker import End, Placed, Refused, Usage, WorkerSpec
+from integration.settings import Limits
 
 DOORS = ("ext_authz", "ext_proc")
 COUNTED = Usage(USAGE["prompt_tokens"], USAGE["completion_tokens"])
@@ -50,6 +51,33 @@ def test_chosen_worker_gets_it_and_usage_reaches_the_books(tmp_path, door):
             await _ended(f.home, 2)
             assert f.home.pump.ends[1][2] == COUNTED
             assert f.log.faults == 0
+
+    asyncio.run(scenario())
+
+
+def test_no_request_goes_past_the_picker_for_its_headers(tmp_path):
+    """Envoy drops an answer that would take a request's headers beyond its bound."""
+    count, size = Limits().with_ours
+
+    async def scenario():
+        bounds = {"header_count": count, "header_limit": size}
+        async with front(tmp_path, "ext_proc", to(1), **bounds) as f:
+            placed, refused = 0, 0
+            many = [{f"a{n}": "b" for n in range(more)} for more in range(85, 125)]
+            long = [{f"a{n}": "x" * size for n in range(10)} for size in range(6400, 6800, 10)]
+            for headers in (*many, *long):
+                asked = {"model": "m", "prompt": "Once"}
+                reply = await f.client.post("/v1/completions", json=asked, headers=headers)
+                assert reply.status_code in {200, 431}, (len(headers), reply.text)
+                if reply.status_code == 431:
+                    error = reply.json()["error"]
+                    assert (error["code"], error["type"]) == (431, "invalid_request_error")
+                placed += reply.status_code == 200
+                refused += reply.status_code == 431
+            await until(lambda: len(f.home.pump.ends) == placed)
+            assert not f.engines[0].seen
+            assert len(f.engines[1].seen) == placed
+            assert min(placed, refused) > 10
 
     asyncio.run(scenario())
 

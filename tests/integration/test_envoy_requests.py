@@ -292,7 +292,8 @@ def test_headers_up_to_the_limit_leave_room_for_the_pickers(tmp_path: Path, door
     async def scenario() -> None:
         async with front_door(tmp_path, limits=limits, picker=Door(door=door)) as front:
             for more in (*range(30, 60), *range(3000, 7000, 100)):
-                front.engines[0].breaks = True
+                # Nobody is at ext_proc's door here: Envoy goes by itself, maybe there every time.
+                front.engines[0].breaks = door == "ext_authz"
                 front.door.decide = in_turn(*front.engines)
                 # Three lines are there already.
                 lines = [b"a%d: b" % n for n in range(more - 3)] if more < 100 else []
@@ -303,11 +304,9 @@ def test_headers_up_to_the_limit_leave_room_for_the_pickers(tmp_path: Path, door
                 )
                 status = int(head.split()[1])
                 fits = more <= 40 or 100 < more <= 3900
-                # Beyond the limit a retry that fails as well is 503, seldom enough.
-                assert status in ({200} if fits else {200, 431, 503}), (more, head)
-                if status != 200:
-                    kind = error(status, content)["type"]
-                    assert status == 503 or kind == "invalid_request_error"
+                assert status in ({200} if fits else {200, 431}), (more, head)
+                if status == 431:
+                    assert error(431, content)["type"] == "invalid_request_error"
             assert status == 431
 
     asyncio.run(scenario())
